@@ -34,8 +34,8 @@ __all__ = [
     "segment_sum",
     "strategies",
     "testing",
-    "vlstm_fwbw_Dtildemat",
     "vlstm_fw_Dtildemat",
+    "vlstm_fwbw_Dtildemat",
 ]
 
 

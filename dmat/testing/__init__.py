@@ -1,0 +1,31 @@
+"""The framework's own machinery: contracts, oracles, bounds, verdicts, the command and the plugin.
+
+What a kernel's author needs is `implementation`, to state what a kernel promises, and `from_segment_sum`,
+to lift a function of log decays to D~.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+_HOME = {
+    "Contract": "dmat.testing.contract",
+    "LawBroken": "dmat.testing.verdict",
+    "from_segment_sum": "dmat.testing.reading",
+    "implementation": "dmat.testing.contract",
+}
+
+if TYPE_CHECKING:
+    from dmat.testing.contract import Contract, implementation
+    from dmat.testing.reading import from_segment_sum
+    from dmat.testing.verdict import LawBroken
+
+__all__ = ["Contract", "LawBroken", "from_segment_sum", "implementation"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used: the plugin below this package must stay light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'dmat.testing' has no attribute {name!r}; it has {__all__}")
+    return getattr(importlib.import_module(_HOME[name]), name)

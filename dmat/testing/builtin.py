@@ -1,0 +1,22 @@
+"""The implementations that dmat itself ships, and what each promises."""
+
+from __future__ import annotations
+
+from dmat.operator import dtilde, vlstm_fwbw_Dtildemat
+from dmat.reference import vlstm_fw_Dtildemat
+from dmat.testing.contract import Contract
+from dmat.testing.subject import Implementation
+
+BUILTIN = (
+    Implementation("dtilde", dtilde, Contract(accumulates_in="float64")),
+    Implementation(
+        "vlstm_fwbw_Dtildemat",
+        vlstm_fwbw_Dtildemat,
+        Contract(accumulates_in="float64", masked_cotangent="summed"),
+    ),
+    Implementation(  # adds -inf to what it masks, and differences cumulative sums
+        "vlstm_fw_Dtildemat",
+        vlstm_fw_Dtildemat,
+        Contract(error_scope="prefix", masked_cotangent="summed", special_values=("-inf",)),
+    ),
+)

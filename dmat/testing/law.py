@@ -1,0 +1,194 @@
+"""A law: one statement, the cases it is tried on, and what a contract must promise for it to apply.
+
+`@law(cases, order=..., needs=...)` turns a function (subject, **case) into a pytest test of one argument,
+the subject. The test tries the ladder, then searches with Hypothesis under the profile in force.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from dmat.strategies.cases import Case, Cases
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import LawBroken
+
+Need = Callable[[Subject], str | None]
+
+
+@dataclass(frozen=True)
+class Law:
+    """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first."""
+
+    name: str
+    statement: str
+    check: Callable[..., None]
+    cases: Cases
+    order: int
+    needs: tuple[Need, ...]
+
+    def arguments(self, case: Case) -> Case:
+        """Return the parts of a case that this law takes, in its own order."""
+        names = list(inspect.signature(self.check).parameters)[1:]
+        return {name: case[name] for name in names}
+
+    def not_applicable(self, subject: Subject) -> str | None:
+        """Return why the contract promises nothing here, or None."""
+        return next((reason for need in self.needs if (reason := need(subject))), None)
+
+
+@dataclass
+class Record:
+    """What became of one law for one subject, as the report has it.
+
+    promised: the contract implies that the law is run; one that is not is an error of the check.
+    worst: the largest error over bound that was let pass. case: the smallest that broke the law.
+    """
+
+    law: str
+    implementation: str
+    dtype: str
+    device: str
+    status: str = "error"  # until it is known better
+    reason: str = ""
+    promised: bool = True
+    examples: int = 0
+    worst: float | None = None
+    case: str | None = None
+    seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of the report's schema."""
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+
+def law(cases: Cases, *, order: int, needs: tuple[Need, ...] = ()) -> Callable[..., Any]:
+    """Make a law of a function (subject, **case) whose docstring's first line states it."""
+
+    def make(check: Callable[..., None]) -> Callable[[Subject], None]:
+        statement = " ".join((check.__doc__ or "").split("\n\n")[0].split())
+        name = check.__name__.removeprefix("test_law_")
+        entry = Law(name, statement, check, cases, order, needs)
+
+        def test(subject: Subject, request: pytest.FixtureRequest) -> None:
+            record = Record(name, subject.implementation.name, subject.dtype, subject.device)
+            try:
+                run_law(entry, subject, record, request.node.nodeid)
+            finally:
+                record.seconds = round(time.perf_counter() - record._started, 3)
+                record.worst = subject.worst
+                request.node.user_properties.append(("dmat", record.as_dict()))
+
+        test.__name__, test.__doc__, test.__module__ = (
+            check.__name__,
+            check.__doc__,
+            check.__module__,
+        )
+        test.__qualname__ = check.__qualname__
+        test.__dict__["law"] = entry
+        return pytest.mark.dmat_law(test)
+
+    return make
+
+
+def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
+    """Try the ladder, then search; raise LawBroken with the law and the smallest case in its message."""
+    reason = entry.not_applicable(subject)
+    if reason is not None:
+        record.status, record.reason, record.promised = "not run", reason, False
+        pytest.skip(reason)
+    if subject.uncallable:
+        record.status, record.reason = "not run", subject.uncallable
+        pytest.fail(f"not run: {subject.uncallable}", pytrace=False)
+    try:
+        search(entry, subject, record, key)
+    except LawBroken as broken:
+        record.status, record.reason = "failed", str(broken)
+        raise
+    if record.examples == 0:
+        record.status, record.reason = "not run", "no case satisfies the contract"
+        pytest.fail(f"not run: {record.reason}", pytrace=False)
+    record.status = "passed"
+
+
+def search(entry: Law, subject: Subject, record: Record, key: str) -> None:
+    """Run the law on the ladder's cases and on random ones, and count them."""
+    broken: list[LawBroken] = []
+
+    def attempt(drawn: Case) -> None:
+        case = entry.arguments(drawn)
+        record.examples += 1
+        try:
+            entry.check(subject, **case)
+        except LawBroken as error:
+            told = explained(error, entry, subject, case)
+            record.case = shown(case)
+            broken.append(told)
+            raise told from error.__cause__
+
+    for case in entry.cases.ladder(subject.domain):
+        attempt(case)
+
+    @settings(
+        settings.default,
+        deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=[phase for phase in settings.default.phases if phase is not Phase.explain],
+    )
+    @given(case=entry.cases.search(subject.domain))
+    def random_cases(case: Case) -> None:
+        attempt(case)
+
+    digest = f"{entry.name} {key}".encode()
+    random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+    try:
+        random_cases()
+    except Unsatisfiable:
+        pass  # an empty domain; the ladder may have had cases, and examples are counted
+    except (Flaky, BaseExceptionGroup) as flaky:
+        if not broken:
+            raise
+        raise inconstant(broken[0]) from flaky
+
+
+def shown(case: Case) -> str:
+    """Return the case as Python to paste: one assignment a line."""
+    return "\n".join(f"{name} = {value!r}" for name, value in case.items())
+
+
+def explained(error: LawBroken, entry: Law, subject: Subject, case: Case) -> LawBroken:
+    """Return the finding with its law, its subject and its case around it."""
+    where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
+    lines = [
+        f"{entry.name}: {entry.statement}",
+        f"does not hold for {where}:",
+        *(f"  {line}" for line in error.finding.lines()),
+        "on the case",
+        "  from dmat.strategies import *",
+        *(f"  {line}" for line in shown(case).splitlines()),
+        f"  igate_preact, fgate_preact = gates.build({subject.device!r})",
+    ]
+    if "cotangent" in case:
+        lines.append(f"  G = cotangent.build(gates, {subject.device!r})")
+    told = LawBroken(error.finding)
+    told.args = ("\n".join(lines),)
+    return told
+
+
+def inconstant(first: LawBroken) -> LawBroken:
+    """Say that the same case failed once and held once."""
+    told = LawBroken(first.finding)
+    told.args = (
+        f"{first}\nTried again, this case held: the implementation does not answer the same call alike.",
+    )
+    return told

@@ -1,0 +1,146 @@
+"""The pytest plugin: the options of the laws, one id per law x implementation x dtype x device, reports.
+
+It is loaded in every pytest run of the user's environment, so it imports neither torch nor Hypothesis
+before a law is collected. What stands here would, in the root conftest, be missing from the wheel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.register_assert_rewrite("dmat.properties")
+
+_spec = importlib.util.find_spec("dmat.properties")
+assert _spec is not None and _spec.submodule_search_locations is not None
+LAWS = Path(next(iter(_spec.submodule_search_locations))).resolve()
+SELECTION = pytest.StashKey[list[Any]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options, all prefixed."""
+    group = parser.getgroup("dmat", "laws of the decay matrix D~ (pytest --pyargs dmat.properties)")
+    target = "package.module:function or path/to/file.py:function; more than once for several"
+    group.addoption("--dmat-impl", action="append", metavar="TARGET", help=target)
+    group.addoption("--dmat-device", action="append", metavar="DEVICE", help="cpu or cuda")
+    group.addoption("--dmat-dtype", action="append", metavar="DTYPE", help="float32, bfloat16, ...")
+    group.addoption("--dmat-first", action="store_true", help="fastest laws first, and stop at a broken one")
+    group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; begin the report anew."""
+    config.addinivalue_line("markers", "dmat_law: a law of D~, run for each implementation")
+    if config.getoption("--dmat-first"):
+        config.option.maxfail = 1
+    report = config.getoption("--dmat-report")
+    if report and not hasattr(config, "workerinput"):
+        Path(report).write_text("")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Collect the laws also where the user's python_files would hide them."""
+    if not (file_path.match("test_law_*.py") and file_path.resolve().is_relative_to(LAWS)):
+        return None
+    patterns = parent.config.getini("python_files")
+    if parent.session.isinitpath(file_path) or any(file_path.match(p) for p in patterns):
+        return None  # pytest collects it itself
+    return pytest.Module.from_parent(parent, path=file_path)
+
+
+def _selection(config: pytest.Config) -> list[Any]:
+    """Return the subjects that the options name, loaded once."""
+    from dmat.testing.select import SelectionError, select
+    from dmat.testing.target import TargetError
+
+    if SELECTION not in config.stash:
+        options = ("--dmat-impl", "--dmat-device", "--dmat-dtype")
+        try:
+            config.stash[SELECTION] = select(*(config.getoption(name) or [] for name in options))
+        except (SelectionError, TargetError) as error:
+            raise pytest.UsageError(f"dmat: {error}") from None
+    return config.stash[SELECTION]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each law one test per implementation, dtype and device."""
+    if metafunc.definition.get_closest_marker("dmat_law") is None:
+        return
+    chosen = _selection(metafunc.config)
+    ids = [f"{_label(i.name)}-{dtype}-{device}" for i, dtype, device in chosen]
+    metafunc.parametrize("subject", chosen, ids=ids, indirect=True)
+
+
+def _label(name: str) -> str:
+    """Return the implementation's name as it can stand in a test id."""
+    return re.sub(r"[^\w.:]", "_", name.replace("\\", "/").rpartition("/")[2])
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest) -> Any:
+    """Return what the law is tried on."""
+    from dmat.testing.subject import Subject
+
+    _share_cores()
+    return Subject(*request.param)
+
+
+def _share_cores() -> None:
+    """Give each xdist worker its share of the cores; more threads than cores only wait for each other."""
+    import torch
+
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --dmat-first, order the laws by how fast they convict, and dtypes within a law."""
+    if config.getoption("--dmat-first"):
+        items.sort(key=_rank)  # stable: dtypes stay in the order of the contract
+
+
+def _rank(item: pytest.Item) -> int:
+    entry = getattr(getattr(item, "obj", None), "law", None)
+    return entry.order if entry is not None else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show a broken law as its message alone, without the frames of pytest, Hypothesis and dmat."""
+    report = yield
+    if call.excinfo is not None and item.get_closest_marker("dmat_law") is not None:
+        from dmat.testing.verdict import LawBroken
+
+        if isinstance(call.excinfo.value, LawBroken):
+            report.longrepr = str(call.excinfo.value)  # type: ignore[attr-defined]
+    return report
+
+
+class Writer:
+    """Appends each law's record to the report as it comes in, in the process that gathers them."""
+
+    def __init__(self, file: Path) -> None:
+        """Write to this file."""
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
+        records = [value for name, value in report.user_properties if name == "dmat"]
+        if report.when == "call" or (report.failed and not records):
+            for record in records or [{"nodeid": report.nodeid, "lost": str(report.longrepr)}]:
+                with self.file.open("a") as out:
+                    out.write(json.dumps(record) + "\n")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin to write the report, in the controller alone."""
+    report = session.config.getoption("--dmat-report")
+    if report and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Writer(Path(report)), "dmat-report")

@@ -1,0 +1,216 @@
+"""The report of a check: records in, one verdict per implementation out, as a table and as JSON.
+
+A report follows report.schema.json beside this file. "sound": every law that the contract implies was run
+and held. "broken": a law does not hold. "error": some law that the contract implies was not run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dmat.testing.law import Law
+from dmat.testing.select import Chosen
+
+Record = dict[str, Any]
+
+
+def laws() -> list[Law]:
+    """Return every law there is, family by family, each in the order of its file."""
+    from dmat.properties import FAMILIES
+
+    found = []
+    for family in FAMILIES:
+        module = importlib.import_module(f"dmat.properties.test_law_{family}")
+        found += [x.law for x in vars(module).values() if isinstance(getattr(x, "law", None), Law)]
+    return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one implementation. `records` has one entry a law, dtype and device."""
+
+    implementation: str
+    contract: dict[str, object]
+    records: list[Record]
+
+    @property
+    def verdict(self) -> str:
+        """ "sound", "broken" or "error"."""
+        statuses = [(r["status"], r["promised"]) for r in self.records]
+        if any(status == "failed" for status, _ in statuses):
+            return "broken"
+        unfinished = any(status != "passed" and promised for status, promised in statuses)
+        return "error" if unfinished or not statuses else "sound"
+
+    def broken(self) -> list[Record]:
+        """Return the records of the laws that do not hold."""
+        return [r for r in self.records if r["status"] == "failed"]
+
+    def unfinished(self) -> list[Record]:
+        """Return the records of the laws that should have been run and were not."""
+        return [r for r in self.records if r["status"] == "not run" and r["promised"]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as its schema has it."""
+        contract = {k: list(v) if isinstance(v, tuple) else v for k, v in self.contract.items()}
+        return {
+            "implementation": self.implementation,
+            "verdict": self.verdict,
+            "contract": json.loads(json.dumps(contract, default=str)),
+            "laws": self.records,
+        }
+
+
+def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, stopped: bool = False) -> list[Report]:
+    """Return a report per implementation from the plugin's JSON lines.
+
+    Each law x implementation x dtype x device of `chosen` gets a record, as "not run" where none came.
+    stopped: the run was told to stop at the first broken law, so the rest was not promised.
+    """
+    came: dict[tuple[str, ...], Record] = {}
+    lost = []
+    for line in lines:
+        record = json.loads(line)
+        if "lost" in record:
+            lost.append(record)
+        else:
+            key = tuple(record[k] for k in ("implementation", "law", "dtype", "device"))
+            came[key] = record
+    reports = []
+    for implementation in dict.fromkeys(i for i, _, _ in chosen):
+        places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
+        records = []
+        for entry in laws():
+            for dtype, device in places:
+                key = (implementation.name, entry.name, dtype, device)
+                records.append(came.get(key) or _absent(key, lost, stopped=stopped))
+        reports.append(Report(implementation.name, implementation.contract.stated(), records))
+    return reports
+
+
+def _absent(key: tuple[str, ...], lost: list[Record], *, stopped: bool) -> Record:
+    """Return the record of a law of which nothing came: its process died, or it was not reached."""
+    implementation, law, dtype, device = key
+    died = [r for r in lost if f"test_law_{law}[" in r["nodeid"] and f"-{dtype}-{device}]" in r["nodeid"]]
+    status, reason = (
+        "not run",
+        "stopped at the first broken law" if stopped else "it left no record",
+    )
+    if died:
+        status, reason = "failed", "the process died while this law called the implementation"
+    return {
+        "law": law,
+        "implementation": implementation,
+        "dtype": dtype,
+        "device": device,
+        "status": status,
+        "reason": reason,
+        "promised": not stopped or bool(died),
+        "examples": 0,
+        "worst": None,
+        "case": None,
+        "seconds": 0.0,
+    }
+
+
+def exit_code(reports: Sequence[Report]) -> int:
+    """0: every law held. 1: a law is broken. 2: some law could not be checked, and none is broken."""
+    verdicts = {report.verdict for report in reports}
+    return 1 if "broken" in verdicts else 2 if "error" in verdicts or not verdicts else 0
+
+
+def write_json(reports: Sequence[Report], file: Path) -> None:
+    """Write one report as an object, several as a list; whole or not at all."""
+    documents = [report.as_json() for report in reports]
+    text = json.dumps(documents[0] if len(documents) == 1 else documents, indent=2)
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(text + "\n")
+    beside.replace(file)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the matrix law x dtype, each broken law with its smallest case, and the verdict."""
+    console.print(_matrix(report))
+    reasons = sorted({f"{r['law']}: {r['reason']}" for r in report.records if _excluded(r)})
+    if reasons:
+        console.print("not run, for the contract does not promise it:", style="dim")
+        for reason in _grouped(reasons):
+            console.print(f"  {reason}", style="dim", markup=False, highlight=False)
+    for record in report.unfinished():
+        _plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
+    _show_broken(report, console)
+    _plain(console, _verdict_line(report))
+
+
+def _excluded(record: Record) -> bool:
+    return record["status"] == "not run" and not record["promised"]
+
+
+def _grouped(reasons: list[str]) -> list[str]:
+    """Return one line a reason, with the laws it keeps from running."""
+    by_reason: dict[str, list[str]] = {}
+    for reason in reasons:
+        law, _, why = reason.partition(": ")
+        by_reason.setdefault(why, []).append(law)
+    return [f"{why}: {', '.join(names)}" for why, names in by_reason.items()]
+
+
+def _plain(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _matrix(report: Report) -> Table:
+    """One row a law, one column a dtype and device; a number is the worst error over its bound."""
+    places = list(dict.fromkeys((r["dtype"], r["device"]) for r in report.records))
+    many = len({device for _, device in places}) > 1
+    table = Table(title=Text(report.implementation), title_justify="left", box=None, pad_edge=False)
+    table.add_column("law", no_wrap=True)
+    for dtype, device in places:
+        table.add_column(f"{dtype} {device}" if many else dtype, justify="right", no_wrap=True)
+    cells = {(r["law"], r["dtype"], r["device"]): r for r in report.records}
+    for law in dict.fromkeys(r["law"] for r in report.records):
+        table.add_row(law, *(_cell(cells[law, *place]) for place in places))
+    return table
+
+
+def _cell(record: Record) -> Text:
+    if record["status"] == "passed":
+        return Text("ok" if record["worst"] is None else f"ok {record['worst']:.2f}", style="green")
+    style = {"failed": "bold red", "not run": "dim"}[record["status"]]
+    return Text("FAILED" if record["status"] == "failed" else "not run", style=style)
+
+
+def _show_broken(report: Report, console: Console) -> None:
+    """Print each broken law once in full; of its other dtypes, the case alone."""
+    by_law: dict[str, list[Record]] = {}
+    for record in report.broken():
+        by_law.setdefault(record["law"], []).append(record)
+    for first, *others in by_law.values():
+        _plain(console, "")
+        _plain(console, first["reason"])
+        for other in others:
+            case = (other["case"] or other["reason"]).replace("\n", "; ")
+            _plain(console, f"  also in {other['dtype']} on {other['device']}: {case}")
+
+
+def _verdict_line(report: Report) -> str:
+    ran = [r for r in report.records if r["status"] in ("passed", "failed")]
+    examples = sum(r["examples"] for r in ran)
+    if report.verdict == "sound":
+        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws ({examples} examples)"
+    if report.verdict == "broken":
+        names = ", ".join(dict.fromkeys(r["law"] for r in report.broken()))
+        return f"\nBROKEN: {report.implementation} breaks {names}"
+    return (
+        f"\nCOULD NOT BE CHECKED: {report.implementation}: {len(report.unfinished())} laws that its"
+        f" contract implies were not run"
+    )

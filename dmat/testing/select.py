@@ -1,0 +1,58 @@
+"""Which implementations, dtypes and devices are checked: what was asked for, within what is promised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dmat.testing.builtin import BUILTIN
+from dmat.testing.contract import DEVICES, DTYPES
+from dmat.testing.subject import Implementation
+from dmat.testing.target import load
+
+Chosen = tuple[Implementation, str, str]
+
+
+class SelectionError(Exception):
+    """A choice that leaves nothing to check; its text is one line."""
+
+
+def select(
+    targets: Sequence[str] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
+) -> list[Chosen]:
+    """Return (implementation, dtype, device) for all that the three lists name; empty means all.
+
+    Raises TargetError for a target, SelectionError for a dtype or device that is unknown, absent from
+    this machine, or not promised.
+    """
+    for device in devices:
+        if device not in DEVICES:
+            raise SelectionError(f"device is {device!r}; expected {' or '.join(DEVICES)}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise SelectionError("device is 'cuda'; this machine has no CUDA device")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    chosen: list[Chosen] = []
+    for implementation in [load(target) for target in dict.fromkeys(targets)] or BUILTIN:
+        chosen += _of(implementation, devices, dtypes)
+    return chosen
+
+
+def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence[str]) -> list[Chosen]:
+    contract = implementation.contract
+    for dtype in dtypes:
+        if dtype not in contract.dtypes:
+            promised = ", ".join(contract.dtypes)
+            raise SelectionError(f"dtype is {dtype!r}; {implementation.name} promises {promised}")
+    for device in devices:
+        if contract.devices is not None and device not in contract.devices:
+            promised = ", ".join(contract.devices)
+            raise SelectionError(f"device is {device!r}; {implementation.name} promises {promised}")
+    places = tuple(dict.fromkeys(devices)) or implementation.devices
+    if not places:
+        promised = ", ".join(contract.devices or ())
+        raise SelectionError(f"{implementation.name} promises {promised}; this machine has none")
+    wanted = [dtype for dtype in contract.dtypes if not dtypes or dtype in dtypes]
+    return [(implementation, dtype, device) for device in places for dtype in wanted]

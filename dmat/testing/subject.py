@@ -1,0 +1,295 @@
+"""One implementation, one dtype, one device: how a law calls it and what it must then be compared to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmat.strategies.cases import Domain
+from dmat.strategies.cotangents import Cotangent
+from dmat.strategies.gates import Gates
+from dmat.testing.bounds import (
+    Format,
+    Rounding,
+    fgate_gradient_bound,
+    forward_bound,
+    igate_gradient_bound,
+)
+from dmat.testing.contract import DEVICES, Contract, contract_of
+from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
+from dmat.testing.verdict import (
+    Expected,
+    Finding,
+    LawBroken,
+    as_array,
+    require_agreement,
+    require_same,
+)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A function (igate_preact, fgate_preact) -> D~, its name in reports, and what it promises."""
+
+    name: str
+    function: Callable[..., object]
+    contract: Contract
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., object]) -> Implementation:
+        """Take the contract that the function was decorated with, else the strictest default."""
+        return cls(name, function, contract_of(function))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that it promises and this machine has."""
+        present = {"cpu": True, "cuda": torch.cuda.is_available()}
+        return tuple(d for d in self.contract.devices or DEVICES if present[d])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward call: the gates it saw, (B, NH, S) as float64, and the tensor it returned."""
+
+    igate: Array
+    fgate: Array
+    output: Tensor
+
+    @cached_property
+    def dtilde(self) -> Array:
+        """D~ as float64, (B, NH, S, S)."""
+        return as_array(self.output)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One backward call: the gates and the cotangent it saw, and both gradients, all float64.
+
+    di, df: (B, NH, S). tensors: the same two, (B, NH, S, 1), as they were returned.
+    """
+
+    run: Run
+    G: Array
+    tensors: tuple[Tensor, Tensor]
+
+    @cached_property
+    def di(self) -> Array:
+        """The input gate's gradient."""
+        return as_array(self.tensors[0])[..., 0]
+
+    @cached_property
+    def df(self) -> Array:
+        """The forget gate's gradient."""
+        return as_array(self.tensors[1])[..., 0]
+
+
+@dataclass
+class Subject:
+    """What a law sees. `worst` is the largest error over bound that it has let pass."""
+
+    implementation: Implementation
+    dtype: str
+    device: str = "cpu"
+    worst: float | None = field(default=None, init=False)
+
+    @property
+    def contract(self) -> Contract:
+        """The implementation's contract."""
+        return self.implementation.contract
+
+    @cached_property
+    def domain(self) -> Domain:
+        """What the strategies may draw for it."""
+        contract = self.contract
+        return Domain(
+            dtype=self.dtype,
+            accumulator=contract.accumulator(self.dtype),
+            special_values=contract.special_values,
+            zero_length=contract.zero_length,
+            seq_multiple_of=contract.seq_multiple_of,
+            max_seq=contract.max_seq,
+            masked_cotangent=contract.masked_cotangent,
+        )
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        """How far its contract lets rounding go in this dtype."""
+        contract = self.contract
+        return Rounding(
+            Format.of(self.dtype),
+            Format.of(contract.accumulator(self.dtype)),
+            contract.error_scope,
+            contract.gates,
+        )
+
+    @property
+    def wide(self) -> bool:
+        """Whether float64 is too coarse an oracle for it."""
+        return self.rounding.accumulator.name == "float64"
+
+    @property
+    def exact_to_the_bit(self) -> bool:
+        """Whether entries depend on nothing beyond their window, so that bits can be compared."""
+        return self.contract.error_scope == "window" and self.contract.deterministic
+
+    @property
+    def keeps_the_diagonal(self) -> bool:
+        """Whether its diagonal is the input gate to the bit (docs/spec.md section 5)."""
+        wide_enough = self.rounding.u_a <= self.rounding.u
+        return self.contract.error_scope == "window" and self.contract.exact_sums and wide_enough
+
+    def may_flush(self, values: Array) -> Mask:
+        """Where a value is subnormal in a dtype whose loads may flush it to zero (not float16)."""
+        flushes = self.dtype != "float16"
+        return np.asarray((np.abs(values) < self.rounding.output.smallest_normal) & flushes)
+
+    def in_dtype(self, dtype: str) -> Subject:
+        """Return the same implementation on the same device in another dtype."""
+        return Subject(self.implementation, dtype, self.device)
+
+    @cached_property
+    def uncallable(self) -> str | None:
+        """Why the plainest call there is cannot be made, or None."""
+        S = self.contract.seq_multiple_of
+        try:
+            gates = Gates(self.dtype, (1, 1, S)).build(self.device)
+            self.call(*gates)
+        except LawBroken as broken:
+            if broken.finding.computed.startswith("raised"):
+                return f"a call with gates of zeros, (1, 1, {S}, 1), {broken.finding.computed}"
+        return None
+
+    def observe(self, ratio: float) -> None:
+        """Note an error over bound that a law let pass."""
+        self.worst = ratio if self.worst is None else max(self.worst, ratio)
+
+    def call(self, igate: Tensor, fgate: Tensor) -> Tensor:
+        """Call the implementation on gates (B, NH, S, 1), in the layout that its contract names.
+
+        Raises LawBroken where it raises, or returns no (B, NH, S, S) tensor of the same dtype and device.
+        """
+        layout = self.contract.gate_layout
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                output = self.implementation.function(_arranged(igate, layout), _arranged(fgate, layout))
+        except Exception as error:  # whatever a user's kernel may raise
+            raise LawBroken(_raised("D~", error)) from error
+        _require_tensor(output, igate)
+        assert isinstance(output, Tensor)
+        return output
+
+    def forward(self, gates: Gates) -> Run:
+        """Build the recipe's gates and call the implementation on them."""
+        return self.forward_of(*gates.build(self.device))
+
+    def forward_of(self, igate: Tensor, fgate: Tensor) -> Run:
+        """Call the implementation on these gates, (B, NH, S, 1)."""
+        seen = as_array(igate)[..., 0].copy(), as_array(fgate)[..., 0].copy()
+        return Run(*seen, self.call(igate, fgate))
+
+    def gradients(self, gates: Gates, cotangent: Cotangent) -> Gradients:
+        """Call the implementation and pull the cotangent back through it."""
+        return self.gradients_of(*gates.build(self.device), cotangent.build(gates, self.device))
+
+    def gradients_of(self, igate: Tensor, fgate: Tensor, G: Tensor) -> Gradients:
+        """Call the implementation on these gates and pull G, (B, NH, S, S), back through it."""
+        seen = as_array(igate)[..., 0].copy(), as_array(fgate)[..., 0].copy()
+        G_seen = as_array(G).copy()
+        leaves = igate.detach().requires_grad_(), fgate.detach().requires_grad_()
+        output = self.call(*leaves)
+        pulled = _pull_back(output, leaves, G)
+        for name, gradient, leaf in zip(("di", "df"), pulled, leaves, strict=True):
+            if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:
+                found, wanted = (f"{tuple(x.shape)} {x.dtype}" for x in (gradient, leaf))
+                raise LawBroken(Finding(name, (), found, wanted, note="shape and dtype of the gate"))
+        return Gradients(Run(*seen, output.detach()), G_seen, pulled)
+
+    def expected_dtilde(self, run: Run) -> Expected:
+        """Return what D~ of the gates of this run must be."""
+        truth = Forward.of(run.igate, run.fgate, wide=self.wide)
+        bound = forward_bound(truth, self.rounding)
+        return Expected("D~", truth.kind, truth.value, truth.slack, bound, truth.ball)
+
+    def require_unchanged(self, after: Run, before: Run, where: Mask, note: str) -> None:
+        """Require the same entries of D~: to the bit in window scope, else within both bounds."""
+        if self.exact_to_the_bit:
+            require_same("D~", after.dtilde, before.dtilde, where, note)
+            return
+        sides = ((run.dtilde, self.expected_dtilde(run).freed(~where)) for run in (after, before))
+        (ours, expected), (theirs, other) = sides
+        require_agreement(ours, expected, theirs, other, note)
+
+    def backward(self, gradients: Gradients) -> Backward:
+        """Return the truth of both gradients of this call."""
+        return Backward.of(
+            gradients.run.fgate,
+            gradients.G,
+            masked_cotangent=self.contract.masked_cotangent,
+            wide=self.wide,
+        )
+
+    def expected_gradients(
+        self, gradients: Gradients, rounding: Rounding | None = None
+    ) -> tuple[Expected, Expected]:
+        """Return what di and df for the gates and cotangent of this call must be.
+
+        rounding: how far they may be off; the contract's unless another is given.
+        """
+        truth, rounding = self.backward(gradients), rounding or self.rounding
+        finite = np.full(truth.fgate.shape, FINITE, dtype=np.int8)
+        unless_nan = np.where(np.isnan(truth.fgate), FREE, FINITE).astype(np.int8)
+        di_bound = igate_gradient_bound(truth, rounding)
+        df_bound = fgate_gradient_bound(truth, rounding)
+        return (
+            Expected("di", finite, truth.di, truth.di_slack, di_bound, truth.di_ball),
+            Expected("df", unless_nan, truth.df, truth.df_slack, df_bound, truth.df_ball),
+        )
+
+
+def _arranged(gate: Tensor, layout: str) -> Tensor:
+    """Show a gate (B, NH, S, 1) in the axes of the contract; contiguous ones stay contiguous."""
+    if layout == "B NH S 1":
+        return gate
+    flat = gate.squeeze(-1)
+    if layout == "B NH S":
+        return flat
+    swapped = flat.transpose(1, 2)
+    return swapped.contiguous() if gate.is_contiguous() else swapped
+
+
+def _require_tensor(output: object, igate: Tensor) -> None:
+    B, NH, S, _ = igate.shape
+    wanted = f"a {igate.dtype} tensor {(B, NH, S, S)} on {igate.device}"
+    if not isinstance(output, Tensor):
+        raise LawBroken(Finding("D~", (), f"a {type(output).__name__}", wanted))
+    if (output.shape, output.dtype, output.device) != ((B, NH, S, S), igate.dtype, igate.device):
+        found = f"a {output.dtype} tensor {tuple(output.shape)} on {output.device}"
+        raise LawBroken(Finding("D~", (), found, wanted))
+
+
+def _pull_back(output: Tensor, leaves: tuple[Tensor, Tensor], G: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
+    if not output.requires_grad:
+        return torch.zeros_like(leaves[0]), torch.zeros_like(leaves[1])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            di, df = torch.autograd.grad(output, leaves, G, allow_unused=True)
+    except Exception as error:  # whatever a user's backward may raise
+        raise LawBroken(_raised("gradients", error)) from error
+    return (
+        torch.zeros_like(leaves[0]) if di is None else di,
+        torch.zeros_like(leaves[1]) if df is None else df,
+    )
+
+
+def _raised(quantity: str, error: Exception) -> Finding:
+    text = str(error).strip().splitlines()
+    return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")

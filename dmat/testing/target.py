@@ -1,0 +1,86 @@
+"""From TARGET, as typed at a terminal, to the implementation that it names."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from dmat.testing.builtin import BUILTIN
+from dmat.testing.subject import Implementation
+
+FORMS = "package.module:function or path/to/file.py:function"
+
+
+class TargetError(Exception):
+    """A TARGET that names nothing that can be checked; its text is one line."""
+
+
+def load(target: str) -> Implementation:
+    """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line."""
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where or not attribute:
+        raise TargetError(f"TARGET is {target!r}; expected {FORMS}")
+    module = _file(where, target) if where.endswith(".py") else _module(where, target)
+    found: object = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise TargetError(f"TARGET is {target!r}; {where} has no {attribute!r}")
+        found = getattr(found, name)
+    for known in BUILTIN:
+        if known.function is found:
+            return Implementation(target, known.function, known.contract)
+    if not callable(found):
+        raise TargetError(f"TARGET is {target!r}; that is a {type(found).__name__}, not callable")
+    return Implementation.of(target, found)
+
+
+def _module(name: str, target: str) -> ModuleType:
+    _see(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        raise _unimportable(target, error) from error
+
+
+def _file(path: str, target: str) -> ModuleType:
+    """Import a file under its own name, or under one that nobody has where that is taken."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise TargetError(f"TARGET is {target!r}; there is no file {path}")
+    name = file.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
+        return loaded
+    if loaded is not None or importlib.util.find_spec(name) is not None:
+        name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+    _see(file.parent)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        raise _unimportable(target, error) from error
+    return module
+
+
+def _see(folder: Path) -> None:
+    """Let the target import its neighbours; last in the path, for they must not shadow anything."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _unimportable(target: str, error: BaseException) -> BaseException:
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    text = str(error).strip().splitlines()
+    first = f": {text[0]}" if text else ""
+    return TargetError(f"TARGET is {target!r}; importing it raised {type(error).__name__}{first}")

@@ -1,0 +1,49 @@
+"""What a contract must promise for a law to apply: each returns why it does not, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dmat.testing.subject import Subject
+
+
+def gradients(subject: Subject) -> str | None:
+    """The implementation has gradients."""
+    return None if subject.contract.differentiable else "contract: differentiable=False"
+
+
+def special_value(name: str) -> Callable[[Subject], str | None]:
+    """Gates may hold this special value."""
+
+    def need(subject: Subject) -> str | None:
+        declared = subject.contract.special_values
+        return None if name in declared else f"contract: special_values without {name!r}"
+
+    return need
+
+
+def exact_sums(subject: Subject) -> str | None:
+    """Sums of integers are exact, and some allowed length has one."""
+    if not subject.contract.exact_sums:
+        return "contract: exact_sums=False"
+    if not subject.domain.has_exact_lengths:
+        return f"no allowed length has exact sums in {subject.dtype}"
+    return None
+
+
+def window_scope(subject: Subject) -> str | None:
+    """Entries depend on nothing beyond their window, to the bit."""
+    scope = subject.contract.error_scope
+    return None if scope == "window" else f"contract: error_scope={scope!r}"
+
+
+def determinism(subject: Subject) -> str | None:
+    """The same call gives the same bits."""
+    return None if subject.contract.deterministic else "contract: deterministic=False"
+
+
+def half_precision(subject: Subject) -> str | None:
+    """The dtype is a half type, and float32 is there to compare with."""
+    if subject.dtype not in ("bfloat16", "float16"):
+        return "a law of the half types"
+    return None if "float32" in subject.contract.dtypes else "contract: dtypes without float32"

@@ -1,0 +1,85 @@
+"""Laws of locality: D~[t, s] reads i[s] and f over s < k <= t of its own head, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmat.properties import needs
+from dmat.strategies import Gates
+from dmat.strategies.cases import WINDOWS
+from dmat.testing.exact import Mask
+from dmat.testing.law import law
+from dmat.testing.subject import Run, Subject
+
+
+def run_both(
+    subject: Subject, gates: Gates, rival: tuple[Tensor, Tensor], keep_i: Mask, keep_f: Mask
+) -> tuple[Run, Run]:
+    """Call on the gates, and on gates that agree with them just where told; shapes and strides alike."""
+    igate, fgate = gates.dense()
+    before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    igate = torch.where(torch.from_numpy(keep_i)[..., None], igate, rival[0])
+    fgate = torch.where(torch.from_numpy(keep_f)[..., None], fgate, rival[1])
+    return before, subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+
+
+@law(WINDOWS, order=5)
+def test_law_locality(
+    subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
+) -> None:
+    """Change all that D~[t, s] does not read, and it stays, bit for bit in window scope."""
+    keep_i, keep_f = (np.zeros(gates.shape, dtype=bool) for _ in range(2))
+    keep_i[(*head, s)] = True
+    keep_f[(*head, slice(s + 1, t + 1))] = True
+    before, after = run_both(subject, gates, rival.dense(), keep_i, keep_f)
+    unread = np.zeros(before.dtilde.shape, dtype=bool)
+    unread[(*head, slice(s, t + 1), s)] = True
+    subject.require_unchanged(after, before, unread, "all it reads was kept, all else changed")
+
+
+@law(WINDOWS, order=30)
+def test_law_causality(subject: Subject, gates: Gates, rival: Gates, t: int) -> None:
+    """Rows up to t do not read the gates after t."""
+    keep = np.zeros(gates.shape, dtype=bool)
+    keep[..., : t + 1] = True
+    before, after = run_both(subject, gates, rival.dense(), keep, keep)
+    past = np.zeros(before.dtilde.shape, dtype=bool)
+    past[..., : t + 1, :] = True
+    subject.require_unchanged(after, before, past, "only gates of later times were changed")
+
+
+@law(WINDOWS, order=31)
+def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> None:
+    """The first forget gate is in no window: f[0] changes nothing."""
+    keep = np.ones(gates.shape, dtype=bool)
+    keep_f = keep.copy()
+    keep_f[..., 0] = False
+    before, after = run_both(subject, gates, rival.dense(), keep, keep_f)
+    subject.require_unchanged(after, before, np.ones_like(before.dtilde, dtype=bool), "f[0] changed")
+
+
+@law(WINDOWS, order=32, needs=(needs.special_value("nan"),))
+def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, int], t: int, s: int) -> None:
+    """A NaN gate touches only what reads it: i[s] its column from s down, f[t] the windows across t."""
+    igate, fgate = gates.dense()
+    before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    igate[(*head, s)] = float("nan")
+    fgate[(*head, t)] = float("nan")
+    after = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    readers = np.zeros(before.dtilde.shape, dtype=bool)
+    readers[(*head, slice(s, None), s)] = True
+    readers[(*head, slice(t, None), slice(None, t))] = True
+    subject.require_unchanged(after, before, ~readers, "it reads neither NaN gate")
+
+
+@law(WINDOWS, order=33)
+def test_law_independence(subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
+    """A head of a batch reads no gate of another."""
+    keep = np.zeros(gates.shape, dtype=bool)
+    keep[head] = True
+    before, after = run_both(subject, gates, rival.dense(), keep, keep)
+    own = np.zeros(before.dtilde.shape, dtype=bool)
+    own[head] = True
+    subject.require_unchanged(after, before, own, "only gates of other heads were changed")

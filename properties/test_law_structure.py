@@ -1,0 +1,98 @@
+"""Laws of structure: shape, mask, diagonal, exact integers, open and closed gates."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dmat.properties import needs
+from dmat.strategies import Gates
+from dmat.strategies.cases import EXACT, GATES, WINDOWS
+from dmat.testing.exact import integer_dtilde
+from dmat.testing.law import law
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import require, require_same, require_within
+
+
+@law(GATES, order=10)
+def test_law_output_shape(subject: Subject, gates: Gates) -> None:
+    """D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included."""
+    output = subject.forward(gates).output  # the call itself requires shape, dtype and device
+    require(output.layout == torch.strided, "D~", output.layout, "a strided tensor")
+
+
+@law(GATES, order=11)
+def test_law_future(subject: Subject, gates: Gates) -> None:
+    """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t."""
+    dtilde = subject.forward(gates).dtilde
+    future = np.broadcast_to(~np.tri(dtilde.shape[-1], dtype=bool), dtilde.shape)
+    require_same("D~", dtilde, np.full_like(dtilde, -np.inf), future, "the future of row t")
+
+
+@law(GATES, order=12)
+def test_law_diagonal(subject: Subject, gates: Gates) -> None:
+    """The diagonal is the input gate, bit for bit in window scope: D~[t, t] = i[t]."""
+    run = subject.forward(gates)
+    diagonal = np.diagonal(run.dtilde, axis1=-2, axis2=-1)
+    if subject.keeps_the_diagonal:
+        subnormal = subject.may_flush(run.igate) & (diagonal == 0)
+        require_same("D~ diagonal", diagonal, run.igate, ~subnormal)
+    else:
+        off = ~np.eye(run.igate.shape[-1], dtype=bool)
+        require_within(run.dtilde, subject.expected_dtilde(run).freed(off))
+
+
+@law(EXACT, order=3, needs=(needs.exact_sums,))
+def test_law_exact(subject: Subject, gates: Gates) -> None:
+    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds."""
+    run = subject.forward(gates)
+    require_same("D~", run.dtilde, integer_dtilde(run.igate, run.fgate))
+
+
+@law(WINDOWS, order=20, needs=(needs.special_value("+inf"),))
+def test_law_open_gates(subject: Subject, gates: Gates, t: int, s: int) -> None:
+    """Open gates keep: f = +inf over the window gives D~[t, s] = i[s], bit for bit in window scope."""
+    igate, fgate = gates.dense()
+    fgate[:, :, s + 1 : t + 1] = float("inf")
+    run = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    inside = np.s_[:, :, s : t + 1, s : t + 1]
+    if subject.keeps_the_diagonal:
+        kept = np.broadcast_to(run.igate[..., None, s : t + 1], run.dtilde[inside].shape)
+        subnormal = subject.may_flush(kept) & (run.dtilde[inside] == 0)
+        past = np.broadcast_to(np.tri(t + 1 - s, dtype=bool), kept.shape)
+        require_same("D~ of the open window", run.dtilde[inside], kept, past & ~subnormal)
+    else:
+        require_within(run.dtilde, subject.expected_dtilde(run))
+
+
+@law(WINDOWS, order=21, needs=(needs.special_value("-inf"),))
+def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int], t: int) -> None:
+    """Closed gates reset: f[k] = -inf makes D~[t, s] = -inf across k, and touches nothing else."""
+    igate, fgate = gates.dense()
+    before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    fgate[(*head, t)] = -float("inf")
+    after = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    across = np.zeros(before.dtilde.shape, dtype=bool)
+    across[(*head, slice(t, None), slice(None, t))] = True
+    poisoned = np.isnan(after.igate)[..., None, :] | (after.igate == np.inf)[..., None, :]
+    poisoned = poisoned | np.isnan(after.fgate).any(-1)[..., None, None]
+    if subject.contract.error_scope == "window":
+        reset = np.full_like(after.dtilde, -np.inf)
+        require_same("D~", after.dtilde, reset, across & ~poisoned, "across the closed gate")
+    subject.require_unchanged(after, before, ~across, "not across the closed gate")
+
+
+@law(WINDOWS, order=22, needs=(needs.special_value("-inf"),))
+def test_law_closed_input_gate(subject: Subject, gates: Gates, head: tuple[int, int], s: int) -> None:
+    """A closed input gate closes its column, i[s] = -inf gives D~[t, s] = -inf, and nothing else."""
+    igate, fgate = gates.dense()
+    before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    igate[(*head, s)] = -float("inf")
+    after = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+    column = np.zeros(before.dtilde.shape, dtype=bool)
+    column[(*head, slice(None), s)] = True
+    poisoned = np.isnan(after.fgate).any(-1)[..., None, None]
+    if subject.contract.error_scope == "window":
+        closed = np.full_like(after.dtilde, -np.inf)
+        require_same("D~", after.dtilde, closed, column & ~poisoned, "the closed column")
+    subject.require_unchanged(after, before, ~column, "not the closed column")

@@ -1,0 +1,71 @@
+"""Laws of values: every entry within its bound, and at one with its parts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dmat.properties import needs
+from dmat.strategies import Gates
+from dmat.strategies.cases import CUTS, GATES
+from dmat.testing.exact import decay_from
+from dmat.testing.law import law
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import require_agreement, require_within
+
+
+@law(GATES, order=1)
+def test_law_values(subject: Subject, gates: Gates) -> None:
+    """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must."""
+    run = subject.forward(gates)
+    subject.observe(require_within(run.dtilde, subject.expected_dtilde(run)))
+
+
+@law(CUTS, order=40)
+def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
+    """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds."""
+    igate, fgate = gates.build(subject.device)
+    whole = subject.forward_of(igate, fgate)
+    expected = subject.expected_dtilde(whole)
+    for part in (slice(None, cut), slice(cut, None)):
+        sliced = subject.forward_of(igate[:, :, part], fgate[:, :, part])
+        where = np.s_[:, :, part, part]
+        require_agreement(
+            whole.dtilde[where],
+            expected.part(where),
+            sliced.dtilde,
+            subject.expected_dtilde(sliced),
+            f"D~ of the times {part.start or 0}:{part.stop or ''} alone differs; s, t count from there",
+        )
+
+
+@law(CUTS, order=41)
+def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
+    """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds."""
+    run = subject.forward(gates)
+    expected = subject.expected_dtilde(run)
+    m = min(cut, run.igate.shape[-1] - 1)
+    later, earlier = np.s_[:, :, m:, : m + 1], np.s_[:, :, m : m + 1, : m + 1]
+    require_agreement(
+        run.dtilde[later],
+        expected.part(later),
+        run.dtilde[earlier],
+        expected.part(earlier),
+        f"against D~[m={m}, s] and the window from m to t; t counts from m",
+        apart_by=decay_from(run.fgate, m)[..., None],
+    )
+
+
+@law(GATES, order=42, needs=(needs.half_precision,))
+def test_law_half_precision(subject: Subject, gates: Gates) -> None:
+    """A half type agrees with the float32 result of the same gates, within both bounds."""
+    igate, fgate = gates.build(subject.device)
+    half = subject.forward_of(igate, fgate)
+    single = subject.in_dtype("float32")
+    wide = single.forward_of(igate.float(), fgate.float())
+    require_agreement(
+        half.dtilde,
+        subject.expected_dtilde(half),
+        wide.dtilde,
+        single.expected_dtilde(wide),
+        "against the float32 result of the same gates",
+    )

@@ -1,0 +1,64 @@
+"""What implementations are tried on: recipes for gates and cotangents, and the search over them.
+
+A recipe is a frozen dataclass; its repr evaluates, with this module's names, to an equal one.
+"""
+
+from dmat.strategies.cotangents import (
+    Cotangent,
+    cotangent_ladder,
+    cotangents,
+    exact_cotangent_ladder,
+    exact_cotangents,
+)
+from dmat.strategies.gates import (
+    Gates,
+    MinusWindow,
+    exact_gates,
+    exact_ladder,
+    gate_ladder,
+    gates,
+)
+from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
+from dmat.strategies.shapes import shapes
+from dmat.strategies.values import (
+    Constant,
+    Cycle,
+    Diagonal,
+    Edited,
+    Normal,
+    Palette,
+    Ramp,
+    Row,
+    Sum,
+    inf,
+    nan,
+)
+
+__all__ = [
+    "COTANGENT_LAYOUTS",
+    "GATE_LAYOUTS",
+    "Constant",
+    "Cotangent",
+    "Cycle",
+    "Diagonal",
+    "Edited",
+    "Gates",
+    "MinusWindow",
+    "Normal",
+    "Palette",
+    "Ramp",
+    "Row",
+    "Sum",
+    "cotangent_ladder",
+    "cotangents",
+    "exact_cotangent_ladder",
+    "exact_cotangents",
+    "exact_gates",
+    "exact_ladder",
+    "gate_ladder",
+    "gates",
+    "inf",
+    "lay_out",
+    "nan",
+    "shapes",
+]

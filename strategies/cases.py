@@ -1,0 +1,258 @@
+"""What each kind of law is tried on: a ladder of canonical cases, then a random search.
+
+A case is a dictionary of named recipes and numbers, the arguments of a law. Which values are drawn is
+the contract's business: see Domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from typing import Any
+
+from hypothesis import strategies as st
+
+from dmat.strategies.choose import between
+from dmat.strategies.cotangents import (
+    Cotangent,
+    cotangent_ladder,
+    draw_cotangent,
+    draw_exact_cotangent,
+    exact_cotangent_ladder,
+)
+from dmat.strategies.gates import (
+    Gates,
+    draw_exact_gates,
+    draw_gates,
+    exact_ladder,
+    exact_units,
+    gate_ladder,
+    special,
+)
+from dmat.strategies.layouts import SAME_VALUES
+from dmat.strategies.shapes import draw_shape
+from dmat.strategies.values import Constant, Cycle, Ramp
+
+Case = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What may be drawn for one implementation in one dtype: the contract's fields that say so."""
+
+    dtype: str = "float32"
+    accumulator: str = "float32"
+    special_values: tuple[str, ...] = ("-inf", "+inf", "nan")
+    zero_length: bool = True
+    seq_multiple_of: int = 1
+    max_seq: int | None = None
+    masked_cotangent: str = "ignored"
+
+    @property
+    def has_exact_lengths(self) -> bool:
+        """Whether some allowed length has exact sums in this dtype."""
+        return exact_units(self.dtype, self.accumulator) // 2 >= self.seq_multiple_of
+
+    def ladder(self) -> list[Gates]:
+        """Return the canonical gates."""
+        return gate_ladder(
+            dtype=self.dtype,
+            special_values=self.special_values,
+            zero_length=self.zero_length,
+            seq_multiple_of=self.seq_multiple_of,
+            max_seq=self.max_seq,
+        )
+
+    def exact_ladder(self) -> list[Gates]:
+        """Return the canonical gates of the exact regime."""
+        return exact_ladder(
+            dtype=self.dtype,
+            accumulator=self.accumulator,
+            special_values=self.special_values,
+            zero_length=self.zero_length,
+            seq_multiple_of=self.seq_multiple_of,
+            max_seq=self.max_seq,
+        )
+
+    def draw_shape(self, draw: st.DrawFn, *, zero: bool = True) -> tuple[int, int, int]:
+        """Draw a shape; with `zero` False, one that has elements."""
+        return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
+
+    def draw_gates(self, draw: st.DrawFn, *, zero: bool = True, expanded: bool = True) -> Gates:
+        """Draw gates of any regime."""
+        shape = self.draw_shape(draw, zero=zero)
+        return draw_gates(draw, self.dtype, self.special_values, shape, expanded)
+
+    def draw_exact_gates(self, draw: st.DrawFn) -> Gates:
+        """Draw gates of the exact regime."""
+        return draw_exact_gates(
+            draw,
+            self.dtype,
+            self.accumulator,
+            self.special_values,
+            self.draw_shape(draw),
+            self.seq_multiple_of,
+        )
+
+
+@dataclass(frozen=True)
+class Cases:
+    """One kind of case: how to draw one, and its ladder."""
+
+    draw: Callable[[st.DrawFn, Domain], Case]
+    ladder: Callable[[Domain], Iterator[Case]]
+
+    def search(self, domain: Domain) -> st.SearchStrategy[Case]:
+        """Return the random search over this domain."""
+
+        @st.composite
+        def case(draw: st.DrawFn) -> Case:
+            return self.draw(draw, domain)
+
+        return case()
+
+
+# Gates alone
+
+
+def _draw_gates(draw: st.DrawFn, domain: Domain) -> Case:
+    return {"gates": domain.draw_gates(draw)}
+
+
+def _gates_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.ladder():
+        yield {"gates": gates}
+
+
+def _draw_exact(draw: st.DrawFn, domain: Domain) -> Case:
+    return {"gates": domain.draw_exact_gates(draw)}
+
+
+def _exact_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.exact_ladder():
+        yield {"gates": gates}
+
+
+# Gates and a cut between two of their times
+
+
+def _draw_cut(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = domain.draw_gates(draw, zero=False)
+    blocks = gates.shape[-1] // domain.seq_multiple_of
+    return {"gates": gates, "cut": domain.seq_multiple_of * between(draw, 0, blocks)}
+
+
+def _cut_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.ladder():
+        S = gates.shape[-1]
+        if 0 not in gates.shape:
+            middle = S // domain.seq_multiple_of // 2 * domain.seq_multiple_of
+            yield {"gates": gates, "cut": middle}
+
+
+# Gates, and others to put wherever an entry of D~ does not look
+
+
+def _draw_window(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = domain.draw_gates(draw, zero=False, expanded=False)
+    B, NH, S = gates.shape
+    rival = draw_gates(draw, domain.dtype, domain.special_values, gates.shape, expanded=False)
+    t = between(draw, 0, S - 1)
+    return {
+        "gates": gates,
+        "rival": replace(rival, igate_layout="contiguous", fgate_layout="contiguous"),
+        "head": (between(draw, 0, B - 1), between(draw, 0, NH - 1)),
+        "t": t,
+        "s": between(draw, 0, t),
+    }
+
+
+def _window_ladder(domain: Domain) -> Iterator[Case]:
+    dtype = domain.dtype
+    rivals = [Ramp(7.0, 1.0, 1.0), *(Constant(x) for x in special(domain.special_values))]
+    for n in (1, 2, 3):
+        S = n * domain.seq_multiple_of
+        if domain.max_seq is not None and domain.max_seq < S:
+            return
+        edges = sorted({0, S // 2, S - 1})
+        for rival in rivals:
+            others = Gates(dtype, (1, 1, S), rival, rival)
+            for s, t in combinations_with_replacement(edges, 2):
+                gates = Gates(dtype, (1, 1, S), Constant(1.0), Constant(-1.0))
+                yield {"gates": gates, "rival": others, "head": (0, 0), "t": t, "s": s}
+    heads = Gates(dtype, (2, 3, S), Ramp(-1.5, 0.125, 0.75), Ramp(-1.5, 0.125, 0.75))
+    for name in SAME_VALUES:
+        laid = replace(heads, igate_layout=name, fgate_layout=name)
+        others = Gates(dtype, (2, 3, S), Constant(3.0), Constant(3.0))
+        yield {"gates": laid, "rival": others, "head": (1, 1), "t": S - 1, "s": 0}
+    long = 38 if domain.seq_multiple_of == 1 else 4 * domain.seq_multiple_of
+    if domain.max_seq is None or domain.max_seq >= long:
+        for rival in rivals:
+            gates = Gates(dtype, (1, 1, long), Constant(0.0), Constant(2.0))
+            others = Gates(dtype, (1, 1, long), rival, rival)
+            yield {"gates": gates, "rival": others, "head": (0, 0), "t": long // 2, "s": 1}
+
+
+# Gates and a cotangent
+
+
+def _draw_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = domain.draw_gates(draw)
+    return {"gates": gates, "cotangent": draw_cotangent(draw, gates)}
+
+
+def _cotangent_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.ladder():
+        for cotangent in cotangent_ladder(gates):
+            yield {"gates": gates, "cotangent": cotangent}
+
+
+def _draw_finite_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+    return _draw_cotangent(draw, replace(domain, special_values=()))
+
+
+def _finite_cotangent_ladder(domain: Domain) -> Iterator[Case]:
+    return _cotangent_ladder(replace(domain, special_values=()))
+
+
+def _draw_exact_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = domain.draw_exact_gates(draw)
+    return {"gates": gates, "cotangent": draw_exact_cotangent(draw, gates, domain.accumulator)}
+
+
+def _exact_cotangent_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.exact_ladder():
+        for cotangent in exact_cotangent_ladder(gates, accumulator=domain.accumulator):
+            yield {"gates": gates, "cotangent": cotangent}
+
+
+# Gates and a cotangent whose masked part, above the diagonal, is not zero
+
+
+def _masked_values(domain: Domain) -> tuple[float, ...]:
+    if domain.masked_cotangent == "summed":
+        return (1.0, -3.0)
+    return (float("nan"), 1.0, float("inf"), -float("inf"), 1e4)
+
+
+def _draw_masked(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = domain.draw_gates(draw)
+    masked = _masked_values(domain)
+    return {"gates": gates, "cotangent": draw_cotangent(draw, gates, masked, expanded=False)}
+
+
+def _masked_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.ladder():
+        for masked in _masked_values(domain)[:2]:
+            yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5)), masked)}
+
+
+GATES = Cases(_draw_gates, _gates_ladder)
+EXACT = Cases(_draw_exact, _exact_ladder)
+CUTS = Cases(_draw_cut, _cut_ladder)
+WINDOWS = Cases(_draw_window, _window_ladder)
+COTANGENTS = Cases(_draw_cotangent, _cotangent_ladder)
+FINITE_COTANGENTS = Cases(_draw_finite_cotangent, _finite_cotangent_ladder)
+EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder)
+MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder)

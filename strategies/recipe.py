@@ -1,0 +1,21 @@
+"""What every recipe has: a repr that is the shortest Python that builds it again."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+
+class Recipe:
+    """A frozen dataclass whose repr leaves out what equals its default."""
+
+    def __repr__(self) -> str:
+        """Return Python that evaluates to an equal recipe where dmat.strategies is imported."""
+        parts = []
+        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value: Any = getattr(self, field.name)
+            if field.default is MISSING:
+                parts.append(repr(value))
+            elif repr(value) != repr(field.default):  # by repr: 0.0 and -0.0 differ, nan is nan
+                parts.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"

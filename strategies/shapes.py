@@ -1,0 +1,60 @@
+"""Which (B, NH, S) are tried: short ones first, then the edges of the blocks that kernels are cut in."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from dmat.strategies.choose import between, choose
+
+BLOCKS = (16, 32, 64, 128, 8, 24, 96, 192, 256)
+PAST = (1, 0, 2, 6, -1, 3)
+
+# (B, NH), small first; pairwise different, so that a swapped axis shows
+TINY = ((1, 1), (1, 1), (1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (1, 3))
+FEW = ((1, 1), (1, 1), (1, 2), (2, 1), (2, 3))
+ONE = ((1, 1), (1, 1), (1, 2))
+EMPTY = ((1, 1, 0), (2, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 2), (0, 0, 0))
+
+
+def draw_length(draw: st.DrawFn, seq_multiple_of: int = 1, max_seq: int | None = None) -> int:
+    """Draw a length S >= 1 that the contract allows (0 where it allows none); short ones first."""
+    if max_seq is not None and max_seq < seq_multiple_of:
+        return 0
+    kind = choose(draw, ("short", "middle", "short", "edge", "middle", "edge", "long"))
+    if seq_multiple_of > 1:
+        S = seq_multiple_of * between(draw, 1, max(1, min(4, 512 // seq_multiple_of)))
+    elif kind == "short":
+        S = between(draw, 1, 5)
+    elif kind == "middle":
+        S = between(draw, 6, 24)
+    elif kind == "edge":
+        S = choose(draw, BLOCKS) + choose(draw, PAST)
+    else:
+        S = between(draw, 25, 150)
+    return S if max_seq is None else min(S, max_seq - max_seq % seq_multiple_of)
+
+
+def draw_shape(
+    draw: st.DrawFn,
+    zero_length: bool = True,
+    seq_multiple_of: int = 1,
+    max_seq: int | None = None,
+) -> tuple[int, int, int]:
+    """Draw (B, NH, S); some length zero, one case in thirty, where the contract allows it."""
+    if zero_length and seq_multiple_of == 1 and between(draw, 0, 29) == 29:
+        return choose(draw, [shape for shape in EMPTY if max_seq is None or shape[2] <= max_seq])
+    S = draw_length(draw, seq_multiple_of, max_seq)
+    heads = TINY if S <= 24 else FEW if S <= 70 else ONE
+    return (*choose(draw, heads), S)
+
+
+@st.composite
+def shapes(
+    draw: st.DrawFn,
+    *,
+    zero_length: bool = True,
+    seq_multiple_of: int = 1,
+    max_seq: int | None = None,
+) -> tuple[int, int, int]:
+    """Draw (B, NH, S) within a contract's zero_length, seq_multiple_of and max_seq."""
+    return draw_shape(draw, zero_length, seq_multiple_of, max_seq)
