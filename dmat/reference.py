@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+
+from dmat.operator import log_sigmoid
 
 
 def vlstm_fw_Dtildemat(
@@ -31,7 +32,7 @@ def vlstm_fw_Dtildemat(
         A new tensor of shape (B, NH, S, S), entries in nats, dtype and device of the gates.
     """
     wide = torch.promote_types(igate_preact.dtype, torch.float32)
-    prefix = logsigmoid(fgate_preact.to(wide)).cumsum(dim=-2)  # (B, NH, S, 1)
+    prefix = log_sigmoid(fgate_preact.to(wide)).cumsum(dim=-2)  # (B, NH, S, 1)
     log_decay = prefix - prefix.mT  # (B, NH, S, S)
     past = torch.ones_like(log_decay, dtype=torch.bool).tril()  # s <= t
     masked = torch.where(past, log_decay, -torch.inf)

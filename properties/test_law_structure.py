@@ -74,8 +74,8 @@ def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int],
     after = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     across = np.zeros(before.dtilde.shape, dtype=bool)
     across[(*head, slice(t, None), slice(None, t))] = True
-    poisoned = np.isnan(after.igate)[..., None, :] | (after.igate == np.inf)[..., None, :]
-    poisoned = poisoned | np.isnan(after.fgate).any(-1)[..., None, None]
+    unclear = np.isnan(after.igate) | (after.igate == np.inf)  # over a reset: NaN or -inf
+    poisoned = unclear[..., None, :] | np.isnan(after.fgate).any(-1, keepdims=True)[..., None]
     if subject.contract.error_scope == "window":
         reset = np.full_like(after.dtilde, -np.inf)
         require_same("D~", after.dtilde, reset, across & ~poisoned, "across the closed gate")
@@ -91,7 +91,7 @@ def test_law_closed_input_gate(subject: Subject, gates: Gates, head: tuple[int, 
     after = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     column = np.zeros(before.dtilde.shape, dtype=bool)
     column[(*head, slice(None), s)] = True
-    poisoned = np.isnan(after.fgate).any(-1)[..., None, None]
+    poisoned = np.isnan(after.fgate).any(-1, keepdims=True)[..., None]
     if subject.contract.error_scope == "window":
         closed = np.full_like(after.dtilde, -np.inf)
         require_same("D~", after.dtilde, closed, column & ~poisoned, "the closed column")

@@ -23,6 +23,7 @@ from dmat.strategies.cotangents import (
 )
 from dmat.strategies.gates import (
     Gates,
+    draw_background,
     draw_exact_gates,
     draw_gates,
     exact_ladder,
@@ -248,6 +249,20 @@ def _masked_ladder(domain: Domain) -> Iterator[Case]:
             yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5)), masked)}
 
 
+# Gates and a cotangent of 0 and signed powers of two between 2^-8 and 2^8
+
+
+def _draw_powers_of_two(draw: st.DrawFn, domain: Domain) -> Case:
+    powers = (0.0, *(sign * 2.0**n for n in range(-8, 9) for sign in (1, -1)))
+    values = draw_background(draw, powers)
+    return {"gates": domain.draw_gates(draw), "cotangent": Cotangent(values)}
+
+
+def _powers_of_two_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in domain.ladder():
+        yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 4.0)))}
+
+
 GATES = Cases(_draw_gates, _gates_ladder)
 EXACT = Cases(_draw_exact, _exact_ladder)
 CUTS = Cases(_draw_cut, _cut_ladder)
@@ -255,4 +270,5 @@ WINDOWS = Cases(_draw_window, _window_ladder)
 COTANGENTS = Cases(_draw_cotangent, _cotangent_ladder)
 FINITE_COTANGENTS = Cases(_draw_finite_cotangent, _finite_cotangent_ladder)
 EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder)
+POWERS_OF_TWO = Cases(_draw_powers_of_two, _powers_of_two_ladder)
 MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder)

@@ -42,13 +42,13 @@ class Cotangent(Recipe):
     masked: float = 0.0
     layout: str = "contiguous"
 
-    def build(self, gates: Gates, device: str = "cpu") -> Tensor:
-        """Return G, (B, NH, S, S), of the gates' dtype, in its layout on `device`."""
+    def build(self, gates: Gates, device: str = "cpu", filler: float = float("nan")) -> Tensor:
+        """Return G, (B, NH, S, S), of the gates' dtype, in its layout on `device`, `filler` around it."""
         B, NH, S = gates.shape
         G = rounded(self.values.fill((B, NH, S, S)), getattr(torch, gates.dtype))
         if not self.layout.startswith("expanded over rows") and self.layout != "expanded over all":
             G.masked_fill_(~torch.ones(S, S, dtype=torch.bool).tril(), self.masked)
-        return lay_out(G.to(device), self.layout)
+        return lay_out(G.to(device), self.layout, filler)
 
 
 def largest_cotangent(dtype: str) -> float:

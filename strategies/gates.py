@@ -89,9 +89,12 @@ class Gates(Recipe):
             lay_out(fgate.to(device), self.fgate_layout, filler),
         )
 
-    def build(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """Return (igate_preact, fgate_preact), each (B, NH, S, 1), in their layouts on `device`."""
-        return self.lay_out(*self.dense(), device)
+    def build(self, device: str = "cpu", filler: float = float("nan")) -> tuple[Tensor, Tensor]:
+        """Return (igate_preact, fgate_preact), each (B, NH, S, 1), in their layouts on `device`.
+
+        filler: what stands in the memory around them.
+        """
+        return self.lay_out(*self.dense(), device, filler)
 
 
 # Regimes: the values that are drawn together. Values are float64; each is rounded to the dtype.
@@ -236,7 +239,7 @@ def significand_bits(dtype: str) -> int:
 
 
 def exact_units(dtype: str, accumulator: str) -> int:
-    """Return the most units of 64 that max |i| + sum |f| may reach in the exact regime (docs/spec.md section 4)."""
+    """Return the most units of 64 that max |i| + sum |f| may reach (docs/spec.md section 4)."""
     narrower = min(significand_bits(dtype), significand_bits(accumulator))
     return min(1023, 2**narrower) if dtype == "float16" else int(2**narrower)
 

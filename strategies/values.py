@@ -53,7 +53,8 @@ class Ramp(Background):
         """Return a float64 array of this shape."""
         heads = np.arange(math.prod(shape[:-1]), dtype=np.float64).reshape(*shape[:-1], 1)
         time = np.arange(shape[-1], dtype=np.float64)
-        return self.start + self.head_step * heads + self.step * time
+        filled: Array = self.start + self.head_step * heads + self.step * time
+        return filled
 
 
 @dataclass(frozen=True, repr=False)

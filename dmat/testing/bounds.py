@@ -82,9 +82,9 @@ class Rounding:
         )
 
 
-def gamma(m: Array, u: float) -> Array:
+def gamma(m: Array | float, u: float) -> Array:
     """(1 + u)^m - 1, the relative error of m roundings (Higham 2002, section 3.1, without its 1/(1 - mu))."""
-    return np.asarray(np.expm1(m * np.log1p(u)))
+    return np.asarray(np.expm1(np.asarray(m) * np.log1p(u)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
         e = gamma(n + LOG_SIGMOID_ULPS, u_a) * M + CONDITION_ULPS * u_a * C
         e = e + (2 * n + 4) * rounding.eta
         if rounding.gates == "absolute":
-            e = e + gamma(np.float64(LOG_SIGMOID_ULPS), u_a) * n
+            e = e + gamma(LOG_SIGMOID_ULPS, u_a) * n
         e = np.where(np.isnan(e), np.inf, e)
         value = truth.value.hi
         return Bound(

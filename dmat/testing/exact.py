@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,9 +81,9 @@ class Pair:
     hi: Array
     lo: Array
 
-    def __getitem__(self, index: object) -> Pair:
+    def __getitem__(self, index: Any) -> Pair:
         """Index both parts."""
-        return Pair(self.hi[index], self.lo[index])  # type: ignore[index]
+        return Pair(self.hi[index], self.lo[index])
 
     def __add__(self, other: Pair) -> Pair:
         """Add; relative error 3 x 2^-106 for any signs (Joldes, Muller, Popescu 2017, AccurateDWPlusDW)."""

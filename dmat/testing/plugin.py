@@ -19,8 +19,8 @@ import pytest
 pytest.register_assert_rewrite("dmat.properties")
 
 _spec = importlib.util.find_spec("dmat.properties")
-assert _spec is not None and _spec.submodule_search_locations is not None
-LAWS = Path(next(iter(_spec.submodule_search_locations))).resolve()
+assert _spec is not None
+LAWS = Path((_spec.submodule_search_locations or [""])[0]).resolve()
 SELECTION = pytest.StashKey[list[Any]]()
 
 
@@ -74,8 +74,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("dmat_law") is None:
         return
     chosen = _selection(metafunc.config)
-    ids = [f"{_label(i.name)}-{dtype}-{device}" for i, dtype, device in chosen]
-    metafunc.parametrize("subject", chosen, ids=ids, indirect=True)
+    parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
+    subjects = [(*subject, part) for part in parts for subject in chosen]
+    ids = [_id(*subject) for subject in subjects]
+    metafunc.parametrize("subject", subjects, ids=ids, indirect=True)
+
+
+def _id(implementation: Any, dtype: str, device: str, part: str) -> str:
+    return f"{_label(implementation.name)}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
 
 
 def _label(name: str) -> str:
@@ -101,14 +107,19 @@ def _share_cores() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --dmat-first, order the laws by how fast they convict, and dtypes within a law."""
+    """With --dmat-first, all ladders first, a dtype at a time, then the searches, a law at a time."""
     if config.getoption("--dmat-first"):
         items.sort(key=_rank)  # stable: dtypes stay in the order of the contract
 
 
-def _rank(item: pytest.Item) -> int:
+def _rank(item: pytest.Item) -> tuple[int, int, int]:
     entry = getattr(getattr(item, "obj", None), "law", None)
-    return entry.order if entry is not None else 0
+    if entry is None:
+        return (0, 0, 0)
+    _, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
+    from dmat.testing.contract import DTYPES
+
+    return (0, DTYPES.index(dtype), entry.order) if part == "ladder" else (1, entry.order, 0)
 
 
 @pytest.hookimpl(wrapper=True)

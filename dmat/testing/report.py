@@ -21,6 +21,7 @@ from dmat.testing.law import Law
 from dmat.testing.select import Chosen
 
 Record = dict[str, Any]
+NOT_REACHED = "not reached: stopped at the first broken law"
 
 
 def laws() -> list[Law]:
@@ -83,8 +84,11 @@ def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, stopped: bool = Fa
         if "lost" in record:
             lost.append(record)
         else:
+            part = record.pop("part")
             key = tuple(record[k] for k in ("implementation", "law", "dtype", "device"))
-            came[key] = record
+            came[key] = _joined(came[key], record) if key in came else record
+            if part == "ladder" and record["status"] == "passed":
+                came[key] |= {"status": "not run", "reason": NOT_REACHED, "promised": not stopped}
     reports = []
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
         places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
@@ -97,13 +101,23 @@ def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, stopped: bool = Fa
     return reports
 
 
+def _joined(ladder: Record, search: Record) -> Record:
+    """Return the record of a law whose ladder and search were run apart: the search has the last word."""
+    worst = [r["worst"] for r in (ladder, search) if r["worst"] is not None]
+    return search | {
+        "examples": ladder["examples"] + search["examples"],
+        "worst": max(worst, default=None),
+        "seconds": round(ladder["seconds"] + search["seconds"], 3),
+    }
+
+
 def _absent(key: tuple[str, ...], lost: list[Record], *, stopped: bool) -> Record:
     """Return the record of a law of which nothing came: its process died, or it was not reached."""
     implementation, law, dtype, device = key
-    died = [r for r in lost if f"test_law_{law}[" in r["nodeid"] and f"-{dtype}-{device}]" in r["nodeid"]]
+    died = [r for r in lost if f"test_law_{law}[" in r["nodeid"] and f"-{dtype}-{device}" in r["nodeid"]]
     status, reason = (
         "not run",
-        "stopped at the first broken law" if stopped else "it left no record",
+        NOT_REACHED if stopped else "it left no record",
     )
     if died:
         status, reason = "failed", "the process died while this law called the implementation"
@@ -145,6 +159,9 @@ def show(report: Report, console: Console) -> None:
         console.print("not run, for the contract does not promise it:", style="dim")
         for reason in _grouped(reasons):
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
+    unreached = sum(_unreached(r) for r in report.records)
+    if unreached:
+        _plain(console, f"{unreached} checks not reached: stopped at the first broken law")
     for record in report.unfinished():
         _plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
@@ -152,7 +169,11 @@ def show(report: Report, console: Console) -> None:
 
 
 def _excluded(record: Record) -> bool:
-    return record["status"] == "not run" and not record["promised"]
+    return record["status"] == "not run" and not record["promised"] and not _unreached(record)
+
+
+def _unreached(record: Record) -> bool:
+    return bool(record["reason"] == NOT_REACHED)
 
 
 def _grouped(reasons: list[str]) -> list[str]:
@@ -177,7 +198,7 @@ def _matrix(report: Report) -> Table:
     for dtype, device in places:
         table.add_column(f"{dtype} {device}" if many else dtype, justify="right", no_wrap=True)
     cells = {(r["law"], r["dtype"], r["device"]): r for r in report.records}
-    for law in dict.fromkeys(r["law"] for r in report.records):
+    for law in dict.fromkeys(r["law"] for r in report.records if not _unreached(r)):
         table.add_row(law, *(_cell(cells[law, *place]) for place in places))
     return table
 
@@ -185,8 +206,9 @@ def _matrix(report: Report) -> Table:
 def _cell(record: Record) -> Text:
     if record["status"] == "passed":
         return Text("ok" if record["worst"] is None else f"ok {record['worst']:.2f}", style="green")
-    style = {"failed": "bold red", "not run": "dim"}[record["status"]]
-    return Text("FAILED" if record["status"] == "failed" else "not run", style=style)
+    if record["status"] == "failed":
+        return Text("FAILED", style="bold red")
+    return Text("" if _unreached(record) else "not run", style="dim")
 
 
 def _show_broken(report: Report, console: Console) -> None:

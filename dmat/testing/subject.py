@@ -91,11 +91,15 @@ class Gradients:
 
 @dataclass
 class Subject:
-    """What a law sees. `worst` is the largest error over bound that it has let pass."""
+    """What a law sees. `worst` is the largest error over bound that it has let pass.
+
+    part: of a law's cases, "all", or the "ladder" or the "search" alone.
+    """
 
     implementation: Implementation
     dtype: str
     device: str = "cpu"
+    part: str = "all"
     worst: float | None = field(default=None, init=False)
 
     @property
@@ -179,7 +183,7 @@ class Subject:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = self.implementation.function(_arranged(igate, layout), _arranged(fgate, layout))
-        except Exception as error:  # whatever a user's kernel may raise
+        except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
             raise LawBroken(_raised("D~", error)) from error
         _require_tensor(output, igate)
         assert isinstance(output, Tensor)
@@ -198,18 +202,33 @@ class Subject:
         """Call the implementation and pull the cotangent back through it."""
         return self.gradients_of(*gates.build(self.device), cotangent.build(gates, self.device))
 
-    def gradients_of(self, igate: Tensor, fgate: Tensor, G: Tensor) -> Gradients:
-        """Call the implementation on these gates and pull G, (B, NH, S, S), back through it."""
+    def gradients_of(
+        self, igate: Tensor, fgate: Tensor, G: Tensor, needed: tuple[int, ...] = (0, 1)
+    ) -> Gradients:
+        """Call the implementation on these gates and pull G, (B, NH, S, S), back through it.
+
+        needed: which gates ask for a gradient; that of any other is zero.
+        """
+        return self._pull(igate, fgate, G, needed, 1)[0]
+
+    def gradients_twice(self, igate: Tensor, fgate: Tensor, G: Tensor) -> list[Gradients]:
+        """Call the implementation once, and pull G back through the same graph twice."""
+        return self._pull(igate, fgate, G, (0, 1), 2)
+
+    def _pull(
+        self, igate: Tensor, fgate: Tensor, G: Tensor, needed: tuple[int, ...], times: int
+    ) -> list[Gradients]:
         seen = as_array(igate)[..., 0].copy(), as_array(fgate)[..., 0].copy()
         G_seen = as_array(G).copy()
-        leaves = igate.detach().requires_grad_(), fgate.detach().requires_grad_()
+        leaves = tuple(
+            gate.detach().requires_grad_(number in needed) for number, gate in enumerate((igate, fgate))
+        )
         output = self.call(*leaves)
-        pulled = _pull_back(output, leaves, G)
-        for name, gradient, leaf in zip(("di", "df"), pulled, leaves, strict=True):
-            if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:
-                found, wanted = (f"{tuple(x.shape)} {x.dtype}" for x in (gradient, leaf))
-                raise LawBroken(Finding(name, (), found, wanted, note="shape and dtype of the gate"))
-        return Gradients(Run(*seen, output.detach()), G_seen, pulled)
+        run = Run(*seen, output.detach())
+        return [
+            Gradients(run, G_seen, _pull_back(output, leaves, G, retain=left > 0))
+            for left in reversed(range(times))
+        ]
 
     def expected_dtilde(self, run: Run) -> Expected:
         """Return what D~ of the gates of this run must be."""
@@ -274,22 +293,36 @@ def _require_tensor(output: object, igate: Tensor) -> None:
         raise LawBroken(Finding("D~", (), found, wanted))
 
 
-def _pull_back(output: Tensor, leaves: tuple[Tensor, Tensor], G: Tensor) -> tuple[Tensor, Tensor]:
+def _pull_back(
+    output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool
+) -> tuple[Tensor, Tensor]:
     """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
-    if not output.requires_grad:
-        return torch.zeros_like(leaves[0]), torch.zeros_like(leaves[1])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            di, df = torch.autograd.grad(output, leaves, G, allow_unused=True)
-    except Exception as error:  # whatever a user's backward may raise
-        raise LawBroken(_raised("gradients", error)) from error
-    return (
-        torch.zeros_like(leaves[0]) if di is None else di,
-        torch.zeros_like(leaves[1]) if df is None else df,
+    asked = [leaf for leaf in leaves if leaf.requires_grad]
+    pulled: dict[int, Tensor | None] = {}
+    if output.requires_grad:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = torch.autograd.grad(output, asked, G, retain_graph=retain, allow_unused=True)
+        except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+            raise LawBroken(_raised("gradients", error)) from error
+        pulled = {id(leaf): gradient for leaf, gradient in zip(asked, found, strict=True)}
+    di, df = (
+        _gradient(name, leaf, pulled.get(id(leaf))) for name, leaf in zip(("di", "df"), leaves, strict=True)
     )
+    return di, df
 
 
-def _raised(quantity: str, error: Exception) -> Finding:
+def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return the gradient of a gate, of its shape and dtype; LawBroken where it has others."""
+    if gradient is None:
+        return torch.zeros_like(leaf)
+    if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:
+        found, wanted = (f"{tuple(x.shape)} {x.dtype}" for x in (gradient, leaf))
+        raise LawBroken(Finding(name, (), found, wanted, note="shape and dtype of the gate"))
+    return gradient
+
+
+def _raised(quantity: str, error: BaseException) -> Finding:
     text = str(error).strip().splitlines()
     return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")

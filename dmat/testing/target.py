@@ -61,7 +61,8 @@ def _file(path: str, target: str) -> ModuleType:
             return sys.modules[name]
     _see(file.parent)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

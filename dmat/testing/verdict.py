@@ -77,6 +77,7 @@ class Expected:
     slack: Array
     bound: Bound
     ball: Callable[[tuple[int, ...]], arb]
+    note: str = ""
 
     def freed(self, where: Mask) -> Expected:
         """Return the same with nothing required of the entries where told."""
@@ -101,7 +102,7 @@ class Expected:
 
 
 def _shown(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{value:.17g}" if value != round(value, 8) else f"{value:g}"
+    return "NaN" if math.isnan(value) else repr(float(value))
 
 
 def _exactly(ball: arb) -> str:
@@ -131,7 +132,8 @@ def require_kinds(computed: Array, expected: Expected) -> None:
         index = _first(wrong)
         must = KIND_NAMES[kind[index]]
         exact = _exactly(expected.ball(index)) if kind[index] == FINITE else must
-        raise LawBroken(Finding(expected.quantity, index, _shown(computed[index]), exact))
+        shown = _shown(computed[index])
+        raise LawBroken(Finding(expected.quantity, index, shown, exact, note=expected.note))
 
 
 def require_within(computed: Array, expected: Expected) -> float:
@@ -173,6 +175,7 @@ def convict(computed: Array, expected: Expected, index: tuple[int, ...]) -> Find
         _exactly(truth),
         float(error.mid()),
         allowed,
+        expected.note,
     )
 
 

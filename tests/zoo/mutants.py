@@ -198,9 +198,7 @@ def read_past_the_end(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 # Masks.
 
 
-@gradient_mutant(
-    "gradient_finite", "upper triangle exponentiated before it is masked: NaN gradient"
-)
+@gradient_mutant("gradient_finite", "upper triangle exponentiated before it is masked: NaN gradient")
 def exponentiated_before_mask(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     """Masked cotangents, 0, meet exp of a positive sum."""
     total = log_decays(f).cumsum(-1)
@@ -237,11 +235,7 @@ def mask_of_finfo_min(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @mutant("future", "mask added instead of selected")
 def mask_added_to_specials(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """i = +inf plus a mask of -inf is NaN in the rows before."""
-    mask = (
-        torch.where(causal(igate_preact.mT[0, 0, 0]), 0.0, -torch.inf)
-        if igate_preact.numel()
-        else 0
-    )
+    mask = torch.where(causal(igate_preact.mT[0, 0, 0]), 0.0, -torch.inf) if igate_preact.numel() else 0
     dtilde = window_sums(log_decays(fgate_preact)) + widen(igate_preact).mT + mask
     return dtilde.to(igate_preact.dtype)
 
@@ -282,9 +276,7 @@ def softplus_typo(f: Tensor) -> Tensor:
     return torch.where(f > 20, -f, -softplus(-f, threshold=40))
 
 
-@gradient_mutant(
-    "forget_gradient", "typo in the branch beyond softplus' threshold, in the gradient"
-)
+@gradient_mutant("forget_gradient", "typo in the branch beyond softplus' threshold, in the gradient")
 def softplus_typo_in_gradient(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     slope = torch.where(widen(f) > 20, 1.0, _slope(f))
     return input_gradient(G, i), _forget(rectangle_sum(widen(G)), slope, f)
@@ -481,9 +473,7 @@ def even_lengths_differ(log_f: Tensor) -> Tensor:
 
 @window_mutant("exact", "wrong for one size only: S = 129")
 def wrong_at_129(log_f: Tensor) -> Tensor:
-    return window_sums(
-        torch.where(times(log_f) == 128, 0.0, log_f) if log_f.shape[-1] == 129 else log_f
-    )
+    return window_sums(torch.where(times(log_f) == 128, 0.0, log_f) if log_f.shape[-1] == 129 else log_f)
 
 
 # Batches, heads, strides.
@@ -615,9 +605,7 @@ def slope_of_next_head(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]
 @gradient_mutant("gradient_exact", "exclusive cumulative sum off by one row: t > k in the gradient")
 def row_of_gate_dropped(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     rows = pad(widen(G), (1, 0))[..., :-1].cumsum(-1)
-    return input_gradient(G, i), _forget(
-        torch.where(causal(G, -1), rows, 0.0).sum(-2), _slope(f), f
-    )
+    return input_gradient(G, i), _forget(torch.where(causal(G, -1), rows, 0.0).sum(-2), _slope(f), f)
 
 
 @gradient_mutant("first_forget_gradient", "diagonal in the rectangle: s <= k")
@@ -712,9 +700,7 @@ def last_axis_lost(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
 @mutant("one_sided", "gradient wrong when the forget gate needs none")
 def only_input_gate(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     if igate_preact.requires_grad and not fgate_preact.requires_grad:
-        return (
-            right(igate_preact.detach(), fgate_preact) + 0 * igate_preact.nan_to_num(0, 0, 0).sum()
-        )
+        return right(igate_preact.detach(), fgate_preact) + 0 * igate_preact.nan_to_num(0, 0, 0).sum()
     return right(igate_preact, fgate_preact)
 
 
@@ -766,9 +752,7 @@ _BUFFERS: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 def buffer_reused(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     def forward(i: Tensor, f: Tensor) -> Tensor:
         dtilde = right(i, f)
-        return (
-            _BUFFERS.setdefault((dtilde.shape, dtilde.dtype), dtilde.clone()).copy_(dtilde).detach()
-        )
+        return _BUFFERS.setdefault((dtilde.shape, dtilde.dtype), dtilde.clone()).copy_(dtilde).detach()
 
     return with_gradient(forward, gradient)(igate_preact, fgate_preact)
 

@@ -18,7 +18,7 @@ SOUND: list[Dtilde] = []
 LOG2_E, LN_2 = 1 / math.log(2), math.log(2)
 
 
-def sound(**contract: Any) -> Callable[[Dtilde], Dtilde]:  # noqa: ANN401
+def sound(**contract: Any) -> Callable[[Dtilde], Dtilde]:
     """Register an implementation under its contract; bare means the strictest."""
 
     def register(dtilde: Dtilde) -> Dtilde:
@@ -94,7 +94,7 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         igate_preact: Tensor,
         fgate_preact: Tensor,
         forward: Dtilde,
@@ -105,7 +105,7 @@ class _WithGradient(torch.autograd.Function):
         return forward(igate_preact, fgate_preact)
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return *ctx.gradient(G, *ctx.saved_tensors), None, None
 
 
@@ -114,7 +114,7 @@ class _WithGradientOnce(_WithGradient):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return _WithGradient.backward(ctx, G)
 
 
@@ -310,9 +310,7 @@ def head_by_head(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     B, NH, S, _ = igate_preact.shape
     heads = zip(igate_preact.flatten(0, 1), fgate_preact.flatten(0, 1), strict=True)
     matrices = [masked_cumulative_sum(i, f) for i, f in heads]
-    return torch.cat([igate_preact.new_empty(0), *(D.flatten() for D in matrices)]).reshape(
-        B, NH, S, S
-    )
+    return torch.cat([igate_preact.new_empty(0), *(D.flatten() for D in matrices)]).reshape(B, NH, S, S)
 
 
 @sound()
@@ -325,11 +323,11 @@ def flush_to_zero(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 class _Flush(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.masked_fill(x.abs() < torch.finfo(x.dtype).smallest_normal, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, G: Tensor) -> Tensor:
         return _flush(G)
 
 
@@ -350,9 +348,9 @@ def _with_log_gate(log_gate: Callable[[Tensor], Tensor]) -> Dtilde:
 @sound()
 def log1p_of_exp(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """l = min(f, 0) - log1p(exp(-|f|)); `minimum` halves the tie at 0, and so is right there."""
-    return _with_log_gate(
-        lambda f: torch.minimum(f, torch.zeros_like(f)) - torch.log1p(torch.exp(-f.abs()))
-    )(igate_preact, fgate_preact)
+    return _with_log_gate(lambda f: torch.minimum(f, torch.zeros_like(f)) - torch.log1p(torch.exp(-f.abs())))(
+        igate_preact, fgate_preact
+    )
 
 
 @sound()
@@ -369,9 +367,7 @@ def two_branches(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
     def log_gate(f: Tensor) -> Tensor:
         up, down = torch.where(f >= 0, f, 1.0), torch.where(f >= 0, -1.0, f)
-        return torch.where(
-            f >= 0, -torch.log1p(torch.exp(-up)), down - torch.log1p(torch.exp(down))
-        )
+        return torch.where(f >= 0, -torch.log1p(torch.exp(-up)), down - torch.log1p(torch.exp(down)))
 
     return _with_log_gate(log_gate)(igate_preact, fgate_preact)
 
@@ -379,9 +375,7 @@ def two_branches(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @sound()
 def log_add_exp(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """l = -logaddexp(0, -f)."""
-    return _with_log_gate(lambda f: -torch.logaddexp(torch.zeros_like(f), -f))(
-        igate_preact, fgate_preact
-    )
+    return _with_log_gate(lambda f: -torch.logaddexp(torch.zeros_like(f), -f))(igate_preact, fgate_preact)
 
 
 @sound()
@@ -406,9 +400,9 @@ def base_two(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @sound(gates="absolute")
 def log_of_one_plus_exp(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """l = -log(1 + exp(-f)), guarded where exp would overflow: absolutely right, not relatively."""
-    return _with_log_gate(
-        lambda f: torch.where(f < -40, f, -torch.log(1 + torch.exp(-f.clamp(min=-40))))
-    )(igate_preact, fgate_preact)
+    return _with_log_gate(lambda f: torch.where(f < -40, f, -torch.log(1 + torch.exp(-f.clamp(min=-40)))))(
+        igate_preact, fgate_preact
+    )
 
 
 @sound(gates="absolute")
@@ -599,9 +593,7 @@ def _fsum_dtilde(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     for i, f in zip(_heads(igate_preact), _heads(fgate_preact), strict=True):
         log_f = [_log_sigmoid(x) for x in f]
         entries += [
-            _sum([i[s], *log_f[s + 1 : t + 1]]) if s <= t else -math.inf
-            for t in range(S)
-            for s in range(S)
+            _sum([i[s], *log_f[s + 1 : t + 1]]) if s <= t else -math.inf for t in range(S) for s in range(S)
         ]
     wide = torch.tensor(entries, dtype=torch.float64, device=igate_preact.device)
     return wide.reshape(*igate_preact.shape[:-1], S).to(igate_preact.dtype)
@@ -627,8 +619,8 @@ def correctly_rounded_sums(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor
 # Segment sums of log decays, lifted to D~.
 
 
-def _segment_sum(log_decay: Tensor) -> Tensor:
+def segment_sum(log_decay: Tensor) -> Tensor:
     return window_sums(widen(log_decay)).masked_fill(~causal(log_decay), -torch.inf)
 
 
-SOUND.append(from_segment_sum(_segment_sum))
+SOUND.append(from_segment_sum(segment_sum))

@@ -1,0 +1,124 @@
+"""Laws of conduct: the same answer twice, nobody else's memory read or written, nothing kept or shared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dmat.properties import needs
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.cases import COTANGENTS, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.testing.law import law
+from dmat.testing.memory import uninitialised
+from dmat.testing.subject import Gradients, Subject
+from dmat.testing.verdict import as_array, require, require_same, require_within
+
+
+def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
+    """Require the same D~ and the same gradients, bit for bit."""
+    require_same("D~", after.run.dtilde, before.run.dtilde, note=note)
+    require_same("di", after.di, before.di, note=note)
+    require_same("df", after.df, before.df, note=note)
+
+
+@law(GATES, order=17)
+def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
+    """The call writes to no gate, and its output shares no memory with one."""
+    inputs = gates.build(subject.device)
+    before = [as_array(gate).copy() for gate in inputs]
+    output = subject.call(*inputs)
+    for name, gate, was in zip(("igate_preact", "fgate_preact"), inputs, before, strict=True):
+        require_same(name, as_array(gate), was, note="the input after the call, against before")
+        shared = output.untyped_storage().data_ptr() == gate.untyped_storage().data_ptr()
+        require(not shared or output.numel() == 0, "D~", f"shares memory with {name}", "its own memory")
+
+
+@law(COTANGENTS, order=23, needs=(needs.gradients,))
+def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """The backward call writes to no gate and not to its cotangent."""
+    igate, fgate = gates.build(subject.device)
+    G = cotangent.build(gates, subject.device)
+    before = [as_array(x).copy() for x in (igate, fgate, G)]
+    subject.gradients_of(igate, fgate, G)
+    for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
+        require_same(name, as_array(x), was, note="the input after the backward call, against before")
+
+
+@law(WINDOWS, order=18)
+def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
+    """A later call, of the same shape or on the same memory, changes no earlier result and is not one."""
+    igate, fgate = gates.build(subject.device)
+    first = subject.forward_of(igate, fgate)
+    kept = first.dtilde.copy()
+    igate.copy_(rival.dense()[0])
+    fgate.copy_(rival.dense()[1])
+    second = subject.forward_of(igate, fgate)
+    require_same("D~", as_array(first.output), kept, note="the first result after a second call")
+    require_within(second.dtilde, subject.expected_dtilde(second))
+
+
+@law(COTANGENTS, order=19, needs=(needs.gradients, needs.determinism))
+def test_law_repeatable(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """The same call gives the same bits, gradients too."""
+    first = subject.gradients(gates, cotangent)
+    require_same_call(subject.gradients(gates, cotangent), first, "the second of two equal calls")
+
+
+@law(COTANGENTS, order=8, needs=(needs.gradients, needs.determinism))
+def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Nothing outside the given views is read: NaN or a large number around them changes nothing."""
+    runs = []
+    for filler in (float("nan"), torch.finfo(getattr(torch, gates.dtype)).max / 4):
+        igate, fgate = gates.build(subject.device, filler)
+        runs.append(subject.gradients_of(igate, fgate, cotangent.build(gates, subject.device, filler)))
+    require_same_call(runs[1], runs[0], "a large number around the inputs, against NaN around them")
+
+
+@law(COTANGENTS, order=9, needs=(needs.gradients, needs.determinism))
+def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Uninitialised memory is not read: NaN or a large number in it changes nothing."""
+    runs = []
+    for filler in (float("nan"), 1e4):
+        with uninitialised(filler):
+            runs.append(subject.gradients(gates, cotangent))
+    require_same_call(runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
+
+
+@law(COTANGENTS, order=24, needs=(needs.gradients,))
+def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """A gate's gradient is the same whether or not the other gate needs one, within its bound."""
+    igate, fgate = gates.build(subject.device)
+    G = cotangent.build(gates, subject.device)
+    both = subject.gradients_of(igate, fgate, G)
+    expected = subject.expected_gradients(both)
+    for needed, name, must in zip((0, 1), ("di", "df"), expected, strict=True):
+        alone = subject.gradients_of(igate, fgate, G, needed=(needed,))
+        require_within(getattr(alone, name), replace(must, note=f"only {name} was asked for"))
+
+
+@law(COTANGENTS, order=25, needs=(needs.gradients,))
+def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Backward twice through a retained graph gives the same gradients, to the bit if deterministic."""
+    igate, fgate = gates.build(subject.device)
+    first, second = subject.gradients_twice(igate, fgate, cotangent.build(gates, subject.device))
+    if subject.contract.deterministic:
+        require_same_call(second, first, "the second backward through one graph, against the first")
+    for must, name in zip(subject.expected_gradients(second), ("di", "df"), strict=True):
+        require_within(getattr(second, name), must)
+
+
+@law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))
+def test_law_scaling(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Twice the cotangent gives twice the gradients, bit for bit where neither is subnormal nor overflows."""
+    igate, fgate = gates.build(subject.device)
+    G = cotangent.build(gates, subject.device)
+    once = subject.gradients_of(igate, fgate, G)
+    twice = subject.gradients_of(igate, fgate, 2 * G)
+    info = torch.finfo(G.dtype)
+    for name in ("di", "df"):
+        single, double = getattr(once, name), getattr(twice, name)
+        size = np.abs(single)
+        comparable = (size >= 2 * info.smallest_normal) & (2 * size <= info.max)
+        require_same(name, double, 2 * single, comparable, "the gradient for 2 G, against twice that for G")
