@@ -12,6 +12,7 @@ from dmat.strategies.cases import WINDOWS
 from dmat.testing.exact import Mask
 from dmat.testing.law import law
 from dmat.testing.subject import Run, Subject
+from dmat.testing.verdict import require_kinds
 
 
 def run_both(
@@ -62,7 +63,7 @@ def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> 
 
 @law(WINDOWS, order=32, needs=(needs.special_value("nan"),))
 def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, int], t: int, s: int) -> None:
-    """A NaN gate touches only what reads it: i[s] its column from s down, f[t] the windows across t."""
+    """A NaN gate makes NaN of what reads it and touches nothing else: i[s] its column, f[t] what spans t."""
     igate, fgate = gates.dense()
     before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     igate[(*head, s)] = float("nan")
@@ -72,6 +73,7 @@ def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, in
     readers[(*head, slice(s, None), s)] = True
     readers[(*head, slice(t, None), slice(None, t))] = True
     subject.require_unchanged(after, before, ~readers, "it reads neither NaN gate")
+    require_kinds(after.dtilde, subject.expected_dtilde(after).freed(~readers))
 
 
 @law(WINDOWS, order=33)

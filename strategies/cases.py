@@ -183,10 +183,10 @@ def _window_ladder(domain: Domain) -> Iterator[Case]:
                 gates = Gates(dtype, (1, 1, S), Constant(1.0), Constant(-1.0))
                 yield {"gates": gates, "rival": others, "head": (0, 0), "t": t, "s": s}
     heads = Gates(dtype, (2, 3, S), Ramp(-1.5, 0.125, 0.75), Ramp(-1.5, 0.125, 0.75))
-    for name in SAME_VALUES:
+    for name, head in zip(SAME_VALUES, ((1, 1), (0, 0), (1, 2), (0, 2), (1, 0)), strict=True):
         laid = replace(heads, igate_layout=name, fgate_layout=name)
         others = Gates(dtype, (2, 3, S), Constant(3.0), Constant(3.0))
-        yield {"gates": laid, "rival": others, "head": (1, 1), "t": S - 1, "s": 0}
+        yield {"gates": laid, "rival": others, "head": head, "t": S - 1, "s": 0}
     long = 38 if domain.seq_multiple_of == 1 else 4 * domain.seq_multiple_of
     if domain.max_seq is None or domain.max_seq >= long:
         for rival in rivals:

@@ -161,10 +161,10 @@ def exact_cotangents(draw: st.DrawFn, gates: Gates, *, accumulator: str = "float
 
 def cotangent_ladder(gates: Gates) -> list[Cotangent]:
     """Return the canonical cotangents: ones, as D~.sum() gives them, and one uneven matrix."""
+    expanded = Cotangent(Constant(1.0), layout="expanded over all")
     uneven = Cotangent(Cycle((1.0, -0.5, 3.0)), layout="matrix transposed")
-    if gates.shape[-1] <= 2:
-        return [Cotangent(), Cotangent(Constant(1.0), layout="expanded over all")]
-    return [Cotangent(), uneven]
+    S = gates.shape[-1]
+    return [Cotangent(), expanded] if S <= 2 else [expanded if S <= 4 else Cotangent(), uneven]
 
 
 def exact_cotangent_ladder(gates: Gates, *, accumulator: str = "float32") -> list[Cotangent]:

@@ -164,9 +164,10 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
             e = e + gamma(LOG_SIGMOID_ULPS, u_a) * n
         e = np.where(np.isnan(e), np.inf, e)
         value = truth.value.hi
+        causal = np.tri(value.shape[-1], dtype=bool)
         return Bound(
             rounding.stored(e, value),
-            rounding.may_overflow(2 * M, e, value),
+            rounding.may_overflow(2 * M, e, value) & causal,
             _freed(truth, rounding.error_scope),
         )
 
@@ -201,7 +202,7 @@ def fgate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
         head = (np.isnan(truth.fgate) | (truth.fgate == -np.inf)).any(axis=-1, keepdims=True)
         special = np.broadcast_to(head, special.shape)
     condition = CONDITION_ULPS * u_a * truth.terms.rate_condition
-    e = (gamma(N + RATE_ULPS, u_a) + condition) * A * truth.terms.rate.hi
+    e = (gamma(N + RATE_ULPS, u_a) + condition) * truth.terms.rate.hi * A
     e = e + (A + 2 * N + 4) * rounding.eta
     if rounding.gates == "absolute":
         e = e + RATE_ULPS * u_a * A

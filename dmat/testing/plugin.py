@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,18 +91,13 @@ def _label(name: str) -> str:
 @pytest.fixture
 def subject(request: pytest.FixtureRequest) -> Any:
     """Return what the law is tried on."""
-    from dmat.testing.subject import Subject
-
-    _share_cores()
-    return Subject(*request.param)
-
-
-def _share_cores() -> None:
-    """Give each xdist worker its share of the cores; more threads than cores only wait for each other."""
     import torch
 
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    from dmat.testing.subject import Subject
+
+    # Cases are small: a second thread saves nothing, and on a busy machine each waits for the other.
+    torch.set_num_threads(1)
+    return Subject(*request.param)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

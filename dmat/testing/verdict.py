@@ -116,12 +116,13 @@ def _first(mask: Mask) -> tuple[int, ...]:
 def require_kinds(computed: Array, expected: Expected) -> None:
     """Require -inf, +inf and NaN just where they must be, and nowhere else unless it overflows."""
     kind, nan = expected.kind, np.isnan(computed)
+    overflown = expected.bound.overflow & ~np.isfinite(computed)  # inf - inf, where a sum overflows
     right = np.select(
         [kind == FINITE, kind == NEG_INF, kind == POS_INF, kind == NAN, kind == NAN_OR_NEG_INF],
         [
-            np.isfinite(computed) | expected.bound.overflow,
-            computed == -np.inf,
-            computed == np.inf,
+            np.isfinite(computed) | overflown,
+            (computed == -np.inf) | overflown,
+            (computed == np.inf) | overflown,
             nan,
             nan | (computed == -np.inf),
         ],

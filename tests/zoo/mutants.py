@@ -173,7 +173,7 @@ def later_block_overwrites(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Ten
     return input_gradient(last, i), forget_gradient(G, f)
 
 
-@mutant("values", "padding made of uninitialised memory")
+@mutant("uninitialised_unread", "padding made of uninitialised memory")
 def padding_uninitialised(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """A ragged last row reads one gate of the padding."""
     padding = torch.empty_like(fgate_preact[..., :1, :])
@@ -182,7 +182,7 @@ def padding_uninitialised(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return dress(window_sums(log_decays(fgate_preact)) + read.unsqueeze(-1), igate_preact)
 
 
-@mutant("values", "out-of-bounds read past the last gate")
+@mutant("surroundings_unread", "out-of-bounds read past the last gate")
 def read_past_the_end(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """The last row adds the gate that lies behind the view, if one does."""
     strides = zip(fgate_preact.shape, fgate_preact.stride(), strict=True)
@@ -713,7 +713,7 @@ def only_forget_gate(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return (with_gradient(right, transposed) if one else right)(igate_preact, fgate_preact)
 
 
-@gradient_mutant("deterministic", "atomic additions: gradient differs from run to run")
+@gradient_mutant("repeatable", "atomic additions: gradient differs from run to run")
 def atomic_additions(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     rows, total = torch.where(causal(G), widen(G), 0.0), torch.zeros_like(widen(i).mT)
     for t in torch.randperm(G.shape[-1]).tolist():
@@ -721,7 +721,7 @@ def atomic_additions(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     return total.mT.to(i.dtype), forget_gradient(G, f)
 
 
-@mutant("deterministic", "order of summation differs from run to run, undeclared")
+@mutant("repeatable", "order of summation differs from run to run, undeclared")
 def undeclared_order(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return any_order(igate_preact, fgate_preact)
 
@@ -732,6 +732,24 @@ def first_gate_overwritten(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor
     dtilde = right(igate_preact, fgate_preact.clone())
     fgate_preact.detach()[:1, :1, :1].fill_(1.5)
     return dtilde
+
+
+@gradient_mutant("cotangent_untouched", "cotangent overwritten in place")
+def cotangent_overwritten(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    di, df = gradient(G, i, f)
+    G.detach()[:1, :1, :1, :1].add_(1)
+    return di, df
+
+
+@mutant("retained_graph", "buffer of the backward used up by its first run")
+def second_backward_empty(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    runs: list[Tensor] = []
+
+    def once(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        runs.append(G)
+        return input_gradient(G, i), forget_gradient(G if len(runs) == 1 else torch.zeros_like(G), f)
+
+    return with_gradient(right, once)(igate_preact, fgate_preact)
 
 
 _RESULTS: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
@@ -757,6 +775,6 @@ def buffer_reused(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return with_gradient(forward, gradient)(igate_preact, fgate_preact)
 
 
-@mutant("no_aliasing", "output is the input where S = 1")
+@mutant("inputs_untouched", "output is the input where S = 1")
 def input_returned(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return igate_preact[:] if igate_preact.shape[-2] == 1 else right(igate_preact, fgate_preact)
