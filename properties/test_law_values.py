@@ -26,7 +26,9 @@ def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
     igate, fgate = gates.build(subject.device)
     whole = subject.forward_of(igate, fgate)
     expected = subject.expected_dtilde(whole)
-    for part in (slice(None, cut), slice(cut, None)):
+    for part in (slice(0, cut), slice(cut, gates.shape[-1])):
+        if part.start == part.stop and not subject.contract.zero_length:
+            continue
         sliced = subject.forward_of(igate[:, :, part], fgate[:, :, part])
         where = np.s_[:, :, part, part]
         require_agreement(
@@ -34,7 +36,7 @@ def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
             expected.part(where),
             sliced.dtilde,
             subject.expected_dtilde(sliced),
-            f"D~ of the times {part.start or 0}:{part.stop or ''} alone differs; s, t count from there",
+            f"D~ of the times {part.start} to {part.stop} alone differs; t and s count from there",
         )
 
 

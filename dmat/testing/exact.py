@@ -220,9 +220,10 @@ class Forward:
     def of(cls, igate: Array, fgate: Array, *, wide: bool) -> Forward:
         """Compute it; igate and fgate are (B, NH, S), `wide` for subjects that compute in float64."""
         S = igate.shape[-1]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             terms = GateTerms.of(fgate, wide=wide)
             sums = window_sums(terms.log, wide=wide)
+            condition = window_sums(_single(terms.log_condition), wide=False)
             i = np.where(np.isfinite(igate), igate, 0.0)[..., None, :]
             value = sums + _single(np.broadcast_to(i, sums.hi.shape))
             magnitude = -sums.hi
@@ -240,7 +241,7 @@ class Forward:
             value,
             slack,
             np.where(overflown, np.inf, magnitude),
-            window_sums(_single(terms.log_condition), wide=False).hi,
+            condition.hi,
         )
 
     def ball(self, index: tuple[int, ...]) -> arb:

@@ -124,8 +124,14 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
     record.status, record.reason = "passed", ""
 
 
-def search(entry: Law, subject: Subject, record: Record, key: str) -> None:
-    """Run the law on the ladder's cases and on random ones, and count them."""
+def search(
+    entry: Law, subject: Subject, record: Record, key: str, profile: settings | None = None
+) -> None:
+    """Run the law on the ladder's cases and on random ones, and count them.
+
+    key: distinguishes what Hypothesis keeps of this search. profile: that in force unless given.
+    """
+    profile = profile or settings()
     broken: list[LawBroken] = []
 
     def attempt(drawn: Case) -> None:
@@ -146,12 +152,12 @@ def search(entry: Law, subject: Subject, record: Record, key: str) -> None:
         return
 
     @settings(
-        settings.default,
+        profile,
         deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
         print_blob=False,
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-        phases=set(Phase) - {Phase.explain},
+        phases=[phase for phase in profile.phases if phase is not Phase.explain],
     )
     @given(case=entry.cases.search(subject.domain))
     def random_cases(case: Case) -> None:

@@ -262,13 +262,15 @@ class Subject:
         rounding: how far they may be off; the contract's unless another is given.
         """
         truth, rounding = self.backward(gradients), rounding or self.rounding
-        finite = np.full(truth.fgate.shape, FINITE, dtype=np.int8)
-        unless_nan = np.where(np.isnan(truth.fgate), FREE, FINITE).astype(np.int8)
+        di_kind, df_kind = (
+            np.where(np.isnan(gate), FREE, FINITE).astype(np.int8)
+            for gate in (gradients.run.igate, gradients.run.fgate)
+        )
         di_bound = igate_gradient_bound(truth, rounding)
         df_bound = fgate_gradient_bound(truth, rounding)
         return (
-            Expected("di", finite, truth.di, truth.di_slack, di_bound, truth.di_ball),
-            Expected("df", unless_nan, truth.df, truth.df_slack, df_bound, truth.df_ball),
+            Expected("di", di_kind, truth.di, truth.di_slack, di_bound, truth.di_ball),
+            Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball),
         )
 
 
