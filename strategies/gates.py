@@ -51,7 +51,8 @@ class MinusWindow(Background):
         last = self.t % fgate.shape[-1]
         log_sigmoid[..., last + 1 :] = 0.0
         # sum over s < k <= t: the suffix sum that begins after s
-        suffix = np.flip(np.cumsum(np.flip(log_sigmoid, -1), -1), -1)
+        with np.errstate(over="ignore"):
+            suffix = np.flip(np.cumsum(np.flip(log_sigmoid, -1), -1), -1)
         return -np.concatenate([suffix[..., 1:], np.zeros_like(suffix[..., :1])], -1)
 
 

@@ -190,7 +190,8 @@ def decay_from(fgate: Array, m: int) -> Array:
     """
     log = GateTerms.of(fgate, wide=False).log.hi[..., m:].copy()
     log[..., :1] = 0.0
-    return np.asarray(np.cumsum(log, axis=-1))
+    with np.errstate(over="ignore"):
+        return np.asarray(np.cumsum(log, axis=-1))
 
 
 def holds(flags: Mask) -> Mask:
