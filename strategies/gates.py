@@ -310,6 +310,12 @@ def ladder_lengths(
     return [S for S in fits if S in shortest], [S for S in fits if S not in shortest]
 
 
+def just_past_blocks(seq_multiple_of: int, max_seq: int | None) -> list[int]:
+    """Return the smallest lengths that need a second block of 16, 32, 64 or 128."""
+    least = [17, 33, 65, 129] if seq_multiple_of == 1 else [2 * seq_multiple_of]
+    return [S for S in least if max_seq is None or S <= max_seq]
+
+
 def gate_ladder(
     *,
     dtype: str = "float32",
@@ -343,6 +349,7 @@ def gate_ladder(
     cases += [replace(heads, igate_layout=name, fgate_layout=name) for name in GATE_LAYOUTS]
     if zero_length:
         cases += [Gates(dtype, shape) for shape in ((1, 1, 0), (0, 2, S), (2, 0, S))]
+    cases += [Gates(dtype, (1, 1, least)) for least in just_past_blocks(seq_multiple_of, max_seq)]
     cases += [
         Gates(dtype, (1, 2, long), Cycle((1.0, -2.0, 0.5)), Sum(UNEVEN, Cycle((2.0, 0.0, -0.5))))
         for long in past_blocks
@@ -370,6 +377,8 @@ def exact_ladder(
         for i in (0.0, 128.0)
         if S <= most
     ]
+    least = just_past_blocks(seq_multiple_of, max_seq)
+    cases += [Gates(dtype, (1, 1, S), Constant(0.0), Constant(-64.0)) for S in least if S <= most]
     for S in [*shortest[-1:], *past_blocks]:
         if S <= most:
             reach = float(max(1, min(3, most // S)))
