@@ -119,7 +119,7 @@ def test_law_scaling(subject: Subject, gates: Gates, cotangent: Cotangent) -> No
     normal = max(subject.rounding.eta, subject.rounding.output.smallest_normal)
     smallest_term = 2.0**-8 * subject.backward(once).terms.rate.hi  # of those that df may sum
     for name, least, must in zip(
-        ("di", "df"), (1.0, smallest_term), subject.expected_gradients(twice), strict=True
+        ("di", "df"), (np.ones(()), smallest_term), subject.expected_gradients(twice), strict=True
     ):
         single, double = getattr(once, name), getattr(twice, name)
         size = np.abs(single)

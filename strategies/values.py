@@ -53,8 +53,8 @@ class Ramp(Background):
         """Return a float64 array of this shape."""
         heads = np.arange(math.prod(shape[:-1]), dtype=np.float64).reshape(*shape[:-1], 1)
         time = np.arange(shape[-1], dtype=np.float64)
-        filled: Array = self.start + self.head_step * heads + self.step * time
-        return filled
+        ramp: Array = np.asarray(self.start + self.head_step * heads + self.step * time)
+        return ramp
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +67,8 @@ class Cycle(Background):
         """Return a float64 array of this shape."""
         heads = np.arange(math.prod(shape[:-1])).reshape(*shape[:-1], 1)
         where = (heads + np.arange(shape[-1])) % len(self.values)
-        return np.asarray(self.values, dtype=np.float64)[where]
+        kept: Array = np.asarray(self.values, dtype=np.float64)[where]
+        return kept
 
 
 @dataclass(frozen=True, repr=False)

@@ -94,9 +94,10 @@ def test_forward_bound(scope: str | int, data: st.DataObject) -> None:
             continue
         logs, n = sums_by_hand(truth.terms.log.hi[b, h].tolist(), t, s, scope)
         C, _ = sums_by_hand((-truth.terms.log_condition[b, h]).tolist(), t, s, scope)
-        e = float(gamma(n + 8, F32.u)) * (abs(igate[b, h, s]) + logs) + 3 * F32.u * C
+        e = float(gamma(n + 8, F32.u)) * (abs(float(igate[b, h, s])) + logs) + 3 * F32.u * C
         e += (2 * n + 4) * 2.0**-126
-        assert same(bound[b, h, t, s], (1 + F32.u) * e + F32.u * abs(truth.value.hi[b, h, t, s]) + F32.floor)
+        size = float(abs(truth.value.hi[b, h, t, s]))
+        assert same(float(bound[b, h, t, s]), (1 + F32.u) * e + F32.u * size + F32.floor)
 
 
 @settings(max_examples=50)

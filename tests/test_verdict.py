@@ -52,8 +52,9 @@ def test_an_error_beyond_the_bound_is_found() -> None:
         require_within(off_by(1.25), must)
     finding = caught.value.finding
     assert (finding.quantity, finding.index) == ("D~", ENTRY)
+    assert finding.allowed == must.bound.bound[ENTRY]
     assert finding.error is not None
-    assert finding.error > finding.allowed == must.bound.bound[ENTRY]
+    assert finding.error > must.bound.bound[ENTRY]
     assert float(finding.computed) == off_by(1.25)[ENTRY]
     assert float(finding.exact) == must.value.hi[ENTRY]
 

@@ -124,9 +124,7 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
     record.status, record.reason = "passed", ""
 
 
-def search(
-    entry: Law, subject: Subject, record: Record, key: str, profile: settings | None = None
-) -> None:
+def search(entry: Law, subject: Subject, record: Record, key: str, profile: settings | None = None) -> None:
     """Run the law on the ladder's cases and on random ones, and count them.
 
     key: distinguishes what Hypothesis keeps of this search. profile: that in force unless given.
