@@ -33,6 +33,9 @@ from dmat.testing.verdict import (
 )
 
 
+DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
+
+
 @dataclass(frozen=True)
 class Implementation:
     """A function (igate_preact, fgate_preact) -> D~, its name in reports, and what it promises."""
@@ -71,12 +74,14 @@ class Run:
 class Gradients:
     """One backward call: the gates and the cotangent it saw, and both gradients, all float64.
 
-    di, df: (B, NH, S). tensors: the same two, (B, NH, S, 1), as they were returned.
+    di, df: (B, NH, S). tensors: the same two, (B, NH, S, 1), as they were returned. detached: the output
+    asked for no gradient, so they are zeros.
     """
 
     run: Run
     G: Array
     tensors: tuple[Tensor, Tensor]
+    detached: bool = False
 
     @cached_property
     def di(self) -> Array:
@@ -226,7 +231,7 @@ class Subject:
         output = self.call(*leaves)
         run = Run(*seen, output.detach())
         return [
-            Gradients(run, G_seen, _pull_back(output, leaves, G, retain=left > 0))
+            Gradients(run, G_seen, _pull_back(output, leaves, G, retain=left > 0), not output.requires_grad)
             for left in reversed(range(times))
         ]
 
@@ -268,9 +273,10 @@ class Subject:
         )
         di_bound = igate_gradient_bound(truth, rounding)
         df_bound = fgate_gradient_bound(truth, rounding)
+        note = DETACHED if gradients.detached else ""
         return (
-            Expected("di", di_kind, truth.di, truth.di_slack, di_bound, truth.di_ball),
-            Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball),
+            Expected("di", di_kind, truth.di, truth.di_slack, di_bound, truth.di_ball, note),
+            Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball, note),
         )
 
 
