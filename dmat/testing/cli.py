@@ -21,6 +21,7 @@ import pytest
 from dmat import __version__
 
 COULD_NOT_CHECK = 2
+EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
 
 
 class CannotCheck(Exception):
@@ -163,6 +164,7 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     ]
     arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
+    arguments += ["--dmat-examples", str(EXAMPLES)]
     for option, values in (
         ("--dmat-impl", options.targets),
         ("--dmat-device", options.device),

@@ -83,7 +83,9 @@ def law(cases: Cases, *, order: int, needs: tuple[Need, ...] = ()) -> Callable[.
             record = Record(name, subject.implementation.name, subject.dtype, subject.device)
             record.part = subject.part
             try:
-                run_law(entry, subject, record, request.node.nodeid)
+                examples = request.config.getoption("--dmat-examples")
+                profile = settings() if examples is None else settings(max_examples=examples)
+                run_law(entry, subject, record, request.node.nodeid, profile)
             finally:
                 record.seconds = round(time.perf_counter() - record._started, 3)
                 record.worst = subject.worst
@@ -101,7 +103,7 @@ def law(cases: Cases, *, order: int, needs: tuple[Need, ...] = ()) -> Callable[.
     return make
 
 
-def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
+def run_law(entry: Law, subject: Subject, record: Record, key: str, profile: settings) -> None:
     """Try the ladder, then search; raise LawBroken with the law and the smallest case in its message."""
     reason = entry.not_applicable(subject)
     if reason is not None:
@@ -111,7 +113,7 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
         record.status, record.reason = "not run", subject.uncallable
         pytest.fail(f"not run: {subject.uncallable}", pytrace=False)
     try:
-        search(entry, subject, record, key)
+        search(entry, subject, record, key, profile)
     except LawBroken as broken:
         record.status, record.reason = "failed", str(broken)
         raise
@@ -124,12 +126,11 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str) -> None:
     record.status, record.reason = "passed", ""
 
 
-def search(entry: Law, subject: Subject, record: Record, key: str, profile: settings | None = None) -> None:
+def search(entry: Law, subject: Subject, record: Record, key: str, profile: settings) -> None:
     """Run the law on the ladder's cases and on random ones, and count them.
 
-    key: distinguishes what Hypothesis keeps of this search. profile: that in force unless given.
+    key: distinguishes what Hypothesis keeps of this search.
     """
-    profile = profile or settings()
     broken: list[LawBroken] = []
 
     def attempt(drawn: Case) -> None:

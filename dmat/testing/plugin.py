@@ -31,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dmat-device", action="append", metavar="DEVICE", help="cpu or cuda")
     group.addoption("--dmat-dtype", action="append", metavar="DTYPE", help="float32, bfloat16, ...")
     group.addoption("--dmat-first", action="store_true", help="fastest laws first, and stop at a broken one")
+    examples = "random cases a law tries after its ladder; default: Hypothesis' profile"
+    group.addoption("--dmat-examples", type=int, metavar="N", help=examples)
     group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
 
 

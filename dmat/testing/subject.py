@@ -32,7 +32,6 @@ from dmat.testing.verdict import (
     require_same,
 )
 
-
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
 
 
