@@ -120,7 +120,8 @@ def _absent(key: tuple[str, ...], lost: list[Record], *, stopped: bool) -> Recor
         NOT_REACHED if stopped else "it left no record",
     )
     if died:
-        status, reason = "failed", "the process died while this law called the implementation"
+        died_in = f"the process died while it called {implementation}, {dtype} on {device}"
+        status, reason = "failed", f"{law}: {died_in}"
     return {
         "law": law,
         "implementation": implementation,
