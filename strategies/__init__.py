@@ -5,17 +5,13 @@ A recipe is a frozen dataclass; its repr evaluates, with this module's names, to
 
 from dmat.strategies.cotangents import (
     Cotangent,
-    cotangent_ladder,
     cotangents,
-    exact_cotangent_ladder,
     exact_cotangents,
 )
 from dmat.strategies.gates import (
     Gates,
     MinusWindow,
     exact_gates,
-    exact_ladder,
-    gate_ladder,
     gates,
 )
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
@@ -49,13 +45,9 @@ __all__ = [
     "Ramp",
     "Row",
     "Sum",
-    "cotangent_ladder",
     "cotangents",
-    "exact_cotangent_ladder",
     "exact_cotangents",
     "exact_gates",
-    "exact_ladder",
-    "gate_ladder",
     "gates",
     "inf",
     "lay_out",

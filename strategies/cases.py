@@ -1,7 +1,7 @@
 """What each kind of law is tried on: a ladder of canonical cases, then a random search.
 
 A case is a dictionary of named recipes and numbers, the arguments of a law. Which values are drawn is
-the contract's business: see Domain.
+the contract's business: see domain.py.
 """
 
 from __future__ import annotations
@@ -14,87 +14,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dmat.strategies.choose import between
-from dmat.strategies.cotangents import (
-    Cotangent,
-    cotangent_ladder,
-    draw_cotangent,
-    draw_exact_cotangent,
-    exact_cotangent_ladder,
-)
-from dmat.strategies.gates import (
-    Gates,
-    draw_background,
-    draw_exact_gates,
-    draw_gates,
-    exact_ladder,
-    exact_units,
-    gate_ladder,
-    special,
-)
+from dmat.strategies.cotangents import Cotangent, draw_cotangent, draw_exact_cotangent
+from dmat.strategies.domain import Domain
+from dmat.strategies.gates import Gates, draw_background, draw_gates, special
+from dmat.strategies.ladder import cotangent_ladder, exact_cotangent_ladder, exact_ladder, gate_ladder
 from dmat.strategies.layouts import SAME_VALUES
-from dmat.strategies.shapes import draw_shape
 from dmat.strategies.values import Constant, Cycle, Ramp
 
 Case = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What may be drawn for one implementation in one dtype: the contract's fields that say so."""
-
-    dtype: str = "float32"
-    accumulator: str = "float32"
-    special_values: tuple[str, ...] = ("-inf", "+inf", "nan")
-    zero_length: bool = True
-    seq_multiple_of: int = 1
-    max_seq: int | None = None
-    masked_cotangent: str = "ignored"
-
-    @property
-    def has_exact_lengths(self) -> bool:
-        """Whether some allowed length has exact sums in this dtype."""
-        return exact_units(self.dtype, self.accumulator) // 2 >= self.seq_multiple_of
-
-    def ladder(self) -> list[Gates]:
-        """Return the canonical gates."""
-        return gate_ladder(
-            dtype=self.dtype,
-            special_values=self.special_values,
-            zero_length=self.zero_length,
-            seq_multiple_of=self.seq_multiple_of,
-            max_seq=self.max_seq,
-        )
-
-    def exact_ladder(self) -> list[Gates]:
-        """Return the canonical gates of the exact regime."""
-        return exact_ladder(
-            dtype=self.dtype,
-            accumulator=self.accumulator,
-            special_values=self.special_values,
-            zero_length=self.zero_length,
-            seq_multiple_of=self.seq_multiple_of,
-            max_seq=self.max_seq,
-        )
-
-    def draw_shape(self, draw: st.DrawFn, *, zero: bool = True) -> tuple[int, int, int]:
-        """Draw a shape; with `zero` False, one that has elements."""
-        return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
-
-    def draw_gates(self, draw: st.DrawFn, *, zero: bool = True, expanded: bool = True) -> Gates:
-        """Draw gates of any regime."""
-        shape = self.draw_shape(draw, zero=zero)
-        return draw_gates(draw, self.dtype, self.special_values, shape, expanded)
-
-    def draw_exact_gates(self, draw: st.DrawFn) -> Gates:
-        """Draw gates of the exact regime."""
-        return draw_exact_gates(
-            draw,
-            self.dtype,
-            self.accumulator,
-            self.special_values,
-            self.draw_shape(draw),
-            self.seq_multiple_of,
-        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +49,7 @@ def _draw_gates(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _gates_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.ladder():
+    for gates in gate_ladder(domain):
         yield {"gates": gates}
 
 
@@ -131,7 +58,7 @@ def _draw_exact(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _exact_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.exact_ladder():
+    for gates in exact_ladder(domain):
         yield {"gates": gates}
 
 
@@ -145,7 +72,7 @@ def _draw_cut(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _cut_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.ladder():
+    for gates in gate_ladder(domain):
         S = gates.shape[-1]
         if 0 not in gates.shape:
             middle = S // domain.seq_multiple_of // 2 * domain.seq_multiple_of
@@ -204,7 +131,7 @@ def _draw_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _cotangent_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.ladder():
+    for gates in gate_ladder(domain):
         for cotangent in cotangent_ladder(gates):
             yield {"gates": gates, "cotangent": cotangent}
 
@@ -223,8 +150,8 @@ def _draw_exact_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _exact_cotangent_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.exact_ladder():
-        for cotangent in exact_cotangent_ladder(gates, accumulator=domain.accumulator):
+    for gates in exact_ladder(domain):
+        for cotangent in exact_cotangent_ladder(gates, domain.accumulator):
             yield {"gates": gates, "cotangent": cotangent}
 
 
@@ -244,7 +171,7 @@ def _draw_masked(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _masked_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.ladder():
+    for gates in gate_ladder(domain):
         for masked in _masked_values(domain)[:2]:
             yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5)), masked)}
 
@@ -259,7 +186,7 @@ def _draw_powers_of_two(draw: st.DrawFn, domain: Domain) -> Case:
 
 
 def _powers_of_two_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in domain.ladder():
+    for gates in gate_ladder(domain):
         yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 4.0)))}
 
 

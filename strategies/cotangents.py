@@ -157,19 +157,3 @@ def draw_exact_cotangent(draw: st.DrawFn, gates: Gates, accumulator: str) -> Cot
 def exact_cotangents(draw: st.DrawFn, gates: Gates, *, accumulator: str = "float32") -> Cotangent:
     """Draw small integers whose magnitudes sum to what is exact (docs/spec.md section 4)."""
     return draw_exact_cotangent(draw, gates, accumulator)
-
-
-def cotangent_ladder(gates: Gates) -> list[Cotangent]:
-    """Return the canonical cotangents: ones, as D~.sum() gives them, and one uneven matrix."""
-    expanded = Cotangent(Constant(1.0), layout="expanded over all")
-    uneven = Cotangent(Cycle((1.0, -0.5, 3.0)), layout="matrix transposed")
-    S = gates.shape[-1]
-    return [Cotangent(), expanded] if S <= 2 else [expanded if S <= 4 else Cotangent(), uneven]
-
-
-def exact_cotangent_ladder(gates: Gates, *, accumulator: str = "float32") -> list[Cotangent]:
-    """Return the canonical integers: ones where their sum is exact, the last row, one diagonal."""
-    S = gates.shape[-1]
-    if S * (S + 1) // 2 <= exact_budget(gates.dtype, accumulator) // 3:
-        return [Cotangent(), Cotangent(Cycle((1.0, -2.0, 3.0)))]
-    return [Cotangent(Row(1.0)), Cotangent(Diagonal(1.0, 1))]

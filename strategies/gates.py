@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -25,7 +25,6 @@ from dmat.strategies.values import (
     Palette,
     Ramp,
     Shape,
-    Sum,
     rounded,
 )
 
@@ -292,98 +291,3 @@ def exact_gates(
     """
     shape = draw_shape(draw, zero_length, seq_multiple_of, max_seq)
     return draw_exact_gates(draw, dtype, accumulator, tuple(special_values), shape, seq_multiple_of)
-
-
-# The ladder: canonical cases, the same for everyone, tried before the search.
-
-EXPONENT_EDGES = (0.0, -1.0, 21.0, -21.0, 89.0, -89.0, 105.0, -105.0, 746.0, -746.0)
-UNEVEN = Ramp(-1.5, 0.125, 0.75)  # several heads of different gates
-
-
-def ladder_lengths(
-    *, zero_length: bool = True, seq_multiple_of: int = 1, max_seq: int | None = None
-) -> tuple[list[int], list[int]]:
-    """Return the shortest lengths, and those just past the blocks that kernels are cut in."""
-    shortest = [n * seq_multiple_of for n in (1, 2, 3)]
-    past_blocks = [17, 38, 70, 129] if seq_multiple_of == 1 else [4 * seq_multiple_of]
-    fits = [S for S in shortest + past_blocks if max_seq is None or S <= max_seq]
-    return [S for S in fits if S in shortest], [S for S in fits if S not in shortest]
-
-
-def just_past_blocks(seq_multiple_of: int, max_seq: int | None) -> list[int]:
-    """Return the smallest lengths that need a second block of 16, 32, 64 or 128."""
-    least = [17, 33, 65, 129] if seq_multiple_of == 1 else [2 * seq_multiple_of]
-    return [S for S in least if max_seq is None or S <= max_seq]
-
-
-def gate_ladder(
-    *,
-    dtype: str = "float32",
-    special_values: Collection[str] = tuple(SPECIAL_VALUES),
-    zero_length: bool = True,
-    seq_multiple_of: int = 1,
-    max_seq: int | None = None,
-) -> list[Gates]:
-    """Return the canonical cases: shortest lengths x constant gates at 0 and at exp's edges, and
-    several heads of different gates, one special value, one layout each, lengths past a block."""
-    shortest, past_blocks = ladder_lengths(
-        zero_length=zero_length, seq_multiple_of=seq_multiple_of, max_seq=max_seq
-    )
-    cases = [
-        Gates(dtype, (1, 1, S), Constant(0.0), Constant(f)) for S in shortest[:2] for f in EXPONENT_EDGES
-    ]
-    if not shortest:
-        return [Gates(dtype, (1, 1, 0))] if zero_length else []
-    S = shortest[-1]
-    cases += [Gates(dtype, (1, 1, S), Ramp(1.0, 1.0), Edited(Constant(0.0), (((0, 0, 0), -1e4),)))]
-    cases += [
-        Gates(dtype, (1, 1, S), Constant(i), Edited(Constant(-1.0), (((0, 0, S - 1), f),)))
-        for f in special(special_values)
-        for i in (0.0,)
-    ]
-    cases += [
-        Gates(dtype, (1, 1, S), Edited(Constant(1.0), (((0, 0, S // 2), i),)), Constant(-1.0))
-        for i in special(special_values)
-    ]
-    heads = Gates(dtype, (2, 3, S), UNEVEN, UNEVEN)
-    cases += [replace(heads, igate_layout=name, fgate_layout=name) for name in GATE_LAYOUTS]
-    if zero_length:
-        cases += [Gates(dtype, shape) for shape in ((1, 1, 0), (0, 2, S), (2, 0, S))]
-    cases += [Gates(dtype, (1, 1, least)) for least in just_past_blocks(seq_multiple_of, max_seq)]
-    cases += [
-        Gates(dtype, (1, 2, long), Cycle((1.0, -2.0, 0.5)), Sum(UNEVEN, Cycle((2.0, 0.0, -0.5))))
-        for long in past_blocks
-    ]
-    return cases
-
-
-def exact_ladder(
-    *,
-    dtype: str = "float32",
-    accumulator: str = "float32",
-    special_values: Collection[str] = tuple(SPECIAL_VALUES),
-    zero_length: bool = True,
-    seq_multiple_of: int = 1,
-    max_seq: int | None = None,
-) -> list[Gates]:
-    """Return the canonical cases of the exact regime, in the same order as gate_ladder."""
-    shortest, past_blocks = ladder_lengths(
-        zero_length=zero_length, seq_multiple_of=seq_multiple_of, max_seq=max_seq
-    )
-    most = exact_units(dtype, accumulator) // 2
-    cases = [
-        Gates(dtype, (1, 1, S), Constant(i), Constant(-64.0))
-        for S in shortest
-        for i in (0.0, 128.0)
-        if S <= most
-    ]
-    least = just_past_blocks(seq_multiple_of, max_seq)
-    cases += [Gates(dtype, (1, 1, S), Constant(0.0), Constant(-64.0)) for S in least if S <= most]
-    for S in [*shortest[-1:], *past_blocks]:
-        if S <= most:
-            reach = float(max(1, min(3, most // S)))
-            forget = Cycle((-64.0, -64.0 * reach))
-            cases.append(Gates(dtype, (2, 3, S), Ramp(64.0, 0.0, 64.0), forget))
-            if "+inf" in special_values:
-                cases.append(Gates(dtype, (1, 2, S), Cycle((64.0, -128.0)), Cycle((-64.0, np.inf, np.inf))))
-    return cases

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import COTANGENTS, GATES, Domain
+from dmat.strategies.cases import COTANGENTS, GATES
+from dmat.strategies.domain import Domain
 from dmat.testing.bounds import (
     EVALUATION,
     Bound,

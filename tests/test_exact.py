@@ -12,7 +12,8 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, Case, Domain
+from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, Case
+from dmat.strategies.domain import Domain
 from dmat.testing.exact import (
     FINITE,
     KIND_NAMES,

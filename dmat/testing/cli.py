@@ -57,9 +57,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
     check.add_argument("--first", action="store_true", help="stop at the first broken law, fastest first")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
-    check.add_argument(
-        "-n", type=_count, metavar="N", help="processes; default: one a core"
-    )
+    check.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core")
     return top
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmat.strategies.cases import Domain
 from dmat.strategies.cotangents import Cotangent
+from dmat.strategies.domain import Domain
 from dmat.strategies.gates import Gates
 from dmat.testing.bounds import (
     Format,

@@ -1,0 +1,48 @@
+"""What may be drawn for one implementation in one dtype: the fields of its contract that say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from dmat.strategies.gates import Gates, draw_exact_gates, draw_gates, exact_units
+from dmat.strategies.shapes import draw_shape
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What may be drawn for one implementation in one dtype: the contract's fields that say so."""
+
+    dtype: str = "float32"
+    accumulator: str = "float32"
+    special_values: tuple[str, ...] = ("-inf", "+inf", "nan")
+    zero_length: bool = True
+    seq_multiple_of: int = 1
+    max_seq: int | None = None
+    masked_cotangent: str = "ignored"
+
+    @property
+    def has_exact_lengths(self) -> bool:
+        """Whether some allowed length has exact sums in this dtype."""
+        return exact_units(self.dtype, self.accumulator) // 2 >= self.seq_multiple_of
+
+    def draw_shape(self, draw: st.DrawFn, *, zero: bool = True) -> tuple[int, int, int]:
+        """Draw a shape; with `zero` False, one that has elements."""
+        return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
+
+    def draw_gates(self, draw: st.DrawFn, *, zero: bool = True, expanded: bool = True) -> Gates:
+        """Draw gates of any regime."""
+        shape = self.draw_shape(draw, zero=zero)
+        return draw_gates(draw, self.dtype, self.special_values, shape, expanded)
+
+    def draw_exact_gates(self, draw: st.DrawFn) -> Gates:
+        """Draw gates of the exact regime."""
+        return draw_exact_gates(
+            draw,
+            self.dtype,
+            self.accumulator,
+            self.special_values,
+            self.draw_shape(draw),
+            self.seq_multiple_of,
+        )
