@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import Function, FunctionCtx
+from torch.autograd.function import Function
 from torch.nn.functional import pad
 
 CHUNK = 64
@@ -161,14 +161,6 @@ def _sum_rows(G: Tensor) -> Tensor:
 # differentiation, forward and reverse, to any order.
 
 
-class Context(FunctionCtx):
-    """What a forward leaves for its derivatives (annotations only)."""
-
-    dtype: torch.dtype
-    dtypes: tuple[torch.dtype, torch.dtype]
-    summed: bool
-
-
 class _WindowSums(Function):
     """`window_sums`; the derivative above the diagonal is 0, or that of column[s] if `summed`."""
 
@@ -179,12 +171,12 @@ class _WindowSums(Function):
         return window_sums(column.double(), v.double(), above, dtype)
 
     @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         column, v, _, ctx.summed, ctx.dtype = inputs
         ctx.dtypes = column.dtype, v.dtype
 
     @staticmethod
-    def backward(ctx: Context, G: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         columns, rectangles = differentiable_rectangle_sums(G, ctx.summed)
         return columns.to(ctx.dtypes[0]), rectangles.to(ctx.dtypes[1]), None, None, None
 
@@ -199,11 +191,11 @@ class _RectangleSums(Function):
         return rectangle_sums(G, summed=summed)
 
     @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.dtype, ctx.summed = inputs[0].dtype, inputs[1]
 
     @staticmethod
-    def backward(ctx: Context, columns: Tensor, rectangles: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, columns: Tensor, rectangles: Tensor) -> tuple[Tensor, None]:
         return tangent_window_sums(columns, rectangles, ctx.summed, ctx.dtype), None
 
 
@@ -214,7 +206,7 @@ class _WindowSumsForwardMode(_WindowSums):
     """Linear: the derivative of the map is the map."""
 
     @staticmethod
-    def jvp(ctx: Context, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
+    def jvp(ctx: Any, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
         return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
 
 
@@ -222,7 +214,7 @@ class _RectangleSumsForwardMode(_RectangleSums):
     """Linear: the derivative of the map is the map."""
 
     @staticmethod
-    def jvp(ctx: Context, G_dot: Tensor, _: None) -> tuple[Tensor, Tensor]:
+    def jvp(ctx: Any, G_dot: Tensor, _: None) -> tuple[Tensor, Tensor]:
         return differentiable_rectangle_sums(G_dot, ctx.summed)
 
 

@@ -22,6 +22,11 @@ def _window(dense: Tensor, filler: float, buffer: list[int], *place: slice) -> T
     return view
 
 
+def _copy(view: Tensor) -> Tensor:
+    """Copy, contiguous, into memory of its own; contiguous() alone may return the view."""
+    return view.clone(memory_format=torch.contiguous_format)
+
+
 GUARD = 64  # elements on either side: more than a vector load, and a multiple of its alignment
 
 
@@ -35,7 +40,7 @@ def _contiguous(dense: Tensor, filler: float) -> Tensor:
 
 def _transposed(dense: Tensor, filler: float) -> Tensor:
     """Swap heads and time in memory, as a projection to (B, S, NH) leaves them."""
-    return dense.transpose(1, 2).contiguous().transpose(1, 2)
+    return _copy(dense.transpose(1, 2)).transpose(1, 2)
 
 
 def _strided(dense: Tensor, filler: float) -> Tensor:
@@ -61,14 +66,14 @@ def _expanded(*axes: int) -> Layout:
         first = dense
         for axis in axes:
             first = first.narrow(axis, 0, min(1, dense.shape[axis]))
-        return first.contiguous().expand(dense.shape)
+        return _copy(first).expand(dense.shape)
 
     return layout
 
 
 def _matrix_transposed(dense: Tensor, filler: float) -> Tensor:
     """Swap rows and columns in memory: a cotangent that came from a transposed product."""
-    return dense.transpose(2, 3).contiguous().transpose(2, 3)
+    return _copy(dense.transpose(2, 3)).transpose(2, 3)
 
 
 SAME_VALUES: dict[str, Layout] = {

@@ -151,15 +151,8 @@ def run_properties(options: argparse.Namespace, folder: Path) -> tuple[list[str]
 def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) -> list[str]:
     """Return pytest's command line for these options."""
     here = Path(__file__).parent
-    arguments = [
-        "-c",
-        str(here / "check.ini"),
-        "--rootdir",
-        str(folder),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
+    arguments = ["-q", "-c", str(here / "check.ini"), "--rootdir", str(folder), "--noconftest"]
+    arguments += ["-p", "no:cacheprovider"]
     arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-examples", str(EXAMPLES)]

@@ -1,0 +1,115 @@
+"""The folders at the top are the packages dmat.strategies and dmat.properties, here and in a wheel."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dmat import properties, strategies
+from dmat.properties import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPS = {"dmat": "dmat", "strategies": "dmat.strategies", "properties": "dmat.properties"}
+
+
+def test_names() -> None:
+    """The packages are the folders at the top, and the links inside dmat/ lead there."""
+    for name, module in {"strategies": strategies, "properties": properties}.items():
+        assert module.__file__ is not None
+        assert Path(module.__file__).resolve().parent == ROOT / name
+        assert os.readlink(ROOT / "dmat" / name) == f"../{name}"
+
+
+def test_no_package_is_left_out() -> None:
+    """pyproject.toml names every package there is."""
+    shipped = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for top, name in TOPS.items():
+        for folder, _, files in os.walk(ROOT / top):  # follows no link
+            if "__init__.py" in files:
+                found.add(".".join([name, *Path(folder).relative_to(ROOT / top).parts]))
+    assert shipped == found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the names in a wheel, built from a copy in which git made no links."""
+    copy = tmp_path_factory.mktemp("source") / "dmat"
+    names = ("dmat", "strategies", "properties")
+    for name in names:
+        ignore = shutil.ignore_patterns("__pycache__", "strategies", "properties")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore if name == "dmat" else None)
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, copy)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", build], cwd=copy, capture_output=True, text=True, check=True
+    )
+    return zipfile.ZipFile(copy / done.stdout.split()[-1]).namelist()
+
+
+def test_the_wheel_is_whole(wheel: list[str]) -> None:
+    """Every Python file and data file is in the wheel, under dmat."""
+    for top, name in TOPS.items():
+        for folder, _, files in os.walk(ROOT / top):
+            inside = Path(*name.split("."), Path(folder).relative_to(ROOT / top))
+            for file in files:
+                if file.endswith((".py", ".json", ".ini", "py.typed")):
+                    assert (inside / file).as_posix() in wheel
+
+
+def test_the_wheel_claims_no_other_name(wheel: list[str]) -> None:
+    """Nothing but dmat is installed at the top, where users have folders of the same names."""
+    assert {name.split("/")[0] for name in wheel if ".dist-info" not in name} == {"dmat"}
+
+
+def test_the_plugin_is_light() -> None:
+    """The plugin is imported in every pytest run of a user's: without torch, numpy, Hypothesis, flint."""
+    code = (
+        "import sys, dmat.testing.plugin; "
+        "print(*({'torch', 'numpy', 'hypothesis', 'flint', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_family_is_named() -> None:
+    """A file of laws that FAMILIES does not name would not be reported."""
+    files = {path.stem for path in (ROOT / "properties").glob("test_*.py")}
+    assert files == {f"test_law_{family}" for family in FAMILIES}
+
+
+def imports(file: Path) -> set[str]:
+    """Return the modules of dmat that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "dmat"}
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed"),
+    [
+        ("strategies/*.py", "dmat.strategies"),
+        ("dmat/testing/exact.py", "nothing"),
+        ("dmat/testing/bounds.py", "dmat.testing.exact"),
+        ("dmat/segments.py", "nothing"),
+        ("dmat/operator.py", "dmat.segments"),
+        ("dmat/reference.py", "dmat.operator"),
+    ],
+)
+def test_arrows_point_one_way(files: str, allowed: str) -> None:
+    """The operator, the strategies and the oracle do not know each other."""
+    for file in ROOT.glob(files):
+        assert {name for name in imports(file) if not name.startswith(allowed)} == set()

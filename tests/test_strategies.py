@@ -1,0 +1,213 @@
+"""Recipes: they print as what builds them, shrink to the smallest, and reach every regime there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+
+from dmat import strategies
+from dmat.strategies import COTANGENT_LAYOUTS, GATE_LAYOUTS, Cotangent, Gates, lay_out
+from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, WINDOWS, Case
+from dmat.strategies.cotangents import largest_cotangent
+from dmat.strategies.domain import Domain
+from dmat.strategies.ladder import cotangent_ladder, exact_ladder, gate_ladder
+from dmat.testing.verdict import as_array
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+SEARCH = settings(max_examples=4000, database=None, deadline=None)
+
+
+def arrays(gates: Gates) -> tuple[np.ndarray, np.ndarray]:
+    """Return both gates of a recipe as float64 (B, NH, S)."""
+    igate, fgate = (as_array(gate)[..., 0] for gate in gates.build())
+    return igate, fgate
+
+
+@given(case=COTANGENTS.search(Domain("bfloat16")))
+def test_repr_builds_it_again(case: Case) -> None:
+    """The repr of a recipe evaluates, with the names of dmat.strategies, to one that builds the same bits."""
+    again = [eval(repr(part), vars(strategies)) for part in case.values()]
+    assert [repr(part) for part in again] == [repr(part) for part in case.values()]
+    old, new = ((*g.build(), c.build(g)) for g, c in (case.values(), again))
+    assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(old, new, strict=True))
+
+
+def test_the_smallest_gates() -> None:
+    """Where any gates will do, the search ends at one gate of zero."""
+    smallest = find(strategies.gates(), lambda gates: 0 not in gates.shape, settings=SEARCH)
+    assert repr(smallest) == "Gates('float32', (1, 1, 1))"
+
+
+def test_a_needed_edit_is_all_that_is_left() -> None:
+    """What does not matter is shrunk away around what does."""
+    found = find(strategies.gates(), lambda gates: bool((arrays(gates)[1] == -0.125).any()), settings=SEARCH)
+    assert found.shape == (1, 1, 1)
+    assert found.igate == strategies.Constant(0.0)
+
+
+REGIMES: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {
+    "a gate of exactly 0": lambda i, f: bool((f == 0).any()),
+    "exp's edge at 88": lambda i, f: bool(((abs(f) > 80) & (abs(f) < 104.5)).any()),
+    "exp's edge in float64": lambda i, f: bool(((abs(f) >= 600) & (abs(f) <= 745)).any()),
+    "near 17": lambda i, f: bool((abs(abs(f) - 17) <= 0.5).any()),
+    "torch's threshold of 20": lambda i, f: bool((abs(abs(f) - 20) <= 0.5).any()),
+    "near -33": lambda i, f: bool((abs(f + 33) <= 1).any()),
+    "log gates near 0 from below": lambda i, f: bool(((f > 8) & (f < 17)).any()),
+    "subnormal": lambda i, f: bool(((f != 0) & (abs(f) < 2.0**-126)).any()),
+    "the largest number": lambda i, f: bool((abs(f) == torch.finfo(torch.float32).max).any()),
+    "a reset": lambda i, f: bool((f == -np.inf).any()),
+    "open for ever": lambda i, f: bool((f == np.inf).any()),
+    "NaN": lambda i, f: bool(np.isnan(f).any() or np.isnan(i).any()),
+    "a spike at f[0]": lambda i, f: (
+        f.size > 0 and bool((f[..., 0] <= -1e4).any() and (f[..., 1:] > -10).all())
+    ),
+    "i minus the window's sum": lambda i, f: bool(
+        f.shape[-1] > 2 and (i != 0).any() and np.allclose(i[0, 0, -2:-1], np.log1p(np.exp(-f[0, 0, -1])))
+    ),
+    "no times": lambda i, f: f.shape[-1] == 0,
+    "no heads": lambda i, f: f.shape[1] == 0,
+    "five times": lambda i, f: f.shape[-1] == 5,
+    "past a block of 16": lambda i, f: f.shape[-1] == 17,
+    "past a block of 128": lambda i, f: f.shape[-1] in range(129, 136),
+    "B, NH, S pairwise different": lambda i, f: len(set(f.shape)) == 3 and min(f.shape) > 1,
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_gates_reach(regime: str) -> None:
+    """The search finds gates of each regime that docs/spec.md section 7 asks for."""
+    find(strategies.gates(), lambda gates: REGIMES[regime](*arrays(gates)), settings=SEARCH)
+
+
+@pytest.mark.parametrize("layout", GATE_LAYOUTS)
+def test_gates_reach_layout(layout: str) -> None:
+    """The search finds gates of each layout."""
+    find(strategies.gates(), lambda gates: gates.fgate_layout == layout, settings=SEARCH)
+
+
+KINDS: dict[str, Callable[[np.ndarray], bool]] = {
+    "heavy diagonal": lambda G: G.shape[-1] > 3 and abs(G[0, 0, 3, 3]) > 100 * abs(G[0, 0, 2:, 0]).max() > 0,
+    "constant": lambda G: G.shape[-1] > 3 and bool((np.tril(G) == np.tril(np.ones_like(G))).all()),
+    "sparse": lambda G: G.shape[-1] > 9 and np.count_nonzero(G) == 1,
+    "zero": lambda G: G.shape[-1] > 3 and not G.any(),
+    "subnormal": lambda G: bool(((G != 0) & (abs(G) < 2.0**-126)).any()),
+    "2^63": lambda G: bool((abs(G) == 2.0**63).any()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cotangents_reach(kind: str) -> None:
+    """The search finds cotangents of each kind that docs/spec.md section 7 asks for."""
+
+    def wanted(case: Case) -> bool:
+        G = as_array(case["cotangent"].build(case["gates"]))
+        return G.size > 0 and KINDS[kind](G)
+
+    find(COTANGENTS.search(Domain()), wanted, settings=SEARCH)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_causal_cotangents_are_finite(dtype: str, data: st.DataObject) -> None:
+    """At t >= s they are finite, and no larger than the bounds allow for."""
+    case = data.draw(COTANGENTS.search(Domain(dtype, max_seq=20)))
+    G = np.tril(as_array(case["cotangent"].build(case["gates"])))
+    assert (abs(G) <= largest_cotangent(dtype)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accumulator", "bits"),
+    [
+        ("float64", "float64", 53),
+        ("float32", "float32", 24),
+        ("bfloat16", "float32", 8),
+        ("float16", "float32", 11),
+        ("float32", "bfloat16", 8),
+        ("float64", "float32", 24),
+    ],
+)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_exact_cases_are_exact(dtype: str, accumulator: str, bits: int, data: st.DataObject) -> None:
+    """max |i| + sum |f| stays within 64 x 2^p (float16: 64 x 1023), the sum of |G| within 2^p."""
+    case = data.draw(EXACT_COTANGENTS.search(Domain(dtype, accumulator)))
+    igate, fgate = arrays(case["gates"])
+    G = np.tril(as_array(case["cotangent"].build(case["gates"])))
+    closed = np.where(np.isinf(fgate), 0.0, fgate)
+    units = (abs(igate).max(-1, initial=0) + abs(closed).sum(-1)) / 64
+    assert (units <= (min(1023, 2**bits) if dtype == "float16" else 2**bits)).all()
+    assert (abs(G).sum((-1, -2)) <= 2**bits).all()
+    assert (igate % 64 == 0).all()
+    assert ((fgate == np.inf) | (fgate <= -64)).all()
+    assert (closed % 64 == 0).all()
+    assert (G == np.round(G)).all()
+
+
+NARROW = Domain(special_values=(), zero_length=False, seq_multiple_of=16, max_seq=40)
+
+
+@pytest.mark.parametrize("cases", [GATES, COTANGENTS, EXACT_COTANGENTS, WINDOWS])
+@given(data=st.data())
+def test_the_contract_is_kept(cases: strategies.cases.Cases, data: st.DataObject) -> None:
+    """Neither the ladder nor the search leaves the contract's lengths and values."""
+    for case in [data.draw(cases.search(NARROW)), *cases.ladder(NARROW)]:
+        for gates in (part for part in case.values() if isinstance(part, Gates)):
+            assert gates.shape[-1] in (16, 32)
+            assert 0 not in gates.shape
+            assert all(np.isfinite(gate).all() for gate in arrays(gates))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_ladder(dtype: str) -> None:
+    """It is the same each time, begins with one gate of zero, and has no length before a shorter one."""
+    ladder = gate_ladder(Domain(dtype))
+    assert [repr(gates) for gates in ladder] == [repr(gates) for gates in gate_ladder(Domain(dtype))]
+    assert repr(ladder[0]) == f"Gates('{dtype}', (1, 1, 1))"
+    assert exact_ladder(Domain(dtype))
+    zeros = [gates.shape[-1] for gates in ladder if gates == Gates(dtype, gates.shape)]
+    assert [S for S in zeros if S > 3] == [17, 33, 65, 129]
+    assert all(cotangent_ladder(gates) for gates in ladder)
+
+
+@pytest.mark.parametrize("layout", sorted(GATE_LAYOUTS | COTANGENT_LAYOUTS))
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 4, 1), (1, 0, 4, 1), (2, 3, 0, 0)])
+def test_layouts_show_the_same_values(layout: str, shape: tuple[int, ...]) -> None:
+    """A layout changes no value, but an expanded one repeats its first slice; NaN stands around it."""
+    dense = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+    shown = lay_out(dense, layout)
+    for axis in range(4):
+        if shown.stride(axis) == 0 and shape[axis] > 1:
+            dense = dense.narrow(axis, 0, 1).expand(shape)
+    assert torch.equal(shown, dense)
+    storage = torch.as_strided(shown, (shown.untyped_storage().nbytes() // 4,), (1,), 0)
+    around = storage.numel() - len(set(dense.reshape(-1).tolist()))
+    assert int(storage.isnan().sum()) == around
+
+
+def test_an_unknown_layout_is_named() -> None:
+    """ValueError shows the layout and those there are."""
+    with pytest.raises(ValueError, match="layout is 'diagonal'; expected one of"):
+        lay_out(torch.zeros(1, 1, 1, 1), "diagonal")
+
+
+def test_a_masked_cotangent_is_what_was_asked_for() -> None:
+    """Above the diagonal stands `masked`, and nothing of it below."""
+    G = Cotangent(strategies.Constant(1.0), masked=math.nan).build(Gates("float32", (1, 1, 3)))
+    assert G.isnan().equal(~torch.ones(1, 1, 3, 3, dtype=torch.bool).tril())
+
+
+def test_find_fails_where_there_is_nothing() -> None:
+    """The searches above can fail: gates without special values are finite."""
+    with pytest.raises(NoSuchExample):
+        find(
+            strategies.gates(special_values=()),
+            lambda gates: not np.isfinite(arrays(gates)[1]).all(),
+            settings=settings(max_examples=200, database=None),
+        )
