@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
     check.add_argument("--first", action="store_true", help="stop at the first broken law, fastest first")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
-    check.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core")
+    check.add_argument(
+        "-n",
+        type=_count,
+        metavar="N",
+        help="processes; default: one a core, with --first one alone, so that its order holds",
+    )
     return top
 
 
@@ -166,7 +171,7 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     if options.first:
         arguments += ["--dmat-first"]
     # Processes of their own, even for one: a kernel that kills its process must not take the verdict along.
-    workers = options.n or os.cpu_count() or 1
+    workers = options.n or (1 if options.first else os.cpu_count() or 1)
     arguments += ["-p", "xdist.plugin", "-n", str(workers)]
     in_order = ["--dist", "load", "--maxschedchunk", "1"]
     arguments += in_order if options.first else ["--dist", "worksteal"]
