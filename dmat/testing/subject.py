@@ -170,7 +170,8 @@ class Subject:
             self.call(*gates)
         except LawBroken as broken:
             if broken.finding.computed.startswith("raised"):
-                return f"a call with gates of zeros, (1, 1, {S}, 1), {broken.finding.computed}"
+                call = f"a call with gates of zeros, (1, 1, {S}, 1), {broken.finding.computed}"
+                return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
         return None
 
     def observe(self, ratio: float) -> None:
