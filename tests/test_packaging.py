@@ -92,7 +92,8 @@ def imports(file: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
-            assert node.module is not None and not node.level, f"a relative import in {file}"
+            assert node.level == 0, f"a relative import in {file}"
+            assert node.module is not None
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
