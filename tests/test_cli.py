@@ -33,9 +33,9 @@ def right(i, f):
 def off_by_a_little(i, f):
     return dtilde(i, f) * (1 + 2**-10)
 
-@quick
-def dies_at_three(i, f):
-    if i.shape[2] == 3:
+@implementation(dtypes=("float32",), max_seq=2, special_values=(), differentiable=False)
+def dies(i, f):
+    if i.shape == (1, 1, 2, 1) and (f == -105).all():  # a case of the ladder, which no search draws
         import os
         os._exit(7)
     return dtilde(i, f)
@@ -43,6 +43,14 @@ def dies_at_three(i, f):
 @quick
 def always_raises(i, f):
     raise RuntimeError("no such device")
+
+@quick
+def returns_nothing(i, f):
+    pass
+
+@quick
+def sound(i, f):
+    return dtilde(i, f)
 
 nothing = 3
 """
@@ -97,12 +105,13 @@ def test_a_wrong_kernel(folder: Path) -> None:
 
 def test_several(folder: Path) -> None:
     """Several TARGETs make a list of reports, and one broken one makes exit 1."""
-    done = dmat_check(folder, "kernels.py:right", "kernels.py:off_by_a_little", "--first", "--json", "r.json")
+    done = dmat_check(folder, "kernels.py:sound", "kernels.py:off_by_a_little", "--first", "--json", "r.json")
     assert done.returncode == 1, done.stdout + done.stderr
     reports = json.loads((folder / "r.json").read_text())
     jsonschema.validate(reports, SCHEMA)
-    assert [r["implementation"] for r in reports] == ["kernels.py:right", "kernels.py:off_by_a_little"]
-    assert reports[1]["verdict"] == "broken"
+    assert [r["implementation"] for r in reports] == ["kernels.py:sound", "kernels.py:off_by_a_little"]
+    assert [r["verdict"] for r in reports] == ["error", "broken"]  # the run ended before all of the first
+    assert "\nCOULD NOT BE CHECKED: kernels.py:sound: " in done.stdout  # and :sound: is no emoji
 
 
 def test_beside_folders_of_the_same_names(folder: Path) -> None:
@@ -121,12 +130,28 @@ def test_beside_folders_of_the_same_names(folder: Path) -> None:
 
 
 def test_a_kernel_that_kills_its_process(folder: Path) -> None:
-    """Exit 1: the laws in which the process died are broken, and the others still report."""
-    done = dmat_check(folder, "kernels.py:dies_at_three", "--json", "r.json", "-n", "2")
+    """Exit 1: the laws in which the process died are broken, and every other still reports."""
+    done = dmat_check(folder, "kernels.py:dies", "--json", "r.json", "-n", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     laws = json.loads((folder / "r.json").read_text())["laws"]
     died = [law for law in laws if law["status"] == "failed"]
-    assert any("the process died while it called kernels.py:dies_at_three" in law["reason"] for law in died)
+    called = "the process died while it called kernels.py:dies, float32 on cpu"
+    assert {law["reason"] for law in died} == {f"{law['law']}: {called}" for law in died}
+    assert {law["status"] for law in laws if law["promised"]} == {"passed", "failed"}
+
+
+def test_a_kernel_that_kills_its_process_first(folder: Path) -> None:
+    """With --first the first death ends the run, and is the verdict."""
+    done = dmat_check(folder, "kernels.py:dies", "--first")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("BROKEN: kernels.py:dies breaks ")
+
+
+def test_a_kernel_that_returns_nothing(folder: Path) -> None:
+    """Exit 1: it was called, and what it returned is no D~."""
+    done = dmat_check(folder, "kernels.py:returns_nothing", "--first")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "computed  a NoneType" in done.stdout
 
 
 def test_a_kernel_that_cannot_be_called(folder: Path) -> None:

@@ -104,9 +104,8 @@ def check(options: argparse.Namespace) -> int:
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise CannotCheck(f"no law was run; pytest ended with {code}: {' '.join(last)}")
-    found_one = any('"status": "failed"' in line for line in lines)
-    reports = gather(lines, chosen, stopped=options.first and found_one)
-    console = Console()
+    reports = gather(lines, chosen, first=options.first)
+    console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for report in reports:
         show(report, console)
     if options.json is not None:
@@ -173,6 +172,8 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     # Processes of their own, even for one: a kernel that kills its process must not take the verdict along.
     workers = options.n or (1 if options.first else os.cpu_count() or 1)
     arguments += ["-p", "xdist.plugin", "-n", str(workers)]
+    restarts = "0" if options.first else "100000"  # each law may kill one; --first ends at a death
+    arguments += ["--max-worker-restart", restarts]
     in_order = ["--dist", "load", "--maxschedchunk", "1"]
     arguments += in_order if options.first else ["--dist", "worksteal"]
     return [*arguments, "--pyargs", "dmat.properties"]

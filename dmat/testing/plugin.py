@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,17 +76,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = _selection(metafunc.config)
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
     subjects = [(*subject, part) for part in parts for subject in chosen]
-    ids = [_id(*subject) for subject in subjects]
+    from dmat.testing.select import subject_id
+
+    ids = [subject_id(i.name, dtype, device, part) for i, dtype, device, part in subjects]
     metafunc.parametrize("subject", subjects, ids=ids, indirect=True)
-
-
-def _id(implementation: Any, dtype: str, device: str, part: str) -> str:
-    return f"{_label(implementation.name)}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
-
-
-def _label(name: str) -> str:
-    """Return the implementation's name as it can stand in a test id."""
-    return re.sub(r"[^\w.:]", "_", name.replace("\\", "/").rpartition("/")[2])
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dmat.testing.law import Law
-from dmat.testing.select import Chosen
+from dmat.testing.select import Chosen, subject_ids
 
 Record = dict[str, Any]
-NOT_REACHED = "not reached: stopped at the first broken law"
+NOT_REACHED = "not reached: the run stopped before it was done"
 
 
 def laws() -> list[Law]:
@@ -71,70 +71,55 @@ class Report:
         }
 
 
-def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, stopped: bool = False) -> list[Report]:
+def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, first: bool = False) -> list[Report]:
     """Return a report per implementation from the plugin's JSON lines.
 
     Each law x implementation x dtype x device of `chosen` gets a record, as "not run" where none came.
-    stopped: the run was told to stop at the first broken law, so the rest was not promised.
+    first: the run was told to stop at the first broken law; the rest of what broke it was not promised.
     """
-    came: dict[tuple[str, ...], Record] = {}
-    lost = []
+    came: dict[tuple[str, ...], dict[str, Record]] = {}
+    lost = set()
     for line in lines:
         record = json.loads(line)
         if "lost" in record:
-            lost.append(record)
+            lost.add(record["nodeid"].rpartition("::")[2])
         else:
-            part = record.pop("part")
-            key = tuple(record[k] for k in ("implementation", "law", "dtype", "device"))
-            came[key] = _joined(came[key], record) if key in came else record
-            if part == "ladder" and record["status"] == "passed":
-                came[key] |= {"status": "not run", "reason": NOT_REACHED, "promised": not stopped}
+            key = tuple(record[k] for k in ("law", "implementation", "dtype", "device"))
+            came.setdefault(key, {})[record.pop("part")] = record
     reports = []
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
         places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
-        records = []
-        for entry in laws():
-            for dtype, device in places:
-                key = (implementation.name, entry.name, dtype, device)
-                records.append(came.get(key) or _absent(key, lost, stopped=stopped))
+        keys = [(entry.name, implementation.name, *place) for entry in laws() for place in places]
+        records = [_record(key, came.get(key, {}), lost) for key in keys]
+        if first and any(r["status"] == "failed" for r in records):
+            records = [r | {"promised": False} if _unreached(r) else r for r in records]
         reports.append(Report(implementation.name, implementation.contract.stated(), records))
     return reports
 
 
-def _joined(ladder: Record, search: Record) -> Record:
-    """Return the record of a law whose ladder and search were run apart: the search has the last word."""
-    worst = [r["worst"] for r in (ladder, search) if r["worst"] is not None]
-    return search | {
-        "examples": ladder["examples"] + search["examples"],
-        "worst": max(worst, default=None),
-        "seconds": round(ladder["seconds"] + search["seconds"], 3),
-    }
-
-
-def _absent(key: tuple[str, ...], lost: list[Record], *, stopped: bool) -> Record:
-    """Return the record of a law of which nothing came: its process died, or it was not reached."""
-    implementation, law, dtype, device = key
-    died = [r for r in lost if f"test_law_{law}[" in r["nodeid"] and f"-{dtype}-{device}" in r["nodeid"]]
-    status, reason = (
-        "not run",
-        NOT_REACHED if stopped else "it left no record",
-    )
-    if died:
-        died_in = f"the process died while it called {implementation}, {dtype} on {device}"
-        status, reason = "failed", f"{law}: {died_in}"
-    return {
-        "law": law,
-        "implementation": implementation,
-        "dtype": dtype,
-        "device": device,
-        "status": status,
-        "reason": reason,
-        "promised": not stopped or bool(died),
-        "examples": 0,
-        "worst": None,
+def _record(key: tuple[str, ...], parts: dict[str, Record], lost: set[str]) -> Record:
+    """Return the record of a law from those of its parts: the worst of them, if none is missing."""
+    law, implementation, dtype, device = key
+    came = list(parts.values())
+    record = {
+        **dict(zip(("law", "implementation", "dtype", "device"), key, strict=True)),
+        "status": "not run",
+        "reason": NOT_REACHED,
+        "promised": True,
+        "examples": sum(r["examples"] for r in came),
+        "worst": max((r["worst"] for r in came if r["worst"] is not None), default=None),
         "case": None,
-        "seconds": 0.0,
+        "seconds": round(sum(r["seconds"] for r in came), 3),
     }
+    if any(f"test_law_{law}[{name}]" in lost for name in subject_ids(implementation, dtype, device)):
+        died = f"the process died while it called {implementation}, {dtype} on {device}"
+        return record | {"status": "failed", "reason": f"{law}: {died}"}
+    for status in ("failed", "not run", "passed"):
+        for r in came:
+            whole = "all" in parts or {"ladder", "search"} <= set(parts)
+            if r["status"] == status and (status != "passed" or whole):
+                return record | {name: r[name] for name in ("status", "reason", "promised", "case")}
+    return record
 
 
 def exit_code(reports: Sequence[Report]) -> int:
@@ -162,8 +147,8 @@ def show(report: Report, console: Console) -> None:
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
     unreached = sum(_unreached(r) for r in report.records)
     if unreached:
-        _plain(console, f"{unreached} checks not reached: stopped at the first broken law")
-    for record in report.unfinished():
+        _plain(console, f"{unreached} checks not reached: the run stopped before")
+    for record in [r for r in report.unfinished() if not _unreached(r)]:
         _plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
     _plain(console, _verdict_line(report))

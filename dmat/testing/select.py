@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -56,3 +57,14 @@ def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence
         raise SelectionError(f"{implementation.name} promises {promised}; this machine has none")
     wanted = [dtype for dtype in contract.dtypes if not dtypes or dtype in dtypes]
     return [(implementation, dtype, device) for device in places for dtype in wanted]
+
+
+def subject_id(name: str, dtype: str, device: str, part: str) -> str:
+    """Return how a test id names a subject: the implementation's name as it can stand in one."""
+    label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
+    return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
+
+
+def subject_ids(name: str, dtype: str, device: str) -> list[str]:
+    """Return the ids of all parts of a subject."""
+    return [subject_id(name, dtype, device, part) for part in ("all", "ladder", "search")]

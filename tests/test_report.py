@@ -1,0 +1,62 @@
+"""From records to verdicts: no law passes of which a part is missing, and no kernel for another's death."""
+
+from __future__ import annotations
+
+import json
+
+from dmat.testing.law import Record
+from dmat.testing.report import Report, exit_code, gather, laws
+from dmat.testing.select import Chosen, subject_id
+from dmat.testing.subject import Implementation
+
+LAW = laws()[0].name
+CHOSEN: list[Chosen] = [(Implementation.of(name, print), "float32", "cpu") for name in ("k.py:a", "k.py:b")]
+
+
+def line(name: str, part: str, status: str = "passed") -> str:
+    """Return the record of one law, as the plugin writes it."""
+    record = Record(LAW, name, "float32", "cpu", status, "", part=part, examples=1)
+    return json.dumps(record.as_dict())
+
+
+def lost(name: str, part: str) -> str:
+    """Return what the plugin writes of a law whose process died."""
+    node = f"dmat/properties/test_law_x.py::test_law_{LAW}[{subject_id(name, 'float32', 'cpu', part)}]"
+    return json.dumps({"nodeid": node, "lost": "worker 'gw0' crashed"})
+
+
+def statuses(reports: list[Report]) -> list[object]:
+    """Return the status of LAW for each implementation."""
+    return [record["status"] for report in reports for record in report.records if record["law"] == LAW]
+
+
+def test_both_parts_make_a_law() -> None:
+    """With --first a law passes when its ladder and its search have, in whichever order they came."""
+    parts = [line("k.py:a", "search"), line("k.py:a", "ladder"), line("k.py:b", "ladder")]
+    assert statuses(gather(parts, CHOSEN, first=True)) == ["passed", "not run"]
+
+
+def test_a_search_does_not_hide_its_ladder() -> None:
+    """A ladder that was lost, broken or never came is not made good by a search that passed."""
+    for before, status in (
+        ([lost("k.py:a", "ladder")], "failed"),
+        ([line("k.py:a", "ladder", "failed")], "failed"),
+        ([], "not run"),
+    ):
+        reports = gather([*before, line("k.py:a", "search")], CHOSEN[:1], first=True)
+        assert statuses(reports) == [status]
+        assert reports[0].verdict != "sound"
+
+
+def test_a_death_is_held_against_its_own_kernel() -> None:
+    """The process that one implementation killed says nothing about another."""
+    reports = gather([lost("k.py:b", "all")], CHOSEN)
+    assert statuses(reports) == ["not run", "failed"]
+    assert [report.verdict for report in reports] == ["error", "broken"]
+    assert exit_code(reports) == 1
+
+
+def test_what_was_not_reached_is_not_sound() -> None:
+    """Where another implementation ended the run, this one is not known to be right."""
+    reports = gather([line("k.py:b", "ladder", "failed")], CHOSEN, first=True)
+    assert [report.verdict for report in reports] == ["error", "broken"]
