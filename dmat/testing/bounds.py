@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dmat.testing.exact import Array, Backward, Forward, Mask
@@ -100,6 +101,13 @@ def _positions(S: int) -> tuple[Array, Array]:
     return np.arange(S, dtype=np.float64)[:, None], np.arange(S, dtype=np.float64)[None, :]
 
 
+def _starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
+    """Where the sums of column s begin, (S,): at its chunk, or at 0 for a prefix."""
+    if scope == "prefix":
+        return np.zeros(S, dtype=np.int64)
+    return np.arange(S, dtype=np.int64) // int(scope) * int(scope)
+
+
 def _scope(truth: Forward, scope: str | int) -> tuple[Array, Array, Array]:
     """Sum |log sigmoid(f)| and its condition over the error scope, and count its terms n."""
     S = truth.fgate.shape[-1]
@@ -111,9 +119,7 @@ def _scope(truth: Forward, scope: str | int) -> tuple[Array, Array, Array]:
         whole = (2 * x.sum(axis=-1)[..., None, None] for x in (log, condition))
         M, C = (np.broadcast_to(x, truth.magnitude.shape) for x in whole)
         return M, C, np.full((S, S), S + 2.0)
-    start = np.zeros(S, dtype=np.int64)
-    if scope != "prefix":
-        start = np.arange(S) // int(scope) * int(scope)  # where the chunk of column s begins
+    start = _starts(S, scope)
 
     def both(terms: Array, windows: Array) -> Array:
         """Sum over k = start .. t and again over k = start .. s: the gate at start, and its window."""
@@ -138,9 +144,7 @@ def _freed(truth: Forward, scope: str | int) -> Mask:
     if scope == "sequence":
         special = special | np.isnan(truth.igate) | (truth.igate == np.inf)
         return np.asarray(np.broadcast_to(special.any(-1)[..., None, None], truth.kind.shape) & causal)
-    start = np.zeros(S, dtype=np.int64)
-    if scope != "prefix":
-        start = np.arange(S) // int(scope) * int(scope)
+    start = _starts(S, scope)
     counts = np.cumsum(special, axis=-1, dtype=np.int64)
     before = np.where(special, counts - 1, counts)  # exclusive count
     return np.asarray((counts[..., :, None] > before[..., None, start]) & causal)

@@ -91,7 +91,7 @@ def check(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from dmat.testing.report import exit_code, gather, show, write_json
+    from dmat.testing.report import exit_code, gather, laws, show, write_json
     from dmat.testing.select import SelectionError, select
     from dmat.testing.target import TargetError
 
@@ -100,7 +100,7 @@ def check(options: argparse.Namespace) -> int:
     except (SelectionError, TargetError) as error:
         raise CannotCheck(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
-        lines, printed, code = run_properties(options, Path(folder))
+        lines, printed, code = run_properties(options, Path(folder), len(laws()) * len(chosen))
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise CannotCheck(f"no law was run; pytest ended with {code}: {' '.join(last)}")
@@ -128,20 +128,17 @@ class Progress:
             sys.__stderr__.flush()  # type: ignore[union-attr]
 
 
-def run_properties(options: argparse.Namespace, folder: Path) -> tuple[list[str], str, int]:
+def run_properties(options: argparse.Namespace, folder: Path, total: int) -> tuple[list[str], str, int]:
     """Run the properties in pytest; return the records, what pytest printed, and its exit code.
 
-    What Hypothesis would keep between runs goes to `folder`, not into the user's own.
+    What Hypothesis would keep between runs goes to `folder`, not into the user's own. total: the number of
+    laws to run, for the progress line.
     """
     report = folder / "records.jsonl"
     arguments = pytest_arguments(options, report, folder)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
     os.environ.pop("PYTEST_ADDOPTS", None)
-    from dmat.testing.report import laws
-    from dmat.testing.select import select
-
-    total = len(laws()) * len(select(options.targets, options.device, options.dtype))
     plugins = [Progress(total)] if sys.stderr.isatty() else []
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
