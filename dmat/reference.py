@@ -1,6 +1,7 @@
-"""D~ as the formula reads: cumulative sums and their differences, a mask, plain autograd.
+"""D~ as the formula reads, in plain torch with autograd's gradient: the wrong way, and a right one.
 
-The wrong way, kept as the reference that everybody writes first; dmat/segments.py is the right one.
+By differences of cumulative sums, which everybody writes first, and by masked cumulative sums, which
+cost a gate S times. dmat/segments.py is right and fast.
 """
 
 from __future__ import annotations
@@ -37,3 +38,19 @@ def vlstm_fw_Dtildemat(
     past = torch.ones_like(log_decay, dtype=torch.bool).tril()  # s <= t
     masked = torch.where(past, log_decay, -torch.inf)
     return (masked + igate_preact.to(wide).mT).to(igate_preact.dtype)
+
+
+def masked_cumulative_sum(
+    igate_preact: Float[Tensor, "B NH S 1"], fgate_preact: Float[Tensor, "B NH S 1"]
+) -> Float[Tensor, "B NH S S"]:
+    """Log-gate decay matrix by a cumulative sum down each column, zeros up to its own gate.
+
+    Nothing is subtracted, so errors are those of the window alone. Accuracy class (window, float32), for
+    float64 gates (window, float64): docs/spec.md section 3. Arguments and result as above.
+    """
+    wide = torch.promote_types(igate_preact.dtype, torch.float32)
+    log_f = log_sigmoid(fgate_preact.to(wide))  # (B, NH, S, 1)
+    S = log_f.shape[-2]
+    past = torch.ones(S, S, dtype=torch.bool, device=log_f.device).tril()  # s <= t
+    window_sums = torch.where(past.tril(-1), log_f, 0.0).cumsum(dim=-2)  # (B, NH, S, S)
+    return torch.where(past, window_sums + igate_preact.to(wide).mT, -torch.inf).to(igate_preact.dtype)

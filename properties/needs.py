@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from dmat.testing import protected
 from dmat.testing.subject import Subject
 
 
@@ -47,3 +50,35 @@ def half_precision(subject: Subject) -> str | None:
     if subject.dtype not in ("bfloat16", "float16"):
         return "a law of the half types"
     return None if "float32" in subject.contract.dtypes else "contract: dtypes without float32"
+
+
+def forward_mode(subject: Subject) -> str | None:
+    """Forward mode is promised right, or refused with an error."""
+    return None if subject.contract.forward_mode else "contract: forward_mode=False"
+
+
+def second_order(subject: Subject) -> str | None:
+    """Second derivatives are promised right, or refused with an error."""
+    return None if subject.contract.second_order else "contract: second_order=False"
+
+
+def transform(name: str) -> Callable[[Subject], str | None]:
+    """The same answer is promised under this transform of torch."""
+
+    def need(subject: Subject) -> str | None:
+        claimed = subject.contract.transforms
+        return None if name in claimed else f"contract: transforms without {name!r}"
+
+    return need
+
+
+def protected_pages(subject: Subject) -> str | None:
+    """Pages of memory can be protected: the kernel runs on the CPU, under Linux."""
+    return "a law of the CPU" if subject.device != "cpu" else protected.available()
+
+
+def cuda(subject: Subject) -> str | None:
+    """The kernel runs on a CUDA device."""
+    if subject.device == "cuda":
+        return None
+    return "a law of CUDA" if torch.cuda.is_available() else "no CUDA device"

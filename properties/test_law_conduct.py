@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from dmat.properties import needs
-from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import COTANGENTS, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.strategies import Constant, Cotangent, Gates
+from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.testing import protected
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
 from dmat.testing.subject import Gradients, Subject
@@ -84,6 +85,30 @@ def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cot
         with uninitialised(filler):
             runs.append(subject.gradients(gates, cotangent))
     require_same_call(runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
+
+
+@law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
+def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
+    """Of eleven calls of one shape, every second one on other gates, each answers for its own gates."""
+    cotangent = Cotangent(Constant(1.0))
+    first = subject.gradients(gates, cotangent)
+    for number in range(1, 11):
+        again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
+        if number % 2 == 0:
+            require_same_call(again, first, f"call {number + 1} of 11 for the same inputs, against the first")
+    require_within(again.run.dtilde, subject.expected_dtilde(again.run))
+
+
+@law(FEW, order=35, needs=(needs.protected_pages,), most=10)
+def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """No call touches memory past either end of its inputs: none dies of a protected page there."""
+    dense = [*gates.dense(), cotangent.build(gates)]
+    edges = [[protected.at_the_edge(x, side) for x in dense] for side in protected.SIDES]
+    if subject.killed(*edges):
+        for side, inputs in zip(protected.SIDES, edges, strict=True):
+            killed = subject.killed(inputs)
+            note = f"the inputs, contiguous, touch a page at their {side} that may not be touched"
+            require(killed is None, "call", f"process died: {killed}", "a result", note)
 
 
 @law(COTANGENTS, order=24, needs=(needs.gradients,))

@@ -14,10 +14,23 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dmat.strategies.choose import between
-from dmat.strategies.cotangents import Cotangent, draw_cotangent, draw_exact_cotangent
+from dmat.strategies.cotangents import (
+    Cotangent,
+    draw_cotangent,
+    draw_exact_cotangent,
+    draw_moderate_cotangent,
+)
 from dmat.strategies.domain import Domain
 from dmat.strategies.gates import Gates, draw_background, draw_gates, special
-from dmat.strategies.ladder import cotangent_ladder, exact_cotangent_ladder, exact_ladder, gate_ladder
+from dmat.strategies.ladder import (
+    cotangent_ladder,
+    exact_cotangent_ladder,
+    exact_ladder,
+    gate_ladder,
+    just_past_blocks,
+    ragged,
+    shortest,
+)
 from dmat.strategies.layouts import SAME_VALUES
 from dmat.strategies.values import Constant, Cycle, Ramp
 
@@ -190,6 +203,40 @@ def _powers_of_two_ladder(domain: Domain) -> Iterator[Case]:
         yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 4.0)))}
 
 
+# Gates and a cotangent for laws whose every example is dear: few, of unlike lengths
+
+
+def _few_ladder(domain: Domain) -> Iterator[Case]:
+    for S in dict.fromkeys([*shortest(domain), *just_past_blocks(domain), *ragged(domain)]):
+        gates = Gates(domain.dtype, (1, 2, S), Ramp(-1.5, 0.125, 0.75), Cycle((2.0, -1.0, 0.5)))
+        yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 3.0)))}
+
+
+# Finite gates, a direction to move them in, and a cotangent, both of moderate size: for derivatives of
+# higher order, whose intermediate results are squares
+
+_MODERATE = (1.0, -1.0, 0.5, 2.0, 3.0, 1e-3, 0.0)
+
+
+def _draw_direction(draw: st.DrawFn, domain: Domain) -> Case:
+    gates = replace(domain, special_values=()).draw_gates(draw, zero=False)
+    v_igate, v_fgate = (draw_background(draw, _MODERATE) for _ in range(2))
+    direction = Gates(domain.dtype, gates.shape, v_igate, v_fgate)
+    cotangent = draw_moderate_cotangent(draw, gates, _MODERATE)
+    return {"gates": gates, "direction": direction, "cotangent": cotangent}
+
+
+def _direction_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in gate_ladder(replace(domain, special_values=(), zero_length=False)):
+        shape = gates.shape
+        for direction in (
+            Gates(domain.dtype, shape, Constant(1.0), Constant(1.0)),
+            Gates(domain.dtype, shape, Cycle((1.0, 0.0, -2.0)), Cycle((0.5, -1.0))),
+        ):
+            cotangent = cotangent_ladder(gates)[-1]
+            yield {"gates": gates, "direction": direction, "cotangent": cotangent}
+
+
 GATES = Cases(_draw_gates, _gates_ladder)
 EXACT = Cases(_draw_exact, _exact_ladder)
 CUTS = Cases(_draw_cut, _cut_ladder)
@@ -199,3 +246,5 @@ FINITE_COTANGENTS = Cases(_draw_finite_cotangent, _finite_cotangent_ladder)
 EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder)
 POWERS_OF_TWO = Cases(_draw_powers_of_two, _powers_of_two_ladder)
 MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder)
+DIRECTIONS = Cases(_draw_direction, _direction_ladder)
+FEW = Cases(_draw_cotangent, _few_ladder)

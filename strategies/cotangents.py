@@ -118,6 +118,14 @@ def draw_cotangent(
     return Cotangent(values, choose(draw, masked), draw_layout(draw, layouts))
 
 
+def draw_moderate_cotangent(draw: st.DrawFn, gates: Gates, sizes: Sequence[float]) -> Cotangent:
+    """Draw a cotangent of these sizes alone, in a layout whose elements are its own."""
+    kind = choose(draw, ("constant", "last row", "cycle", "sparse", "diagonal", "row", "palette"))
+    S = gates.shape[-1]
+    values = _sparse(draw, gates.shape, sizes) if kind == "sparse" else _dense(draw, kind, sizes, S)
+    return Cotangent(values, layout=draw_layout(draw, PLAIN_LAYOUTS))
+
+
 @st.composite
 def cotangents(
     draw: st.DrawFn, gates: Gates, *, masked: Sequence[float] = (0.0,), expanded: bool = True

@@ -108,30 +108,31 @@ def _starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
     return np.arange(S, dtype=np.int64) // int(scope) * int(scope)
 
 
-def _scope(truth: Forward, scope: str | int) -> tuple[Array, Array, Array]:
-    """Sum |log sigmoid(f)| and its condition over the error scope, and count its terms n."""
-    S = truth.fgate.shape[-1]
-    t, s = _positions(S)
-    log, condition = -truth.terms.log.hi, truth.terms.log_condition
+def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
+    """Sum what an entry's error scope holds of these magnitudes, into [..., t, s].
+
+    terms: one a gate, (B, NH, S), none negative. windows: their sums over window(t, s).
+    """
     if scope == "window":
-        return truth.magnitude, truth.condition, np.maximum(t - s, 0)
+        return windows
     if scope == "sequence":
-        whole = (2 * x.sum(axis=-1)[..., None, None] for x in (log, condition))
-        M, C = (np.broadcast_to(x, truth.magnitude.shape) for x in whole)
-        return M, C, np.full((S, S), S + 2.0)
-    start = _starts(S, scope)
+        whole = 2 * terms.sum(axis=-1)[..., None, None]
+        return np.asarray(np.broadcast_to(whole, windows.shape))
+    start = _starts(terms.shape[-1], scope)
+    # Over k = start .. t and again over k = start .. s: the gate at start, and its window.
+    down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+    return np.asarray(down_to + down_to_s[..., None, :])
 
-    def both(terms: Array, windows: Array) -> Array:
-        """Sum over k = start .. t and again over k = start .. s: the gate at start, and its window."""
-        down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
-        down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
-        return np.asarray(down_to + down_to_s[..., None, :])
 
-    return (
-        both(log, truth.magnitude),
-        both(condition, truth.condition),
-        np.maximum(t - start[None, :], 0) + 2,
-    )
+def scope_length(S: int, scope: str | int) -> Array:
+    """Return n, how many terms the error scope counts, [t, s]."""
+    t, s = _positions(S)
+    if scope == "sequence":
+        return np.full((S, S), S + 2.0)
+    if scope == "window":
+        return np.maximum(t - s, 0)
+    return np.maximum(t - _starts(S, scope)[None, :], 0) + 2
 
 
 def _freed(truth: Forward, scope: str | int) -> Mask:
@@ -159,7 +160,9 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
     """
     u_a = rounding.u_a
     with np.errstate(over="ignore", invalid="ignore"):
-        logs, C, n = _scope(truth, rounding.error_scope)
+        scope, n = rounding.error_scope, scope_length(truth.fgate.shape[-1], rounding.error_scope)
+        logs = over_scope(-truth.terms.log.hi, truth.magnitude, scope)
+        C = over_scope(truth.terms.log_condition, truth.condition, scope)
         i = np.abs(np.where(np.isfinite(truth.igate), truth.igate, 0.0))[..., None, :]
         M = i + logs
         e = gamma(n + LOG_SIGMOID_ULPS, u_a) * M + CONDITION_ULPS * u_a * C

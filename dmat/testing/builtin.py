@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmat.operator import dtilde, vlstm_fwbw_Dtildemat
-from dmat.reference import vlstm_fw_Dtildemat
+from dmat.reference import masked_cumulative_sum, vlstm_fw_Dtildemat
 from dmat.testing.contract import Contract
 from dmat.testing.subject import Implementation
 
@@ -19,4 +19,11 @@ BUILTIN = (
         vlstm_fw_Dtildemat,
         Contract(error_scope="prefix", masked_cotangent="summed", special_values=("-inf",)),
     ),
+)
+
+# What `dmat grade` sets beside each other: the operator, and the two ways that the formula is written.
+COMPARED = (
+    BUILTIN[0],
+    BUILTIN[2],
+    Implementation("masked_cumulative_sum", masked_cumulative_sum, Contract()),
 )

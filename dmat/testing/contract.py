@@ -15,6 +15,7 @@ DTYPES = ("float32", "bfloat16", "float64", "float16")
 DEVICES = ("cpu", "cuda")
 SPECIAL_VALUES = ("-inf", "+inf", "nan")
 GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
+TRANSFORMS = ("compile", "vmap", "export", "autocast")
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -47,6 +48,11 @@ def _positive(value: object, argument: str) -> None:
         raise ValueError(f"{argument} is {value!r}; expected a positive integer")
 
 
+def _number(value: object, argument: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{argument} is {value!r}; expected a finite number of 0 or more, or None")
+
+
 @dataclass(frozen=True)
 class Contract:
     """The promises. ValueError names the field, its value and what was expected.
@@ -59,11 +65,15 @@ class Contract:
     masked_cotangent: "ignored", or "summed" where the input gate's gradient sums all rows of G.
     special_values: which of "-inf", "+inf", "nan" its gates may hold.
     zero_length: B, NH, S may be 0. seq_multiple_of, max_seq: which S it takes.
-    differentiable: it has gradients. second_order: of the second order too.
+    differentiable: it has gradients. forward_mode, second_order: what it gives in forward mode and of the
+        second order is right, or refused with an error.
     exact_sums: sums of integers are exact (not so when rescaled to base 2).
     deterministic: the same call gives the same bits.
     gates: "relative", or "absolute" where log sigmoid keeps an absolute error only (log(1 + exp)).
     gate_layout: the axes of its gates: "B NH S 1", "B NH S" or "B S NH".
+    transforms: which of "compile", "vmap", "export", "autocast" it promises the same answer under.
+    peak_memory: CUDA memory that a call and its backward take at the peak, beyond inputs and output, at most
+        so many times the output's own. None: not stated.
     """
 
     error_scope: str | int = "window"
@@ -76,11 +86,14 @@ class Contract:
     seq_multiple_of: int = 1
     max_seq: int | None = None
     differentiable: bool = True
+    forward_mode: bool = True
     second_order: bool = True
     exact_sums: bool = True
     deterministic: bool = True
     gates: str = "relative"
     gate_layout: str = "B NH S 1"
+    transforms: tuple[str, ...] = ()
+    peak_memory: float | None = None
     _accumulators: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,12 +122,16 @@ class Contract:
         for name in (
             "zero_length",
             "differentiable",
+            "forward_mode",
             "second_order",
             "exact_sums",
             "deterministic",
         ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        self._set("transforms", _subset(self.transforms, "transforms", TRANSFORMS))
+        if self.peak_memory is not None:
+            _number(self.peak_memory, "peak_memory")
         self._set("_accumulators", _accumulators(self.accumulates_in))
 
     def _set(self, name: str, value: object) -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from dmat.strategies.cases import Case, Cases
-from dmat.testing.subject import Subject
+from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken
 
 Need = Callable[[Subject], str | None]
@@ -25,7 +25,10 @@ Need = Callable[[Subject], str | None]
 
 @dataclass(frozen=True)
 class Law:
-    """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first."""
+    """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first.
+
+    most: of a law whose examples are dear (a compilation, a process), how many the search tries at most.
+    """
 
     name: str
     statement: str
@@ -33,6 +36,7 @@ class Law:
     cases: Cases
     order: int
     needs: tuple[Need, ...]
+    most: int | None = None
 
     def arguments(self, case: Case) -> Case:
         """Return the parts of a case that this law takes, in its own order."""
@@ -50,6 +54,7 @@ class Record:
 
     promised: the contract implies that the law is run; one that is not is an error of the check.
     worst: the largest error over bound that was let pass. case: the smallest that broke the law.
+    refused: of the examples, those that the implementation refused with an error, where it may.
     """
 
     law: str
@@ -60,6 +65,7 @@ class Record:
     reason: str = "interrupted"
     promised: bool = True
     examples: int = 0
+    refused: int = 0
     worst: float | None = None
     case: str | None = None
     part: str = "all"
@@ -71,13 +77,15 @@ class Record:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
 
 
-def law(cases: Cases, *, order: int, needs: tuple[Need, ...] = ()) -> Callable[..., Any]:
+def law(
+    cases: Cases, *, order: int, needs: tuple[Need, ...] = (), most: int | None = None
+) -> Callable[..., Any]:
     """Make a law of a function (subject, **case) whose docstring's first line states it."""
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
         statement = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         name = check.__name__.removeprefix("test_law_")
-        entry = Law(name, statement, check, cases, order, needs)
+        entry = Law(name, statement, check, cases, order, needs, most)
 
         def test(subject: Subject, request: pytest.FixtureRequest) -> None:
             record = Record(name, subject.implementation.name, subject.dtype, subject.device)
@@ -117,6 +125,9 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str, profile: set
     except LawBroken as broken:
         record.status, record.reason = "failed", str(broken)
         raise
+    except Refused as refusal:
+        record.status, record.reason, record.promised = "not run", str(refusal), False
+        pytest.skip(str(refusal))
     except Exception as error:
         record.reason = f"the law itself raised {type(error).__name__}: {error}"
         raise
@@ -129,15 +140,20 @@ def run_law(entry: Law, subject: Subject, record: Record, key: str, profile: set
 def search(entry: Law, subject: Subject, record: Record, key: str, profile: settings) -> None:
     """Run the law on the ladder's cases and on random ones, and count them.
 
-    key: distinguishes what Hypothesis keeps of this search.
+    key: distinguishes what Hypothesis keeps of this search. Raises LawBroken, or Refused where the
+    implementation refused every case of the ladder, or all of the search.
     """
     broken: list[LawBroken] = []
+    refusals: list[Refused] = []
 
     def attempt(drawn: Case) -> None:
         case = entry.arguments(drawn)
         record.examples += 1
         try:
             entry.check(subject, **case)
+        except Refused as refusal:
+            record.refused += 1
+            refusals.append(refusal)
         except LawBroken as error:
             told = explained(error, entry, subject, case)
             record.case = shown(case)
@@ -147,11 +163,16 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
     if subject.part != "search":
         for case in entry.cases.ladder(subject.domain):
             attempt(case)
+        if refusals and record.refused == record.examples:
+            raise refusals[0]
     if subject.part == "ladder":
         return
 
+    most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
+
     @settings(
         profile,
+        max_examples=most,
         deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
         print_blob=False,
         report_multiple_bugs=False,
@@ -172,6 +193,8 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
         if not broken:
             raise
         raise inconstant(broken[0]) from flaky
+    if refusals and record.refused == record.examples:
+        raise refusals[0]
 
 
 def shown(case: Case) -> str:

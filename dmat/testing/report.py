@@ -131,7 +131,11 @@ def exit_code(reports: Sequence[Report]) -> int:
 def write_json(reports: Sequence[Report], file: Path) -> None:
     """Write one report as an object, several as a list; whole or not at all."""
     documents = [report.as_json() for report in reports]
-    text = json.dumps(documents[0] if len(documents) == 1 else documents, indent=2)
+    written(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2), file)
+
+
+def written(text: str, file: Path) -> None:
+    """Write a file whole, or leave what was there."""
     beside = file.with_name(file.name + ".part")
     beside.write_text(text + "\n")
     beside.replace(file)
@@ -147,11 +151,11 @@ def show(report: Report, console: Console) -> None:
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
     unreached = sum(_unreached(r) for r in report.records)
     if unreached:
-        _plain(console, f"{unreached} checks not reached: the run stopped before")
+        plain(console, f"{unreached} checks not reached: the run stopped before")
     for record in [r for r in report.unfinished() if not _unreached(r)]:
-        _plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
+        plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
-    _plain(console, _verdict_line(report))
+    plain(console, _verdict_line(report))
 
 
 def _excluded(record: Record) -> bool:
@@ -171,7 +175,8 @@ def _grouped(reasons: list[str]) -> list[str]:
     return [f"{why}: {', '.join(names)}" for why, names in by_reason.items()]
 
 
-def _plain(console: Console, text: str) -> None:
+def plain(console: Console, text: str) -> None:
+    """Print a line as it stands: no markup, no colours, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -203,11 +208,11 @@ def _show_broken(report: Report, console: Console) -> None:
     for record in report.broken():
         by_law.setdefault(record["law"], []).append(record)
     for first, *others in by_law.values():
-        _plain(console, "")
-        _plain(console, first["reason"])
+        plain(console, "")
+        plain(console, first["reason"])
         for other in others:
             case = (other["case"] or other["reason"]).replace("\n", "; ")
-            _plain(console, f"  also in {other['dtype']} on {other['device']}: {case}")
+            plain(console, f"  also in {other['dtype']} on {other['device']}: {case}")
 
 
 def _verdict_line(report: Report) -> str:

@@ -20,9 +20,15 @@ class SelectionError(Exception):
 
 
 def select(
-    targets: Sequence[str] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
+    targets: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    *,
+    otherwise: Sequence[Implementation] = BUILTIN,
 ) -> list[Chosen]:
     """Return (implementation, dtype, device) for all that the three lists name; empty means all.
+
+    otherwise: the implementations where no target is named.
 
     Raises TargetError for a target, SelectionError for a dtype or device that is unknown, absent from
     this machine, or not promised.
@@ -36,7 +42,7 @@ def select(
         if dtype not in DTYPES:
             raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     chosen: list[Chosen] = []
-    for implementation in [load(target) for target in dict.fromkeys(targets)] or BUILTIN:
+    for implementation in [load(target) for target in dict.fromkeys(targets)] or otherwise:
         chosen += _of(implementation, devices, dtypes)
     return chosen
 

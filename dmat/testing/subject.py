@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from dmat.testing.bounds import (
 )
 from dmat.testing.contract import DEVICES, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
+from dmat.testing.protected import NotEnded, died_of
 from dmat.testing.verdict import (
     Expected,
     Finding,
@@ -33,6 +34,10 @@ from dmat.testing.verdict import (
 )
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
+
+
+class Refused(Exception):
+    """The implementation refuses, with an error, what it need not do; its text says what and how."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Subject:
     device: str = "cpu"
     part: str = "all"
     worst: float | None = field(default=None, init=False)
+    unjudged_in_a_child: str | None = field(default=None, init=False, repr=False)
 
     @property
     def contract(self) -> Contract:
@@ -235,6 +241,30 @@ class Subject:
             for left in reversed(range(times))
         ]
 
+    def killed(self, *calls: Sequence[Tensor]) -> str | None:
+        """Return the signal of memory that calls on (igate, fgate, G) die of in a child process, or None.
+
+        Raises Refused where no call can be judged so: those on copies die too, or do not end.
+        """
+        copies = [[x.clone() for x in inputs] for inputs in calls]
+        self._exercise(copies[:1])  # what the first call of a process loads, no child should load again
+        try:
+            killed = self.unjudged_in_a_child is None and died_of(lambda: self._exercise(calls))
+            if killed and died_of(lambda: self._exercise(copies)):
+                self.unjudged_in_a_child = f"in a child process the call dies of {killed} on any memory"
+        except NotEnded as error:
+            self.unjudged_in_a_child = str(error)
+        if self.unjudged_in_a_child is not None:
+            raise Refused(self.unjudged_in_a_child)
+        return killed or None
+
+    def _exercise(self, calls: Sequence[Sequence[Tensor]]) -> None:
+        for igate, fgate, G in calls:
+            if self.contract.differentiable:
+                self.gradients_of(igate, fgate, G)
+            else:
+                self.call(igate, fgate)
+
     def expected_dtilde(self, run: Run) -> Expected:
         """Return what D~ of the gates of this run must be."""
         truth = Forward.of(run.igate, run.fgate, wide=self.wide)
@@ -252,9 +282,13 @@ class Subject:
 
     def backward(self, gradients: Gradients) -> Backward:
         """Return the truth of both gradients of this call."""
+        return self.backward_of(gradients.run.fgate, gradients.G)
+
+    def backward_of(self, fgate: Array, G: Array) -> Backward:
+        """Return the truth of both gradients for forget gates (B, NH, S) and a cotangent (B, NH, S, S)."""
         return Backward.of(
-            gradients.run.fgate,
-            gradients.G,
+            fgate,
+            G,
             masked_cotangent=self.contract.masked_cotangent,
             wide=self.wide,
         )

@@ -25,7 +25,14 @@ from dmat.testing.exact import (
     Pair,
 )
 
-AXES = {"D~": ("b", "h", "t", "s"), "di": ("b", "h", "s"), "df": ("b", "h", "k")}
+AXES = {
+    "D~": ("b", "h", "t", "s"),
+    "di": ("b", "h", "s"),
+    "df": ("b", "h", "k"),
+    "J v": ("b", "h", "t", "s"),
+    "d<v, J' G>/dG": ("b", "h", "t", "s"),
+    "d<v, J' G>/df": ("b", "h", "k"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""The command `dmat check`: the properties through pytest, in this environment, their records to a verdict.
+
+pytest runs under none of the user's configuration: docs/decisions/0004-how-check-runs-pytest.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from dmat.testing.report import Report, gather, laws
+from dmat.testing.select import select
+
+EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
+
+
+class NothingRun(Exception):
+    """pytest came to no law; its text is one line."""
+
+
+def check(options: argparse.Namespace) -> list[Report]:
+    """Check what the options name, and return a report an implementation."""
+    chosen = select(options.targets, options.device, options.dtype)
+    with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
+        lines, printed, code = run_properties(options, Path(folder), len(laws()) * len(chosen))
+    if not lines:
+        last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
+        raise NothingRun(f"no law was run; pytest ended with {code}: {' '.join(last)}")
+    return gather(lines, chosen, first=options.first)
+
+
+class Progress:
+    """Shows on a terminal how many laws are done."""
+
+    def __init__(self, total: int) -> None:
+        """Count up to this many."""
+        self.total, self.done = total, 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Rewrite the line."""
+        if report.when == "call":
+            self.done += 1
+            sys.__stderr__.write(f"\r{self.done} of {self.total} checks done ")  # type: ignore[union-attr]
+            sys.__stderr__.flush()  # type: ignore[union-attr]
+
+
+def run_properties(options: argparse.Namespace, folder: Path, total: int) -> tuple[list[str], str, int]:
+    """Run the properties in pytest; return the records, what pytest printed, and its exit code.
+
+    What Hypothesis would keep between runs goes to `folder`, not into the user's own. total: the number of
+    laws to run, for the progress line.
+    """
+    report = folder / "records.jsonl"
+    arguments = pytest_arguments(options, report, folder)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    plugins = [Progress(total)] if sys.stderr.isatty() else []
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = int(pytest.main(arguments, plugins=plugins))
+    if plugins:
+        sys.stderr.write("\r" + " " * 40 + "\r")
+    lines = report.read_text().splitlines() if report.exists() else []
+    return lines, printed.getvalue(), code
+
+
+def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) -> list[str]:
+    """Return pytest's command line for these options."""
+    here = Path(__file__).parent
+    arguments = ["-q", "-c", str(here / "check.ini"), "--rootdir", str(folder), "--noconftest"]
+    arguments += ["-p", "no:cacheprovider"]
+    arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
+    arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
+    arguments += ["--dmat-examples", str(EXAMPLES)]
+    for option, values in (
+        ("--dmat-impl", options.targets),
+        ("--dmat-device", options.device),
+        ("--dmat-dtype", options.dtype),
+    ):
+        for value in values:
+            arguments += [option, value]
+    if options.first:
+        arguments += ["--dmat-first"]
+    # Processes of their own, even for one: a kernel that kills its process must not take the verdict along.
+    workers = options.n or (1 if options.first else os.cpu_count() or 1)
+    arguments += ["-p", "xdist.plugin", "-n", str(workers)]
+    restarts = "0" if options.first else "100000"  # each law may kill one; --first ends at a death
+    arguments += ["--max-worker-restart", restarts]
+    in_order = ["--dist", "load", "--maxschedchunk", "1"]
+    arguments += in_order if options.first else ["--dist", "worksteal"]
+    return [*arguments, "--pyargs", "dmat.properties"]

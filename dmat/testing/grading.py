@@ -1,0 +1,68 @@
+"""The command `dmat grade`: each implementation graded in a process of its own, for it may crash there."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dmat.testing.builtin import COMPARED
+from dmat.testing.child import Died, Tell, apart
+from dmat.testing.grade import EXAMPLES, Grade, grade
+from dmat.testing.grade_report import Graded
+from dmat.testing.select import select
+from dmat.testing.subject import Implementation, Subject
+from dmat.testing.target import load
+
+Place = tuple[str, str]  # a dtype and a device
+
+
+def grade_all(options: argparse.Namespace) -> list[Graded]:
+    """Grade what the options name; without a TARGET, the built-in formulas, to compare."""
+    chosen = select(options.targets, options.device, options.dtype, otherwise=COMPARED)
+    graded = []
+    for implementation in dict.fromkeys(i for i, _, _ in chosen):
+        places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
+        grades = _grades(implementation.name, places, options.examples or EXAMPLES)
+        graded.append(Graded(implementation.name, implementation.contract.stated(), grades))
+    if sys.stderr.isatty():
+        sys.stderr.write("\r" + " " * 60 + "\r")
+    return graded
+
+
+def _grades(name: str, places: list[Place], examples: int) -> list[dict[str, Any]]:
+    """Return a grade a place; the place at which the process dies has none, and those after it are tried."""
+    grades: list[dict[str, Any]] = []
+    case = "a call with gates of zeros"
+
+    def heard(told: dict[str, Any] | str) -> None:
+        nonlocal case
+        if isinstance(told, str):
+            case = told
+            return
+        grades.append(told)
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{len(grades)} of {len(places)} dtypes of {name} graded ")
+
+    while len(grades) < len(places):
+        try:
+            apart(_grade_here, name, places[len(grades) :], examples, heard=heard)
+        except Died as died:
+            dtype, device = places[len(grades)]
+            reason = f"its process died, {died}, on the case\n{case}"
+            grades.append(Grade(dtype, device, reason=reason).as_dict())
+    return grades
+
+
+def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> None:
+    """Grade it in this process; tell each case as it comes, and each grade."""
+    import torch
+
+    torch.set_num_threads(1)  # cases are small: a second thread saves nothing
+    implementation = _named(name)
+    for dtype, device in places:
+        tell(grade(Subject(implementation, dtype, device), examples, tell).as_dict())
+
+
+def _named(name: str) -> Implementation:
+    return next((known for known in COMPARED if known.name == name), None) or load(name)

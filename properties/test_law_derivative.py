@@ -1,0 +1,40 @@
+"""Laws of derivatives beyond reverse mode: forward mode, and the second order."""
+
+from __future__ import annotations
+
+from dmat.properties import needs
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.cases import DIRECTIONS
+from dmat.testing.derivatives import (
+    GatePair,
+    expected_curvature,
+    expected_gradient_in_G,
+    expected_tangent,
+    pulled_twice,
+    pushed_forward,
+)
+from dmat.testing.law import law
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import as_array, require_within
+
+
+@law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
+def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+    """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound."""
+    inputs, moved = gates.build(subject.device), direction.build(subject.device)
+    tangent = pushed_forward(subject, inputs, moved)
+    summed = subject.contract.masked_cotangent == "summed"
+    expected = expected_tangent(subject, GatePair.of(*inputs), GatePair.of(*moved), summed=summed)
+    require_within(as_array(tangent), expected)
+
+
+@law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
+def test_law_second_order(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+    """Second derivatives, the gradients of <v, J' G> in G and f, are right or refused with an error."""
+    inputs, moved = gates.build(subject.device), direction.build(subject.device)
+    G = cotangent.build(gates, subject.device)
+    second, v = pulled_twice(subject, inputs, G, moved)
+    at = GatePair.of(*inputs)
+    require_within(second.G, expected_gradient_in_G(subject, at, v))
+    truth = subject.backward_of(at.fgate, as_array(G))
+    require_within(second.fgate, expected_curvature(subject, at, truth, v))
