@@ -180,6 +180,10 @@ class _WindowSums(Function):
         columns, rectangles = differentiable_rectangle_sums(G, ctx.summed)
         return columns.to(ctx.dtypes[0]), rectangles.to(ctx.dtypes[1]), None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
+        return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
+
 
 class _RectangleSums(Function):
     """`rectangle_sums`, the adjoint."""
@@ -198,32 +202,71 @@ class _RectangleSums(Function):
     def backward(ctx: Any, columns: Tensor, rectangles: Tensor) -> tuple[Tensor, None]:
         return tangent_window_sums(columns, rectangles, ctx.summed, ctx.dtype), None
 
-
-# Forward mode stands in classes of its own: torch.compile refuses a Function that has it.
-
-
-class _WindowSumsForwardMode(_WindowSums):
-    """Linear: the derivative of the map is the map."""
-
-    @staticmethod
-    def jvp(ctx: Any, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
-        return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
-
-
-class _RectangleSumsForwardMode(_RectangleSums):
-    """Linear: the derivative of the map is the map."""
-
     @staticmethod
     def jvp(ctx: Any, G_dot: Tensor, _: None) -> tuple[Tensor, Tensor]:
         return differentiable_rectangle_sums(G_dot, ctx.summed)
+
+
+# Under torch.compile and torch.export the pair stands as two operators of their own: traced through, the
+# loops over chunks would be unrolled into a graph for each S, and a Function with forward mode is refused.
+
+
+@torch.library.custom_op("dmat::window_sums", mutates_args=())
+def _window_sums_op(
+    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
+) -> Tensor:
+    return window_sums(column.double(), v.double(), above, dtype)
+
+
+def _fake_window_sums(
+    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
+) -> Tensor:
+    return v.new_empty(*v.shape, v.shape[-1], dtype=dtype)
+
+
+def _vmap_window_sums(
+    info: Any, in_dims: Any, column: Tensor, v: Tensor, *constants: Any
+) -> tuple[Tensor, int]:
+    column, v = (_batch_first(x, dim, info.batch_size) for x, dim in zip((column, v), in_dims, strict=False))
+    return _window_sums_op(column, v, *constants), 0
+
+
+@torch.library.custom_op("dmat::rectangle_sums", mutates_args=())
+def _rectangle_sums_op(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
+    return rectangle_sums(G, summed=summed)
+
+
+def _fake_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
+    sums = G.new_empty(G.shape[:-1], dtype=torch.float64)
+    return sums, torch.empty_like(sums)
+
+
+def _vmap_rectangle_sums(
+    info: Any, in_dims: Any, G: Tensor, summed: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    return _rectangle_sums_op(_batch_first(G, in_dims[0], info.batch_size), summed), (0, 0)
+
+
+def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _register(op: Any, function: type[Function], fake: Any, vmap: Any) -> None:
+    op.register_fake(fake)
+    op.register_vmap(vmap)
+    op.register_autograd(function.backward, setup_context=function.setup_context)
+
+
+_register(_window_sums_op, _WindowSums, _fake_window_sums, _vmap_window_sums)
+_register(_rectangle_sums_op, _RectangleSums, _fake_rectangle_sums, _vmap_rectangle_sums)
 
 
 def differentiable_window_sums(
     column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
 ) -> Tensor:
     """`window_sums`, differentiable; if `summed`, the column also gets cotangents of the future."""
-    sums = _WindowSums if torch.compiler.is_compiling() else _WindowSumsForwardMode
-    out: Tensor = sums.apply(column, v, above, summed, dtype)  # type: ignore[no-untyped-call]
+    sums = _window_sums_op if torch.compiler.is_compiling() else _WindowSums.apply
+    out: Tensor = sums(column, v, above, summed, dtype)
     return out
 
 
@@ -234,8 +277,8 @@ def tangent_window_sums(column: Tensor, v: Tensor, summed: bool, dtype: torch.dt
 
 def differentiable_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     """`rectangle_sums`, differentiable."""
-    sums = _RectangleSums if torch.compiler.is_compiling() else _RectangleSumsForwardMode
-    columns, rectangles = sums.apply(G, summed)  # type: ignore[no-untyped-call]
+    sums = _rectangle_sums_op if torch.compiler.is_compiling() else _RectangleSums.apply
+    columns, rectangles = sums(G, summed)
     return columns, rectangles
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -70,6 +72,13 @@ def transform(name: str) -> Callable[[Subject], str | None]:
         return None if name in claimed else f"contract: transforms without {name!r}"
 
     return need
+
+
+def compiler(subject: Subject) -> str | None:
+    """torch.compile finds what it compiles with: on the CPU a C++ compiler."""
+    names = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
+    found = subject.device != "cpu" or any(shutil.which(name) for name in names)
+    return None if found else "torch.compile finds no C++ compiler"
 
 
 def protected_pages(subject: Subject) -> str | None:

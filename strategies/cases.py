@@ -205,17 +205,25 @@ def _powers_of_two_ladder(domain: Domain) -> Iterator[Case]:
 
 # Gates and a cotangent for laws whose every example is dear: few, of unlike lengths
 
+_MODERATE = (1.0, -1.0, 0.5, 2.0, 3.0, 1e-3, 0.0)
+
 
 def _few_ladder(domain: Domain) -> Iterator[Case]:
     for S in dict.fromkeys([*shortest(domain), *just_past_blocks(domain), *ragged(domain)]):
-        gates = Gates(domain.dtype, (1, 2, S), Ramp(-1.5, 0.125, 0.75), Cycle((2.0, -1.0, 0.5)))
+        gates = Gates(domain.dtype, (2, 3, S), Ramp(-1.5, 0.125, 0.75), Cycle((2.0, -1.0, 0.5)))
         yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 3.0)))}
+
+
+def _draw_few(draw: st.DrawFn, domain: Domain) -> Case:
+    """Draw gates of one (B, NH): a compiler makes another kernel where either becomes 1."""
+    shape = (2, 3, domain.draw_shape(draw, zero=False)[-1])
+    gates = draw_gates(draw, domain.dtype, domain.special_values, shape, expanded=False)
+    gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
+    return {"gates": gates, "cotangent": draw_moderate_cotangent(draw, gates, _MODERATE)}
 
 
 # Finite gates, a direction to move them in, and a cotangent, both of moderate size: for derivatives of
 # higher order, whose intermediate results are squares
-
-_MODERATE = (1.0, -1.0, 0.5, 2.0, 3.0, 1e-3, 0.0)
 
 
 def _draw_direction(draw: st.DrawFn, domain: Domain) -> Case:
@@ -247,4 +255,4 @@ EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder)
 POWERS_OF_TWO = Cases(_draw_powers_of_two, _powers_of_two_ladder)
 MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder)
 DIRECTIONS = Cases(_draw_direction, _direction_ladder)
-FEW = Cases(_draw_cotangent, _few_ladder)
+FEW = Cases(_draw_few, _few_ladder)

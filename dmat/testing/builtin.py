@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dmat.operator import dtilde, vlstm_fwbw_Dtildemat
 from dmat.reference import masked_cumulative_sum, vlstm_fw_Dtildemat
-from dmat.testing.contract import Contract
+from dmat.testing.contract import TRANSFORMS, Contract
 from dmat.testing.subject import Implementation
 
 BUILTIN = (
-    Implementation("dtilde", dtilde, Contract(accumulates_in="float64")),
+    Implementation("dtilde", dtilde, Contract(accumulates_in="float64", transforms=TRANSFORMS)),
     Implementation(
         "vlstm_fwbw_Dtildemat",
         vlstm_fwbw_Dtildemat,

@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings, target
 from hypothesis import strategies as st
 
-from dmat.strategies import Constant, Cotangent, Cycle, Edited, Gates, MinusWindow, Ramp
+from dmat.strategies import Constant, Cotangent, Cycle, Diagonal, Edited, Gates, MinusWindow, Ramp, Sum
 from dmat.strategies.cases import Case
 from dmat.strategies.choose import between
 from dmat.strategies.cotangents import draw_cotangent
@@ -223,6 +223,7 @@ def finite(domain: Domain) -> Domain:
 
 
 CANCELLING = Cotangent(Cycle((2.0**15, 2.0**-10, -(2.0**15))))  # float32 sums lose the 2^-10
+HEAVY = Cotangent(Sum(Constant(2.0**-10), Diagonal(2.0**15)))  # the diagonal is in no rectangle
 
 
 PAST_ALL_CHUNKS = 150
@@ -234,6 +235,7 @@ def telling(domain: Domain) -> Iterator[tuple[Gates, Cotangent]]:
     for S in ragged(domain) + longest:
         smooth = Gates(domain.dtype, (1, 2, S), Constant(0.0), Ramp(2.0, 0.125 / S, 0.5))
         yield replace(smooth, igate=MinusWindow()), CANCELLING
+        yield smooth, HEAVY
         for k in sorted({0, min(16, S // 2), S // 2, S - 1}):
             for size in (1e4, Format.of(domain.dtype).largest / 4):
                 yield replace(smooth, fgate=Edited(smooth.fgate, (((0, 0, k), -size),))), Cotangent()

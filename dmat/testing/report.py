@@ -37,11 +37,15 @@ def laws() -> list[Law]:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one implementation. `records` has one entry a law, dtype and device."""
+    """What became of one implementation. `records` has one entry a law, dtype and device.
+
+    stands_under: of a bare function that falls, what was found of a wider contract, as the schema has it.
+    """
 
     implementation: str
     contract: dict[str, object]
     records: list[Record]
+    stands_under: dict[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
@@ -68,6 +72,7 @@ class Report:
             "verdict": self.verdict,
             "contract": json.loads(json.dumps(contract, default=str)),
             "laws": self.records,
+            "stands_under": self.stands_under,
         }
 
 
@@ -156,6 +161,21 @@ def show(report: Report, console: Console) -> None:
         plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
     plain(console, _verdict_line(report))
+    for line in _wider(report.stands_under):
+        plain(console, line)
+
+
+def _wider(found: dict[str, Any] | None) -> list[str]:
+    """Return the lines that say whether a promise was never made, or a bug was found."""
+    if found is None:
+        return []
+    if found["outcome"] == "unfinished":
+        return ["Whether it stands under a wider contract was not searched to the end."]
+    if found["outcome"] == "none":
+        return ["No contract admits it: this is a bug."]
+    lines = ["It stands under a wider contract, which promises less:", f"  {found['decorator']}"]
+    wrong = ", ".join(found["wrong_in"])
+    return [*lines, f"In {wrong} no contract admits it: there it is a bug."] if wrong else lines
 
 
 def _excluded(record: Record) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -167,6 +167,10 @@ class Subject:
         """Return the same implementation on the same device in another dtype."""
         return Subject(self.implementation, dtype, self.device)
 
+    def calling(self, function: Callable[..., object]) -> Subject:
+        """Return the same promises of another function: this one under a transform."""
+        return Subject(replace(self.implementation, function=function), self.dtype, self.device)
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest call there is cannot be made, or None."""
@@ -193,9 +197,9 @@ class Subject:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                output = self.implementation.function(_arranged(igate, layout), _arranged(fgate, layout))
+                output = self.implementation.function(arranged(igate, layout), arranged(fgate, layout))
         except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
-            raise LawBroken(_raised("D~", error)) from error
+            raise LawBroken(raised("D~", error)) from error
         _require_tensor(output, igate)
         assert isinstance(output, Tensor)
         return output
@@ -314,7 +318,7 @@ class Subject:
         )
 
 
-def _arranged(gate: Tensor, layout: str) -> Tensor:
+def arranged(gate: Tensor, layout: str) -> Tensor:
     """Show a gate (B, NH, S, 1) in the axes of the contract; contiguous ones stay contiguous."""
     if layout == "B NH S 1":
         return gate
@@ -347,7 +351,7 @@ def _pull_back(
                 warnings.simplefilter("ignore")
                 found = torch.autograd.grad(output, asked, G, retain_graph=retain, allow_unused=True)
         except (Exception, SystemExit) as error:  # whatever a user's backward may raise
-            raise LawBroken(_raised("gradients", error)) from error
+            raise LawBroken(raised("gradients", error)) from error
         pulled = {id(leaf): gradient for leaf, gradient in zip(asked, found, strict=True)}
     di, df = (
         _gradient(name, leaf, pulled.get(id(leaf))) for name, leaf in zip(("di", "df"), leaves, strict=True)
@@ -365,6 +369,7 @@ def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
     return gradient
 
 
-def _raised(quantity: str, error: BaseException) -> Finding:
+def raised(quantity: str, error: BaseException) -> Finding:
+    """Return the finding of a call that raised instead of giving this quantity."""
     text = str(error).strip().splitlines()
     return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")

@@ -23,7 +23,7 @@ from hypothesis import Phase, settings
 
 from dmat.testing.law import Law, Record, search
 from dmat.testing.report import laws
-from dmat.testing.subject import Subject
+from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken
 
 from . import direct
@@ -40,8 +40,8 @@ class Verdict:
     """What became of a mutant, and by what.
 
     outcome: "rejected" by a law that found a wrong result, "raised" where the mutant, or its import,
-    raised, "checked" by a direct check, "law raised" where the law itself did, "timeout", "died",
-    or "survived".
+    raised, "refused" where it refuses what the original gives, "checked" by a direct check, "law raised"
+    where the law itself did, "timeout", "died", or "survived".
     """
 
     outcome: str
@@ -144,6 +144,8 @@ def _accusation(entry: Law, subject: Subject, profile: settings) -> tuple[str, s
     except LawBroken as broken:
         raised = broken.finding.computed.startswith("raised")
         return "raised" if raised else "rejected", name
+    except Refused as refusal:
+        return "refused", f"{name}: {refusal}"
     except Exception as error:
         return "law raised", f"{name}: {type(error).__name__}: {error}"
     return None

@@ -1,0 +1,65 @@
+"""Laws of transforms: compiled, vmapped, exported, under autocast, the same answer, where claimed."""
+
+from __future__ import annotations
+
+import torch
+
+from dmat.properties import needs
+from dmat.strategies import Constant, Cotangent, Gates
+from dmat.strategies.cases import COTANGENTS, FEW, WINDOWS
+from dmat.testing.law import law
+from dmat.testing.subject import Gradients, Run, Subject
+from dmat.testing.transforms import compiled, exported, under_autocast, vmapped
+from dmat.testing.verdict import as_array, require_within
+
+
+def require_gradients(subject: Subject, gradients: Gradients) -> None:
+    """Require D~ and both gradients of this call within their bounds."""
+    require_within(gradients.run.dtilde, subject.expected_dtilde(gradients.run))
+    for must, name in zip(subject.expected_gradients(gradients), ("di", "df"), strict=True):
+        require_within(getattr(gradients, name), must)
+
+
+def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Require D~ and, where the contract has them, its gradients within their bounds."""
+    if transformed.contract.differentiable:
+        require_gradients(transformed, transformed.gradients(gates, cotangent))
+    else:
+        run = transformed.forward(gates)
+        require_within(run.dtilde, transformed.expected_dtilde(run))
+
+
+@law(FEW, order=60, needs=(needs.transform("compile"), needs.compiler), most=20)
+def test_law_compiled(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too."""
+    require_right(compiled(subject), gates, cotangent)
+
+
+@law(COTANGENTS, order=45, needs=(needs.transform("autocast"),))
+def test_law_autocast(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Under autocast D~ and its gradients keep their dtype and their bounds."""
+    require_right(under_autocast(subject), gates, cotangent)
+
+
+@law(WINDOWS, order=44, needs=(needs.transform("vmap"),))
+def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
+    """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds."""
+    pairs = [torch.stack(pair).to(subject.device) for pair in zip(gates.dense(), rival.dense(), strict=True)]
+    G = Cotangent(Constant(1.0)).build(gates, subject.device)
+    for in_dims in ((0, 0), (0, None), (None, 0)):
+        inputs = [x if dim == 0 else x[0] for x, dim in zip(pairs, in_dims, strict=True)]
+        output, di, df = vmapped(subject, inputs, in_dims, G)
+        for n in range(2):
+            seen = [as_array(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)]
+            run = Run(seen[0], seen[1], output[n])
+            require_within(run.dtilde, subject.expected_dtilde(run))
+            if subject.contract.differentiable:
+                require_gradients(subject, Gradients(run, as_array(G), (di[n], df[n])))
+
+
+@law(FEW, order=61, needs=(needs.transform("export"),), most=1)
+def test_law_exported(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Exported by torch.export, D~ of other gates of the same shape is within its bound."""
+    igate, fgate = (gate.to(subject.device) for gate in gates.dense())
+    run = exported(subject, igate, fgate).forward_of(*(gate.flip(2).contiguous() for gate in (igate, fgate)))
+    require_within(run.dtilde, subject.expected_dtilde(run))

@@ -1,0 +1,168 @@
+"""`dmat grade`: known answers, and a class is lost by what breaks it and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import Tensor
+
+import dmat.testing
+from dmat.testing.builtin import COMPARED
+from dmat.testing.contract import DTYPES, Contract
+from dmat.testing.grade import AccuracyClass, classes, grade
+from dmat.testing.subject import Implementation, Subject
+
+from .zoo import sound
+
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "grade.schema.json").read_text())
+DTILDE, DIFFERENCE, MASKED = COMPARED
+FEW = 20  # random cases: the ladder alone tells these classes apart
+Names = tuple[str, str]  # the classes of the forward and of the gradients
+
+
+def silent(told: object) -> None:
+    """Hear nothing."""
+
+
+def graded(implementation: Implementation, dtype: str) -> Names:
+    """Return the classes as the table shows them."""
+    torch.set_num_threads(1)
+    ledgers = grade(Subject(implementation, dtype), FEW, silent).ledgers
+    return str(ledgers["forward"].strictest), str(ledgers["gradients"].strictest)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_built_in_three(dtype: str) -> None:
+    """dtilde is (window, float64) in every dtype, the masked sum window, the difference prefix."""
+    wide = "float64" if dtype == "float64" else "float32"
+    assert graded(DTILDE, dtype) == ("window, float64",) * 2
+    assert graded(MASKED, dtype) == (f"window, {wide}",) * 2
+    assert graded(DIFFERENCE, dtype) == (f"prefix, {wide}",) * 2
+
+
+UNLIKE: dict[str, Names] = {  # in float32
+    "masked_cumulative_sum_wide": ("window, float64", "window, float64"),
+    "chunkwise_difference": ("chunk 16, float32", "prefix, float32"),
+    "suffix_sum_difference": ("sequence, float32", "prefix, float32"),
+    "log_of_one_plus_exp": ("window, float32*", "window, float32"),
+    "one_minus_sigmoid": ("window, float32", "window, float32*"),
+}
+
+
+@pytest.mark.parametrize("style", UNLIKE)
+def test_unlike_styles(style: str) -> None:
+    """The scope, the accumulator and the gates of a style are found from its results alone."""
+    bare = Implementation(style, getattr(sound, style), Contract())
+    assert graded(bare, "float32") == UNLIKE[style]
+
+
+def test_half_type_in_its_own_format() -> None:
+    """A half type summed in itself survives its own format, and nothing wider."""
+    own = Implementation("own", sound.all_in_bfloat16, Contract())
+    assert graded(own, "bfloat16")[0] == "window, bfloat16"
+
+
+def test_a_wrong_entry_is_in_no_class() -> None:
+    """Who is wrong by more than rounding survives no class, and the case that says so is kept."""
+
+    def shifted(i: Tensor, f: Tensor) -> Tensor:
+        return sound.masked_cumulative_sum(i, f.roll(1, dims=2))
+
+    result = grade(Subject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
+    ledger = result.as_dict()["forward"]
+    assert ledger["class"] is None
+    assert len(ledger["classes"]) == len(classes("float32", "forward"))
+    assert all("gates = Gates(" in lost["case"] for lost in ledger["classes"])
+
+
+def test_a_backward_that_raises_costs_the_gradients_alone() -> None:
+    """What raises in its backward is still graded in its forward."""
+
+    class Raises(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, D: Tensor) -> Tensor:
+            return D.clone()
+
+        @staticmethod
+        def backward(ctx: object, *G: Tensor) -> Tensor:
+            raise NotImplementedError("no backward")
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        result: Tensor = Raises.apply(sound.masked_cumulative_sum(i, f))  # type: ignore[no-untyped-call]
+        return result
+
+    found = graded(Implementation("kernel", kernel, Contract()), "float32")
+    assert found == ("window, float32", "None")
+
+
+def test_stricter_classes_imply_wider_ones() -> None:
+    """Only along each of scope, accumulator and gates does a class imply another."""
+    strict, wide = AccuracyClass("window", "float64"), AccuracyClass(16, "float32", "absolute")
+    assert strict.implies(wide)
+    assert not wide.implies(strict)
+    assert not AccuracyClass("window", "float32").implies(AccuracyClass("prefix", "float64"))
+
+
+def same_bits(implementation: Implementation, dtype: str) -> dict[tuple[str, str], bool]:
+    """Return what holds of each trait."""
+    conduct = grade(Subject(implementation, dtype), FEW, silent).conduct
+    return {name: trait.holds for name, trait in conduct.items()}
+
+
+def test_bits_alone() -> None:
+    """A sum from the end depends on the length; one shifted by the batch's maximum, on the batch."""
+    suffix = Implementation("suffix", sound.suffix_sum_difference, Contract())
+    assert same_bits(suffix, "float32")["prefix", "forward"] is False
+
+    def by_the_batch(i: Tensor, f: Tensor) -> Tensor:
+        most = i.detach().amax() if i.numel() else 0.0
+        return sound.masked_cumulative_sum(i - most, f) + most
+
+    batch = Implementation("batch", by_the_batch, Contract())
+    assert same_bits(batch, "float32")["head", "forward"] is False
+    assert all(same_bits(replace(DTILDE), "float32").values())
+
+
+KERNELS = """
+import os
+from dmat.reference import masked_cumulative_sum
+from dmat.testing import implementation
+
+@implementation(dtypes=("float32", "float16"), max_seq=3)
+def dies(i, f):
+    if i.dtype.itemsize == 4 and i.shape[2] == 3:
+        os._exit(7)
+    return masked_cumulative_sum(i, f)
+
+@implementation(dtypes=("float32",), max_seq=3)
+def off(i, f):
+    print("to be dropped")
+    return masked_cumulative_sum(i, f) * 1.5
+"""
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel that dies in one dtype is graded in the next; JSON follows the schema; exit 2, else 0."""
+    from dmat.testing.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    options = ["--examples", "5", "--json", "g.json"]
+    assert main(["grade", "kernels.py:dies", "kernels.py:off", *options]) == 2
+    shown = capsys.readouterr().out
+    assert "not graded: kernels.py:dies, float32 on cpu: its process died, exit code 7, on the case" in shown
+    assert "none: the forward of kernels.py:off, float32 on cpu is in no class" in shown
+    report = json.loads((tmp_path / "g.json").read_text())
+    jsonschema.validate(report, SCHEMA)
+    dies, off = report
+    assert [bool(grade["reason"]) for grade in dies["grades"]] == [True, False]
+    assert off["grades"][0]["forward"]["class"] is None
+    assert main(["grade", "kernels.py:off", "--examples", "5"]) == 0
+    assert "to be dropped" not in capsys.readouterr().out
