@@ -266,7 +266,7 @@ def differentiable_window_sums(
 ) -> Tensor:
     """`window_sums`, differentiable; if `summed`, the column also gets cotangents of the future."""
     sums = _window_sums_op if torch.compiler.is_compiling() else _WindowSums.apply
-    out: Tensor = sums(column, v, above, summed, dtype)
+    out: Tensor = sums(column, v, above, summed, dtype)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -278,7 +278,7 @@ def tangent_window_sums(column: Tensor, v: Tensor, summed: bool, dtype: torch.dt
 def differentiable_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     """`rectangle_sums`, differentiable."""
     sums = _rectangle_sums_op if torch.compiler.is_compiling() else _RectangleSums.apply
-    columns, rectangles = sums(G, summed)
+    columns, rectangles = sums(G, summed)  # type: ignore[no-untyped-call]
     return columns, rectangles
 
 

@@ -3,4 +3,4 @@
 Reports show the families in this order; a file test_law_FAMILY.py that is not named here is an error.
 """
 
-FAMILIES = ("structure", "locality", "values", "gradient", "derivative", "conduct", "transforms")
+FAMILIES = ("structure", "locality", "values", "gradient", "derivative", "conduct", "transforms", "cuda")

@@ -86,6 +86,17 @@ def protected_pages(subject: Subject) -> str | None:
     return "a law of the CPU" if subject.device != "cpu" else protected.available()
 
 
+def peak_memory(subject: Subject) -> str | None:
+    """A ceiling of memory is stated."""
+    return "contract: peak_memory not stated" if subject.contract.peak_memory is None else None
+
+
+def cpu_too(subject: Subject) -> str | None:
+    """The kernel promises the CPU as well."""
+    devices = subject.contract.devices
+    return None if devices is None or "cpu" in devices else "contract: devices without 'cpu'"
+
+
 def cuda(subject: Subject) -> str | None:
     """The kernel runs on a CUDA device."""
     if subject.device == "cuda":

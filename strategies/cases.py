@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
-from typing import Any
+from math import isqrt
 
 from hypothesis import strategies as st
 
+from dmat.strategies import inside
 from dmat.strategies.choose import between
 from dmat.strategies.cotangents import (
     Cotangent,
@@ -21,7 +22,8 @@ from dmat.strategies.cotangents import (
     draw_moderate_cotangent,
 )
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import Gates, draw_background, draw_gates, special
+from dmat.strategies.gates import Gates, draw_background, draw_gates, exact_units, special
+from dmat.strategies.inside import Inside
 from dmat.strategies.ladder import (
     cotangent_ladder,
     exact_cotangent_ladder,
@@ -32,17 +34,21 @@ from dmat.strategies.ladder import (
     shortest,
 )
 from dmat.strategies.layouts import SAME_VALUES
+from dmat.strategies.recipe import Case as Case
 from dmat.strategies.values import Constant, Cycle, Ramp
-
-Case = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cases:
-    """One kind of case: how to draw one, and its ladder."""
+    """One kind of case: how to draw one, its ladder, and which cases are of this kind.
+
+    inside: whether a case, or what a law takes of one, lies in a domain. None: a case that breaks a law is
+    shown as it was found, for its shape is what it is about, or to try another is dear.
+    """
 
     draw: Callable[[st.DrawFn, Domain], Case]
     ladder: Callable[[Domain], Iterator[Case]]
+    inside: Inside | None = None
 
     def search(self, domain: Domain) -> st.SearchStrategy[Case]:
         """Return the random search over this domain."""
@@ -192,9 +198,11 @@ def _masked_ladder(domain: Domain) -> Iterator[Case]:
 # Gates and a cotangent of 0 and signed powers of two between 2^-8 and 2^8
 
 
+POWERS = (0.0, *(sign * 2.0**n for n in range(-8, 9) for sign in (1, -1)))
+
+
 def _draw_powers_of_two(draw: st.DrawFn, domain: Domain) -> Case:
-    powers = (0.0, *(sign * 2.0**n for n in range(-8, 9) for sign in (1, -1)))
-    values = draw_background(draw, powers)
+    values = draw_background(draw, POWERS)
     return {"gates": domain.draw_gates(draw), "cotangent": Cotangent(values)}
 
 
@@ -222,6 +230,42 @@ def _draw_few(draw: st.DrawFn, domain: Domain) -> Case:
     return {"gates": gates, "cotangent": draw_moderate_cotangent(draw, gates, _MODERATE)}
 
 
+# One shape of more than 2^31 entries, by many heads or by many times, and one of a good size
+
+ENTRIES = 2**31
+
+
+def _huge_shapes(domain: Domain) -> list[tuple[int, int, int]]:
+    """Return allowed shapes whose sums of `spaced_gates` are exact, the cheaper one first."""
+    step, most = domain.seq_multiple_of, domain.max_seq
+    exact = 256 if exact_units(domain.dtype, domain.accumulator) > 512 else 192
+    longest = exact if most is None else min(exact, most)
+    S = max(1, longest // step) * step
+    shapes = [(1, ENTRIES // S**2 + 3, S)]
+    long = -(-(isqrt(ENTRIES) + 67) // step) * step
+    if (most is None or most >= long) and (exact_units(domain.dtype, domain.accumulator) > 2 * long):
+        shapes.append((1, 1, long))
+    return shapes
+
+
+def _huge_ladder(domain: Domain) -> Iterator[Case]:
+    for shape in _huge_shapes(domain):
+        yield {"shape": shape}
+
+
+def _draw_huge(draw: st.DrawFn, domain: Domain) -> Case:
+    return {"shape": _huge_shapes(domain)[0]}
+
+
+def _large_ladder(domain: Domain) -> Iterator[Case]:
+    yield _draw_large(None, domain)
+
+
+def _draw_large(draw: st.DrawFn | None, domain: Domain) -> Case:
+    most = 2048 if domain.max_seq is None else min(2048, domain.max_seq)
+    return {"shape": (1, 2, max(1, most // domain.seq_multiple_of) * domain.seq_multiple_of)}
+
+
 # Finite gates, a direction to move them in, and a cotangent, both of moderate size: for derivatives of
 # higher order, whose intermediate results are squares
 
@@ -245,14 +289,20 @@ def _direction_ladder(domain: Domain) -> Iterator[Case]:
             yield {"gates": gates, "direction": direction, "cotangent": cotangent}
 
 
-GATES = Cases(_draw_gates, _gates_ladder)
-EXACT = Cases(_draw_exact, _exact_ladder)
-CUTS = Cases(_draw_cut, _cut_ladder)
-WINDOWS = Cases(_draw_window, _window_ladder)
-COTANGENTS = Cases(_draw_cotangent, _cotangent_ladder)
-FINITE_COTANGENTS = Cases(_draw_finite_cotangent, _finite_cotangent_ladder)
-EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder)
-POWERS_OF_TWO = Cases(_draw_powers_of_two, _powers_of_two_ladder)
-MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder)
-DIRECTIONS = Cases(_draw_direction, _direction_ladder)
+def _finite(case: Case, domain: Domain) -> bool:
+    return inside.any_cotangent(case, replace(domain, special_values=()))
+
+
+GATES = Cases(_draw_gates, _gates_ladder, inside.any_gates)
+EXACT = Cases(_draw_exact, _exact_ladder, inside.exact_gates)
+CUTS = Cases(_draw_cut, _cut_ladder, inside.cut)
+WINDOWS = Cases(_draw_window, _window_ladder, inside.window)
+COTANGENTS = Cases(_draw_cotangent, _cotangent_ladder, inside.any_cotangent)
+FINITE_COTANGENTS = Cases(_draw_finite_cotangent, _finite_cotangent_ladder, _finite)
+EXACT_COTANGENTS = Cases(_draw_exact_cotangent, _exact_cotangent_ladder, inside.exact_cotangent)
+POWERS_OF_TWO = Cases(_draw_powers_of_two, _powers_of_two_ladder, inside.made_of(POWERS))
+MASKED_COTANGENTS = Cases(_draw_masked, _masked_ladder, inside.masked_by(_masked_values))
+DIRECTIONS = Cases(_draw_direction, _direction_ladder, inside.moderate)
 FEW = Cases(_draw_few, _few_ladder)
+HUGE = Cases(_draw_huge, _huge_ladder)
+LARGE = Cases(_draw_large, _large_ladder)

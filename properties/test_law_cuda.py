@@ -1,0 +1,115 @@
+"""Laws of CUDA: no waiting, graphs, streams, past 2^31 entries, memory, and the answer of the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dmat.properties import needs
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.cases import FEW, GATES, HUGE, LARGE
+from dmat.testing.cuda import (
+    WARM_UPS,
+    captured,
+    exact_rows,
+    forward_and_backward,
+    last_row_cotangent,
+    no_synchronisation,
+    on_a_side_stream,
+    peak_beyond,
+    refused_if_too_large,
+    spaced_gates,
+)
+from dmat.testing.law import law
+from dmat.testing.subject import Gradients, Refused, Run, Subject
+from dmat.testing.verdict import (
+    LawBroken,
+    as_array,
+    require,
+    require_agreement,
+    require_same,
+    require_within,
+)
+
+Results = tuple[torch.Tensor, ...]
+
+
+def require_right(subject: Subject, gates: Results, G: torch.Tensor, results: Results) -> None:
+    """Require D~ and, where there are some, both gradients of these gates within their bounds."""
+    run = Run(as_array(gates[0])[..., 0], as_array(gates[1])[..., 0], results[0])
+    require_within(run.dtilde, subject.expected_dtilde(run))
+    if len(results) == 3:
+        gradients = Gradients(run, as_array(G), (results[1], results[2]))
+        for must, name in zip(subject.expected_gradients(gradients), ("di", "df"), strict=True):
+            require_within(getattr(gradients, name), must)
+
+
+@law(FEW, order=50, needs=(needs.cuda,), most=5)
+def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """After a warm-up, neither the call nor its backward makes the host wait for the device."""
+    inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
+    for _ in range(WARM_UPS):
+        forward_and_backward(subject, inputs, G)
+    with no_synchronisation():
+        forward_and_backward(subject, inputs, G)
+
+
+@law(FEW, order=51, needs=(needs.cuda,), most=5)
+def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """Call and backward can be captured in a CUDA graph, and its replay is right for other gates."""
+    inputs = tuple(gate.to(subject.device) for gate in gates.dense())
+    G = cotangent.build(gates, subject.device)
+    replay = captured(subject, inputs, G)
+    for gate in inputs:
+        gate.copy_(gate.flip(2).clone())
+    require_right(subject, inputs, G, replay())
+
+
+@law(FEW, order=52, needs=(needs.cuda,), most=5)
+def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+    """On a stream of its own the call reads its inputs when that stream has written them."""
+    inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
+    require_right(subject, inputs, G, on_a_side_stream(subject, inputs, G))
+
+
+@law(HUGE, order=71, needs=(needs.cuda, needs.exact_sums))
+def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
+    """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row."""
+    dtype, S = getattr(torch, subject.dtype), shape[-1]
+    with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
+        G = last_row_cotangent(shape, dtype, subject.device)
+        results = forward_and_backward(subject, spaced_gates(shape, dtype, subject.device), G)
+        for head in sorted({0, shape[1] // 2, shape[1] - 1}):
+            for rows in (slice(0, 64), slice(max(0, S - 64), S)):
+                note = f"head {head}, rows from {rows.start} on"
+                require_same("D~", as_array(results[0][0, head, rows]), exact_rows(S, rows), note=note)
+            truths = np.ones(S), np.arange(S, dtype=np.float64)
+            for name, found, truth in zip(("di", "df"), results[1:], truths, strict=False):
+                exact = truth <= 1 / subject.rounding.u
+                require_same(name, as_array(found[0, head, :, 0]), truth, exact, f"head {head}")
+
+
+@law(LARGE, order=70, needs=(needs.cuda, needs.peak_memory))
+def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
+    """At the peak, call and backward take no more memory beyond their results than the contract states."""
+    dtype = getattr(torch, subject.dtype)
+    inputs = spaced_gates(shape, dtype, subject.device)
+    G = torch.ones((), dtype=dtype, device=subject.device).expand(*shape, shape[-1])
+    forward_and_backward(subject, inputs, G)
+    taken = peak_beyond(lambda: forward_and_backward(subject, inputs, G))
+    output = shape[0] * shape[1] * shape[2] ** 2 * inputs[0].element_size()
+    stated = subject.contract.peak_memory or 0.0
+    require(taken <= stated * output, "peak memory", f"{taken} bytes", f"at most {stated} x {output} bytes")
+
+
+@law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))
+def test_law_device_agreement(subject: Subject, gates: Gates) -> None:
+    """CUDA and the CPU agree within the bounds of both."""
+    ours = subject.forward(gates)
+    other = Subject(subject.implementation, subject.dtype, "cpu")
+    try:
+        theirs = other.forward(gates)
+    except LawBroken as broken:
+        raise Refused(f"the CPU's call {broken.finding.computed}") from broken
+    expected, note = subject.expected_dtilde(ours), "CUDA, against the CPU"
+    require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
