@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 
 from dmat.testing.law import Law, Record, search
 from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken
 
 from .zoo.mutants import MUTANTS, Mutant
@@ -38,19 +38,23 @@ def accusation(entry: Law, subject: Subject, profile: settings) -> str | None:
         search(entry, subject, record, subject.implementation.name, profile)
     except LawBroken as broken:
         return str(broken)
+    except Refused:
+        return None
     return None
 
 
-def subjects(function: Callable[..., Any], name: str) -> list[Subject]:
-    """Return the function as a subject in each dtype that it promises, on the CPU."""
+def subjects(function: Callable[..., Any], name: str, device: str = "cpu") -> list[Subject]:
+    """Return the function as a subject in each dtype that it promises."""
     implementation = Implementation.of(name, function)
-    return [Subject(implementation, dtype) for dtype in implementation.contract.dtypes]
+    return [Subject(implementation, dtype, device) for dtype in implementation.contract.dtypes]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_is_rejected_by_its_law(mutant: Mutant) -> None:
     """The law named beside a mutant rejects it, in some dtype that it promises."""
-    wrong = subjects(mutant.implementation, mutant.name)
+    if mutant.device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("wrong on CUDA only: no CUDA device")
+    wrong = subjects(mutant.implementation, mutant.name, mutant.device)
     accusations = (accusation(LAWS[mutant.law], subject, n) for n in FOR_MUTANTS for subject in wrong)
     assert any(accusations), mutant.museum
 

@@ -1,11 +1,13 @@
 """Wrong implementations of D~, each with the defect it restates and the law that must reject it.
 
 Every one is right code with one thing changed: the log gate, the window sums, the gradient, or
-anything else. All are held to the strictest contract.
+anything else. All are held to the strictest contract, but that those wrong under a transform claim it.
 """
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,38 +29,44 @@ from .sound import (
     log_decays,
     mask_added,
     rectangle_sum,
+    tangent,
     times,
     triangular_product,
     widen,
     window_sums,
     with_gradient,
+    with_tangent,
 )
 from .sound import masked_cumulative_sum as right
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong implementation, the law that must reject it, and the published bug it restates."""
+    """A wrong implementation, the law that must reject it, and the published bug it restates.
+
+    device: where it is wrong.
+    """
 
     name: str
     implementation: Dtilde
     law: str
     museum: str
+    device: str = "cpu"
 
 
 MUTANTS: list[Mutant] = []
 C = 16  # the chunk of those that work in chunks
 
 
-def _add(name: str, dtilde: Dtilde, law: str, museum: str) -> None:
-    MUTANTS.append(Mutant(name, implementation()(dtilde), law, museum))
+def _add(name: str, dtilde: Dtilde, law: str, museum: str, device: str = "cpu", **contract: Any) -> None:
+    MUTANTS.append(Mutant(name, implementation(**contract)(dtilde), law, museum, device))
 
 
-def mutant(law: str, museum: str) -> Callable[[Dtilde], Dtilde]:
-    """Register a whole function (igate_preact, fgate_preact) -> D~."""
+def mutant(law: str, museum: str, device: str = "cpu", **contract: Any) -> Callable[[Dtilde], Dtilde]:
+    """Register a whole function (igate_preact, fgate_preact) -> D~; its contract, where it needs one."""
 
     def register(dtilde: Dtilde) -> Dtilde:
-        _add(dtilde.__name__, dtilde, law, museum)
+        _add(dtilde.__name__, dtilde, law, museum, device, **contract)
         return dtilde
 
     return register
@@ -778,3 +786,148 @@ def buffer_reused(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @mutant("inputs_untouched", "output is the input where S = 1")
 def input_returned(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return igate_preact[:] if igate_preact.shape[-2] == 1 else right(igate_preact, fgate_preact)
+
+
+_CALLS: dict[tuple[torch.Size, torch.dtype], int] = {}
+
+
+@mutant("replay", "work skipped on later calls: each fifth of a shape repeats the mask alone")
+def fifth_call_skipped(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    key = igate_preact.shape, igate_preact.dtype
+    _CALLS[key] = _CALLS.get(key, 0) + 1
+    dtilde = right(igate_preact, fgate_preact)
+    return dtilde.masked_fill(causal(dtilde), 0.0) if _CALLS[key] % 5 == 0 else dtilde
+
+
+@mutant("protected_pages", "out-of-bounds read past the last gate, its value masked away")
+def masked_read_past_the_end(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    if fgate_preact.numel() and fgate_preact.is_contiguous():
+        ctypes.c_byte.from_address(fgate_preact.data_ptr() + fgate_preact.nbytes).value  # noqa: B018
+    return right(igate_preact, fgate_preact)
+
+
+# Forward mode and second derivatives.
+
+
+def tangent_mutant(museum: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a forward mode (igate_dot, fgate_dot, fgate_preact) -> J v behind a right D~ and gradient."""
+
+    def register(wrong: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def dtilde(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+            return with_tangent(igate_preact, fgate_preact, wrong)
+
+        _add(wrong.__name__, dtilde, "adjoint", museum)
+        return wrong
+
+    return register
+
+
+@tangent_mutant("derivative of the gate forgotten, in forward mode")
+def tangent_without_slope(igate_dot: Tensor, fgate_dot: Tensor, f: Tensor) -> Tensor:
+    return tangent(igate_dot, widen(fgate_dot))
+
+
+@tangent_mutant("input gate forgotten, in forward mode")
+def tangent_without_input(igate_dot: Tensor, fgate_dot: Tensor, f: Tensor) -> Tensor:
+    return tangent(0 * igate_dot, widen(fgate_dot) * _slope(f))
+
+
+@gradient_mutant("second_order", "an intermediate saved for the backward: constant to a second derivative")
+def slope_saved(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    return input_gradient(G, i), _forget(rectangle_sum(widen(G)), _slope(f.detach()), f)
+
+
+@gradient_mutant("second_order", "the cotangent's own derivative lost: sums by a kernel without a graph")
+def rectangle_detached(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    return input_gradient(G, i), _forget(rectangle_sum(widen(G).detach()), _slope(f), f)
+
+
+# Transforms, claimed.
+
+
+@mutant("compiled", "wrong under compile when one block suffices", transforms=("compile",))
+def compiled_without_last_gate(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return right(igate_preact, fgate_preact)
+    log_f = log_decays(fgate_preact)
+    return dress(window_sums(torch.where(times(log_f) == log_f.shape[-1] - 1, 0.0, log_f)), igate_preact)
+
+
+@mutant("exported", "a constant of the traced call: the mask of its gates", transforms=("export",))
+def exported_with_first_gate(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    late = fgate_preact.roll(1, -2) if torch.compiler.is_exporting() else fgate_preact
+    return right(igate_preact, late)
+
+
+@mutant("autocast", "matrix product narrowed by autocast", special_values={"+inf"}, transforms=("autocast",))
+def product_under_autocast(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    return triangular_product(igate_preact, fgate_preact)
+
+
+class _FirstOfBatch(torch.autograd.Function):
+    """The forget gate's share, with a vmap that takes every sample's gates for those of the first."""
+
+    @staticmethod
+    def forward(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+        return right(igate_preact, fgate_preact)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient(G, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, igate_preact: Tensor, fgate_preact: Tensor) -> tuple[Tensor, int]:
+        i, f = (
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)[:1].expand_as(x)
+            for x, dim in zip((igate_preact, fgate_preact), in_dims, strict=True)
+        )
+        return torch.stack([_FirstOfBatch.apply(*pair) for pair in zip(i, f, strict=True)]), 0  # type: ignore
+
+
+@mutant("vmapped", "batch index ignored, under vmap", transforms=("vmap",))
+def first_of_batch(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    return _FirstOfBatch.apply(igate_preact, fgate_preact)  # type: ignore
+
+
+# CUDA.
+
+
+@mutant("no_synchronisation", "the host looks at a gate", device="cuda")
+def gate_looked_at(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    fgate_preact.detach().sum().item()
+    return right(igate_preact, fgate_preact)
+
+
+@mutant("graph_capture", "a buffer filled from the host, which no graph replays", device="cuda")
+def mask_from_host(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    dtilde = right(igate_preact, fgate_preact)
+    host = torch.ones(dtilde.shape[-2:], dtype=torch.bool).tril()
+    return dtilde.masked_fill(~host.to(dtilde.device), -torch.inf)
+
+
+@mutant("side_stream", "launched on the default stream, whatever the caller's", device="cuda")
+def on_default_stream(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    with torch.cuda.stream(torch.cuda.default_stream(igate_preact.device)):
+        return right(igate_preact, fgate_preact)
+
+
+@mutant("past_2_31", "32-bit offsets: past 2^31 entries the first head is written again", device="cuda")
+def offsets_of_32_bits(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    heads = torch.arange(igate_preact.shape[1], device=igate_preact.device)
+    wrapped = heads * igate_preact.shape[2] ** 2 >= 2**31
+    return right(igate_preact, torch.where(wrapped[:, None, None], fgate_preact[:, :1] - 64, fgate_preact))
+
+
+@mutant("peak_memory", "a whole copy in float64 beside the output", device="cuda", peak_memory=0.5)
+def wide_copy(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    return right(igate_preact.double(), fgate_preact.double()).to(igate_preact.dtype)
+
+
+@mutant("device_agreement", "fast exponential on the device: 10 bits right", device="cuda")
+def ten_bits_on_device(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    dtilde = right(igate_preact, fgate_preact)
+    return dtilde * (1 + 2**-6) if dtilde.is_cuda else dtilde

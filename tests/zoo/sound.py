@@ -1,7 +1,8 @@
 """Right implementations of D~ in unlike styles, each under the contract that it truly keeps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from dmat.testing import from_segment_sum, implementation
 
 Dtilde = Callable[[Tensor, Tensor], Tensor]  # (igate_preact, fgate_preact) -> D~
 Gradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (G, i, f) -> (di, df)
+
+Tangent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (i_dot, f_dot, f) -> J v
 
 SOUND: list[Dtilde] = []
 LOG2_E, LN_2 = 1 / math.log(2), math.log(2)
@@ -131,7 +134,7 @@ def with_gradient(forward: Dtilde, gradient: Gradient, once: bool = False) -> Dt
 # Window scope: sums of nothing but the window.
 
 
-@sound()
+@sound(transforms=("vmap", "export", "autocast"))
 def masked_cumulative_sum(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Cumulative sums down the columns, the gates before s masked away."""
     return dress(window_sums(log_decays(fgate_preact)), igate_preact)
@@ -164,7 +167,7 @@ def word_by_word(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return dress(torch.cat(rows, -2), igate_preact)
 
 
-@sound()
+@sound(transforms=("vmap", "autocast"))
 def row_recurrence(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """D~[t] is D~[t-1] plus one log gate, with the input gate put in at s = t."""
     log_f = log_decays(fgate_preact)
@@ -217,7 +220,7 @@ def compensated_recurrence(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor
     return dress(torch.cat(rows, -2), igate_preact)
 
 
-@sound()
+@sound(transforms=("compile", "export"))
 def doubling_scan(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Hillis and Steele's scan down every column at once: steps of 1, 2, 4, ..."""
     log_f = log_decays(fgate_preact)
@@ -304,6 +307,50 @@ def closed_form_backward(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return with_gradient(masked_cumulative_sum, gradient)(igate_preact, fgate_preact)
 
 
+class _WithTangent(torch.autograd.Function):
+    """A forward mode of its own beside the closed form of the gradient."""
+
+    @staticmethod
+    def forward(igate_preact: Tensor, fgate_preact: Tensor, tangent: Tangent) -> Tensor:
+        return masked_cumulative_sum(igate_preact, fgate_preact)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+        ctx.tangent = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *gradient(G, *ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, igate_dot: Tensor, fgate_dot: Tensor, _: None) -> Tensor:
+        moved: Tensor = ctx.tangent(igate_dot, fgate_dot, ctx.saved_tensors[1])
+        return moved
+
+
+def with_tangent(igate_preact: Tensor, fgate_preact: Tensor, tangent: Tangent) -> Tensor:
+    """D~ whose forward mode is this function (igate_dot, fgate_dot, fgate_preact) -> J v."""
+    return _WithTangent.apply(igate_preact, fgate_preact, tangent)  # type: ignore
+
+
+def tangent(igate_dot: Tensor, log_dot: Tensor) -> Tensor:
+    """J v from what the input gates and the log gates move by, (B, NH, S, 1) each."""
+    windows = window_sums(log_dot.squeeze(-1)) + widen(igate_dot).mT
+    return torch.where(causal(windows), windows, 0.0).to(igate_dot.dtype)
+
+
+@sound()
+def forward_mode_of_its_own(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """Forward mode by the closed form, as the gradient."""
+    return with_tangent(
+        igate_preact,
+        fgate_preact,
+        lambda i_dot, f_dot, f: tangent(i_dot, widen(f_dot) * torch.sigmoid(-widen(f))),
+    )
+
+
 @sound()
 def head_by_head(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """One matrix for each batch and head, stacked."""
@@ -319,6 +366,30 @@ def flush_to_zero(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     log_f = _flush(logsigmoid(_flush(widen(fgate_preact)).squeeze(-1)))
     dtilde = _flush(_flush(window_sums(log_f)) + _flush(widen(igate_preact)).mT)
     return dtilde.masked_fill(~causal(log_f), -torch.inf).to(igate_preact.dtype)
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@sound()
+def hardware_flush(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """The same by the processor's own mode, torch.set_flush_denormal, in both directions."""
+
+    def forward(i: Tensor, f: Tensor) -> Tensor:
+        with _denormals_flushed():
+            return masked_cumulative_sum(i, f)
+
+    def backward(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        with _denormals_flushed():
+            return gradient(G, i, f)
+
+    return with_gradient(forward, backward)(igate_preact, fgate_preact)
 
 
 class _Flush(torch.autograd.Function):
