@@ -26,7 +26,11 @@ def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
 
 @law(GATES, order=17)
 def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
-    """The call writes to no gate, and its output shares no memory with one."""
+    """The call writes to no gate, and its output shares no memory with one.
+
+    Why: Autograd and the caller still need the gates; a view of them returned changes with them.
+    Bound: zero.
+    """
     inputs = gates.build(subject.device)
     before = [as_array(gate).copy() for gate in inputs]
     output = subject.call(*inputs)
@@ -38,7 +42,11 @@ def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
 
 @law(COTANGENTS, order=23, needs=(needs.gradients,))
 def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """The backward call writes to no gate and not to its cotangent."""
+    """The backward call writes to no gate and not to its cotangent.
+
+    Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
+    Bound: zero.
+    """
     igate, fgate = gates.build(subject.device)
     G = cotangent.build(gates, subject.device)
     before = [as_array(x).copy() for x in (igate, fgate, G)]
@@ -49,7 +57,11 @@ def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cota
 
 @law(WINDOWS, order=18)
 def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
-    """A later call, of the same shape or on the same memory, changes no earlier result and is not one."""
+    """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
+
+    Why: A static output buffer, or a cache keyed by shape or address, gives yesterday's answer.
+    Bound: zero for the earlier result; section 3, forward, for the later.
+    """
     igate, fgate = gates.build(subject.device)
     first = subject.forward_of(igate, fgate)
     kept = first.dtilde.copy()
@@ -62,14 +74,22 @@ def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
 
 @law(COTANGENTS, order=19, needs=(needs.gradients, needs.determinism))
 def test_law_repeatable(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """The same call gives the same bits, gradients too."""
+    """The same call gives the same bits, gradients too.
+
+    Why: Atomic additions make every bug after them unrepeatable.
+    Bound: zero.
+    """
     first = subject.gradients(gates, cotangent)
     require_same_call(subject.gradients(gates, cotangent), first, "the second of two equal calls")
 
 
 @law(COTANGENTS, order=8, needs=(needs.gradients, needs.determinism))
 def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Nothing outside the given views is read: NaN or a large number around them changes nothing."""
+    """Nothing outside the given views is read: NaN or a large number around them changes nothing.
+
+    Why: A read past the view is right until the allocator moves.
+    Bound: zero.
+    """
     runs = []
     for filler in (float("nan"), torch.finfo(getattr(torch, gates.dtype)).max / 4):
         igate, fgate = gates.build(subject.device, filler)
@@ -79,7 +99,11 @@ def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cota
 
 @law(COTANGENTS, order=9, needs=(needs.gradients, needs.determinism))
 def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Uninitialised memory is not read: NaN or a large number in it changes nothing."""
+    """Uninitialised memory is not read: NaN or a large number in it changes nothing.
+
+    Why: Padding from torch.empty is zero in every test and a NaN in the long run.
+    Bound: zero.
+    """
     runs = []
     for filler in (float("nan"), 1e4):
         with uninitialised(filler):
@@ -89,7 +113,11 @@ def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cot
 
 @law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
 def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
-    """Of eleven calls of one shape, every second one on other gates, each answers for its own gates."""
+    """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
+
+    Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
+    Bound: zero between equal calls; section 3, forward, for the last.
+    """
     cotangent = Cotangent(Constant(1.0))
     first = subject.gradients(gates, cotangent)
     for number in range(1, 11):
@@ -101,7 +129,11 @@ def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
 
 @law(FEW, order=35, needs=(needs.protected_pages,), most=10)
 def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """No call touches memory past either end of its inputs: none dies of a protected page there."""
+    """No call touches memory past either end of its inputs: none dies of a protected page there.
+
+    Why: A stray read whose value is masked away is invisible, until there is no memory behind.
+    Bound: none: the process lives, or dies.
+    """
     dense = [*gates.dense(), cotangent.build(gates)]
     edges = [[protected.at_the_edge(x, side) for x in dense] for side in protected.SIDES]
     if subject.killed(*edges):
@@ -113,7 +145,12 @@ def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangen
 
 @law(COTANGENTS, order=24, needs=(needs.gradients,))
 def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """A gate's gradient is the same whether or not the other gate needs one, within its bound."""
+    """A gate's gradient is the same whether or not the other gate needs one, within its bound.
+
+    Why: With one gate frozen a backward takes another path, and returns one gradient in the other's
+        place.
+    Bound: section 3, gradients.
+    """
     igate, fgate = gates.build(subject.device)
     G = cotangent.build(gates, subject.device)
     both = subject.gradients_of(igate, fgate, G)
@@ -125,7 +162,11 @@ def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> 
 
 @law(COTANGENTS, order=25, needs=(needs.gradients,))
 def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Backward twice through a retained graph gives the same gradients, to the bit if deterministic."""
+    """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
+
+    Why: A buffer consumed by the first backward makes the second one wrong.
+    Bound: zero where deterministic; section 3, gradients.
+    """
     igate, fgate = gates.build(subject.device)
     first, second = subject.gradients_twice(igate, fgate, cotangent.build(gates, subject.device))
     if subject.contract.deterministic:
@@ -136,7 +177,11 @@ def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent
 
 @law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))
 def test_law_scaling(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows."""
+    """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows.
+
+    Why: Loss scaling multiplies G by powers of two: clipping, thresholds and half sums do not scale.
+    Bound: zero where no result is subnormal or overflows.
+    """
     igate, fgate = gates.build(subject.device)
     G = cotangent.build(gates, subject.device)
     once = subject.gradients_of(igate, fgate, G)

@@ -46,7 +46,11 @@ def require_right(subject: Subject, gates: Results, G: torch.Tensor, results: Re
 
 @law(FEW, order=50, needs=(needs.cuda,), most=5)
 def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """After a warm-up, neither the call nor its backward makes the host wait for the device."""
+    """After a warm-up, neither the call nor its backward makes the host wait for the device.
+
+    Why: One .item() in the forward stalls the whole training step.
+    Bound: none.
+    """
     inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
     for _ in range(WARM_UPS):
         forward_and_backward(subject, inputs, G)
@@ -56,7 +60,11 @@ def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotan
 
 @law(FEW, order=51, needs=(needs.cuda,), most=5)
 def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Call and backward can be captured in a CUDA graph, and its replay is right for other gates."""
+    """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
+
+    Why: Inference runs in CUDA graphs: what is computed on the host is frozen in them.
+    Bound: section 3.
+    """
     inputs = tuple(gate.to(subject.device) for gate in gates.dense())
     G = cotangent.build(gates, subject.device)
     replay = captured(subject, inputs, G)
@@ -67,14 +75,22 @@ def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent)
 
 @law(FEW, order=52, needs=(needs.cuda,), most=5)
 def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """On a stream of its own the call reads its inputs when that stream has written them."""
+    """On a stream of its own the call reads its inputs when that stream has written them.
+
+    Why: A kernel launched on the wrong stream reads what is not yet written.
+    Bound: section 3.
+    """
     inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
     require_right(subject, inputs, G, on_a_side_stream(subject, inputs, G))
 
 
 @law(HUGE, order=71, needs=(needs.cuda, needs.exact_sums))
 def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
-    """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row."""
+    """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
+
+    Why: Offsets of 32 bits wrap at the lengths that the kernel was written for.
+    Bound: zero (section 4).
+    """
     dtype, S = getattr(torch, subject.dtype), shape[-1]
     with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
         G = last_row_cotangent(shape, dtype, subject.device)
@@ -91,7 +107,11 @@ def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
 
 @law(LARGE, order=70, needs=(needs.cuda, needs.peak_memory))
 def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
-    """At the peak, call and backward take no more memory beyond their results than the contract states."""
+    """At the peak, call and backward take no more memory beyond their results than the contract states.
+
+    Why: The output alone is S squared; one hidden copy of it halves the longest sequence.
+    Bound: the contract's peak_memory, times the bytes of the output.
+    """
     dtype = getattr(torch, subject.dtype)
     inputs = spaced_gates(shape, dtype, subject.device)
     G = torch.ones((), dtype=dtype, device=subject.device).expand(*shape, shape[-1])
@@ -104,7 +124,11 @@ def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
 
 @law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))
 def test_law_device_agreement(subject: Subject, gates: Gates) -> None:
-    """CUDA and the CPU agree within the bounds of both."""
+    """CUDA and the CPU agree within the bounds of both.
+
+    Why: Wrong on one architecture only is wrong on the user's.
+    Bound: both bounds of section 3, forward.
+    """
     ours = subject.forward(gates)
     other = Subject(subject.implementation, subject.dtype, "cpu")
     try:

@@ -20,7 +20,13 @@ from dmat.testing.verdict import as_array, require_within
 
 @law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
 def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
-    """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound."""
+    """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
+
+    Why: Hessian-vector products and linearisation mix both modes; a jvp written by hand is seldom
+        tested.
+    Bound: that of J v: gamma(n + 16) (|v_i| + sum |v_f| sigmoid(-f)), its condition and flushes as in
+        df; with the bounds of di and df it gives sum |G| err(J v) + sum |v| err(J' G).
+    """
     inputs, moved = gates.build(subject.device), direction.build(subject.device)
     tangent = pushed_forward(subject, inputs, moved)
     summed = subject.contract.masked_cotangent == "summed"
@@ -30,7 +36,13 @@ def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent
 
 @law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
 def test_law_second_order(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
-    """Second derivatives, the gradients of <v, J' G> in G and f, are right or refused with an error."""
+    """Second derivatives, the gradients of <v, J' G> in G and f, are right or refused with an error.
+
+    Why: Gradient penalties differentiate the backward; what it saved as a constant is silently missing
+        there.
+    Bound: gamma(N + 16) A |v_f|, absolute, at 0 < |f| <= 100; in G that of J v; both with 8 roundings
+        of u for ways added up in the dtype.
+    """
     inputs, moved = gates.build(subject.device), direction.build(subject.device)
     G = cotangent.build(gates, subject.device)
     second, v = pulled_twice(subject, inputs, G, moved)

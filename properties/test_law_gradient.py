@@ -29,7 +29,11 @@ NEEDS = (needs.gradients,)
 
 @law(COTANGENTS, order=13, needs=NEEDS)
 def test_law_gradient_shape(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Each gradient has the shape, dtype and device of its gate."""
+    """Each gradient has the shape, dtype and device of its gate.
+
+    Why: A gradient of another shape is broadcast, silently, into the optimiser.
+    Bound: none.
+    """
     igate, fgate = gates.build(subject.device)
     gradients = subject.gradients(gates, cotangent)
     for name, gate, gradient in zip(("di", "df"), (igate, fgate), gradients.tensors, strict=True):
@@ -40,7 +44,11 @@ def test_law_gradient_shape(subject: Subject, gates: Gates, cotangent: Cotangent
 
 @law(COTANGENTS, order=14, needs=NEEDS)
 def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """The first forget gate gets no gradient: df[0] = 0, exactly in window scope."""
+    """The first forget gate gets no gradient: df[0] = 0, exactly in window scope.
+
+    Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
+    Bound: zero for the window scope; else section 3, df with N and A of the whole causal part.
+    """
     gradients = subject.gradients(gates, cotangent)
     if subject.contract.error_scope == "window":
         first = ~np.isnan(gradients.run.fgate)
@@ -54,7 +62,11 @@ def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Co
 
 @law(COTANGENTS, order=6, needs=NEEDS)
 def test_law_gradient_finite(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Finite cotangents give finite gradients at every gate that is not NaN, unless they overflow."""
+    """Finite cotangents give finite gradients at every gate that is not NaN, unless they overflow.
+
+    Why: exp of a positive number before the mask, or a where that is not taken: NaN in the weights.
+    Bound: none but overflow, as section 3 allows it.
+    """
     gradients = subject.gradients(gates, cotangent)
     di, df = subject.expected_gradients(gradients)
     require_kinds(gradients.di, di)
@@ -63,7 +75,11 @@ def test_law_gradient_finite(subject: Subject, gates: Gates, cotangent: Cotangen
 
 @law(COTANGENTS, order=4, needs=NEEDS)
 def test_law_input_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """di[s] is the sum of G[t, s] over t >= s, within its bound."""
+    """di[s] is the sum of G[t, s] over t >= s, within its bound.
+
+    Why: A column summed short, over rows, or in a half type still trains, only worse.
+    Bound: section 3: gamma(n_s + 4) sum |G|, n_s non-zero cotangents.
+    """
     gradients = subject.gradients(gates, cotangent)
     di, _ = subject.expected_gradients(gradients)
     subject.observe(require_within(gradients.di, di))
@@ -71,7 +87,11 @@ def test_law_input_gradient(subject: Subject, gates: Gates, cotangent: Cotangent
 
 @law(COTANGENTS, order=2, needs=NEEDS)
 def test_law_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """df[k] is sigmoid(-f[k]) times the sum of G[t, s] over t >= k > s, within its bound."""
+    """df[k] is sigmoid(-f[k]) times the sum of G[t, s] over t >= k > s, within its bound.
+
+    Why: The rectangle is where carries, tails and the derivative of the gate are lost.
+    Bound: section 3: (gamma(N + 16) + 3 u_a c) A sigmoid(-f), N non-zero cotangents of magnitude A.
+    """
     gradients = subject.gradients(gates, cotangent)
     _, df = subject.expected_gradients(gradients)
     subject.observe(require_within(gradients.df, df))
@@ -79,7 +99,11 @@ def test_law_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangen
 
 @law(FINITE_COTANGENTS, order=43, needs=NEEDS)
 def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Both gradients equal autograd of the reference formula, within the bounds of both."""
+    """Both gradients equal autograd of the reference formula, within the bounds of both.
+
+    Why: Two oracles that share no formula: sums of the definition, and autograd of it in float64.
+    Bound: both bounds of section 3, that of the formula in (prefix, float64).
+    """
     gradients = subject.gradients(gates, cotangent)
     reference, judge = reference_gradients(subject, gradients)
     note = "against autograd of the reference formula in float64"
@@ -89,7 +113,11 @@ def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotang
 
 @law(EXACT_COTANGENTS, order=7, needs=(*NEEDS, needs.exact_sums))
 def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """On integers both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf."""
+    """On integers both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf.
+
+    Why: Every fault of index, chunk or head of the backward shows on integers, with no tolerance.
+    Bound: zero (section 4).
+    """
     gradients = subject.gradients(gates, cotangent)
     di, df = integer_gradients(gradients.run.fgate, gradients.G)
     require_same("di", gradients.di, di)
@@ -98,7 +126,11 @@ def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent
 
 @law(COTANGENTS, order=15, needs=(*NEEDS, needs.window_scope))
 def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """A gradient that no cotangent reaches is exactly 0."""
+    """A gradient that no cotangent reaches is exactly 0.
+
+    Why: What no cotangent reaches has gradient 0: whatever else is read, or cancelled.
+    Bound: zero.
+    """
     gradients = subject.gradients(gates, cotangent)
     column = np.tril(gradients.G) if subject.contract.masked_cotangent == "ignored" else gradients.G
     unreached_i = ~(column != 0).any(axis=-2) & ~np.isnan(gradients.run.igate)
@@ -110,7 +142,11 @@ def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotang
 
 @law(MASKED_COTANGENTS, order=16, needs=NEEDS)
 def test_law_masked_cotangent(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """G above the diagonal, where D~ is constant, is not read ("ignored"), or only by di ("summed")."""
+    """G above the diagonal, where D~ is constant, is not read ("ignored"), or only by di ("summed").
+
+    Why: D~ is constant above the diagonal; NaN from a masked softmax stands there in practice.
+    Bound: section 3, gradients; nothing that stands above the diagonal enters them.
+    """
     gradients = subject.gradients(gates, cotangent)
     di, df = subject.expected_gradients(gradients)
     require_within(gradients.di, di)

@@ -30,7 +30,12 @@ def run_both(
 def test_law_locality(
     subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
 ) -> None:
-    """Change all that D~[t, s] does not read, and it stays, bit for bit in window scope."""
+    """Change all that D~[t, s] does not read, and it stays, bit for bit in window scope.
+
+    Why: Stray reads, wrong strides and heads, rounding that depends on others: all change an entry from
+        outside.
+    Bound: zero for the window scope; else both bounds of section 3.
+    """
     keep_i, keep_f = (np.zeros(gates.shape, dtype=bool) for _ in range(2))
     keep_i[(*head, s)] = True
     keep_f[(*head, slice(s + 1, t + 1))] = True
@@ -42,7 +47,12 @@ def test_law_locality(
 
 @law(WINDOWS, order=30)
 def test_law_causality(subject: Subject, gates: Gates, rival: Gates, t: int) -> None:
-    """Rows up to t do not read the gates after t."""
+    """Rows up to t do not read the gates after t.
+
+    Why: A model that decodes step by step sees prefixes only: its bits must not move with what comes
+        later.
+    Bound: zero for the window scope; else both bounds of section 3.
+    """
     keep = np.zeros(gates.shape, dtype=bool)
     keep[..., : t + 1] = True
     before, after = run_both(subject, gates, rival.dense(), keep, keep)
@@ -53,7 +63,11 @@ def test_law_causality(subject: Subject, gates: Gates, rival: Gates, t: int) -> 
 
 @law(WINDOWS, order=31)
 def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> None:
-    """The first forget gate is in no window: f[0] changes nothing."""
+    """The first forget gate is in no window: f[0] changes nothing.
+
+    Why: The first forget gate is in no window; whoever begins the sum at 0 instead of s + 1 reads it.
+    Bound: zero for the window scope; else both bounds of section 3.
+    """
     keep = np.ones(gates.shape, dtype=bool)
     keep_f = keep.copy()
     keep_f[..., 0] = False
@@ -63,7 +77,11 @@ def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> 
 
 @law(WINDOWS, order=32, needs=(needs.special_value("nan"),))
 def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, int], t: int, s: int) -> None:
-    """A NaN gate makes NaN of what reads it and touches nothing else: i[s] its column, f[t] what spans t."""
+    """A NaN gate makes NaN of what reads it and touches nothing else: i[s] its column, f[t] what spans t.
+
+    Why: One bad token must not take the whole sequence, nor be hidden by a mask that selects too late.
+    Bound: zero outside what reads it.
+    """
     igate, fgate = gates.dense()
     before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     igate[(*head, s)] = float("nan")
@@ -78,7 +96,11 @@ def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, in
 
 @law(WINDOWS, order=33)
 def test_law_independence(subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
-    """A head of a batch reads no gate of another."""
+    """A head of a batch reads no gate of another.
+
+    Why: A wrong stride factor reads the neighbour's gates, and shows only if heads differ.
+    Bound: zero for the window scope; else both bounds of section 3.
+    """
     keep = np.zeros(gates.shape, dtype=bool)
     keep[head] = True
     before, after = run_both(subject, gates, rival.dense(), keep, keep)

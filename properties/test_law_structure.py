@@ -16,14 +16,23 @@ from dmat.testing.verdict import require, require_kinds, require_same, require_w
 
 @law(GATES, order=10)
 def test_law_output_shape(subject: Subject, gates: Gates) -> None:
-    """D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included."""
+    """D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included.
+
+    Why: Ragged and empty sequences are where launches crash and a wrong dtype hides.
+    Bound: none.
+    """
     output = subject.forward(gates).output  # the call itself requires shape, dtype and device
     require(output.layout == torch.strided, "D~", output.layout, "a strided tensor")
 
 
 @law(GATES, order=11)
 def test_law_future(subject: Subject, gates: Gates) -> None:
-    """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t."""
+    """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t.
+
+    Why: Whatever leaks from the future trains a model on its own answers; -1e30 is not -inf in a half
+        type.
+    Bound: zero.
+    """
     dtilde = subject.forward(gates).dtilde
     future = np.broadcast_to(~np.tri(dtilde.shape[-1], dtype=bool), dtilde.shape)
     require_same("D~", dtilde, np.full_like(dtilde, -np.inf), future, "the future of row t")
@@ -31,7 +40,11 @@ def test_law_future(subject: Subject, gates: Gates) -> None:
 
 @law(GATES, order=12)
 def test_law_diagonal(subject: Subject, gates: Gates) -> None:
-    """The diagonal is the input gate, bit for bit in window scope: D~[t, t] = i[t]."""
+    """The diagonal is the input gate, bit for bit in window scope: D~[t, t] = i[t].
+
+    Why: The diagonal's window is empty: any error there is an index or a mask, never rounding.
+    Bound: zero where the scope is the window and sums are exact; else section 3, forward, with n = 0.
+    """
     run = subject.forward(gates)
     diagonal = np.diagonal(run.dtilde, axis1=-2, axis2=-1)
     if subject.keeps_the_diagonal:
@@ -44,14 +57,22 @@ def test_law_diagonal(subject: Subject, gates: Gates) -> None:
 
 @law(EXACT, order=3, needs=(needs.exact_sums,))
 def test_law_exact(subject: Subject, gates: Gates) -> None:
-    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds."""
+    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds.
+
+    Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
+    Bound: zero (section 4).
+    """
     run = subject.forward(gates)
     require_same("D~", run.dtilde, integer_dtilde(run.igate, run.fgate))
 
 
 @law(WINDOWS, order=20, needs=(needs.special_value("+inf"),))
 def test_law_open_gates(subject: Subject, gates: Gates, t: int, s: int) -> None:
-    """Open gates keep: f = +inf over the window gives D~[t, s] = i[s], bit for bit in window scope."""
+    """Open gates keep: f = +inf over the window gives D~[t, s] = i[s], bit for bit in window scope.
+
+    Why: A gate that is exactly open has l = 0: strict masks and inf - inf lose it.
+    Bound: zero where the scope is the window; else section 3, forward.
+    """
     igate, fgate = gates.dense()
     fgate[:, :, s + 1 : t + 1] = float("inf")
     run = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
@@ -67,7 +88,11 @@ def test_law_open_gates(subject: Subject, gates: Gates, t: int, s: int) -> None:
 
 @law(WINDOWS, order=21, needs=(needs.special_value("-inf"),))
 def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int], t: int) -> None:
-    """Closed gates reset: f[k] = -inf makes D~[t, s] = -inf across k, and touches nothing else."""
+    """Closed gates reset: f[k] = -inf makes D~[t, s] = -inf across k, and touches nothing else.
+
+    Why: A reset cuts the sequence; cumulative sums turn it into -inf - -inf, clamps let it leak.
+    Bound: zero where the scope is the window; else section 3, forward.
+    """
     igate, fgate = gates.dense()
     before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     fgate[(*head, t)] = -float("inf")
@@ -80,7 +105,11 @@ def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int],
 
 @law(WINDOWS, order=22, needs=(needs.special_value("-inf"),))
 def test_law_closed_input_gate(subject: Subject, gates: Gates, head: tuple[int, int], s: int) -> None:
-    """A closed input gate closes its column, i[s] = -inf gives D~[t, s] = -inf, and nothing else."""
+    """A closed input gate closes its column, i[s] = -inf gives D~[t, s] = -inf, and nothing else.
+
+    Why: Padding is written as i = -inf, and must close its own column alone.
+    Bound: zero where the scope is the window; else section 3, forward.
+    """
     igate, fgate = gates.dense()
     before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
     igate[(*head, s)] = -float("inf")

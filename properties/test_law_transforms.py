@@ -31,19 +31,31 @@ def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> N
 
 @law(FEW, order=60, needs=(needs.transform("compile"), needs.compiler), most=20)
 def test_law_compiled(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too."""
+    """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too.
+
+    Why: What the compiler fuses, specialises or reorders is another kernel than the one tested.
+    Bound: section 3.
+    """
     require_right(compiled(subject), gates, cotangent)
 
 
 @law(COTANGENTS, order=45, needs=(needs.transform("autocast"),))
 def test_law_autocast(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Under autocast D~ and its gradients keep their dtype and their bounds."""
+    """Under autocast D~ and its gradients keep their dtype and their bounds.
+
+    Why: Autocast narrows matrix products inside a kernel, with nobody asking.
+    Bound: section 3, in the dtype of the gates.
+    """
     require_right(under_autocast(subject), gates, cotangent)
 
 
 @law(WINDOWS, order=44, needs=(needs.transform("vmap"),))
 def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
-    """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds."""
+    """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds.
+
+    Why: A batching rule written by hand, or none, mixes samples.
+    Bound: section 3, for every sample.
+    """
     pairs = [torch.stack(pair).to(subject.device) for pair in zip(gates.dense(), rival.dense(), strict=True)]
     G = Cotangent(Constant(1.0)).build(gates, subject.device)
     for in_dims in ((0, 0), (0, None), (None, 0)):
@@ -59,7 +71,11 @@ def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
 
 @law(FEW, order=61, needs=(needs.transform("export"),), most=1)
 def test_law_exported(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Exported by torch.export, D~ of other gates of the same shape is within its bound."""
+    """Exported by torch.export, D~ of other gates of the same shape is within its bound.
+
+    Why: Export freezes whatever Python computed from the example.
+    Bound: section 3, forward.
+    """
     igate, fgate = (gate.to(subject.device) for gate in gates.dense())
     run = exported(subject, igate, fgate).forward_of(*(gate.flip(2).contiguous() for gate in (igate, fgate)))
     require_within(run.dtilde, subject.expected_dtilde(run))

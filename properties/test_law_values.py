@@ -15,14 +15,22 @@ from dmat.testing.verdict import require_agreement, require_within
 
 @law(GATES, order=1)
 def test_law_values(subject: Subject, gates: Gates) -> None:
-    """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must."""
+    """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must.
+
+    Why: The law that all others lean on: no entry may be further off than its own sum explains.
+    Bound: section 3, forward: |computed - D~| <= (1 + u) e + u |D~| + floor (Higham 2002, section 4.2).
+    """
     run = subject.forward(gates)
     subject.observe(require_within(run.dtilde, subject.expected_dtilde(run)))
 
 
 @law(CUTS, order=40)
 def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
-    """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds."""
+    """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds.
+
+    Why: A kernel may take another path at another length; the mathematics does not.
+    Bound: both bounds of section 3, forward.
+    """
     igate, fgate = gates.build(subject.device)
     whole = subject.forward_of(igate, fgate)
     expected = subject.expected_dtilde(whole)
@@ -42,7 +50,11 @@ def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
 
 @law(CUTS, order=41)
 def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
-    """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds."""
+    """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds.
+
+    Why: States are passed on from chunk to chunk: windows must add up.
+    Bound: both bounds of section 3, forward.
+    """
     run = subject.forward(gates)
     expected = subject.expected_dtilde(run)
     m = min(cut, run.igate.shape[-1] - 1)
@@ -59,7 +71,11 @@ def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
 
 @law(GATES, order=42, needs=(needs.half_precision,))
 def test_law_half_precision(subject: Subject, gates: Gates) -> None:
-    """A half type agrees with the float32 result of the same gates, within both bounds."""
+    """A half type agrees with the float32 result of the same gates, within both bounds.
+
+    Why: A half type is for storage; sums kept in it lose the digits that it never had.
+    Bound: both bounds of section 3, forward; not bit for bit, for double rounding.
+    """
     igate, fgate = gates.build(subject.device)
     half = subject.forward_of(igate, fgate)
     single = subject.in_dtype("float32")
