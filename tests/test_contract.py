@@ -22,11 +22,14 @@ BAD: dict[str, list[Any]] = {
     "seq_multiple_of": [0, 1.5],
     "max_seq": [0, "long"],
     "differentiable": [None],
+    "forward_mode": ["yes"],
     "second_order": [2],
     "exact_sums": ["no"],
     "deterministic": [0],
     "gates": ["exact"],
     "gate_layout": ["NH B S"],
+    "transforms": ["compile", ("jit",)],
+    "peak_memory": [-1.0, float("inf"), "2 GiB"],
 }
 
 
@@ -35,7 +38,7 @@ def test_a_bad_value_is_named(field: str, value: object) -> None:
     """ValueError names the field, shows the value, or the part of it that is bad, and what was expected."""
     with pytest.raises(ValueError, match=rf"^{field} .*; expected ") as caught:
         implementation(**{field: value})
-    shown = ["is empty"] if value == () else [repr(value), "'float8'", "'tpu'", "'inf'", "'int8'"]
+    shown = ["is empty"] if value == () else [repr(value), "'float8'", "'tpu'", "'inf'", "'int8'", "'jit'"]
     assert any(part in str(caught.value) for part in shown)
 
 
