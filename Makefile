@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check test sound lint types clean
+.PHONY: check test sound zoo mutation docs lint types clean
 
 # Is the tool itself right? Its own operators pass every law; the two wrong examples are accused.
 check: $(VENV)/installed
@@ -17,9 +17,22 @@ check: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest -n auto
 
-# No sound style of tests/zoo is accused: every dtype and every example, 20 minutes on two cores.
+# No sound style of tests/zoo is accused on fresh cases: RUNS of all laws and dtypes, a minute each.
+RUNS ?= 10
 sound: $(VENV)/installed
-	DMAT_SOUND=1 $(BIN)/pytest -n auto tests/test_zoo.py -k sound
+	$(BIN)/python -m tests.zoo.fresh --runs $(RUNS)
+
+# Which law rejects which mutant, how soon, on how small a case: ten minutes.
+zoo: $(VENV)/installed
+	$(BIN)/python -m tests.zoo.matrix
+
+# Every edit of the operator and of three sound kernels that a machine thinks of: an hour, for the nightly job.
+mutation: $(VENV)/installed
+	$(BIN)/python -m tests.mutation
+
+# docs/laws.md from the laws and the zoo; a test fails when it is stale.
+docs: $(VENV)/installed
+	$(BIN)/python -m tests.zoo.page
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

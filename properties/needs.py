@@ -24,6 +24,7 @@ def special_value(name: str) -> Callable[[Subject], str | None]:
         declared = subject.contract.special_values
         return None if name in declared else f"contract: special_values without {name!r}"
 
+    need.__doc__ = f"Gates may hold {name}."
     return need
 
 
@@ -71,6 +72,7 @@ def transform(name: str) -> Callable[[Subject], str | None]:
         claimed = subject.contract.transforms
         return None if name in claimed else f"contract: transforms without {name!r}"
 
+    need.__doc__ = f"The same answer is promised under {name}."
     return need
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmat.strategies.choose import between, choose, seed, some
 from dmat.strategies.gates import Gates, draw_layout, significand_bits
-from dmat.strategies.layouts import COTANGENT_LAYOUTS, PER_HEAD, SAME_VALUES, lay_out
+from dmat.strategies.layouts import COTANGENT_LAYOUTS, PER_HEAD, PER_ROW, SAME_VALUES, lay_out
 from dmat.strategies.recipe import Recipe
 from dmat.strategies.values import (
     Background,
@@ -46,7 +46,7 @@ class Cotangent(Recipe):
         """Return G, (B, NH, S, S), of the gates' dtype, in its layout on `device`, `filler` around it."""
         B, NH, S = gates.shape
         G = rounded(self.values.fill((B, NH, S, S)), getattr(torch, gates.dtype))
-        if not self.layout.startswith("expanded over rows") and self.layout != "expanded over all":
+        if self.layout not in PER_ROW:
             G.masked_fill_(~torch.ones(S, S, dtype=torch.bool).tril(), self.masked)
         return lay_out(G.to(device), self.layout, filler)
 

@@ -96,6 +96,12 @@ class Gates(Recipe):
         """
         return self.lay_out(*self.dense(), device, filler)
 
+    def values(self) -> tuple[Array, Array]:
+        """Return both gates as they are built, (B, NH, S), float64."""
+        same = {self.igate_layout, self.fgate_layout} <= set(SAME_VALUES)
+        igate, fgate = (gate.double().numpy()[..., 0] for gate in (self.dense() if same else self.build()))
+        return igate, fgate
+
 
 # Regimes: the values that are drawn together. Values are float64; each is rounded to the dtype.
 

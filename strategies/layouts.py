@@ -87,6 +87,10 @@ PER_HEAD: dict[str, Layout] = {  # these repeat whole heads, and leave each head
     "expanded over batches": _expanded(0),
     "expanded over heads": _expanded(1),
 }
+PER_ROW: dict[str, Layout] = {  # of a cotangent: what stands above the diagonal repeats what stands below
+    "expanded over rows": _expanded(2),
+    "expanded over all": _expanded(0, 1, 2, 3),
+}
 GATE_LAYOUTS: dict[str, Layout] = {
     **SAME_VALUES,
     **PER_HEAD,
@@ -96,8 +100,7 @@ COTANGENT_LAYOUTS: dict[str, Layout] = {
     **SAME_VALUES,
     "matrix transposed": _matrix_transposed,
     **PER_HEAD,
-    "expanded over rows": _expanded(2),
-    "expanded over all": _expanded(0, 1, 2, 3),
+    **PER_ROW,
 }
 
 

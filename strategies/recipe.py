@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
+Case = dict[str, Any]  # the named recipes and numbers that a law takes
+
 
 class Recipe:
     """A frozen dataclass whose repr leaves out what equals its default."""

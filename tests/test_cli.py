@@ -52,6 +52,9 @@ def returns_nothing(i, f):
 def sound(i, f):
     return dtilde(i, f)
 
+def bare(i, f):
+    return dtilde(i, f) * 2
+
 nothing = 3
 """
 )
@@ -101,6 +104,16 @@ def test_a_wrong_kernel(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
     assert report["verdict"] == "broken"
+
+
+def test_a_bare_kernel_first(folder: Path) -> None:
+    """With --first nobody looks for a wider contract, and the last line says how to have that done."""
+    done = dmat_check(folder, "kernels.py:bare", "--first", "--json", "report.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Without --first, dmat check looks for a wider contract")
+    report = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(report, SCHEMA)
+    assert report["stands_under"] is None
 
 
 def test_several(folder: Path) -> None:
@@ -171,7 +184,7 @@ COULD_NOT = {
     "raises": (["raises.py:f"], "importing it raised ZeroDivisionError"),
     "exits": (["exits.py:f"], "importing it raised SystemExit"),
     "bad option": (["kernels.py:right", "--frist"], "unrecognized arguments: --frist"),
-    "bad number": (["kernels.py:right", "-n", "many"], "'many' is no positive number of processes"),
+    "bad number": (["kernels.py:right", "-n", "many"], "'many' is no positive number"),
     "bad dtype": (["kernels.py:right", "--dtype", "int8"], "dtype is 'int8'; expected one of"),
     "other dtype": (["kernels.py:right", "--dtype", "float64"], "kernels.py:right promises float32"),
     "bad device": (["kernels.py:right", "--device", "tpu"], "device is 'tpu'; expected cpu or cuda"),
@@ -184,7 +197,7 @@ COULD_NOT = {
 def test_could_not_be_checked(
     case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2 with one line that says why, and no traceback."""
+    """Exit 2 with one line that says why, and no traceback, of either command."""
     from dmat.testing.cli import main
 
     if case == "no CUDA" and torch.cuda.is_available():
@@ -194,8 +207,11 @@ def test_could_not_be_checked(
     (folder / "exits.py").write_text("import sys; sys.exit(0)")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    assert main(["check", *arguments]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("dmat: ")
-    assert why in lines[0]
+    for command in ("check", "grade"):
+        if command == "grade" and ("-n" in arguments or "--frist" in arguments):
+            continue
+        assert main([command, *arguments]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("dmat: ")
+        assert why in lines[0]

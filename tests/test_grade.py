@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import jsonschema
@@ -12,10 +13,14 @@ import torch
 from torch import Tensor
 
 import dmat.testing
+from dmat.strategies import Constant, Cycle, Gates
+from dmat.testing.bounds import forward_bound
 from dmat.testing.builtin import COMPARED
 from dmat.testing.contract import DTYPES, Contract
-from dmat.testing.grade import AccuracyClass, classes, grade
+from dmat.testing.exact import Array, Forward
+from dmat.testing.grade import AccuracyClass, Ledger, classes, grade
 from dmat.testing.subject import Implementation, Subject
+from dmat.testing.verdict import Finding, LawBroken, as_array
 
 from .zoo import sound
 
@@ -100,12 +105,34 @@ def test_a_backward_that_raises_costs_the_gradients_alone() -> None:
     assert found == ("window, float32", "None")
 
 
-def test_stricter_classes_imply_wider_ones() -> None:
-    """Only along each of scope, accumulator and gates does a class imply another."""
-    strict, wide = AccuracyClass("window", "float64"), AccuracyClass(16, "float32", "absolute")
-    assert strict.implies(wide)
-    assert not wide.implies(strict)
-    assert not AccuracyClass("window", "float32").implies(AccuracyClass("prefix", "float64"))
+def test_a_class_implies_those_whose_bounds_hold_its_own() -> None:
+    """One class implies another only where each of its bounds is within the other's; the first, all."""
+    every = classes("bfloat16", "forward")
+    bounds: dict[AccuracyClass, list[Array]] = {one: [] for one in every}
+    for f in (Cycle((3.0, -1.0, -40.0)), Constant(80.0)):  # open gates: there an absolute error is large
+        igate, fgate = (as_array(x)[..., 0] for x in Gates("bfloat16", (1, 2, 150), fgate=f).dense())
+        truth = Forward.of(igate, fgate, wide=True)
+        for one in every:
+            bounds[one].append(forward_bound(truth, one.rounding("bfloat16")).bound)
+    for one, other in product(every, every):
+        if one.implies(other):
+            assert all((a <= b).all() for a, b in zip(bounds[one], bounds[other], strict=True))
+    assert all(every[0].implies(other) for other in every)
+
+
+def test_a_class_that_holds_speaks_for_no_other() -> None:
+    """On one case all classes fall that do not hold, though some that does came before them."""
+
+    def judge(accuracy: AccuracyClass) -> float:
+        if accuracy.accumulates_in == "float64":
+            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0"))
+        return 0.5
+
+    every = classes("float32", "forward")
+    ledger = Ledger(dict.fromkeys(every))
+    ledger.weigh(judge, {"gates": Gates("float32", (1, 1, 1))})
+    assert set(ledger.standing) == {one for one in every if one.accumulates_in == "float32"}
+    assert str(ledger.strictest) == "window, float32"
 
 
 def same_bits(implementation: Implementation, dtype: str) -> dict[tuple[str, str], bool]:
@@ -147,7 +174,7 @@ def off(i, f):
 
 
 def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A kernel that dies in one dtype is graded in the next; JSON follows the schema; exit 2, else 0."""
     from dmat.testing.cli import main
@@ -156,7 +183,7 @@ def test_the_command(
     (tmp_path / "kernels.py").write_text(KERNELS)
     options = ["--examples", "5", "--json", "g.json"]
     assert main(["grade", "kernels.py:dies", "kernels.py:off", *options]) == 2
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "not graded: kernels.py:dies, float32 on cpu: its process died, exit code 7, on the case" in shown
     assert "none: the forward of kernels.py:off, float32 on cpu is in no class" in shown
     report = json.loads((tmp_path / "g.json").read_text())
@@ -165,4 +192,4 @@ def test_the_command(
     assert [bool(grade["reason"]) for grade in dies["grades"]] == [True, False]
     assert off["grades"][0]["forward"]["class"] is None
     assert main(["grade", "kernels.py:off", "--examples", "5"]) == 0
-    assert "to be dropped" not in capsys.readouterr().out
+    assert "to be dropped" not in capfd.readouterr().out

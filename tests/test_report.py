@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
 
 from dmat.testing.law import Record
-from dmat.testing.report import Report, exit_code, gather, laws
+from dmat.testing.report import Report, exit_code, gather, laws, show
 from dmat.testing.select import Chosen, subject_id
 from dmat.testing.subject import Implementation
 
@@ -60,3 +65,24 @@ def test_what_was_not_reached_is_not_sound() -> None:
     """Where another implementation ended the run, this one is not known to be right."""
     reports = gather([line("k.py:b", "ladder", "failed")], CHOSEN, first=True)
     assert [report.verdict for report in reports] == ["error", "broken"]
+
+
+WIDER: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "nothing searched": (None, "BROKEN: k.py:a breaks"),
+    "unfinished": ({"outcome": "unfinished"}, "was not searched to the end."),
+    "none": ({"outcome": "none"}, "No contract admits it: this is a bug."),
+    "found": ({"outcome": "found", "decorator": "@d(x=1)", "wrong_in": []}, "  @d(x=1)"),
+    "in part": (
+        {"outcome": "found", "decorator": "@d(x=1)", "wrong_in": ["float64"]},
+        "In float64 no contract admits it: there it is a bug.",
+    ),
+}
+
+
+@pytest.mark.parametrize("found", WIDER)
+def test_the_verdict_ends_with_what_was_searched(found: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind the verdict stands the wider contract, or that it is a bug, or that nobody knows."""
+    stands_under, last = WIDER[found]
+    [report] = gather([line("k.py:a", "all", "failed")], CHOSEN[:1])
+    show(replace(report, stands_under=stands_under), Console())
+    assert last in capsys.readouterr().out.splitlines()[-1]

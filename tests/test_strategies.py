@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis.errors import NoSuchExample
 
 from dmat import strategies
 from dmat.strategies import COTANGENT_LAYOUTS, GATE_LAYOUTS, Cotangent, Gates, lay_out
-from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, WINDOWS, Case
+from dmat.strategies import cases as kinds
+from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, WINDOWS, Case, Cases
 from dmat.strategies.domain import Domain
 from dmat.strategies.ladder import cotangent_ladder, exact_ladder, gate_ladder
 from dmat.testing.verdict import as_array
@@ -179,13 +181,94 @@ NARROW = Domain(special_values=(), zero_length=False, seq_multiple_of=16, max_se
 
 @pytest.mark.parametrize("cases", [GATES, COTANGENTS, EXACT_COTANGENTS, WINDOWS])
 @given(data=st.data())
-def test_the_contract_is_kept(cases: strategies.cases.Cases, data: st.DataObject) -> None:
+def test_the_contract_is_kept(cases: Cases, data: st.DataObject) -> None:
     """Neither the ladder nor the search leaves the contract's lengths and values."""
     for case in [data.draw(cases.search(NARROW)), *cases.ladder(NARROW)]:
         for gates in (part for part in case.values() if isinstance(part, Gates)):
             assert gates.shape[-1] in (16, 32)
             assert 0 not in gates.shape
             assert all(np.isfinite(gate).all() for gate in arrays(gates))
+
+
+INSIDE = {name: kind for name, kind in vars(kinds).items() if isinstance(kind, Cases) and kind.inside}
+DOMAINS = (
+    Domain("float64", "float64"),
+    Domain("bfloat16", masked_cotangent="summed"),
+    Domain("float16"),
+    NARROW,
+)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@given(data=st.data())
+def test_what_is_tried_is_inside(name: str, data: st.DataObject) -> None:
+    """Each kind takes what its own ladder and search have for its domain."""
+    domain, kind = data.draw(st.sampled_from(DOMAINS)), INSIDE[name]
+    assert kind.inside is not None
+    assert kind.inside(data.draw(kind.search(domain)), domain)
+    assert all(kind.inside(case, domain) for case in kind.ladder(domain))
+
+
+ONE, TWO, EMPTY = (Gates("float32", shape) for shape in ((1, 1, 1), (1, 1, 2), (1, 0, 1)))
+
+
+def filled(igate: float = 0.0, fgate: float = 0.0) -> Gates:
+    """Return two times of constant gates."""
+    return replace(TWO, igate=strategies.Constant(igate), fgate=strategies.Constant(fgate))
+
+
+def constant(value: float = 1.0, masked: float = 0.0, layout: str = "contiguous") -> Cotangent:
+    """Return a constant cotangent."""
+    return Cotangent(strategies.Constant(value), masked, layout)
+
+
+SUMMED = Domain(masked_cotangent="summed")
+OUTSIDE: list[tuple[str, Domain, dict[str, object]]] = [
+    ("GATES", Domain("float64"), {"gates": ONE}),
+    ("GATES", Domain(max_seq=1), {"gates": TWO}),
+    ("GATES", Domain(seq_multiple_of=4), {"gates": TWO}),
+    ("GATES", Domain(zero_length=False), {"gates": EMPTY}),
+    ("GATES", Domain(special_values=("-inf",)), {"gates": filled(igate=math.nan)}),
+    ("GATES", Domain(special_values=("nan",)), {"gates": filled(fgate=-math.inf)}),
+    ("EXACT", Domain(), {"gates": TWO}),
+    ("EXACT", Domain(), {"gates": filled(32.0, -64.0)}),
+    ("EXACT", Domain(), {"gates": filled(0.0, -96.0)}),
+    ("EXACT", Domain(), {"gates": filled(0.0, -math.inf)}),
+    ("EXACT", Domain(), {"gates": filled(2.0**30, -64.0)}),
+    ("CUTS", Domain(), {"gates": TWO, "cut": 3}),
+    ("CUTS", Domain(seq_multiple_of=2), {"gates": TWO, "cut": 1}),
+    ("CUTS", Domain(), {"gates": EMPTY, "cut": 0}),
+    ("WINDOWS", Domain(), {"gates": TWO, "rival": ONE}),
+    ("WINDOWS", Domain(special_values=()), {"gates": TWO, "rival": filled(math.inf)}),
+    ("WINDOWS", Domain(), {"gates": TWO, "head": (0, 1)}),
+    ("WINDOWS", Domain(), {"gates": TWO, "t": 2, "s": 0}),
+    ("WINDOWS", Domain(), {"gates": TWO, "t": 0, "s": 1}),
+    ("WINDOWS", Domain(), {"gates": replace(TWO, fgate_layout="expanded over time")}),
+    ("COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant(2.0**64)}),
+    ("COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant(math.inf)}),
+    ("COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant(masked=1.0)}),
+    ("FINITE_COTANGENTS", Domain(), {"gates": filled(math.inf), "cotangent": constant()}),
+    ("EXACT_COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant()}),
+    ("EXACT_COTANGENTS", Domain(), {"gates": filled(0.0, -64.0), "cotangent": constant(0.5)}),
+    ("EXACT_COTANGENTS", Domain(), {"gates": filled(0.0, -64.0), "cotangent": constant(2.0**23)}),
+    ("POWERS_OF_TWO", Domain(), {"gates": TWO, "cotangent": constant(3.0)}),
+    ("POWERS_OF_TWO", Domain(), {"gates": TWO, "cotangent": constant(512.0)}),
+    ("MASKED_COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant()}),
+    ("MASKED_COTANGENTS", SUMMED, {"gates": TWO, "cotangent": constant(masked=math.nan)}),
+    ("MASKED_COTANGENTS", Domain(), {"gates": TWO, "cotangent": constant(1.0, 1.0, "expanded over all")}),
+    ("DIRECTIONS", Domain(), {"gates": TWO, "direction": filled(4.0), "cotangent": constant()}),
+    ("DIRECTIONS", Domain(), {"gates": TWO, "direction": ONE, "cotangent": constant()}),
+    ("DIRECTIONS", Domain(), {"gates": filled(math.inf), "direction": TWO, "cotangent": constant()}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OUTSIDE)), ids=lambda n: f"{OUTSIDE[n][0]}-{n}")
+def test_what_is_not_promised_is_outside(number: int) -> None:
+    """Each kind turns down a case one step beyond its domain: as a smaller one it would accuse falsely."""
+    name, domain, case = OUTSIDE[number]
+    inside = INSIDE[name].inside
+    assert inside is not None
+    assert not inside(case, domain)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -64,7 +64,7 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
         " whether a part gives the same bits alone. Exit 0: graded; 2: could not be graded.",
     )
     _add_common(grade, "the operator and the two ways that the formula is written, to compare")
-    grade.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 200")
+    grade.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 150")
     grade.set_defaults(run=_grade)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from dmat.strategies.cases import Case, Cases
+from dmat.strategies.regime import length_class, regime
+from dmat.testing.minimal import Failure, attempted, minimal
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken
 
 Need = Callable[[Subject], str | None]
+
+INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Record:
     promised: the contract implies that the law is run; one that is not is an error of the check.
     worst: the largest error over bound that was let pass. case: the smallest that broke the law.
     refused: of the examples, those that the implementation refused with an error, where it may.
+    drawn: how many examples had gates of this regime, and of this class of lengths, by "REGIME, LENGTHS".
     """
 
     law: str
@@ -66,11 +72,19 @@ class Record:
     promised: bool = True
     examples: int = 0
     refused: int = 0
+    drawn: dict[str, int] = field(default_factory=dict)
     worst: float | None = None
     case: str | None = None
     part: str = "all"
     seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter, repr=False)
+
+    def count(self, case: Case) -> None:
+        """Count an example."""
+        self.examples += 1
+        if "gates" in case:
+            name = f"{regime(case['gates'])}, {length_class(case['gates'].shape[-1])}"
+            self.drawn[name] = self.drawn.get(name, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of the report's schema."""
@@ -141,24 +155,43 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
     """Run the law on the ladder's cases and on random ones, and count them.
 
     key: distinguishes what Hypothesis keeps of this search. Raises LawBroken, or Refused where the
-    implementation refused every case of the ladder, or all of the search.
+    implementation refused every case of the ladder, or all of the search. LawBroken is of the smallest
+    case found, where the profile has the phase that shrinks; tries on the way to it are not counted.
     """
-    broken: list[LawBroken] = []
+    failures: list[Failure] = []
+    try:
+        try_all(entry, subject, record, key, profile, failures)
+    except LawBroken:
+        failure = failures[-1]
+        if Phase.shrink in profile.phases:
+            failure = smallest(failure, entry, subject)
+    except (Flaky, BaseExceptionGroup):
+        if not failures:
+            raise
+        failure = replace(failures[0], again=False)
+    else:
+        return
+    record.case = shown(failure.case)
+    raise explained(failure, entry, subject) from failure.broken.__cause__
+
+
+def try_all(
+    entry: Law, subject: Subject, record: Record, key: str, profile: settings, failures: list[Failure]
+) -> None:
+    """Run the law on the ladder's cases and on random ones until one breaks it; add that to `failures`."""
     refusals: list[Refused] = []
 
     def attempt(drawn: Case) -> None:
         case = entry.arguments(drawn)
-        record.examples += 1
+        record.count(case)
         try:
             entry.check(subject, **case)
         except Refused as refusal:
             record.refused += 1
             refusals.append(refusal)
         except LawBroken as error:
-            told = explained(error, entry, subject, case)
-            record.case = shown(case)
-            broken.append(told)
-            raise told from error.__cause__
+            failures.append(Failure(case, error))
+            raise
 
     if subject.part != "search":
         for case in entry.cases.ladder(subject.domain):
@@ -168,6 +201,8 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
     if subject.part == "ladder":
         return
 
+    # Hypothesis' shrinking costs more than the way down from its first find, and ends higher.
+    unused = {Phase.explain, *((Phase.shrink,) if entry.cases.inside else ())}
     most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
 
     @settings(
@@ -177,7 +212,7 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
         print_blob=False,
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-        phases=[phase for phase in profile.phases if phase is not Phase.explain],
+        phases=[phase for phase in profile.phases if phase not in unused],
     )
     @given(case=entry.cases.search(subject.domain))
     def random_cases(case: Case) -> None:
@@ -185,14 +220,8 @@ def search(entry: Law, subject: Subject, record: Record, key: str, profile: sett
 
     digest = f"{entry.name} {key}".encode()
     random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
-    try:
+    with suppress(Unsatisfiable):  # an empty domain; the ladder may have had cases, and examples are counted
         random_cases()
-    except Unsatisfiable:
-        pass  # an empty domain; the ladder may have had cases, and examples are counted
-    except (Flaky, BaseExceptionGroup) as flaky:
-        if not broken:
-            raise
-        raise inconstant(broken[0]) from flaky
     if refusals and record.refused == record.examples:
         raise refusals[0]
 
@@ -202,29 +231,41 @@ def shown(case: Case) -> str:
     return "\n".join(f"{name} = {value!r}" for name, value in case.items())
 
 
-def explained(error: LawBroken, entry: Law, subject: Subject, case: Case) -> LawBroken:
+def smallest(failure: Failure, entry: Law, subject: Subject) -> Failure:
+    """Return the smallest failure found on the way down from this one that happens again when tried again."""
+    inside, domain = entry.cases.inside, subject.domain
+    if inside is None or subject.in_dtype(subject.dtype).uncallable:
+        return failure
+    quiet = subject.in_dtype(subject.dtype)  # what passes on the way is no part of the record
+
+    def check(case: Case) -> None:
+        entry.check(quiet, **case)
+
+    found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure)
+    if subject.in_dtype(subject.dtype).uncallable:
+        return failure  # the device has failed for good, and every case with it
+    again = (one for one in reversed(found) if attempted(check, one.case))
+    return next(again, replace(failure, again=False))
+
+
+def explained(failure: Failure, entry: Law, subject: Subject) -> LawBroken:
     """Return the finding with its law, its subject and its case around it."""
+    case, finding = failure.case, failure.broken.finding
     where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
     lines = [
         f"{entry.name}: {entry.statement}",
         f"does not hold for {where}:",
-        *(f"  {line}" for line in error.finding.lines()),
+        *(f"  {line}" for line in finding.lines()),
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
-        f"  igate_preact, fgate_preact = gates.build({subject.device!r})",
     ]
+    if "gates" in case:
+        lines.append(f"  igate_preact, fgate_preact = gates.build({subject.device!r})")
     if "cotangent" in case:
         lines.append(f"  G = cotangent.build(gates, {subject.device!r})")
-    told = LawBroken(error.finding)
+    if not failure.again:
+        lines.append(INCONSTANT)
+    told = LawBroken(finding)
     told.args = ("\n".join(lines),)
-    return told
-
-
-def inconstant(first: LawBroken) -> LawBroken:
-    """Say that the same case failed once and held once."""
-    told = LawBroken(first.finding)
-    told.args = (
-        f"{first}\nTried again, this case held: the implementation does not answer the same call alike.",
-    )
     return told

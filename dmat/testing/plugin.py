@@ -143,3 +143,33 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     report = session.config.getoption("--dmat-report")
     if report and not hasattr(session.config, "workerinput"):
         session.config.pluginmanager.register(Writer(Path(report)), "dmat-report")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many examples each regime of gates and class of lengths got, by dtype, in all workers."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [
+        p for report in reports if getattr(report, "when", "") == "call" for p in report.user_properties
+    ]
+    records = [value for name, value in properties if name == "dmat"]
+    if any(record["drawn"] for record in records):
+        terminalreporter.section("examples of the laws")
+        for line in _drawn(records):
+            terminalreporter.write_line(line)
+
+
+def _drawn(records: list[dict[str, Any]]) -> list[str]:
+    """Return the table: rows the regimes, then the lengths, columns the dtypes."""
+    from dmat.strategies.regime import LENGTHS, REGIMES
+
+    dtypes = list(dict.fromkeys(record["dtype"] for record in records))
+    counts: dict[tuple[str, str], int] = {}
+    for record in records:
+        for name, number in record["drawn"].items():
+            for part in name.split(", "):
+                key = part, record["dtype"]
+                counts[key] = counts.get(key, 0) + number
+    lines = [" " * 14 + "".join(f"{dtype:>12}" for dtype in dtypes)]
+    for name in (*REGIMES, *LENGTHS):
+        lines.append(f"{name:14}" + "".join(f"{counts.get((name, dtype), 0):12,}" for dtype in dtypes))
+    return lines

@@ -11,16 +11,18 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import Phase, settings
 
+from dmat.strategies.cases import COTANGENTS, Case, Cases
+from dmat.strategies.domain import Domain
 from dmat.testing.child import Died, OutOfTime, Tell, apart
-from dmat.testing.contract import DTYPES, SPECIAL_VALUES, Contract
+from dmat.testing.contract import DEVICES, DTYPES, SPECIAL_VALUES, Contract
 from dmat.testing.counterexample import Counterexample, allowed, law_named
-from dmat.testing.grade import GATES, SCOPES
+from dmat.testing.grade import GATES, SCOPES, telling
 from dmat.testing.law import Law, Record, search, shown
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.report import Report, laws
@@ -28,7 +30,7 @@ from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.target import load
 from dmat.testing.verdict import LawBroken
 
-SECONDS = 60.0
+SECONDS = 120.0
 EXAMPLES = 15  # random cases a law and dtype, after its ladder; what the check has tried is not tried again
 
 # Promises by what it costs to give them up, dearest first; of each, what may be promised, strictest first.
@@ -54,6 +56,17 @@ WIDEST = {name: options[-1] for name, options in PROMISES.items()}
 Terms = dict[str, Any]  # a promise: one of its options
 
 
+def _telling(domain: Domain) -> Iterator[Case]:
+    for gates, cotangent in telling(domain):
+        yield {"gates": gates, "cotangent": cotangent}
+
+
+def scope_tellers() -> list[Law]:
+    """Return laws with a ladder that tells error scopes apart: a stricter one must not stand by chance."""
+    cases = Cases(draw=COTANGENTS.draw, ladder=_telling)
+    return [replace(law_named(name), cases=cases) for name in ("values", "input_gradient", "forget_gradient")]
+
+
 def as_contract(terms: Terms, fixed: Contract) -> Contract:
     """Return the contract of these terms; fields that are no promise of PROMISES stay as they are fixed."""
     narrowed = {d: terms[d] for d in DTYPES if d in terms and terms[d] != STRICTEST[d]}
@@ -69,13 +82,17 @@ def no_stricter(terms: Terms, other: Terms) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """One law in one place, tried and held: its ladder, or its search, under these terms."""
+    """One law in one place, tried and held: "ladder", "search" or "telling", under these terms."""
 
     law: str
     place: Place
     part: str
     terms: tuple[tuple[str, Any], ...]
     fixed: Contract
+
+    def same(self, other: Trial) -> bool:
+        """Whether the other is of the same part of the same law in the same place."""
+        return (self.law, self.place, self.part) == (other.law, other.place, other.part)
 
     def covers(self, terms: Terms, fixed: Contract) -> bool:
         """Whether it holds as well under terms no stricter, whatever the other dtypes.
@@ -90,24 +107,26 @@ class Trial:
 
 @dataclass
 class Relaxation:
-    """The search for one implementation.
+    """The search for one implementation, in the places that were asked for and in which it answers.
 
     known: cases that break a law. held: what need not be tried again. felled: terms that a law broke, be
-    it by a case that does not break it every time. tell: gets each case before it is tried, and each that
-    broke a law.
+    it by a case that does not break it every time. let_pass: of a known case, terms that it does not break.
+    tell: gets each case before it is tried, and each that broke a law.
     """
 
     implementation: Implementation
-    places: list[Place]
+    asked: list[Place]
+    answered: Answers
     known: list[Counterexample]
     held: list[Trial]
     tell: Tell
     felled: list[tuple[Terms, Contract]] = field(default_factory=list)
+    let_pass: dict[Counterexample, list[tuple[Terms, Contract]]] = field(default_factory=dict)
 
-    def nearest(self, answered: Answers) -> Contract | None:
+    def nearest(self) -> Contract | None:
         """Return the contract found, or None where even the widest is broken in every dtype."""
         while True:
-            start = self._widest(answered)
+            start = self._widest()
             if start is None:
                 return None
             terms = self._tightened(start)
@@ -117,25 +136,33 @@ class Relaxation:
             self.known.insert(0, found)
             self.felled.append((terms, start))
 
-    def _widest(self, answered: Answers) -> Contract | None:
+    def _widest(self) -> Contract | None:
         """Return the widest contract that stands: of both masked_cotangent, that of more dtypes."""
-        plain = replace(
-            self.implementation.contract,
+        plain = self._answering()
+        stand = {}
+        for masked in ("ignored", "summed"):
+            stand[masked] = self._standing_dtypes(replace(plain, masked_cotangent=masked))
+        masked = max(stand, key=lambda name: len(stand[name]))
+        if not any(dtype in stand[masked] for dtype, _ in self.answered.places):
+            return None
+        return replace(plain, masked_cotangent=masked, dtypes=stand[masked])
+
+    def _answering(self) -> Contract:
+        """Return the contract for the lengths, dtypes and devices in which it answers, or was not asked."""
+        contract, answered = self.implementation.contract, self.answered
+        mute = {x for place in self.asked for x in place} - {x for place in answered.places for x in place}
+        devices = {device for _, device in answered.places}
+        return replace(
+            contract,
             seq_multiple_of=answered.seq_multiple_of,
             max_seq=answered.max_seq,
             differentiable=answered.differentiable,
+            dtypes=tuple(dtype for dtype in contract.dtypes if dtype not in mute),
+            devices=tuple(devices) if mute & set(DEVICES) else contract.devices,
         )
-        dtypes = [d for d in DTYPES if any(d == dtype for dtype, _ in answered.places)]
-        stand = {}
-        for masked in ("ignored", "summed"):
-            fixed = replace(plain, masked_cotangent=masked)
-            stand[masked] = self._standing_dtypes(fixed, dtypes)
-        masked = max(stand, key=lambda name: len(stand[name]))
-        fixed = replace(plain, masked_cotangent=masked)
-        return replace(fixed, dtypes=stand[masked]) if stand[masked] else None
 
-    def _standing_dtypes(self, fixed: Contract, dtypes: list[str]) -> tuple[str, ...]:
-        left = list(dtypes)
+    def _standing_dtypes(self, fixed: Contract) -> tuple[str, ...]:
+        left = list(fixed.dtypes)
         while left:
             breaking = self._refuting(WIDEST, replace(fixed, dtypes=tuple(left)))
             if breaking is None:
@@ -147,10 +174,14 @@ class Relaxation:
         """Return a known case that breaks these terms, or None; what broke last is tried first."""
         promised = replace(self.implementation, contract=as_contract(terms, fixed))
         for number, case in enumerate(self.known):
+            passed = self.let_pass.setdefault(case, [])
+            if any(other == fixed and no_stricter(terms, stricter) for stricter, other in passed):
+                continue
             self.tell(("trying", case))
             if case.refutes(promised):
                 self.known.insert(0, self.known.pop(number))
                 return case
+            passed.append((terms, fixed))
         return None
 
     def _tightened(self, fixed: Contract) -> Terms:
@@ -172,24 +203,29 @@ class Relaxation:
         promised = replace(self.implementation, contract=as_contract(terms, fixed))
         breaking = {case.law for case in self.known}
         order = sorted(laws(), key=lambda law: (law.name not in breaking, law.order))
-        for part in ("ladder", "search"):
-            for law in order:
+        for part, tried in (("telling", scope_tellers()), ("ladder", order), ("search", order)):
+            for law in tried:
                 for place in self._places(promised.contract):
-                    trial = Trial(law.name, place, part, tuple(terms.items()), fixed)
-                    if any(self._same(done, trial) and done.covers(terms, fixed) for done in self.held):
-                        continue
-                    found = self._tried(law, Subject(promised, *place, part))
+                    found = self._part_broken(law, Subject(promised, *place), part, terms, fixed)
                     if found is not None:
                         return found
-                    self.held.append(trial)
         return None
 
     def _places(self, contract: Contract) -> list[Place]:
-        return [place for place in self.places if place[0] in contract.dtypes]
+        return [place for place in self.answered.places if place[0] in contract.dtypes]
 
-    @staticmethod
-    def _same(done: Trial, trial: Trial) -> bool:
-        return (done.law, done.place, done.part) == (trial.law, trial.place, trial.part)
+    def _part_broken(
+        self, law: Law, subject: Subject, part: str, terms: Terms, fixed: Contract
+    ) -> Counterexample | None:
+        """Try one part of a law, unless it is known to hold; note that it does."""
+        trial = Trial(law.name, (subject.dtype, subject.device), part, tuple(terms.items()), fixed)
+        if any(done.same(trial) and done.covers(terms, fixed) for done in self.held):
+            return None
+        subject.part = "search" if part == "search" else "ladder"
+        found = self._tried(law, subject)
+        if found is None:
+            self.held.append(trial)
+        return found
 
     def _tried(self, law: Law, subject: Subject) -> Counterexample | None:
         """Try one part of a law; return the case that breaks it, or None."""
@@ -299,7 +335,7 @@ def nearest_contract(
         for law, place in held
         for part in ("ladder", "search")
     ]
-    return Relaxation(implementation, list(answered.places), list(known), trials, tell).nearest(answered)
+    return Relaxation(implementation, places, answered, list(known), trials, tell).nearest()
 
 
 def _outcome(contract: Contract | None, places: list[Place]) -> dict[str, Any]:

@@ -148,4 +148,4 @@ def _accusation(entry: Law, subject: Subject, profile: settings) -> tuple[str, s
         return "refused", f"{name}: {refusal}"
     except Exception as error:
         return "law raised", f"{name}: {type(error).__name__}: {error}"
-    return None
+    return ("refused", f"{name}: {record.refused} of {record.examples}") if record.refused else None

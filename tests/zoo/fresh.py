@@ -1,0 +1,88 @@
+"""Fresh cases for all sound implementations together: `python -m tests.zoo.fresh` (make sound).
+
+A run tries every law in every dtype on so many random examples, each on a sound implementation drawn with it,
+so that a run costs what checking one implementation costs. An accusation is printed whole, and the exit is 1.
+Ladders are the same each time, and the tests have them; so have they the laws whose every example is dear, a
+compilation or a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dmat.strategies.cases import Case
+from dmat.testing.builtin import BUILTIN
+from dmat.testing.contract import DTYPES
+from dmat.testing.law import Law
+from dmat.testing.report import laws
+from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.verdict import LawBroken
+
+from .sound import SOUND
+
+Accusation = tuple[Subject, Case, LawBroken]
+
+
+def choir(dtype: str) -> list[Subject]:
+    """Return every sound implementation that promises this dtype."""
+    right = [Implementation.of(style.__name__, style) for style in SOUND] + list(BUILTIN)
+    return [Subject(one, dtype) for one in right if dtype in one.contract.dtypes]
+
+
+def accusations(entry: Law, subjects: list[Subject], examples: int) -> list[Accusation]:
+    """Try the law on so many random cases, each on one of the subjects; return what it accuses."""
+    held = [subject for subject in subjects if entry.not_applicable(subject) is None]
+    found: list[Accusation] = []
+    if not held:
+        return found
+    searches = [entry.cases.search(subject.domain) for subject in held]
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def fresh(data: st.DataObject) -> None:
+        number = data.draw(st.integers(0, len(held) - 1))
+        case = entry.arguments(data.draw(searches[number]))
+        try:
+            entry.check(held[number], **case)
+        except Refused:
+            pass
+        except LawBroken as broken:
+            found.append((held[number], case, broken))
+
+    fresh()
+    return found
+
+
+def main() -> int:
+    """Run, print accusations as they come, and say how many examples there were."""
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo.fresh", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--examples", type=int, default=100, help="a law and dtype, in each run")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    accused, begun = 0, time.monotonic()
+    subjects = {dtype: choir(dtype) for dtype in DTYPES}
+    for run in range(1, options.runs + 1):
+        for entry in [entry for entry in laws() if entry.most is None]:
+            for dtype in DTYPES:
+                for subject, case, broken in accusations(entry, subjects[dtype], options.examples):
+                    accused += 1
+                    print(f"{entry.name} accuses {subject.implementation.name}, {dtype}: {case}\n{broken}")
+        print(f"run {run}: {accused} accusations, {time.monotonic() - begun:.0f} s", flush=True)
+    return 1 if accused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""docs/laws.md, made from the laws themselves and the mutants of the zoo: `python -m tests.zoo.page`."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+from hypothesis import settings
+
+from dmat.properties import FAMILIES
+from dmat.testing.law import Law
+from dmat.testing.report import laws
+
+from .mutants import MUTANTS, Mutant
+from .trial import first_rejection, subjects
+
+FILE = Path(__file__).parents[2] / "docs" / "laws.md"
+FOR_PAGE = [settings(max_examples=n, database=None, derandomize=True) for n in (50, 2000)]
+
+HEAD = """# The laws
+
+Made from the laws' own docstrings and the zoo of wrong kernels by `make docs`; do not edit.
+
+Symbols, as everywhere: gates `igate_preact` i and `fgate_preact` f, (B, NH, S, 1); D~[t, s] row t of reading,
+column s of writing; l[k] = log sigmoid(f[k]); window(t, s) = {s+1, .., t}; G[t, s] = dL/dD~, the cotangent;
+di, df the gradients; J the derivative of D~ in both gates, v a direction to move them in. u is the unit
+roundoff of the dtype, u_a that of the format summed in, gamma(m) = (1 + u_a)^m - 1; M, A, C, N, eta and floor
+as in docs/spec.md section 3, which every bound cites. "zero" means bit for bit. A law that a contract does
+not promise is not run.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    families: dict[str, list[Law]] = {family: [] for family in FAMILIES}
+    for entry in laws():
+        families[entry.check.__module__.rpartition("test_law_")[2]].append(entry)
+    parts = [HEAD]
+    for family, entries in families.items():
+        parts.append(f"\n## {family.capitalize()}\n")
+        parts += [section(entry) for entry in entries]
+    return "\n".join(parts)
+
+
+def section(entry: Law) -> str:
+    """Return one law's entry: statement, why, bound, needs, mutant, published bug."""
+    parts = inspect.cleandoc(entry.check.__doc__ or "").split("\n\n", 1)[1]
+    why, _, bound = " ".join(parts.removeprefix("Why: ").split()).partition(" Bound: ")
+    lines = [f"### {entry.name}", "", entry.statement, "", f"- Why: {why}", f"- Bound: {bound}"]
+    needs = [(need.__doc__ or "").rstrip(".") for need in entry.needs]
+    if needs:
+        lines.append(f"- Applies where: {'; '.join(text[:1].lower() + text[1:] for text in needs)}.")
+    return "\n".join([*lines, *_rejects(entry), ""])
+
+
+def _rejects(entry: Law) -> list[str]:
+    """Return what is said of the mutant: what it is, what it restates, and the case that shows it."""
+    mutants = [mutant for mutant in MUTANTS if mutant.law == entry.name]
+    first = mutants[0]
+    lines = [f"- Rejects: `{first.name}`, {first.museum}."]
+    others = ", ".join(f"`{mutant.name}`" for mutant in mutants[1:])
+    return lines + ([f"  Also: {others}."] if others else []) + _case(entry, first)
+
+
+def _case(entry: Law, mutant: Mutant) -> list[str]:
+    if mutant.device == "cuda" and not torch.cuda.is_available():
+        return ["- Smallest case: found on a CUDA device only."]
+    if entry.most is not None:
+        return ["- Smallest case: none is kept, for each costs a compilation or a process."]
+    found = first_rejection(entry, subjects(mutant.implementation, mutant.name), FOR_PAGE)
+    if found is None:
+        raise RuntimeError(f"{entry.name} does not reject {mutant.name}")
+    return ["- Smallest case:", "", *(f"      {line}" for line in found.case.splitlines())]
+
+
+def main() -> None:
+    """Write the page."""
+    FILE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""One law tried on one implementation of the zoo: how soon it rejects it, and on which case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import settings
+
+from dmat.testing.law import Law, Record, search
+from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.verdict import LawBroken
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """The law and dtype that rejected, after how many examples and seconds, and on which case."""
+
+    law: str
+    dtype: str
+    examples: int
+    seconds: float
+    case: str
+    message: str
+
+
+def rejection(entry: Law, subject: Subject, profile: settings) -> Rejection | None:
+    """Return how the law rejects the subject, or None."""
+    torch.set_num_threads(1)
+    if entry.not_applicable(subject):
+        return None
+    record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
+    begun = time.perf_counter()
+    try:
+        search(entry, subject, record, subject.implementation.name, profile)
+    except LawBroken as broken:
+        seconds = time.perf_counter() - begun
+        case = record.case or ""
+        return Rejection(entry.name, subject.dtype, record.examples, seconds, case, str(broken))
+    except Refused:
+        return None
+    return None
+
+
+def subjects(function: Callable[..., Any], name: str, device: str = "cpu") -> list[Subject]:
+    """Return the function as a subject in each dtype that it promises."""
+    implementation = Implementation.of(name, function)
+    return [Subject(implementation, dtype, device) for dtype in implementation.contract.dtypes]
+
+
+def first_rejection(entry: Law, wrong: list[Subject], profiles: list[settings]) -> Rejection | None:
+    """Return how the law first rejects one of these, each profile tried on all before the next."""
+    trials = (rejection(entry, subject, profile) for profile in profiles for subject in wrong)
+    return next((found for found in trials if found is not None), None)
