@@ -52,7 +52,9 @@ class MinusWindow(Background):
         # sum over s < k <= t: the suffix sum that begins after s
         with np.errstate(over="ignore"):
             suffix = np.flip(np.cumsum(np.flip(log_sigmoid, -1), -1), -1)
-        return -np.concatenate([suffix[..., 1:], np.zeros_like(suffix[..., :1])], -1)
+        cancelling = -np.concatenate([suffix[..., 1:], np.zeros_like(suffix[..., :1])], -1)
+        finite: Array = np.minimum(cancelling, np.finfo(np.float64).max)  # where the sum overflows too
+        return finite
 
 
 @dataclass(frozen=True, repr=False)
