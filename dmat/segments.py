@@ -211,7 +211,11 @@ class _RectangleSums(Function):
 # loops over chunks would be unrolled into a graph for each S, and a Function with forward mode is refused.
 
 
-@torch.library.custom_op("dmat::window_sums", mutates_args=())
+@torch.library.custom_op(
+    "dmat::window_sums",
+    mutates_args=(),
+    schema="(Tensor column, Tensor v, float? above, bool summed, ScalarType dtype) -> Tensor",
+)
 def _window_sums_op(
     column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
 ) -> Tensor:
@@ -231,7 +235,9 @@ def _vmap_window_sums(
     return _window_sums_op(column, v, *constants), 0
 
 
-@torch.library.custom_op("dmat::rectangle_sums", mutates_args=())
+@torch.library.custom_op(
+    "dmat::rectangle_sums", mutates_args=(), schema="(Tensor G, bool summed) -> (Tensor, Tensor)"
+)
 def _rectangle_sums_op(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     return rectangle_sums(G, summed=summed)
 
