@@ -29,11 +29,14 @@ Change = Callable[[Case], Case]
 
 
 def _cotangents(case: Case, values: Sequence[float]) -> Iterator[Background]:
-    """Yield plain cotangents: ones, one row, one place, constants, and one that ones are lost beside."""
+    """Yield plain cotangents: ones, one row, one place, constants, and those that ones are lost beside."""
     gates = case["gates"]
     yield from (Constant(1.0), Row(1.0), Edited(Constant(0.0), (((0, 0, gates.shape[-1] - 1, 0), 1.0),)))
     yield from (Constant(value) for value in (*values, 0.1))
-    yield from (Edited(Constant(1.0), (((0, 0, 0, 0), value),)) for value in HEAVY[gates.dtype])
+    for value in HEAVY[gates.dtype]:
+        yield Edited(Constant(1.0), (((0, 0, 0, 0), value),))
+        if gates.shape[-1] > 2:  # and one where what was lost is all that is left
+            yield Edited(Constant(1.0), (((0, 0, 0, 0), value), ((0, 0, 1, 0), -value)))
 
 
 def _igates(case: Case, values: Sequence[float]) -> Iterator[Background]:
@@ -67,11 +70,12 @@ def _bare(case: Case) -> Case:
 
 
 def _layout_changes(case: Case) -> list[list[Change]]:
-    """Return the layouts that each tensor may have instead: those of the others of its part."""
+    """Return the layouts that each tensor may have instead, where a part has strides: theirs, or strided."""
     changes = []
     for name, field, own in layouts(case):
-        others = {layout for part, _, layout in layouts(case) if part == name} - {own, "contiguous"}
-        changes.append([_set(name, field, layout) for layout in sorted(others)])
+        theirs = {layout for part, _, layout in layouts(case) if part == name} - {"contiguous"}
+        others = sorted({*theirs, "strided"} - {own}) if theirs else []
+        changes.append([_set(name, field, layout) for layout in others])
     return changes
 
 
@@ -126,4 +130,4 @@ def leaps(case: Case, block: int, longest: int, most: int) -> Iterator[Case]:
                 yield from near(same, changes, one)
             elif short:
                 yield from near(same, _layout_changes(case), 1)
-                yield with_field(same, "gates", "fgate", UNEVEN)
+                yield from (with_field(same, "gates", gate, UNEVEN) for gate in ("fgate", "igate"))

@@ -121,7 +121,7 @@ def _tried(target: Target, mutant: Mutant, examples: int) -> tuple[str, str]:
     except Exception as error:
         return "raised", f"import: {type(error).__name__}"
     for part in ("ladder", "search"):
-        if part == "search" and target.direct and (check := direct.broken()):
+        if part == "search" and (check := direct.broken(subjects, operator=target.operator)):
             return "checked", check
         for subject in subjects:
             subject.part = part

@@ -35,7 +35,7 @@ class Target:
 
     functions: qualified names, each with all that is below it; "" is the module's own statements.
     reloaded: modules to import anew, in order, after the mutant took its module's place.
-    direct: tried by direct checks too, between the ladders and the searches.
+    operator: of the operator, which has direct checks, tried between the ladders and the searches.
     graphless: only called in the forward of an autograd Function, where no graph is recorded, so that
     to detach changes nothing.
     """
@@ -45,7 +45,7 @@ class Target:
     functions: tuple[str, ...]
     subjects: Subjects
     reloaded: tuple[str, ...] = ()
-    direct: bool = False
+    operator: bool = False
     graphless: bool = False
 
     @property
@@ -154,7 +154,7 @@ TARGETS = (
         ),
         ignoring,
         (OPERATOR,),
-        direct=True,
+        operator=True,
         graphless=True,
     ),
     Target(
@@ -163,30 +163,41 @@ TARGETS = (
         ("window_sums", "rectangle_sums", "_sum_rows"),
         both,
         (OPERATOR,),
-        direct=True,
+        operator=True,
         graphless=True,
     ),
     Target(
         "their autograd",
         SEGMENTS,
         (
-            "_WindowSums", "_RectangleSums", "_WindowSumsForwardMode", "_RectangleSumsForwardMode",
-            "differentiable_window_sums", "tangent_window_sums", "differentiable_rectangle_sums",
+            "_WindowSums", "_RectangleSums", "differentiable_window_sums", "tangent_window_sums",
+            "differentiable_rectangle_sums",
         ),
         both,
         (OPERATOR,),
-        direct=True,
+        operator=True,
     ),
-    Target("segment_sum", SEGMENTS, ("segment_sum",), lifted_segment_sum, (OPERATOR,), direct=True),
-    Target("rectangle_sum", SEGMENTS, ("rectangle_sum",), lifted_rectangle_sum, (OPERATOR,), direct=True),
-    Target("check_tensor", SEGMENTS, ("check_tensor",), ignoring, (OPERATOR,), direct=True),
+    Target(
+        "as operators of torch.compile",
+        SEGMENTS,
+        (
+            "_window_sums_op", "_fake_window_sums", "_vmap_window_sums", "_rectangle_sums_op",
+            "_fake_rectangle_sums", "_vmap_rectangle_sums", "_batch_first", "_register",
+        ),
+        ignoring,
+        (OPERATOR,),
+        operator=True,
+    ),
+    Target("segment_sum", SEGMENTS, ("segment_sum",), lifted_segment_sum, (OPERATOR,), operator=True),
+    Target("rectangle_sum", SEGMENTS, ("rectangle_sum",), lifted_rectangle_sum, (OPERATOR,), operator=True),
+    Target("check_tensor", SEGMENTS, ("check_tensor",), ignoring, (OPERATOR,), operator=True),
     Target(
         "operator",
         OPERATOR,
         ("", "log_sigmoid", "dtilde", "vlstm_fwbw_Dtildemat", "_check_gates", "_check_alike",
          "_check_memory", "_memory"),
         both,
-        direct=True,
+        operator=True,
     ),
     Target(
         "what sound kernels share",
