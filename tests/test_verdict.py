@@ -148,8 +148,9 @@ def test_a_case_that_holds_when_tried_again() -> None:
     calls = []
 
     def wrong_once(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-        calls.append(1)
-        return right(igate_preact, fgate_preact) + (len(calls) == 60)
+        dtilde = right(igate_preact, fgate_preact)
+        calls.extend([1] if dtilde.isfinite().any() else [])  # adding 1 to infinities changes nothing
+        return dtilde + (len(calls) == 60)
 
     message, _ = accused(wrong_once, "values")
     assert "does not answer the same call alike" in message
