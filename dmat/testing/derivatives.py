@@ -45,6 +45,10 @@ from dmat.testing.verdict import Expected, LawBroken, as_array
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
 # to four ways that each round once.
 WAYS_ULPS = 8
+LARGEST_GATE = 100.0  # beyond it sigmoid(f) sigmoid(-f) is nothing to be wrong about
+NO_FORWARD_MODE = (
+    "a kernel that has no forward mode raises there, or says so: forward_mode=False in the contract"
+)
 HINT = (
     "a backward that is not differentiable itself says so: torch.autograd.function.once_differentiable,"
     " or second_order=False in the contract"
@@ -173,7 +177,7 @@ def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: 
 
     kind = np.full(value.hi.shape, FINITE, dtype=np.int8)
     bound = _bound(rounding, e, value.hi, _overflows(rounding, gates)[..., None])
-    return Expected("J v", kind, value, slack, bound, ball)
+    return Expected("J v", kind, value, slack, bound, ball, NO_FORWARD_MODE)
 
 
 def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
@@ -199,7 +203,7 @@ def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Ex
 
 
 def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
-    """Return what d<v, J' G> / df must be where 0 < |f| <= `largest_gate`; elsewhere nothing is required.
+    """Return what d<v, J' G> / df must be where 0 < |f| <= 100 and `stays_finite`; elsewhere nothing.
 
     e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df; and what adding
     up the ways to f in its dtype rounds.
@@ -214,7 +218,7 @@ def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: Ga
     e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
     e = e + (size + 2 * N + 4) * rounding.eta
     slack = (4 * S + 48) * 2.0 ** (-96 if subject.wide else -53) * size + 2.0**-1060
-    judged = (f != 0) & (np.abs(f) <= largest_gate(rounding))
+    judged = (f != 0) & (np.abs(f) <= LARGEST_GATE) & stays_finite(rounding, f, size)
 
     def ball(index: tuple[int, ...]) -> arb:
         return -arb(float(v.fgate[index])) * truth.df_ball(index) * sigmoid_minus(-float(f[index]))
@@ -224,9 +228,10 @@ def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: Ga
     return Expected("d<v, J' G>/df", kind, value, slack, bound, ball, HINT)
 
 
-def largest_gate(rounding: Rounding) -> float:
-    """The largest |f| at which second derivatives are judged: exp(|f|) squared is finite, and |f| <= 100."""
-    return min(100.0, math.log(min(rounding.accumulator.largest, rounding.output.largest)) / 2.2)
+def stays_finite(rounding: Rounding, f: Array, size: Array) -> Mask:
+    """Whether `size` times exp(|f|) squared, which a second derivative may pass through, is finite."""
+    largest = min(rounding.accumulator.largest, rounding.output.largest)
+    return np.asarray(np.abs(f) <= (math.log(largest) - np.log1p(size)) / 2.2)
 
 
 def _single(values: Array) -> Pair:

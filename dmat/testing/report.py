@@ -151,7 +151,7 @@ def show(report: Report, console: Console) -> None:
     console.print(_matrix(report))
     reasons = sorted({f"{r['law']}: {r['reason']}" for r in report.records if _excluded(r)})
     if reasons:
-        console.print("not run, for the contract does not promise it:", style="dim")
+        console.print("not run, with the reason:", style="dim")
         for reason in _grouped(reasons):
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
     unreached = sum(_unreached(r) for r in report.records)
