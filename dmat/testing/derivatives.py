@@ -126,11 +126,15 @@ def pulled_twice(
             parts = [(x * v).sum() for x, v in zip(first, direction, strict=True) if _moves(x)]
             if not parts:
                 raise Refused("second derivatives: the gradients are outside the graph")
-            second = torch.autograd.grad(torch.stack(parts).sum(), leaves, allow_unused=True)
+            # not grad(), which goes round what once_differentiable would raise
+            torch.autograd.backward(torch.stack(parts).sum())
+            second = [leaf.grad for leaf in leaves]
     except (Exception, SystemExit) as error:  # whatever a user's backward may raise
         if isinstance(error, Refused):
             raise
         raise Refused(f"second derivatives raised {type(error).__name__}: {_first_line(error)}") from error
+    if all(x is None for x in second):
+        raise Refused("second derivatives: the gradients are outside the graph")
     igate, fgate, towards_G = (
         as_array(torch.zeros_like(leaf) if x is None else x) for leaf, x in zip(leaves, second, strict=True)
     )

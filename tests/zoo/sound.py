@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid, pad, softplus
+from torch.utils.checkpoint import checkpoint
 
 from dmat.testing import from_segment_sum, implementation
 
@@ -352,6 +353,19 @@ def forward_mode_of_its_own(igate_preact: Tensor, fgate_preact: Tensor) -> Tenso
 
 
 @sound()
+def differentiable_once(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """A gradient that refuses to be differentiated, marked by once_differentiable."""
+    return with_gradient(masked_cumulative_sum, gradient, once=True)(igate_preact, fgate_preact)
+
+
+@sound()
+def checkpointed(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """Recomputed in the backward by torch.utils.checkpoint."""
+    recomputed: Tensor = checkpoint(masked_cumulative_sum, igate_preact, fgate_preact, use_reentrant=False)
+    return recomputed
+
+
+@sound()
 def head_by_head(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """One matrix for each batch and head, stacked."""
     B, NH, S, _ = igate_preact.shape
@@ -681,7 +695,7 @@ def _fsum_gradient(G: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     return di.reshape(i.shape).to(i.dtype), df.reshape(f.shape).to(f.dtype)
 
 
-@sound(accumulates_in="float64", max_seq=24, second_order=False)
+@sound(accumulates_in="float64", max_seq=24)
 def correctly_rounded_sums(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Every entry and every gradient by math.fsum."""
     return with_gradient(_fsum_dtilde, _fsum_gradient, once=True)(igate_preact, fgate_preact)
