@@ -16,8 +16,8 @@ LAWS = {law.name: law for law in laws()}
 
 # Most mutants fall in float32 within a few cases; some are wrong in another dtype only, and seldom.
 FOR_MUTANTS = [settings(max_examples=n, database=None, phases=[Phase.generate]) for n in (50, 2000)]
-# The ladder, in two dtypes, says most of what can be said of a sound one in the time of a default run.
-# `make sound` gives all of them fresh cases.
+# The ladder, in one dtype, says most of what can be said of a sound one in the time of a default run.
+# `make sound` tries every ladder in every dtype, and then fresh cases.
 FOR_SOUND = settings(max_examples=3, database=None)
 
 
@@ -34,9 +34,8 @@ def test_mutant_is_rejected_by_its_law(mutant: Mutant) -> None:
 def test_sound_is_not_accused(number: int) -> None:
     """No law rejects a right implementation."""
     right = subjects(SOUND[number], SOUND[number].__name__)
-    for subject in dict.fromkeys((0, number % len(right))):
-        for entry in laws():
-            assert rejection(entry, right[subject], FOR_SOUND) is None
+    for entry in laws():
+        assert rejection(entry, right[number % len(right)], FOR_SOUND) is None
 
 
 def test_every_law_has_a_mutant() -> None:

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+import torch._inductor.config as inductor
 from hypothesis import Phase, settings
 
 from dmat.testing.law import Law, Record, search
@@ -59,6 +60,7 @@ def judged(
 ) -> Iterator[tuple[Target, Mutant, Verdict]]:
     """Judge each mutant, `jobs` at a time, and yield them as they come."""
     laws()  # imported once, not by every child
+    inductor.force_disable_caches = True  # what a custom operator calls is no part of their keys
     waiting = iter(work)
     running: dict[Connection, tuple[Target, Mutant, BaseProcess, float]] = {}
     while True:
