@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,38 @@ AXES = {
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """The whole tensor of which a finding is one entry: computed, exact, how far apart, and where wrong.
+
+    All have the axes of AXES[quantity], or are parts of such. computed, exact: float64, exact to some 15
+    digits. allowed: absolute, 0 where bits are compared. wrong: the entries that break the law. judged: those
+    that the law requires something of. truth: what `exact` was read from, where that is another call.
+    """
+
+    computed: Array
+    exact: Array
+    allowed: Array
+    wrong: Mask
+    judged: Mask
+    truth: Array | None = None
+
+    @property
+    def ratio(self) -> Array:
+        """Error over allowed: 0 where equal, inf where a class differs or no error is allowed."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            error = np.abs(self.computed - self.exact)
+            equal = (self.computed == self.exact) | (np.isnan(self.computed) & np.isnan(self.exact))
+            ratio = np.where(equal | (error == 0), 0.0, error / self.allowed)
+        unlike = self.wrong & ~np.isfinite(ratio)
+        return np.where(unlike, np.inf, np.where(self.judged, np.nan_to_num(ratio, posinf=np.inf), 0.0))
+
+
+@dataclass(frozen=True)
 class Finding:
     """One broken entry: which, what was computed, what is true, and how far apart they may be.
 
     error and allowed are absolute, in the unit of the entry; None where a class or a bit differs.
+    evidence: all entries that were judged with it; None of what has no entries.
     """
 
     quantity: str
@@ -49,6 +77,7 @@ class Finding:
     error: float | None = None
     allowed: float | None = None
     note: str = ""
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     def lines(self) -> list[str]:
         """Return the finding as the message shows it."""
@@ -122,6 +151,20 @@ def _first(mask: Mask) -> tuple[int, ...]:
 
 def require_kinds(computed: Array, expected: Expected) -> None:
     """Require -inf, +inf and NaN just where they must be, and nowhere else unless it overflows."""
+    kind, wrong = expected.kind, _wrong_kinds(computed, expected)
+    if wrong.any():
+        index = _first(wrong)
+        must = KIND_NAMES[kind[index]]
+        exact = _exactly(expected.ball(index)) if kind[index] == FINITE else must
+        shown = _shown(computed[index])
+        evidence = _evidence(computed, expected)
+        raise LawBroken(
+            Finding(expected.quantity, index, shown, exact, note=expected.note, evidence=evidence)
+        )
+
+
+def _wrong_kinds(computed: Array, expected: Expected) -> Mask:
+    """Return where -inf, +inf and NaN do not stand where they must, or stand elsewhere."""
     kind, nan = expected.kind, np.isnan(computed)
     overflown = expected.bound.overflow & ~np.isfinite(computed)  # inf - inf, where a sum overflows
     right = np.select(
@@ -135,13 +178,22 @@ def require_kinds(computed: Array, expected: Expected) -> None:
         ],
         default=True,
     )
-    wrong = ~(right | expected.bound.free | (kind == FREE))
-    if wrong.any():
-        index = _first(wrong)
-        must = KIND_NAMES[kind[index]]
-        exact = _exactly(expected.ball(index)) if kind[index] == FINITE else must
-        shown = _shown(computed[index])
-        raise LawBroken(Finding(expected.quantity, index, shown, exact, note=expected.note))
+    return np.asarray(~(right | expected.bound.free | (kind == FREE)))
+
+
+_OF_KIND = {NEG_INF: -np.inf, POS_INF: np.inf, NAN: np.nan, NAN_OR_NEG_INF: np.nan}
+
+
+def _evidence(computed: Array, expected: Expected) -> Evidence:
+    """Return all entries beside what they must be; one not known to be wrong by a ball is left out."""
+    kind, exact = expected.kind, expected.value.hi
+    for number, value in _OF_KIND.items():
+        exact = np.where(kind == number, value, exact)
+    _, error = _ratios(computed, expected)
+    beyond = expected.known & (error - expected.slack > expected.bound.bound)
+    judged = ~(expected.bound.free | (kind == FREE))
+    wrong = _wrong_kinds(computed, expected) | beyond
+    return Evidence(computed, exact, expected.bound.bound, wrong, np.asarray(judged))
 
 
 def require_within(computed: Array, expected: Expected) -> float:
@@ -154,7 +206,7 @@ def require_within(computed: Array, expected: Expected) -> float:
         index = tuple(int(n) for n in np.unravel_index(int(flat), suspect.shape))
         finding = convict(computed, expected, index)
         if finding is not None:
-            raise LawBroken(finding)
+            raise LawBroken(replace(finding, evidence=_evidence(computed, expected)))
     return float(ratio.max(initial=0.0, where=~np.isnan(ratio)))
 
 
@@ -207,9 +259,10 @@ def require_agreement(
     for flat in np.flatnonzero(suspect):
         index = tuple(int(n) for n in np.unravel_index(int(flat), apart.shape))
         there = tuple(min(n, size - 1) for n, size in zip(index, second.shape, strict=True))
-        finding = convict(first, expected, index) or convict(second, other, there)
-        if finding is not None:
-            raise LawBroken(replace(finding, note=note))
+        for side, must, place in ((first, expected, index), (second, other, there)):
+            finding = convict(side, must, place)
+            if finding is not None:
+                raise LawBroken(replace(finding, note=note, evidence=_evidence(side, must)))
 
 
 def require_same(
@@ -220,7 +273,11 @@ def require_same(
     wrong = ~same if where is None else ~same & where
     if wrong.any():
         index = _first(wrong)
-        raise LawBroken(Finding(quantity, index, _shown(computed[index]), _shown(exact[index]), note=note))
+        judged = np.ones_like(wrong) if where is None else np.broadcast_to(where, wrong.shape)
+        truth = np.broadcast_to(exact, wrong.shape)
+        evidence = Evidence(computed, truth, np.zeros(wrong.shape), wrong, judged, truth)
+        shown, must = _shown(computed[index]), _shown(truth[index])
+        raise LawBroken(Finding(quantity, index, shown, must, note=note, evidence=evidence))
 
 
 def require(condition: bool, quantity: str, computed: object, exact: object, note: str = "") -> None:
