@@ -37,6 +37,14 @@ def has_values(gates: Gates, domain: Domain) -> bool:
     return bool(known.all())
 
 
+def any_shape(case: Case, domain: Domain) -> bool:
+    """Whether a case of a kind that has no test of its own is allowed: its gates, or its shape alone."""
+    if "gates" in case:
+        return any_gates(case, domain)
+    B, NH, S = case["shape"]
+    return B > 0 and NH > 0 and S > 0 and has_shape(Gates(domain.dtype, (B, NH, S)), domain)
+
+
 def any_gates(case: Case, domain: Domain) -> bool:
     """Whether its gates are gates of any regime."""
     return has_shape(case["gates"], domain) and has_values(case["gates"], domain)

@@ -8,6 +8,11 @@ from typing import Any
 Case = dict[str, Any]  # the named recipes and numbers that a law takes
 
 
+def shown(case: Case) -> str:
+    """Return the case as Python to paste: one assignment a line."""
+    return "\n".join(f"{name} = {value!r}" for name, value in case.items())
+
+
 class Recipe:
     """A frozen dataclass whose repr leaves out what equals its default."""
 

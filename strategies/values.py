@@ -151,6 +151,31 @@ class Edited(Background):
         return filled
 
 
+@dataclass(frozen=True, repr=False)
+class Stored(Background):
+    """What a safetensors file holds under this name: values that no recipe tells, as of a training step.
+
+    file: its path. A longer tensor, or one of more heads, is used from its beginning.
+    """
+
+    file: str
+    name: str
+
+    def fill(self, shape: Shape) -> Array:
+        """Return a float64 array of this shape. ValueError where the file has no such values."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self.file, framework="pt") as tensors:
+            if self.name not in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                raise ValueError(f"{self.file} holds no tensor {self.name!r}")
+            stored = tensors.get_tensor(self.name)
+        if stored.dim() != len(shape) or any(n < m for n, m in zip(stored.shape, shape, strict=True)):
+            found = tuple(stored.shape)
+            raise ValueError(f"tensor {self.name!r} of {self.file} is {found}; expected at least {shape}")
+        return np.asarray(stored[tuple(slice(n) for n in shape)].to(torch.float64).numpy())
+
+
 def rounded(filled: Array, dtype: Any) -> Any:
     """Round float64 values to a torch dtype, half to even; finite values stay finite."""
     import torch

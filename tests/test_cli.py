@@ -148,8 +148,11 @@ def test_a_kernel_that_kills_its_process(folder: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     laws = json.loads((folder / "r.json").read_text())["laws"]
     died = [law for law in laws if law["status"] == "failed"]
-    called = "the process died while it called kernels.py:dies, float32 on cpu"
-    assert {law["reason"] for law in died} == {f"{law['law']}: {called}" for law in died}
+    assert died
+    for law in died:
+        assert "\nthe process died while it called kernels.py:dies, float32 on cpu:\n" in law["reason"]
+        assert law["case"] in law["reason"].replace("\n  ", "\n")
+        assert (folder / law["folder"] / "case.json").is_file()
     assert {law["status"] for law in laws if law["promised"]} == {"passed", "failed"}
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import dmat.testing
+from dmat.strategies import Constant, Gates, nan
 from dmat.testing import relax
+from dmat.testing.casefile import encoded
 from dmat.testing.check import with_wider_contract
 from dmat.testing.contract import Contract, contract_of
 from dmat.testing.counterexample import Counterexample, law_named
@@ -104,7 +106,7 @@ def test_a_bug_in_one_dtype() -> None:
 
 def test_a_counterexample_beyond_a_contract_says_nothing() -> None:
     """A case refutes only contracts that allow it: by its dtype, its length, its special values."""
-    case = "gates = Gates('float32', (1, 1, 17), Constant(nan), Constant(-1.0))"
+    case = encoded({"gates": Gates("float32", (1, 1, 17), Constant(nan), Constant(-1.0))})
     shifted = BUGS["window_one_early"]
     for contract, refuted in (
         (Contract(), True),

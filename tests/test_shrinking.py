@@ -25,9 +25,10 @@ from dmat.strategies.recipe import Case
 from dmat.strategies.size import backgrounds
 from dmat.strategies.values import Background
 from dmat.testing import minimal
-from dmat.testing.law import Law, Record, search
+from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure
 from dmat.testing.report import laws
+from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import Finding, LawBroken
 

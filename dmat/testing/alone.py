@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dmat.strategies.cases import Case
+from dmat.strategies.recipe import shown
 from dmat.testing.exact import Array
-from dmat.testing.law import shown
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import LawBroken
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from dmat.testing.corpus import current
 from dmat.testing.relax import SECONDS, stands_under
 from dmat.testing.report import Report, gather, laws
 from dmat.testing.select import Chosen, select
@@ -31,6 +32,7 @@ class NothingRun(Exception):
 def check(options: argparse.Namespace) -> list[Report]:
     """Check what the options name, and return a report an implementation."""
     chosen = select(options.targets, options.device, options.dtype)
+    current(Path(options.corpus), chosen)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
         lines, printed, code = run_properties(options, Path(folder), len(laws()) * len(chosen))
     if not lines:
@@ -103,10 +105,14 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     """Return pytest's command line for these options."""
     here = Path(__file__).parent
     arguments = ["-q", "-c", str(here / "check.ini"), "--rootdir", str(folder), "--noconftest"]
-    arguments += ["-p", "no:cacheprovider"]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:faulthandler"]
     arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-examples", str(EXAMPLES)]
+    arguments += ["--dmat-corpus", str(Path(options.corpus).resolve())]
+    arguments += ["--dmat-time-limit", str(options.time_limit)]
+    kept = str(Path(options.counterexamples).resolve()) if options.counterexamples else ""
+    arguments += ["--dmat-counterexamples", kept]
     for option, values in (
         ("--dmat-impl", options.targets),
         ("--dmat-device", options.device),

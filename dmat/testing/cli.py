@@ -1,6 +1,6 @@
-"""The command line: `dmat check` (does it keep the laws?) and `dmat grade` (how accurate is it?).
+"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), `dmat replay`.
 
-Exit 0: every law held, or all were graded; 1: a law is broken; 2: could not be checked or graded.
+Exit 0: every law held, all were graded, every case is fixed; 1: a law is broken; 2: could not be done.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
     _add_grade(commands)
+    _add_replay(commands)
     return top
 
 
@@ -53,7 +54,34 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         help="processes; default: one a core, with --first one alone, so that its order holds",
     )
+    check.add_argument("--corpus", metavar="DIR", default="corpus", help="cases tried first; default: corpus")
+    check.add_argument(
+        "--counterexamples",
+        metavar="DIR",
+        default="counterexamples",
+        help="where each failure is kept; default: counterexamples; '' for nowhere",
+    )
+    check.add_argument(
+        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
+    )
     check.set_defaults(run=_check)
+
+
+def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="try counterexamples again",
+        description="Try each case of PATH again: STILL BROKEN, FIXED or COULD NOT RUN. Exit 1 if one is"
+        " broken, else 2 if one could not be run, else 0.",
+    )
+    replay.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a case, its folder, a corpus")
+    replay.add_argument("--impl", metavar="TARGET", help="what to try them on; a case imports nothing itself")
+    replay.add_argument("--device", choices=("cpu", "cuda"), help="default: the case's own")
+    replay.add_argument("--dtype", metavar="DTYPE", help="default: the case's own")
+    replay.add_argument("--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for a case")
+    replay.add_argument("--keep", action="store_true", help="add the cases to the corpus")
+    replay.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="default: corpus")
+    replay.set_defaults(run=_replay, json=None)
 
 
 def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -86,6 +114,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
+    return seconds
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
@@ -115,11 +153,12 @@ def _check(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dmat.testing.check import NothingRun, check
+    from dmat.testing.corpus import CorpusError
     from dmat.testing.report import exit_code, show, write_json
 
     try:
         reports = check(options)
-    except NothingRun as error:
+    except (CorpusError, NothingRun) as error:
         raise CannotRun(str(error)) from None
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for report in reports:
@@ -143,6 +182,34 @@ def _grade(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(graded, options.json)
     return exit_code(graded)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    """Replay, print what became of each case, and return the exit code."""
+    from dmat.testing.replay import Wanted, exit_code, found, replay
+
+    for path in options.paths:
+        if not found(path):
+            raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")
+    files = list(dict.fromkeys(file for path in options.paths for file in found(path)))
+    outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
+    for outcome in outcomes:
+        first, *others = outcome.text.splitlines()
+        print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
+    if options.keep:
+        _keep(files, options.corpus)
+    return exit_code(outcomes)
+
+
+def _keep(files: Sequence[Path], corpus: Path) -> None:
+    from dmat.testing.casefile import CaseError
+    from dmat.testing.replay import keep
+
+    try:
+        for home in keep(files, corpus):
+            print(f"kept: {home}")
+    except CaseError as error:
+        raise CannotRun(f"nothing was kept: {error}") from None
 
 
 if __name__ == "__main__":

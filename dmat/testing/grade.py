@@ -23,6 +23,7 @@ from dmat.strategies.cotangents import draw_cotangent
 from dmat.strategies.domain import Domain
 from dmat.strategies.gates import special
 from dmat.strategies.ladder import cotangent_ladder, gate_ladder, ragged, shortest
+from dmat.strategies.recipe import shown
 from dmat.testing.alone import Trait, traits
 from dmat.testing.bounds import (
     Format,
@@ -33,7 +34,6 @@ from dmat.testing.bounds import (
 )
 from dmat.testing.child import Tell
 from dmat.testing.exact import FINITE, Backward, Forward
-from dmat.testing.law import shown
 from dmat.testing.subject import DETACHED, Gradients, Run, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 

@@ -26,11 +26,15 @@ Step = Callable[[Case], Iterator[Case]]
 
 @dataclass(frozen=True)
 class Failure:
-    """A case and how it broke a law. again: it does so each time, as far as was tried."""
+    """A case and how it broke a law. again: it does so each time, as far as was tried.
+
+    ended: "broken", or "died" or "did not end" of the process.
+    """
 
     case: Case
     broken: LawBroken
     again: bool = True
+    ended: str = "broken"
 
 
 def attempted(check: Check, case: Case) -> LawBroken | None:

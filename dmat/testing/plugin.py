@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ _spec = importlib.util.find_spec("dmat.properties")
 assert _spec is not None
 LAWS = Path((_spec.submodule_search_locations or [""])[0]).resolve()
 SELECTION = pytest.StashKey[list[Any]]()
+KEEPING = pytest.StashKey[Any]()
+JOURNALS = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,17 +36,60 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dmat-first", action="store_true", help="fastest laws first, and stop at a broken one")
     examples = "random cases a law tries after its ladder; default: Hypothesis' profile"
     group.addoption("--dmat-examples", type=int, metavar="N", help=examples)
+    corpus = "cases to try first, and known.toml; default: corpus, where pytest was started"
+    group.addoption("--dmat-corpus", metavar="DIR", default="corpus", help=corpus)
+    kept = "where counterexamples are kept, a folder each; default: counterexamples; '' for nowhere"
+    group.addoption("--dmat-counterexamples", metavar="DIR", default="counterexamples", help=kept)
+    limit = "how long an example may take; default: 60, 0 for no limit"
+    group.addoption("--dmat-time-limit", type=float, metavar="SECONDS", default=60.0, help=limit)
     group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; begin the report anew."""
+    """Register the marker; begin the report and the journals anew."""
     config.addinivalue_line("markers", "dmat_law: a law of D~, run for each implementation")
     if config.getoption("--dmat-first"):
         config.option.maxfail = 1
+    if hasattr(config, "workerinput"):
+        config.stash[JOURNALS] = Path(config.workerinput["dmat_journals"])
+        return
+    config.stash[JOURNALS] = Path(tempfile.mkdtemp(prefix="dmat-journals-"))
+    config.add_cleanup(lambda: shutil.rmtree(config.stash[JOURNALS], ignore_errors=True))
     report = config.getoption("--dmat-report")
-    if report and not hasattr(config, "workerinput"):
+    if report:
         Path(report).write_text("")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell each worker where all of them write their journals."""
+    node.workerinput["dmat_journals"] = str(node.config.stash[JOURNALS])
+
+
+def _keeping(config: pytest.Config) -> Any:
+    """Return the journal of this process, the corpus, and where counterexamples go; made once."""
+    from dmat.testing.journal import Journal, first_to_go
+    from dmat.testing.keep import Keeping
+
+    if KEEPING not in config.stash:
+        start = config.invocation_params.dir
+        journal = Journal(config.stash[JOURNALS], config.getoption("--dmat-time-limit"))
+        kept = config.getoption("--dmat-counterexamples")
+        config.stash[KEEPING] = Keeping(journal, _corpus(config), start / kept if kept else None)
+        if hasattr(config, "workerinput"):
+            first_to_go()
+    return config.stash[KEEPING]
+
+
+def _corpus(config: pytest.Config) -> Any:
+    """Return the corpus, or None where there is none. UsageError where it cannot be used as it stands."""
+    from dmat.testing.corpus import CorpusError, current
+
+    folder = config.invocation_params.dir / config.getoption("--dmat-corpus")
+    try:
+        return current(folder, _selection(config))
+    except CorpusError as error:
+        raise pytest.UsageError(f"dmat: {error}") from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -94,6 +141,12 @@ def subject(request: pytest.FixtureRequest) -> Any:
     return Subject(*request.param)
 
 
+@pytest.fixture
+def dmat_keeping(request: pytest.FixtureRequest) -> Any:
+    """Return what the run has kept, and where it keeps what it finds."""
+    return _keeping(request.config)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --dmat-first, all ladders first, a dtype at a time, then the searches, a law at a time."""
     if config.getoption("--dmat-first"):
@@ -132,17 +185,46 @@ class Writer:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
         records = [value for name, value in report.user_properties if name == "dmat"]
-        if report.when == "call" or (report.failed and not records):
+        lost = report.when not in ("setup", "call", "teardown")
+        if report.when == "call" or lost or (report.failed and not records):
             for record in records or [{"nodeid": report.nodeid, "lost": str(report.longrepr)}]:
                 with self.file.open("a") as out:
                     out.write(json.dumps(record) + "\n")
 
 
+class Mourner:
+    """Says, of a test whose worker is gone, what it was trying: the journal knows."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Look where the workers of this run write."""
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Complete the report of a lost worker by a record, and by a message that names the case."""
+        if not report.failed or any(name == "dmat" for name, _ in report.user_properties):
+            return
+        from dmat.testing.journal import left_behind
+
+        entry = left_behind(self.config.stash[JOURNALS], report.nodeid)
+        if entry is not None:
+            from dmat.testing.mourn import record_of
+
+            kept = self.config.getoption("--dmat-counterexamples")
+            folder = self.config.invocation_params.dir / kept if kept else None
+            record = record_of(entry, self.config.stash[JOURNALS], folder)
+            report.user_properties.append(("dmat", record))
+            report.longrepr = record["reason"]
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begin to write the report, in the controller alone."""
-    report = session.config.getoption("--dmat-report")
-    if report and not hasattr(session.config, "workerinput"):
-        session.config.pluginmanager.register(Writer(Path(report)), "dmat-report")
+    """Listen to what becomes of each law, in the controller alone."""
+    if hasattr(session.config, "workerinput"):
+        return
+    manager, report = session.config.pluginmanager, session.config.getoption("--dmat-report")
+    manager.register(Mourner(session.config), "dmat-mourner")
+    if report:
+        manager.register(Writer(Path(report)), "dmat-report")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

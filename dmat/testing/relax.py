@@ -19,13 +19,15 @@ from hypothesis import Phase, settings
 
 from dmat.strategies.cases import COTANGENTS, Case, Cases
 from dmat.strategies.domain import Domain
+from dmat.testing.casefile import encoded
 from dmat.testing.child import Died, OutOfTime, Tell, apart
 from dmat.testing.contract import DEVICES, DTYPES, SPECIAL_VALUES, Contract
-from dmat.testing.counterexample import Counterexample, allowed, law_named
+from dmat.testing.counterexample import Counterexample, forbidden, law_named
 from dmat.testing.grade import GATES, SCOPES, telling
-from dmat.testing.law import Law, Record, search, shown
+from dmat.testing.law import Law, Record
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.report import Report, laws
+from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.target import load
 from dmat.testing.verdict import LawBroken
@@ -238,8 +240,8 @@ class Relaxation:
         except Refused:
             return None
         except LawBroken:
-            found = Counterexample(law.name, subject.dtype, subject.device, record.case or "")
-            if not allowed(law, subject, found.read()):
+            found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
+            if forbidden(law_named(law.name), subject, found.read()):
                 return None  # drawn, and yet beyond the contract: nothing follows from it
             self.tell(("broke", found))
             return found
@@ -250,7 +252,7 @@ class Relaxation:
 
         @functools.wraps(law.check)
         def check(subject: Subject, **case: Any) -> None:
-            self.tell(("trying", Counterexample(law.name, subject.dtype, subject.device, shown(case))))
+            self.tell(("trying", Counterexample(law.name, subject.dtype, subject.device, encoded(case))))
             law.check(subject, **case)
 
         return replace(law, check=check)
@@ -263,7 +265,7 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
     """Return the field of the report's schema: the contract found, that there is none, or "unfinished"."""
     until = time.monotonic() + seconds
     known = [
-        Counterexample(r["law"], r["dtype"], r["device"], r["case"]) for r in report.broken() if r["case"]
+        Counterexample(r["law"], r["dtype"], r["device"], r["recipe"]) for r in report.broken() if r["recipe"]
     ]
     held = [(r["law"], (r["dtype"], r["device"])) for r in report.records if r["status"] == "passed"]
     deadly: set[Probe] = set()

@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.keep import near
 from dmat.testing.law import Law
 from dmat.testing.select import Chosen, subject_ids
 
 Record = dict[str, Any]
+OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder")
 NOT_REACHED = "not reached: the run stopped before it was done"
 
 
@@ -53,7 +55,7 @@ class Report:
         statuses = [(r["status"], r["promised"]) for r in self.records]
         if any(status == "failed" for status, _ in statuses):
             return "broken"
-        unfinished = any(status != "passed" and promised for status, promised in statuses)
+        unfinished = any(status == "not run" and promised for status, promised in statuses)
         return "error" if unfinished or not statuses else "sound"
 
     def broken(self) -> list[Record]:
@@ -114,16 +116,18 @@ def _record(key: tuple[str, ...], parts: dict[str, Record], lost: set[str]) -> R
         "examples": sum(r["examples"] for r in came),
         "worst": max((r["worst"] for r in came if r["worst"] is not None), default=None),
         "case": None,
+        "recipe": None,
+        "folder": None,
         "seconds": round(sum(r["seconds"] for r in came), 3),
     }
     if any(f"test_law_{law}[{name}]" in lost for name in subject_ids(implementation, dtype, device)):
         died = f"the process died while it called {implementation}, {dtype} on {device}"
         return record | {"status": "failed", "reason": f"{law}: {died}"}
-    for status in ("failed", "not run", "passed"):
+    for status in ("failed", "not run", "known", "passed"):
         for r in came:
             whole = "all" in parts or {"ladder", "search"} <= set(parts)
             if r["status"] == status and (status != "passed" or whole):
-                return record | {name: r[name] for name in ("status", "reason", "promised", "case")}
+                return record | {name: r[name] for name in OF_A_PART}
     return record
 
 
@@ -159,6 +163,8 @@ def show(report: Report, console: Console) -> None:
         plain(console, f"{unreached} checks not reached: the run stopped before")
     for record in [r for r in report.unfinished() if not _unreached(r)]:
         plain(console, f"not run: {record['law']} ({record['dtype']}): {record['reason']}")
+    for record in [r for r in report.records if r["status"] == "known"]:
+        plain(console, f"known: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
     plain(console, _verdict_line(report))
     for line in _wider(report.stands_under):
@@ -219,6 +225,8 @@ def _cell(record: Record) -> Text:
         return Text("ok" if record["worst"] is None else f"ok {record['worst']:.2f}", style="green")
     if record["status"] == "failed":
         return Text("FAILED", style="bold red")
+    if record["status"] == "known":
+        return Text("known", style="yellow")
     return Text("" if _unreached(record) else "not run", style="dim")
 
 
@@ -233,13 +241,17 @@ def _show_broken(report: Report, console: Console) -> None:
         for other in others:
             case = (other["case"] or other["reason"]).replace("\n", "; ")
             plain(console, f"  also in {other['dtype']} on {other['device']}: {case}")
+            if other["folder"]:
+                plain(console, f"    kept: {near(Path(other['folder']))}")
 
 
 def _verdict_line(report: Report) -> str:
     ran = [r for r in report.records if r["status"] in ("passed", "failed")]
     examples = sum(r["examples"] for r in ran)
+    known = sum(r["status"] == "known" for r in report.records)
     if report.verdict == "sound":
-        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws ({examples} examples)"
+        but = f", but for {known} known not to hold" if known else ""
+        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws{but} ({examples} examples)"
     if report.verdict == "broken":
         names = ", ".join(dict.fromkeys(r["law"] for r in report.broken()))
         return f"\nBROKEN: {report.implementation} breaks {names}"

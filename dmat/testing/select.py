@@ -47,6 +47,12 @@ def select(
     return chosen
 
 
+def implementation_named(name: str) -> Implementation:
+    """Return the implementation of this name in reports: a built-in one, or what the TARGET names."""
+    builtin = (implementation for implementation in BUILTIN if implementation.name == name)
+    return next(builtin, None) or load(name)
+
+
 def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence[str]) -> list[Chosen]:
     contract = implementation.contract
     for dtype in dtypes:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from hypothesis import settings
 
-from dmat.testing.law import Law, Record, search
+from dmat.testing.law import Law, Record
+from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken
 

@@ -1,0 +1,156 @@
+"""A user's corpus: cases that are tried first in every run, and the failures that are known.
+
+corpus/<any name>/case.json    put there by `dmat replay --keep`, committed like tests
+corpus/known.toml              laws that are known not to hold, each with a witness among the cases
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from dmat.strategies.recipe import Case
+from dmat.testing.casefile import FILE, CaseError, CaseFile, Dtype, Name, Text, case_of, read
+
+if TYPE_CHECKING:
+    from dmat.testing.law import Law
+    from dmat.testing.select import Chosen
+    from dmat.testing.subject import Subject
+
+FOLDER, KNOWN = "corpus", "known.toml"
+
+
+class CorpusError(Exception):
+    """A corpus that cannot be used as it stands; its text is one line."""
+
+
+class Known(Struct, frozen=True, forbid_unknown_fields=True):
+    """A law that is known not to hold for an implementation in a dtype.
+
+    reason: why it is let be. link: where it is dealt with. expires: the day from which it is an error.
+    witness: the folder, in the corpus, of a case that breaks the law.
+    """
+
+    law: Name
+    implementation: Name
+    dtype: Dtype
+    reason: Text
+    link: Text
+    expires: datetime.date
+    witness: Name
+
+    def __str__(self) -> str:
+        """Name the entry."""
+        return f"{self.law} of {self.implementation} in {self.dtype}"
+
+
+class KnownFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """known.toml: tables [[known]]."""
+
+    known: list[Known] = []
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A case of the corpus: its folder, what its file says, and the case itself."""
+
+    folder: Path
+    file: CaseFile
+    case: Case
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The cases and the known failures of a folder."""
+
+    folder: Path
+    cases: tuple[Kept, ...] = ()
+    known: tuple[Known, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> Corpus:
+        """Read all of it. CorpusError, in one line, where a file is none, or a witness is not there."""
+        try:
+            files = sorted(folder.glob(f"*/{FILE}"))
+            cases = tuple(Kept(f.parent, file := read(f), case_of(file.case, f.parent)) for f in files)
+        except CaseError as error:
+            raise CorpusError(str(error)) from None
+        corpus = cls(folder, cases, tuple(_known(folder / KNOWN)))
+        for entry in corpus.known:
+            corpus.witness(entry)
+        return corpus
+
+    def cases_for(self, law: Law, subject: Subject) -> list[Case]:
+        """Return the cases of this law and dtype that the subject's contract allows."""
+        from dmat.testing.counterexample import forbidden
+
+        alike = (k for k in self.cases if (k.file.law, k.file.dtype) == (law.name, subject.dtype))
+        return [kept.case for kept in alike if forbidden(law, subject, kept.case) is None]
+
+    def known_for(self, law: str, implementation: str, dtype: str) -> Known | None:
+        """Return the entry for this law, or None."""
+        wanted = (law, implementation, dtype)
+        return next((k for k in self.known if (k.law, k.implementation, k.dtype) == wanted), None)
+
+    def witness(self, entry: Known) -> Kept:
+        """Return the witness of an entry. CorpusError where there is none, or it is of something else."""
+        found = next((kept for kept in self.cases if kept.folder.name == entry.witness), None)
+        if found is None:
+            raise CorpusError(f"{self.folder / KNOWN}: {entry}: no case {entry.witness!r} in {self.folder}")
+        if (found.file.law, found.file.dtype) != (entry.law, entry.dtype):
+            of = f"{found.file.law} in {found.file.dtype}"
+            raise CorpusError(f"{self.folder / KNOWN}: {entry}: its witness {entry.witness} is of {of}")
+        return found
+
+    def require_current(self, laws: Collection[str], chosen: Collection[str], today: datetime.date) -> None:
+        """Raise CorpusError for an entry that has expired, or that matches nothing there is.
+
+        laws, chosen: the names of all laws, and of the implementations of this run. One that is not among
+        these must at least be there.
+        """
+        for entry in self.known:
+            where = f"{self.folder / KNOWN}: {entry}"
+            if entry.law not in laws:
+                raise CorpusError(f"{where}: there is no law {entry.law!r}")
+            if entry.expires <= today:
+                raise CorpusError(f"{where}: expired on {entry.expires}: mend it, or give it another date")
+            if entry.implementation not in chosen and not _exists(entry.implementation):
+                raise CorpusError(f"{where}: there is no implementation {entry.implementation!r}")
+
+
+def current(folder: Path, chosen: Sequence[Chosen]) -> Corpus | None:
+    """Return the corpus of a run, or None where there is no such folder. CorpusError if it is out of date."""
+    if not folder.is_dir():
+        return None
+    from dmat.testing.report import laws
+
+    corpus = Corpus.read(folder)
+    corpus.require_current(
+        {law.name for law in laws()}, {i.name for i, _, _ in chosen}, datetime.date.today()
+    )
+    return corpus
+
+
+def _known(file: Path) -> list[Known]:
+    if not file.exists():
+        return []
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=KnownFile).known
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        raise CorpusError(f"{file} is no list of known failures: {error}") from None
+
+
+def _exists(target: str) -> bool:
+    """Whether a TARGET could be imported, as far as can be told without importing it."""
+    where = target.rpartition(":")[0]
+    if where.endswith(".py"):
+        return Path(where).is_file()
+    top = where.partition(".")[0] or target
+    return Path(top).is_dir() or Path(f"{top}.py").is_file() or importlib.util.find_spec(top) is not None

@@ -1,0 +1,152 @@
+"""The message of a broken law: what, where, by how much, which entries, on which case, and what next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dmat.reference import masked_cumulative_sum
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.recipe import Case, shown
+from dmat.strategies.smaller import shaped
+from dmat.testing.dispute import explanation
+from dmat.testing.exact import Array
+from dmat.testing.look import Look
+from dmat.testing.pattern import failing_entries
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import Finding, LawBroken, as_array
+
+if TYPE_CHECKING:
+    from dmat.testing.law import Law
+
+INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
+LONGER = (64, 40, 24)  # lengths at which the same gates are looked at
+MOST_GATES = 8  # of a window that are shown
+
+
+def longer(law: Law, subject: Subject, case: Case) -> Look | None:
+    """Return the same gates made longer, where they break the law too: a pattern shows only there.
+
+    The subject's own record of errors is not touched.
+    """
+    inside, quiet = law.cases.inside, subject.in_dtype(subject.dtype)
+    gates = case.get("gates")
+    if inside is None or gates is None or 0 in gates.shape:
+        return None
+    B, NH, S = gates.shape
+    block = subject.contract.seq_multiple_of
+    for length in dict.fromkeys(n // block * block for n in LONGER):
+        if length < 2 * S:
+            continue
+        wider = shaped(case, (B, NH, length))
+        try:
+            if inside(wider, subject.domain):
+                law.check(quiet, **wider)
+        except LawBroken as broken:
+            return Look(wider, broken.finding)
+        except Exception:  # a refusal, or a recipe that cannot be so long
+            continue
+    return None
+
+
+def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, after: Sequence[str]) -> str:
+    """Return the message. looks: the smallest case, and the same made longer. after: the last lines."""
+    case, finding = looks[0].case, looks[0].finding
+    where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
+    lines = [
+        f"{law.name}: {law.statement}",
+        f"does not hold for {where}:",
+        *(f"  {line}" for line in finding.lines()),
+        *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(looks))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: explanation(subject, case, finding))),
+        "on the case",
+        "  from dmat.strategies import *",
+        *(f"  {line}" for line in shown(case).splitlines()),
+    ]
+    if "gates" in case:
+        lines.append(f"  igate_preact, fgate_preact = gates.build({subject.device!r})")
+    if "cotangent" in case:
+        lines.append(f"  G = cotangent.build(gates, {subject.device!r})")
+    if not again:
+        lines.append(INCONSTANT)
+    return "\n".join([*lines, *after])
+
+
+def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
+    """Return the lines; a finding is reported even if its explanation fails."""
+    try:
+        with np.errstate(all="ignore"):
+            return list(explain())
+    except Exception as error:
+        return [f"(no more can be said: {type(error).__name__}: {error})"]
+
+
+def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
+    """Say which entries fail, in the smallest case and in the longer one."""
+    for look in looks:
+        fitted = failing_entries(look.finding)
+        if fitted is not None:
+            gates = look.case.get("gates")
+            length = f" at S = {gates.shape[-1]}" if len(looks) > 1 and gates is not None else ""
+            yield f"wrong{length}: {fitted}"
+
+
+# The gates of the window, and what plain torch gives there
+
+
+def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
+    """Say what plain torch gives there in the same dtype, and which gates the entry reads."""
+    gates, evidence = case.get("gates"), finding.evidence
+    if gates is None or evidence is None:
+        return
+    B, NH, S = gates.shape
+    vector, matrix = (B, NH, S), (B, NH, S, S)
+    if finding.quantity == "D~" and evidence.computed.shape == matrix:
+        yield from _plain_torch(subject, case, finding)
+        b, h, t, s = finding.index
+        yield f"gates     {_gates(gates, (b, h), t, s)}"
+    if finding.quantity in ("di", "df") and evidence.computed.shape == vector and "cotangent" in case:
+        yield from _plain_torch(subject, case, finding)
+        b, h, k = finding.index
+        gate = gates.values()[finding.quantity == "df"][b, h, k].item()
+        name = "f[k]" if finding.quantity == "df" else "i[s]"
+        yield f"gates     {name} = {gate!r}"
+
+
+def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
+    """Return i[s] and f over the window, as far as they fit a line."""
+    igate, fgate = gates.values()
+    window = fgate[(*head, slice(s + 1, t + 1))].tolist()
+    told = f"i[{s}] = {igate[(*head, s)].item()!r}"
+    if not window:
+        return f"{told}, no forget gate"
+    if len(set(map(repr, window))) == 1 and len(window) > 1:
+        return f"{told}, f[{s + 1}..{t}] = {window[0]!r}"
+    many = ", ..." if len(window) > MOST_GATES else ""
+    some = ", ".join(map(repr, window[:MOST_GATES]))
+    return f"{told}, f[{s + 1}..{t}] = {some}{many}" if len(window) > 1 else f"{told}, f[{t}] = {some}"
+
+
+def _plain_torch(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
+    """Say what a masked cumulative sum in plain torch gives for this entry of these gates."""
+    value = float(_computed_by_plain_torch(case, finding.quantity)[finding.index])
+    exact = finding.evidence.exact[finding.index] if finding.evidence else np.nan
+    if finding.allowed and np.isfinite(value) and np.isfinite(exact):
+        times = f" (error {abs(value - exact) / finding.allowed:.2g} x the allowed)"
+    else:
+        times = ""
+    yield f"torch     {value!r}{times} by a masked cumulative sum in {subject.dtype}"
+
+
+def _computed_by_plain_torch(case: Case, quantity: str) -> Array:
+    igate, fgate = (gate.requires_grad_() for gate in case["gates"].dense())
+    output = masked_cumulative_sum(igate, fgate)
+    if quantity == "D~":
+        return as_array(output)
+    cotangent: Cotangent = case["cotangent"]
+    found = torch.autograd.grad(output, (igate, fgate), cotangent.build(case["gates"]).contiguous())
+    return as_array(found[quantity == "df"])[..., 0]

@@ -1,0 +1,231 @@
+"""Where a run keeps what it finds: a folder a counterexample, that explains itself and travels.
+
+counterexamples/<law>--<implementation>--<dtype>--<device>--<hash>/
+    case.json  tensors.safetensors (random numbers alone)  repro.py  report.md  picture.png
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dmat import __version__
+from dmat.testing import explain
+from dmat.testing.casefile import FILE, TENSORS, CaseFile, FindingForm, as_plain, parts_of, text_of, told
+from dmat.testing.corpus import Corpus
+from dmat.testing.journal import Journal
+from dmat.testing.look import Look
+from dmat.testing.minimal import Failure
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import Finding, LawBroken
+
+if TYPE_CHECKING:
+    from dmat.testing.law import Law
+
+FOLDER = "counterexamples"
+PICTURE, REPRO, REPORT = "picture.png", "repro.py", "report.md"
+PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a run has at hand: its journal, cases to try first, a folder for what it finds; each or none."""
+
+    journal: Journal | None = None
+    corpus: Corpus | None = None
+    folder: Path | None = None
+
+
+def told_and_kept(
+    law: Law, subject: Subject, failure: Failure, keeping: Keeping
+) -> tuple[LawBroken, Path | None]:
+    """Return the failure with its message, and the folder that it was kept in, if any."""
+    looks = [Look(failure.case, failure.broken.finding)]
+    further = explain.longer(law, subject, failure.case) if failure.again else None
+    looks += [further] if further is not None else []
+    if keeping.folder is None:
+        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=())), None
+    file = case_file(law, subject, failure)
+    home = keeping.folder / folder_name(file)
+    message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
+    write(home, law, subject, failure, file, looks, message)
+    return _told(failure, message), home
+
+
+def _told(failure: Failure, message: str) -> LawBroken:
+    told = LawBroken(failure.broken.finding)
+    told.args = (message,)
+    return told
+
+
+def next_steps(home: Path, file: CaseFile) -> list[str]:
+    """Return the two commands: replay the case, look at it."""
+    here = near(home)
+    command = ["dmat", "replay", str(here), "--impl", file.implementation]
+    return [f"replay: {shlex.join(command)}", f"look:   {here / PICTURE}"]
+
+
+def near(path: Path) -> Path:
+    """Return the path as seen from here, where that is shorter."""
+    here = Path.cwd()
+    return path.resolve().relative_to(here) if path.resolve().is_relative_to(here) else path
+
+
+# What stands in the folder
+
+
+def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
+    """Return what case.json says of this failure, its random numbers not yet stored."""
+    finding = failure.broken.finding
+    return CaseFile(
+        law.name,
+        subject.implementation.name,
+        subject.dtype,  # type: ignore[arg-type]
+        subject.device,  # type: ignore[arg-type]
+        parts_of(failure.case),
+        failure.ended,  # type: ignore[arg-type]
+        failure.again,
+        finding_form(finding),
+        versions(),
+        machine(subject.device),
+        torch.initial_seed() % 2**63,
+    )
+
+
+def finding_form(finding: Finding) -> FindingForm:
+    """Return a finding as case.json has it; what is no text for a terminal is left out of its texts."""
+    texts = [_clean(text) for text in (finding.computed, finding.exact, finding.note)]
+    error, allowed = (as_plain(x) for x in (finding.error, finding.allowed))
+    return FindingForm(finding.quantity, finding.index, texts[0], texts[1], error, allowed, texts[2])
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "?", text)[:20_000]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that takes part."""
+    return {"dmat": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def machine(device: str) -> str:
+    """Return what the device is, in words."""
+    if device == "cuda" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{platform.machine()} {platform.system()}"
+
+
+def folder_name(file: CaseFile) -> str:
+    """Return the name of a counterexample's folder: what it is, and a hash of the case."""
+    told = f"{file.law} {file.implementation} {file.dtype} {file.device} {file.case}"
+    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    parts = (file.law, file.implementation, file.dtype, file.device, digest)
+    return "--".join(re.sub(r"[^\w.]+", "_", part).strip("_.")[-60:] or "_" for part in parts)
+
+
+def write(
+    home: Path,
+    law: Law,
+    subject: Subject,
+    failure: Failure,
+    file: CaseFile,
+    looks: Sequence[Look],
+    message: str,
+) -> None:
+    """Write the folder whole, in the place of one of the same name."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
+    try:
+        write_case(beside, file, failure.case)
+        extras = [
+            _or_why_not(lambda: _write_repro(beside, law, subject, failure), REPRO),
+            _or_why_not(lambda: _draw(looks, beside / PICTURE), PICTURE),
+        ]
+        (beside / REPORT).write_text(report(file, message, [text for text in extras if text]))
+        put(beside, home)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_case(folder: Path, file: CaseFile, case: Any) -> None:
+    """Write case.json, and the random numbers of the case, if it has any, beside it."""
+    import msgspec
+    from safetensors.numpy import save_file
+
+    kept, tensors = told(case)
+    if tensors:
+        save_file(dict(tensors), str(folder / TENSORS))
+    (folder / FILE).write_text(text_of(msgspec.structs.replace(file, case=parts_of(kept))))
+
+
+def put(beside: Path, home: Path) -> None:
+    """Move a finished folder to its place; another worker may have put the same there just now."""
+    os.chmod(beside, 0o755)
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        beside.rename(home)
+    except OSError:
+        if not (home / FILE).exists():
+            raise
+
+
+def _or_why_not(make: Callable[[], object], name: str) -> str:
+    """Make a file; return why it could not be made: a finding is reported whatever becomes of its picture."""
+    try:
+        make()
+    except Exception as error:
+        return f"{name} could not be made: {type(error).__name__}: {error}"
+    return ""
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _draw(looks: Sequence[Look], file: Path) -> None:
+    from dmat.testing.picture import draw
+
+    draw(looks, file)
+
+
+def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure) -> None:
+    from dmat.testing.repro import deadly_script, script
+
+    make = script if failure.ended == "broken" else deadly_script
+    made = make(law, subject, failure.case, subject.implementation.name, Path.cwd())
+    if made is None:
+        raise ValueError("tried again, the case held")
+    made.write(folder)
+
+
+def report(file: CaseFile, message: str, remarks: Sequence[str]) -> str:
+    """Return report.md: the message, the picture, how to go on, and what took part."""
+    lines = [
+        f"# {file.law} does not hold for {file.implementation}",
+        "",
+        "```",
+        message,
+        "```",
+        "",
+        f"![exact, computed, error over allowed]({PICTURE})",
+        "",
+        f"- `python {REPRO}` needs torch and the kernel alone; it exits 1 while the kernel is wrong here.",
+        f"- `dmat replay . --impl {file.implementation}` in this folder tries the law on the case again.",
+        "- `dmat replay . --keep` adds the case to `corpus/`, which every later run tries first.",
+        "",
+        f"{file.dtype} on {file.device} ({file.machine}); {_listed(file.versions)}",
+        *(f"\n{remark}" for remark in remarks),
+    ]
+    return "\n".join(lines) + "\n"

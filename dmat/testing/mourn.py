@@ -1,0 +1,71 @@
+"""What is reported of a worker that is gone: the case that it was trying, kept like any counterexample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmat.strategies.recipe import shown
+from dmat.testing.casefile import case_of, encoded
+from dmat.testing.counterexample import law_named
+from dmat.testing.journal import Entry, note_fate
+from dmat.testing.keep import case_file, folder_name, next_steps, write
+from dmat.testing.law import Record
+from dmat.testing.look import Look
+from dmat.testing.minimal import Failure
+from dmat.testing.select import implementation_named
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import Finding, LawBroken
+
+WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
+
+
+def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, Any]:
+    """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
+    record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
+    record.examples = entry.examples
+    if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
+        record.reason, record.folder = entry.message, entry.folder or None
+    else:
+        note_fate(journals, entry, entry.fate)
+        _note_case(entry, record, folder)
+    return record.as_dict()
+
+
+def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
+    """Put the case that it was trying into the record, and into a folder."""
+    law, fate = law_named(entry.law), entry.fate
+    what = WHAT[fate].format(limit=entry.limit)
+    if entry.case is None:
+        record.reason = f"{entry.law}: {what} before it tried a case of {_where(entry)}"
+        return
+    case = case_of(entry.case, Path())
+    record.case, record.recipe = shown(case), encoded(case)
+    finding = Finding("call", (), what, "a result", note="not made smaller: every try costs a process")
+    failure = Failure(case, LawBroken(finding), ended=fate)
+    subject = Subject(implementation_named(entry.implementation), entry.dtype, entry.device)
+    file = case_file(law, subject, failure)
+    home = None if folder is None else folder / folder_name(file)
+    record.reason = message(entry, law.statement, failure, [] if home is None else next_steps(home, file))
+    if home is not None:
+        write(home, law, subject, failure, file, [Look(case, finding)], record.reason)
+        record.folder = str(home)
+
+
+def _where(entry: Entry) -> str:
+    return f"{entry.implementation}, {entry.dtype} on {entry.device}"
+
+
+def message(entry: Entry, statement: str, failure: Failure, after: list[str]) -> str:
+    """Return the message: the law, what became of the process, the case."""
+    finding = failure.broken.finding
+    lines = [
+        f"{entry.law}: {statement}",
+        f"{finding.computed} while it called {_where(entry)}:",
+        f"  {finding.note}",
+        "on the case",
+        "  from dmat.strategies import *",
+        *(f"  {line}" for line in shown(failure.case).splitlines()),
+        f"  igate_preact, fgate_preact = gates.build({entry.device!r})",
+    ]
+    return "\n".join([*lines, *after])

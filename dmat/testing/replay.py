@@ -1,0 +1,197 @@
+"""Counterexamples tried again: still broken, fixed, or could not be run; and kept in a corpus.
+
+The law and the case decide, and nothing else: no name of a test, no source, no version of Hypothesis. Cases
+are tried in a process of their own, for a kernel may kill it or never return. What a case file names is shown
+and never imported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmat.testing.child import Died, Tell, apart
+
+BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
+FILE = "case.json"
+SECONDS = 60.0  # a case may take
+STARTING = 120.0  # seconds until torch and the kernel must be imported
+TRIES, SECONDS_OF_TRIES = 100, 5.0  # of a case that has not failed each time
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case, and why, in some lines."""
+
+    path: Path
+    status: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the cases are tried on: a TARGET, a device, a dtype; None for what the case says."""
+
+    target: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+def found(path: Path) -> list[Path]:
+    """Return the case files of a path: itself, that of a folder, or all below it."""
+    if path.is_dir():
+        return [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE))
+    return [path] if path.is_file() else []
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """1: some case is still broken. 2: none is, but some could not be run. 0: all are fixed."""
+    statuses = {outcome.status for outcome in outcomes}
+    return 1 if BROKEN in statuses else 2 if COULD_NOT in statuses or not statuses else 0
+
+
+def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> list[Outcome]:
+    """Try the cases of these files again; the process is replaced where one of them ends it."""
+    outcomes: list[Outcome] = []
+    started: float | None = None  # when the case in hand was begun; None while there is none
+
+    def heard(told: Outcome | None) -> None:
+        nonlocal started
+        started = time.monotonic() if told is None else None
+        if told is not None:
+            outcomes.append(told)
+
+    while len(outcomes) < len(files):
+        left, started = files[len(outcomes) :], None
+        try:
+            apart(_replay_here, left, wanted, seconds, heard=heard)
+        except Died as death:
+            if started is None:
+                outcomes += [Outcome(file, COULD_NOT, f"importing the kernel: {death}") for file in left]
+            else:
+                long = time.monotonic() - started >= seconds
+                what = f"no result in {seconds:.0f} s" if long else f"the process died: {death}"
+                outcomes.append(Outcome(files[len(outcomes)], BROKEN, what))
+        except RuntimeError as error:  # the TARGET is none
+            outcomes += [Outcome(file, COULD_NOT, str(error).partition(": ")[2]) for file in left]
+    return outcomes
+
+
+# In the process of its own
+
+
+def _replay_here(files: Sequence[Path], wanted: Wanted, seconds: float, tell: Tell) -> None:
+    """Tell None before each case, and its outcome after it."""
+    import torch
+
+    from dmat.testing.target import load
+
+    torch.set_num_threads(1)
+    _end_after(STARTING)
+    implementation = None if wanted.target is None else load(wanted.target)
+    for file in files:
+        tell(None)
+        _end_after(seconds)
+        tell(_outcome(file, implementation, wanted))
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _end_after(seconds: float) -> None:
+    """End this process should it not get here again in time: no Python need run for that."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+def _outcome(file: Path, implementation: Any, wanted: Wanted) -> Outcome:
+    from dmat.testing.builtin import BUILTIN
+    from dmat.testing.casefile import CaseError, case_of, read
+
+    try:
+        told = read(file)
+        case = case_of(told.case, file.parent)
+    except CaseError as error:
+        return Outcome(file, COULD_NOT, str(error))
+    if implementation is None:
+        implementation = next((i for i in BUILTIN if i.name == told.implementation), None)
+    if implementation is None:
+        why = f"pass --impl TARGET: the case is of {told.implementation}, which is not imported by itself"
+        return Outcome(file, COULD_NOT, why)
+    again = 1 if told.again else TRIES
+    status, text = tried(
+        told.law, implementation, wanted.dtype or told.dtype, wanted.device or told.device, case, again
+    )
+    return Outcome(file, status, text)
+
+
+def tried(
+    law: str, implementation: Any, dtype: str, device: str, case: Any, times: int = 1
+) -> tuple[str, str]:
+    """Try a law on a case, in this process; return the status, and why.
+
+    times: how often it must hold to be FIXED, within SECONDS_OF_TRIES.
+    """
+    from dmat.testing.counterexample import forbidden, law_named
+    from dmat.testing.subject import Refused, Subject
+    from dmat.testing.verdict import LawBroken
+
+    try:
+        entry = law_named(law)
+    except KeyError:
+        return COULD_NOT, f"there is no law {law!r}"
+    if dtype not in implementation.contract.dtypes:
+        return COULD_NOT, f"{implementation.name} does not promise {dtype}"
+    if device not in implementation.devices:
+        return COULD_NOT, f"{implementation.name} does not promise {device}, or this machine has none"
+    subject, case = Subject(implementation, dtype, device), in_dtype(case, dtype)
+    until = time.monotonic() + SECONDS_OF_TRIES
+    try:
+        reason = forbidden(entry, subject, case)
+        for number in range(times if reason is None else 0):
+            if number == 0 or time.monotonic() < until:
+                entry.check(subject, **case)
+    except LawBroken as broken:
+        return BROKEN, str(broken)
+    except Refused as refusal:
+        return COULD_NOT, str(refusal)
+    except Exception as error:  # a law at a loss accuses nobody
+        return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
+    return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
+
+
+def in_dtype(case: Any, dtype: str) -> Any:
+    """Return the case with its gates in another dtype, rounded anew."""
+    from dmat.strategies import Gates
+
+    return {n: replace(part, dtype=dtype) if isinstance(part, Gates) else part for n, part in case.items()}
+
+
+# Keeping
+
+
+def keep(files: Sequence[Path], corpus: Path) -> list[Path]:
+    """Copy these cases into the corpus, each under its own name; return their folders.
+
+    CaseError where a file is no case; then none is copied.
+    """
+    from dmat.testing.casefile import TENSORS, read
+    from dmat.testing.keep import folder_name, put
+
+    homes = [(file, corpus / folder_name(read(file))) for file in files]
+    corpus.mkdir(parents=True, exist_ok=True)
+    for file, home in homes:
+        beside = Path(tempfile.mkdtemp(prefix=".", dir=corpus))
+        try:
+            for name in (FILE, TENSORS):
+                source = file if name == FILE else file.parent / name
+                if source.is_file():
+                    shutil.copyfile(source, beside / name)
+            if home.resolve() != file.parent.resolve():
+                put(beside, home)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return [home for _, home in homes]

@@ -1,0 +1,259 @@
+"""How a law is tried: the known failure or the corpus, the ladder, the search; then the smallest case."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from dmat.strategies import Gates
+from dmat.strategies.recipe import Case, shown
+from dmat.testing.casefile import encoded
+from dmat.testing.corpus import Corpus
+from dmat.testing.journal import DidNotEnd, Entry
+from dmat.testing.keep import Keeping, told_and_kept
+from dmat.testing.law import Law, Record
+from dmat.testing.minimal import Failure, attempted, minimal
+from dmat.testing.subject import Refused, Subject
+from dmat.testing.verdict import Finding, LawBroken
+
+NOTHING = Keeping()
+
+
+class Failed(LawBroken):
+    """A law does not hold, on the case of `failure`; the message is not yet told."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
+        super().__init__(failure.broken.finding)
+        self.failure = failure
+
+
+def run_law(
+    entry: Law, subject: Subject, record: Record, key: str, profile: settings, keeping: Keeping
+) -> None:
+    """Try a law in pytest: skip, fail, or raise LawBroken with the whole message; note it in the record."""
+    reason = entry.not_applicable(subject)
+    if reason is not None:
+        record.status, record.reason, record.promised = "not run", reason, False
+        pytest.skip(reason)
+    try:
+        with _journal(entry, subject, key, keeping):
+            if keeping.corpus is not None:
+                try_known(entry, subject, record, keeping.corpus, keeping)
+            require_callable(subject, record, keeping)
+            search(entry, subject, record, key, profile, keeping)
+            _passed(subject, record)
+    except Failed as failed:
+        broken, home = told_and_kept(entry, subject, failed.failure, keeping)
+        record.status, record.reason, record.folder = "failed", str(broken), str(home) if home else None
+        _leave_a_failed_device(subject, record, keeping)
+        raise broken from failed.failure.broken.__cause__
+    except Refused as refusal:
+        record.status, record.reason, record.promised = "not run", str(refusal), False
+        pytest.skip(str(refusal))
+    except Exception as error:
+        record.reason = f"the law itself raised {type(error).__name__}: {error}"
+        raise
+
+
+def _passed(subject: Subject, record: Record) -> None:
+    if record.examples == 0 and subject.part != "ladder":
+        record.status, record.reason = "not run", "no case satisfies the contract"
+        pytest.fail(f"not run: {record.reason}", pytrace=False)
+    record.status, record.reason = "passed", ""
+
+
+def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> AbstractContextManager[None]:
+    if keeping.journal is None:
+        return nullcontext()
+    name, limit = subject.implementation.name, keeping.journal.limit
+    return keeping.journal.of(
+        Entry(key, entry.name, name, subject.dtype, subject.device, subject.part, limit)
+    )
+
+
+def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
+    """Where the law is known not to hold, try the witness alone: known while it fails, an error once not."""
+    known = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
+    if known is None:
+        return
+    from dmat.testing.counterexample import forbidden
+
+    witness = corpus.witness(known).case
+    reason = forbidden(entry, subject, witness)
+    try:
+        if reason is None:
+            with _written_ahead(witness, keeping):
+                entry.check(subject, **witness)
+    except LawBroken:
+        record.status, record.reason = "known", f"{known.reason} ({known.link})"
+        pytest.xfail(f"known until {known.expires}: {record.reason}")
+    except Refused as refusal:
+        reason = str(refusal)
+    record.status = "not run"
+    record.reason = f"known failure {known}: " + (reason or "fixed: delete this entry")
+    pytest.fail(record.reason, pytrace=False)
+
+
+def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None:
+    """Make the plainest call there is. Raises Failed where it kills the process or does not end."""
+    case: Case = {"gates": Gates(subject.dtype, (1, 1, subject.contract.seq_multiple_of))}
+    journal = keeping.journal
+    fate = journal.fate_of_plainest if journal is not None else ""
+    try:
+        if fate:
+            raise _failed(_without_end(case, fate), record)
+        with nullcontext() if journal is None else journal.trying(case, plainest=True):
+            uncallable = subject.uncallable
+    except DidNotEnd:
+        raise _failed(_without_end(case, "did not end"), record) from None
+    if uncallable:
+        record.status, record.reason = "not run", uncallable
+        pytest.fail(f"not run: {uncallable}", pytrace=False)
+
+
+def _without_end(case: Case, fate: str) -> Failure:
+    what = "the process died" if fate == "died" else "no result within the time limit"
+    return Failure(case, LawBroken(Finding("call", (), what, "a result")), ended=fate)
+
+
+def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
+    """After an error that CUDA does not recover from, end this worker; what it found is in the journal."""
+    if subject.device != "cuda" or keeping.journal is None or "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        keeping.journal.ended("broken", record.reason, record.folder or "")
+        os._exit(1)
+
+
+def search(
+    entry: Law,
+    subject: Subject,
+    record: Record,
+    key: str,
+    profile: settings,
+    keeping: Keeping = NOTHING,
+) -> None:
+    """Run the law on the corpus' cases, the ladder's and on random ones, and count them.
+
+    key: distinguishes what Hypothesis keeps of this search. Raises Failed, or Refused where the
+    implementation refused every case of the ladder, or all of the search. Failed is of the smallest
+    case found, where the profile has the phase that shrinks; tries on the way to it are not counted.
+    """
+    failures: list[Failure] = []
+    try:
+        try_all(entry, subject, record, key, profile, failures, keeping)
+    except LawBroken:
+        failure = failures[-1]
+        if Phase.shrink in profile.phases and failure.ended == "broken":
+            failure = smallest(failure, entry, subject, keeping)
+    except (Flaky, BaseExceptionGroup):
+        if not failures:
+            raise
+        failure = replace(failures[0], again=False)
+    else:
+        return
+    raise _failed(failure, record) from failure.broken.__cause__
+
+
+def _failed(failure: Failure, record: Record) -> Failed:
+    record.case, record.recipe = shown(failure.case), encoded(failure.case)
+    return Failed(failure)
+
+
+def try_all(
+    entry: Law,
+    subject: Subject,
+    record: Record,
+    key: str,
+    profile: settings,
+    failures: list[Failure],
+    keeping: Keeping,
+) -> None:
+    """Run the law on all cases until one breaks it; add that to `failures`."""
+    refusals: list[Refused] = []
+
+    def attempt(drawn: Case) -> None:
+        case = entry.arguments(drawn)
+        if failures and failures[-1].ended != "broken":  # not once more, only to see that it hangs
+            raise failures[-1].broken
+        record.count(case)
+        try:
+            with _written_ahead(case, keeping):
+                entry.check(subject, **case)
+        except Refused as refusal:
+            record.refused += 1
+            refusals.append(refusal)
+        except LawBroken as error:
+            failures.append(Failure(case, error))
+            raise
+        except DidNotEnd:
+            failures.append(_without_end(case, "did not end"))
+            raise failures[-1].broken from None
+
+    if subject.part != "search":
+        for case in keeping.corpus.cases_for(entry, subject) if keeping.corpus else ():
+            attempt(case)
+        for case in entry.cases.ladder(subject.domain):
+            attempt(case)
+        if refusals and record.refused == record.examples:
+            raise refusals[0]
+    if subject.part == "ladder":
+        return
+
+    # Hypothesis' shrinking costs more than the way down from its first find, and ends higher.
+    unused = {Phase.explain, *((Phase.shrink,) if entry.cases.inside else ())}
+    most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
+
+    @settings(
+        profile,
+        max_examples=most,
+        deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=[phase for phase in profile.phases if phase not in unused],
+    )
+    @given(case=entry.cases.search(subject.domain))
+    def random_cases(case: Case) -> None:
+        attempt(case)
+
+    digest = f"{entry.name} {key}".encode()
+    random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+    with suppress(Unsatisfiable):  # an empty domain; the ladder may have had cases, and examples are counted
+        random_cases()
+    if refusals and record.refused == record.examples:
+        raise refusals[0]
+
+
+def _written_ahead(case: Case, keeping: Keeping) -> AbstractContextManager[None]:
+    return nullcontext() if keeping.journal is None else keeping.journal.trying(case)
+
+
+def smallest(failure: Failure, entry: Law, subject: Subject, keeping: Keeping) -> Failure:
+    """Return the smallest failure found on the way down from this one that happens again when tried again."""
+    inside, domain = entry.cases.inside, subject.domain
+    if inside is None or subject.in_dtype(subject.dtype).uncallable:
+        return failure
+    quiet = subject.in_dtype(subject.dtype)  # what passes on the way is no part of the record
+
+    def check(case: Case) -> None:
+        try:
+            with _written_ahead(case, keeping):
+                entry.check(quiet, **case)
+        except DidNotEnd as error:
+            raise RuntimeError("no finding, and no time for more of them") from error
+
+    found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure)
+    if subject.in_dtype(subject.dtype).uncallable:
+        return failure  # the device has failed for good, and every case with it
+    again = (one for one in reversed(found) if attempted(check, one.case))
+    return next(again, replace(failure, again=False))
