@@ -21,6 +21,7 @@ CHUNKS = (2, 4, 8, 16, 32, 64, 128)
 LISTED = 5  # so many rows, columns or gates are named one by one
 
 Places = npt.NDArray[np.int_]
+Test = Callable[[Places], Mask]
 Guess = tuple[str, Mask]  # words, and where in one head they hold
 
 
@@ -114,10 +115,10 @@ def _listed(name: str, places: Places) -> str:
 def _tail(first: int, S: int) -> str:
     """Say so where `first` is the first time past the last whole chunk, of some size that is used."""
     sizes = [str(C) for C in CHUNKS[1:] if C < S and S % C and S // C * C == first]
-    return f" (past the last whole chunk of {' or '.join(sizes)})" if sizes else ""
+    return f" (past the last whole chunk of {', '.join(sizes)})" if sizes else ""
 
 
-def _thresholds(hits: Places, S: int, name: str) -> Iterator[tuple[str, Callable[[Places], Mask]]]:
+def _thresholds(hits: Places, S: int, name: str) -> Iterator[tuple[str, Test]]:
     """Yield tests of one axis, with one number each: x = c, x >= c, x < c."""
     low, high = int(hits[0]), int(hits[-1])
     if low == high:
@@ -132,14 +133,17 @@ def _many(noun: str, words: str) -> str:
     return f"{noun} {words}" if " = " in words else f"{noun}s {words}"
 
 
-def _repeated(hits: Places, S: int, name: str, of: str) -> Iterator[tuple[str, Callable[[Places], Mask]]]:
+def _remainder(C: int, rest: int) -> Test:
+    return lambda x: np.asarray(x % C == rest)
+
+
+def _repeated(hits: Places, S: int, name: str, of: str) -> Iterator[tuple[str, Test]]:
     """Yield tests of one axis that repeat, or that list its places."""
     if len(hits) < 2:
         return
-    for C in CHUNKS:
-        if C < S:
-            yield f"the first {of} of each chunk of {C}", lambda x, C=C: x % C == 0  # type: ignore[misc]
-            yield f"the last {of} of each chunk of {C}", lambda x, C=C: x % C == C - 1  # type: ignore[misc]
+    for C in (C for C in CHUNKS if C < S):
+        yield f"the first {of} of each chunk of {C}", _remainder(C, 0)
+        yield f"the last {of} of each chunk of {C}", _remainder(C, C - 1)
     step, first = int(hits[1] - hits[0]), int(hits[0])
     if len(hits) > 2 and step > 1 and (np.diff(hits) == step).all():
         yield (
@@ -204,11 +208,11 @@ def _places(union: Mask) -> Iterator[Guess]:
     yield from ((f"in {_many('row', words)}", test(t) | (s < 0)) for words, test in of_rows)
     yield from _lags(union, t, s)
     yield from _spans(rows, t, s)
+    yield from _chunks(t, s)
     for row_words, row in of_rows:
         for words, column in of_columns:
             both = f"in {_many('row', row_words)} and {_many('column', words)}"
             yield both, row(t) & column(s)
-    yield from _chunks(t, s)
     yield from ((f"in {words}", test(t) | (s < 0)) for words, test in _repeated(rows, S, "t", "row"))
     yield from ((f"in {words}", test(s) | (t < 0)) for words, test in _repeated(columns, S, "s", "column"))
     yield from _gates(union, t, s)
@@ -258,13 +262,19 @@ def head_name(name: tuple[int, ...]) -> str:
     return ", ".join(f"{axis}={n}" for axis, n in zip(names, name, strict=True))
 
 
-def _along(bad: Mask, name: str, noun: str) -> str | None:
-    """Say which places of one axis of the heads fail, where that is one of them, or all but one."""
-    if bad.sum() == 1:
-        return f"in {noun} {name}={int(np.argmax(bad))}"
-    if (~bad).sum() == 1:
-        place = int(np.argmin(bad))
-        return f"in every {noun} but {'the first' if place == 0 else f'{name}={place}'}"
+def _by_axis(bad: Mask, concerned: Mask) -> str | None:
+    """Say which batches fail, or which heads of each batch, where that is one of them, or all but one."""
+    if bad.ndim != 2 or concerned.any(1).sum() < 2:
+        return None
+    for axis, name, noun, more in ((0, "b", "batch", ""), (1, "h", "head", ", whatever the batch")):
+        across = np.asarray(bad.any(1 - axis))
+        if (bad != (np.expand_dims(across, 1 - axis) & concerned)).any():
+            continue
+        if across.sum() == 1:
+            return f"in {noun} {name}={int(np.argmax(across))}{more}"
+        if (~across).sum() == 1:
+            spared = int(np.argmin(across))
+            return f"in every {noun} but {f'{name}={spared}' if spared else 'the first'}{more}"
     return None
 
 
@@ -273,14 +283,9 @@ def which_heads(failing: Mask, concerned: Mask) -> str:
     bad = failing & concerned
     if (bad == concerned).all():
         return ""
-    if bad.ndim == 2 and bad.shape[0] > 1 and (bad == (bad.any(1, keepdims=True) & concerned)).all():
-        words = _along(np.asarray(bad.any(1)), "b", "batch")
-        if words:
-            return words
-    if bad.ndim == 2 and bad.shape[0] > 1 and (bad == (bad.any(0, keepdims=True) & concerned)).all():
-        words = _along(np.asarray(bad.any(0)), "h", "head")
-        if words:
-            return f"{words}, whatever the batch"
+    words = _by_axis(bad, concerned)
+    if words:
+        return words
     heads, spared = np.argwhere(bad), np.argwhere(concerned & ~bad)
     if len(heads) > 1 and len(spared) == 1:
         return f"in every head but {head_name(tuple(spared[0]))}"
@@ -311,13 +316,16 @@ def _guesses(entries: Entries, union: Mask) -> Iterator[Guess]:
         yield from _matrix_guesses(union, judged)
 
 
-def _fitted(entries: Entries) -> str | None:
-    """Return the first words that fit, with the heads that they fit in."""
+def _fit(entries: Entries) -> Guess | None:
+    """Return the first guess that fits."""
     union = np.asarray(entries.wrong.any(0))
-    for words, where in _guesses(entries, union):
-        if _fits(where, entries, union):
-            return entries.in_heads(words, entries.judged & where)
-    return None
+    return next((guess for guess in _guesses(entries, union) if _fits(guess[1], entries, union)), None)
+
+
+def _everywhere(entries: Entries) -> str | None:
+    """Describe what is wrong alike in every head that fails."""
+    guess = _fit(entries)
+    return entries.in_heads(guess[0], entries.judged & guess[1]) if guess else None
 
 
 def _single(entries: Entries) -> str | None:
@@ -331,16 +339,17 @@ def _single(entries: Entries) -> str | None:
     return f"1 of {int(entries.judged.sum())} entries: {', '.join([*lead, *place])}"
 
 
-def _worst_alone(entries: Entries) -> str | None:
-    """Describe the head that the finding names, where other heads fail in other places."""
-    others = int(entries.failing.sum()) - 1
-    if others < 1 or not entries.failing[entries.worst]:
+def _in_some_heads(entries: Entries) -> str | None:
+    """Describe the head that the finding names and those like it, where others fail in other places."""
+    failing, judged = entries.failing, entries.judged
+    guess = _fit(entries.alone(entries.worst)) if failing.sum() > 1 and failing[entries.worst] else None
+    if guess is None:
         return None
-    words = _fitted(entries.alone(entries.worst))
-    if words is None:
-        return None
-    name = head_name(tuple(int(n) for n in np.unravel_index(entries.worst, entries.heads)))
-    return f"in head {name} {words}; {others} other head{'s fail' if others > 1 else ' fails'} elsewhere"
+    unlike = entries.wrong != judged & guess[1]
+    alike = failing & ~unlike.reshape(len(unlike), -1).any(-1)
+    heads = which_heads(alike.reshape(entries.heads), failing.reshape(entries.heads))
+    others = int((failing & ~alike).sum())
+    return f"{guess[0]}, {heads}; {others} more head{'s fail' if others > 1 else ' fails'} in other places"
 
 
 def _extent(hits: Places, name: str) -> str:
@@ -374,4 +383,4 @@ def failing_entries(finding: Finding) -> str | None:
     entries = Entries.of(finding)
     if entries is None:
         return None
-    return _single(entries) or _fitted(entries) or _worst_alone(entries) or _summary(entries)
+    return _single(entries) or _everywhere(entries) or _in_some_heads(entries) or _summary(entries)
