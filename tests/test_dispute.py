@@ -1,0 +1,78 @@
+"""Disputable accusations: each is explained in two lines by what the kernel does, and no other is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from dmat.testing import dispute
+from dmat.testing.contract import Contract
+from dmat.testing.counterexample import law_named
+from dmat.testing.dispute import explanation
+from dmat.testing.law import Record
+from dmat.testing.running import Failed, search
+from dmat.testing.subject import Implementation, Subject
+
+from .zoo.mutants import MUTANTS
+from .zoo.sound import dress, widen, window_sums
+
+PROFILE = settings(max_examples=300, database=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
+
+
+def kernel(log_gate: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return D~ with this log gate, (B, NH, S) in the accumulator's format."""
+
+    def dtilde(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+        return dress(window_sums(log_gate(widen(fgate_preact).squeeze(-1))), igate_preact)
+
+    return dtilde
+
+
+def truncated(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """D~ in float32, its lower half cut off as it becomes bfloat16."""
+    wide = kernel(logsigmoid)(igate_preact.float(), fgate_preact.float())
+    cut = (wide.contiguous().view(torch.int32) & -65536).view(torch.float32)
+    return torch.where(wide.isfinite(), cut, wide).to(igate_preact.dtype)
+
+
+DISPUTED = {
+    "one minus sigmoid": (kernel(lambda f: torch.log(1 - torch.sigmoid(-f))), "float32", dispute.ABSOLUTE),
+    "log of one plus exp": (kernel(lambda f: -torch.log(1 + torch.exp(-f))), "float32", dispute.ABSOLUTE),
+    "softplus in float64": (kernel(lambda f: -softplus(-f)), "float64", dispute.THRESHOLD),
+    "logs in bfloat16": (kernel(lambda f: logsigmoid(f).bfloat16().float()), "float32", dispute.HALF_LOGS),
+    "logs in float16": (kernel(lambda f: logsigmoid(f).half().float()), "float32", dispute.HALF_LOGS),
+    "truncated stores": (truncated, "bfloat16", dispute.TRUNCATED),
+}
+CALM = {"special_values": (), "differentiable": False}
+
+
+def explained(function: Callable[..., Tensor], dtype: str, law: str = "values") -> list[str]:
+    """Return the explanation of the smallest case on which the law rejects the function."""
+    subject = Subject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
+    with pytest.raises(Failed) as caught:
+        search(law_named(law), subject, Record(law, "k", dtype, "cpu"), "", PROFILE)
+    failure = caught.value.failure
+    return explanation(subject, failure.case, failure.broken.finding)
+
+
+@pytest.mark.parametrize("name", DISPUTED)
+def test_what_will_be_disputed_is_explained(name: str) -> None:
+    """The two lines say what such a kernel does, and are of no other kind."""
+    function, dtype, lines = DISPUTED[name]
+    half = "bfloat16" if "bfloat16" in name else "float16"
+    assert explained(function, dtype) == [line.format(half=half, dtype=dtype) for line in lines]
+
+
+PLAIN = ("window_one_early", "next_head", "carry_forgotten")
+WRONG = {mutant.name: mutant.implementation for mutant in MUTANTS}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_bug_is_not_explained_away(name: str) -> None:
+    """A wrong window or head is not mistaken for a matter of taste."""
+    assert explained(WRONG[name], "float32") == []
