@@ -21,10 +21,12 @@ from dmat.strategies.cotangents import Cotangent
 from dmat.testing import colours
 from dmat.testing.colours import Scale, paint, paint_ratios, rgb
 from dmat.testing.look import Look
-from dmat.testing.picture import Sheet, draw, figure, shown_heads, view_of
+from dmat.testing.picture import draw, figure
 from dmat.testing.report import laws
+from dmat.testing.sheet import Sheet
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Evidence, Finding, LawBroken
+from dmat.testing.view import shown_heads, view_of
 
 from .zoo.mutants import MUTANTS
 

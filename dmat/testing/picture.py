@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from dmat.testing import colours
 from dmat.testing.colours import Rgb, Scale
 from dmat.testing.exact import Array, Mask
 from dmat.testing.look import Look
-from dmat.testing.pattern import failing_entries, head_name, inner_axes, split_shape, worst_head
-from dmat.testing.verdict import Evidence, Finding
+from dmat.testing.pattern import failing_entries
+from dmat.testing.sheet import Sheet
+from dmat.testing.view import View, gates_of, view_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,232 +32,7 @@ if TYPE_CHECKING:
 
 WIDTH, DPI = 15.6, 100  # inches, pixels an inch
 PANEL, LEFT, APART = 4.3, 0.85, 0.6  # inches: a panel's width, and what is left beside it
-MOST = 6  # so many heads are drawn
-PRINTED = 6  # so many cells in a row have their number written in them
-TILE = 72  # pixels along a tile's longer side, at least
 INK, PAPER = "#111111", "#ffffff"
-
-
-# What is drawn of a look
-
-
-@dataclass(frozen=True)
-class View:
-    """A look with its arrays head by head: (heads, T, S) of a matrix, (heads, 1, S) of a vector.
-
-    heads: the shape of the axes before. shown: which heads are drawn, and in how many `columns`. worst: the
-    place of the finding's head among those shown. entry: (t, s) in it, or None. gates: igate and fgate,
-    (heads, S), or None where the entries are no longer beside their gates.
-    """
-
-    look: Look
-    axes: tuple[str, ...]
-    heads: tuple[int, ...]
-    shown: list[int]
-    columns: int
-    worst: int
-    entry: tuple[int, int] | None
-    computed: Array
-    exact: Array
-    ratio: Array
-    judged: Mask
-    gates: tuple[Array, Array] | None
-
-    @property
-    def matrix(self) -> bool:
-        """Whether one head is a matrix."""
-        return len(self.axes) == 2
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the heads shown; "" where there are no heads."""
-        if not self.heads:
-            return [""]
-        return [head_name(tuple(int(i) for i in np.unravel_index(n, self.heads))) for n in self.shown]
-
-    @property
-    def causal(self) -> Mask | None:
-        """Which entries of a matrix are causal, (S, S); None of a vector, or of a part of a matrix."""
-        T, S = self.exact.shape[1:]
-        return np.tri(S, dtype=bool) if self.matrix and T == S else None
-
-
-def shown_heads(heads: tuple[int, ...], worst: int, most: int) -> list[int]:
-    """Return all heads, or where there are too many the one that fails and its neighbours."""
-    number = int(np.prod(heads))
-    if number <= most or len(heads) != 2:
-        first = max(0, min(worst - most // 2, number - most))
-        return list(range(first, min(number, first + most)))
-    B, NH = heads
-    b, h = divmod(worst, NH)
-    rows = range(max(0, min(b, B - 2)), min(B, max(0, min(b, B - 2)) + 2))
-    first = max(0, min(h - 1, NH - most // len(rows)))
-    return [row * NH + n for row in rows for n in range(first, min(NH, first + most // len(rows)))]
-
-
-def _columns(heads: tuple[int, ...], shown: list[int]) -> int:
-    """Return in how many columns the matrices stand: one a head, where that makes whole rows."""
-    NH = heads[-1] if heads else 1
-    wanted = NH if 1 < NH <= 3 else 3
-    return max(1, min(wanted, len(shown)))
-
-
-def gates_of(look: Look) -> tuple[Array, Array] | None:
-    """Return igate and fgate of the look as they were built, (heads, S), or None if it has none."""
-    gates = look.case.get("gates")
-    if gates is None:
-        return None
-    igate, fgate = gates.values()
-    B, NH, S = gates.shape
-    return igate.reshape(B * NH, S), fgate.reshape(B * NH, S)
-
-
-def view_of(look: Look) -> View | None:
-    """Return what is to be drawn, or None where the finding has no entries."""
-    finding, evidence = look.finding, look.finding.evidence
-    if evidence is None or evidence.wrong.size == 0 or evidence.wrong.ndim == 0:
-        return None
-    axes = inner_axes(finding)
-    heads, inside = split_shape(evidence.wrong.shape, axes)
-    matrix = len(axes) == 2
-    shape = (-1, *inside) if matrix else (-1, 1, *inside)
-    worst = worst_head(finding)
-    shown = shown_heads(heads, worst, MOST) if heads else [0]
-
-    def part(values: Any) -> Any:
-        return np.asarray(values).reshape(shape)[shown]
-
-    return View(
-        look,
-        axes,
-        heads,
-        shown,
-        _columns(heads, shown),
-        shown.index(worst),
-        _entry(finding, heads, matrix),
-        part(np.asarray(evidence.computed, dtype=np.float64)),
-        part(np.asarray(evidence.exact, dtype=np.float64)),
-        part(_ratio(evidence)),
-        part(evidence.judged | evidence.wrong),
-        _gates_beside(look, heads, inside, shown),
-    )
-
-
-def _ratio(evidence: Evidence) -> Array:
-    """Return error over allowed, above 1 wherever the verdict found it so."""
-    ratio = evidence.ratio
-    return np.where(evidence.wrong, np.maximum(ratio, np.nextafter(1.0, 2.0)), ratio)
-
-
-def _entry(finding: Finding, heads: tuple[int, ...], matrix: bool) -> tuple[int, int] | None:
-    place = finding.index[len(heads) :]
-    if matrix:
-        return (place[0], place[1]) if len(place) == 2 else None
-    return (0, place[0]) if place else None
-
-
-def _gates_beside(
-    look: Look, heads: tuple[int, ...], inside: tuple[int, ...], shown: list[int]
-) -> tuple[Array, Array] | None:
-    gates = gates_of(look)
-    number = int(np.prod(heads))
-    if gates is None or any(gate.shape != (number, n) for gate in gates for n in inside):
-        return None
-    return gates[0][shown], gates[1][shown]
-
-
-# Where things stand in an image
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Tiles in rows and columns, one a head, in pixels: `cell` a side of an entry, across and down.
-
-    Left of each tile is a strip for fgate and above it one for igate, `strip` wide; of a band (a vector)
-    both lie above it. `gap` separates the tiles.
-    """
-
-    tiles: int
-    columns: int
-    shape: tuple[int, int]
-    cell: tuple[int, int]
-    strip: int
-    gap: int
-    band: bool = False
-
-    @classmethod
-    def of(cls, view: View) -> Sheet:
-        """Return the sheet for a view."""
-        T, S = view.exact.shape[1:]
-        tiles = len(view.shown)
-        if not view.matrix:
-            return cls(tiles, 1, (T, S), (-(-TILE // S), 16), 4, 5, band=True)
-        cell = -(-TILE // max(T, S))
-        side = cell * max(T, S)
-        return cls(tiles, view.columns, (T, S), (cell, cell), side // 14, side // (6 if tiles > 1 else 18))
-
-    @property
-    def edges(self) -> tuple[int, int]:
-        """What stands left of a tile and above it, gap included."""
-        above = 2 * self.strip + 2 if self.band else self.strip + 2
-        return (0 if self.band else self.strip + 2) + self.gap, above + self.gap
-
-    @property
-    def printed(self) -> bool:
-        """Whether there is room for the number of each entry."""
-        return self.shape[1] * self.columns <= PRINTED
-
-    @property
-    def seen(self) -> float:
-        """How wide a frame must be, in pixels, to be seen."""
-        return self.size[0] / (150 if self.band else 40)
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """How far it is from a tile to the next in its row and in its column."""
-        return self.edges[0] + self.cell[0] * self.shape[1], self.edges[1] + self.cell[1] * self.shape[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The width and the height of the whole."""
-        rows = -(-self.tiles // self.columns)
-        return self.columns * self.steps[0] + 2, rows * self.steps[1] + 2
-
-    def corner(self, tile: int) -> tuple[int, int]:
-        """Return x and y of the upper left corner of a tile's entries."""
-        row, column = divmod(tile, self.columns)
-        return column * self.steps[0] + self.edges[0], row * self.steps[1] + self.edges[1]
-
-    def at(self, tile: int, t: float, s: float) -> tuple[float, float]:
-        """Return x and y of the upper left corner of an entry."""
-        x, y = self.corner(tile)
-        return x + self.cell[0] * s, y + self.cell[1] * t
-
-    def compose(self, entries: Rgb, edges: tuple[Rgb, Rgb] | None) -> Rgb:
-        """Return one image of the entries of each tile, (tiles, T, S, 3), and the gates beside them."""
-        width, height = self.size
-        image = np.ones((height, width, 3))
-        across, down = self.cell
-        for n in range(self.tiles):
-            x, y = self.corner(n)
-            tile = entries[n].repeat(down, 0).repeat(across, 1)
-            image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-            if edges is None:
-                continue
-            igate, fgate = (edge[n].repeat(across, 0) for edge in edges)
-            image[y - 2 - self.strip : y - 2, x : x + len(igate)] = igate
-            if self.band:
-                image[y - 2 - 2 * self.strip : y - 2 - self.strip, x : x + len(fgate)] = fgate
-            else:
-                image[y : y + len(fgate), x - 2 - self.strip : x - 2] = fgate[:, None]
-        return image
-
-    def cells(self, where: Mask) -> Iterator[tuple[float, float, float, float]]:
-        """Yield x, y, width and height of each run of entries in a row of a tile, `where` (tiles, T, S)."""
-        edge = np.diff(np.pad(where.astype(np.int8), ((0, 0), (0, 0), (1, 1))), axis=-1)
-        starts, ends = np.argwhere(edge == 1), np.argwhere(edge == -1)
-        for (tile, t, start), (_, _, end) in zip(starts, ends, strict=True):
-            yield *self.at(tile, t, start), self.cell[0] * (end - start), self.cell[1]
 
 
 # One panel
