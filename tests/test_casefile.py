@@ -84,7 +84,7 @@ def test_what_is_stored_is_only_what_is_random() -> None:
 
 # Damage. A file is damaged in 200 ways, by a generator of its own: none may do anything.
 
-HOSTILE = (
+HOSTILE: tuple[Any, ...] = (
     None, True, -1, 10**30, 1e308, -(2**63), "", "nan", "../../../etc/passwd", "\x1b[2J", "a" * 10_000, [],
     {},
     [[[[]]]], {"type": "Gates"}, {"type": "os.system", "command": "touch ran"}, "__import__('os').abort()",
