@@ -39,7 +39,7 @@ from dmat.testing.exact import (
     sigmoid_minus,
     window_sums,
 )
-from dmat.testing.subject import Refused, Subject
+from dmat.testing.subject import Refused, Subject, raised
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
@@ -132,7 +132,7 @@ def pulled_twice(
     except (Exception, SystemExit) as error:  # whatever a user's backward may raise
         if isinstance(error, Refused):
             raise
-        raise Refused(f"second derivatives raised {type(error).__name__}: {_first_line(error)}") from error
+        raise Refused(f"second derivatives {raised('', error).computed}") from error
     if all(x is None for x in second):
         raise Refused("second derivatives: the gradients are outside the graph")
     igate, fgate, towards_G = (
@@ -144,11 +144,6 @@ def pulled_twice(
 
 def _moves(gradient: Tensor | None) -> bool:
     return gradient is not None and gradient.requires_grad
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else ""
 
 
 # What is true of them, and how far they may be off
