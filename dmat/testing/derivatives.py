@@ -100,10 +100,9 @@ def _own_elements(gate: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Second:
-    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and towards the gates, (B, NH, S) float64."""
+    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and the forget gate, (B, NH, S) float64."""
 
     G: Array
-    igate: Array
     fgate: Array
 
 
@@ -135,11 +134,11 @@ def pulled_twice(
         raise Refused(f"second derivatives {raised('', error).computed}") from error
     if all(x is None for x in second):
         raise Refused("second derivatives: the gradients are outside the graph")
-    igate, fgate, towards_G = (
-        as_array(torch.zeros_like(leaf) if x is None else x) for leaf, x in zip(leaves, second, strict=True)
+    _, fgate, towards_G = (
+        torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, second, strict=True)
     )
     took_part = [as_array(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
-    return Second(towards_G, igate[..., 0], fgate[..., 0]), GatePair(*took_part)
+    return Second(as_array(towards_G), as_array(fgate)[..., 0]), GatePair(*took_part)
 
 
 def _moves(gradient: Tensor | None) -> bool:
