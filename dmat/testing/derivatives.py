@@ -241,9 +241,9 @@ def _window(terms: Array) -> Array:
 
 
 def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
-    """Whether D~ of a head may overflow, (B, NH, 1): what is derived from its values may then be NaN."""
+    """Whether D~ of a head of finite gates may overflow, (B, NH, 1): what derives from it may be NaN."""
     with np.errstate(over="ignore"):
-        log = np.minimum(gates.fgate, 0.0) - np.log1p(np.exp(-np.abs(gates.fgate)))
+        log = GateTerms.of(gates.fgate, wide=False).log.hi
         size = 2 * (np.abs(gates.igate).max(-1, initial=0.0) + np.abs(log).sum(-1))
     return np.asarray(~(size < min(rounding.accumulator.largest, rounding.output.largest)))[..., None]
 
