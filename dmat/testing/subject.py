@@ -31,6 +31,7 @@ from dmat.testing.verdict import (
     as_array,
     require_agreement,
     require_same,
+    require_within,
 )
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
@@ -316,6 +317,12 @@ class Subject:
             Expected("di", di_kind, truth.di, truth.di_slack, di_bound, truth.di_ball, note),
             Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball, note),
         )
+
+    def require_gradients(self, gradients: Gradients) -> None:
+        """Require both gradients of this call within their bounds."""
+        di, df = self.expected_gradients(gradients)
+        require_within(gradients.di, di)
+        require_within(gradients.df, df)
 
 
 def arranged(gate: Tensor, layout: str) -> Tensor:
