@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dmat.testing.exact import Array
-from dmat.testing.subject import Refused, Subject, raised
+from dmat.testing.subject import Refused, Subject, pull_back, raised
 from dmat.testing.verdict import LawBroken
 
 WARM_UPS = 3  # calls until autotuning, lazy loading and the allocator have settled
@@ -24,16 +24,11 @@ SLEEP = 50_000_000  # clock cycles, some 30 ms: what runs on another stream runs
 
 def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Return D~, and where the contract has them di and df, without looking at one value."""
-    leaves = [gate.detach().requires_grad_(subject.contract.differentiable) for gate in gates]
+    leaves = tuple(gate.detach().requires_grad_(subject.contract.differentiable) for gate in gates)
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         return (output,)
-    try:
-        pulled = torch.autograd.grad(output, leaves, G, allow_unused=True)
-    except Exception as error:  # whatever a user's backward may raise
-        raise LawBroken(raised("gradients", error)) from error
-    zeros = (torch.zeros_like(leaf) if x is None else x for x, leaf in zip(pulled, leaves, strict=True))
-    return (output.detach(), *zeros)
+    return (output.detach(), *pull_back(output, leaves, G))
 
 
 @contextmanager

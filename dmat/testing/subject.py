@@ -242,7 +242,7 @@ class Subject:
         output = self.call(*leaves)
         run = Run(*seen, output.detach())
         return [
-            Gradients(run, G_seen, _pull_back(output, leaves, G, retain=left > 0), not output.requires_grad)
+            Gradients(run, G_seen, pull_back(output, leaves, G, retain=left > 0), not output.requires_grad)
             for left in reversed(range(times))
         ]
 
@@ -346,8 +346,8 @@ def _require_tensor(output: object, igate: Tensor) -> None:
         raise LawBroken(Finding("D~", (), found, wanted))
 
 
-def _pull_back(
-    output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool
+def pull_back(
+    output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
     asked = [leaf for leaf in leaves if leaf.requires_grad]
