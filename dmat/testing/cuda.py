@@ -28,6 +28,7 @@ def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -
     leaves = tuple(gate.detach().requires_grad_(subject.contract.differentiable) for gate in gates)
     if subject.transcript:
         subject.transcript.leaves(gates, leaves, "if")
+        subject.transcript.name(G, "G")
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         return (output,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ Edit = tuple[tuple[int, ...], str]  # a place, and what stands there
 def number(value: float) -> str:
     """Return Python that evaluates to this float, where `inf` and `nan` are names."""
     return repr(value) if math.isfinite(value) else "nan" if math.isnan(value) else f"{value:.0f}"
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Return a shape or an index as arguments, or as what stands in brackets."""
+    return ", ".join(map(str, numbers))
 
 
 def short(value: float, dtype: torch.dtype) -> str:
@@ -52,9 +57,9 @@ def _constant(value: Tensor, shape: tuple[int, ...]) -> str:
     """Return the tensor of this shape that holds one value everywhere."""
     x = value.item()
     if x == 0 and math.copysign(1, x) > 0:
-        return f"torch.zeros({shape}{_options(value)})"
+        return f"torch.zeros({listed(shape)}{_options(value)})"
     if x == 1:
-        return f"torch.ones({shape}{_options(value)})"
+        return f"torch.ones({listed(shape)}{_options(value)})"
     return f"torch.full({shape}, {short(x, value.dtype)}{_options(value)})"
 
 
@@ -73,26 +78,29 @@ def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list
         return _constant(background, tuple(dense.shape)), edits
     if dense.numel() > MOST_NUMBERS:
         return store(dense), []
-    listed = ", ".join(short(x, dense.dtype) for x in flat.tolist())
-    return f"torch.tensor([{listed}]{_options(dense)}).view({tuple(dense.shape)})", []
+    numbers = ", ".join(short(x, dense.dtype) for x in flat.tolist())
+    return f"torch.tensor([{numbers}]{_options(dense)}).view({listed(dense.shape)})", []
 
 
 def written(name: str, tensor: Tensor, store: Store) -> list[str]:
     """Return lines that define `name` as this tensor, in memory like its own.
 
-    They may call placed(values, size, stride, offset, filler) of dmat.testing.scripted.
+    They may call `guarded` and `placed` of dmat.testing.scripted.
     """
     own = tensor.detach()
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         own = own.narrow(axis, 0, 1) if size > 1 and stride == 0 else own
     expanded = own.shape != tensor.shape
     memory = memory_of(tensor)
-    expand = f".expand({tuple(tensor.shape)})" if expanded else ""
+    expand = f".expand({listed(tensor.shape)})" if expanded else ""
     expression, edits = values(own, store, 0 if expanded else MOST_EDITS)
-    after = [f"{name}[{', '.join(map(str, place))}] = {value}" for place, value in edits]
+    after = [f"{name}[{listed(place)}] = {value}" for place, value in edits]
     if own.is_contiguous() and own.numel() == len(memory):
         return [f"{name} = {expression}{expand}", *after]
     filler = _around(own, memory)
+    if filler is not None and own.is_contiguous() and len(memory) == own.numel() + 2 * own.storage_offset():
+        guards = f"{own.storage_offset()}, {filler}"
+        return [f"{name} = guarded({expression}, {guards}){expand}", *after]
     if filler is not None:
         place = f"{len(memory)}, {tuple(own.stride())}, {own.storage_offset()}, {filler}"
         return [f"{name} = placed({expression}, {place}){expand}", *after]

@@ -5,6 +5,7 @@ Which names they need imported stands in IMPORTS.
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import importlib
 import importlib.util
@@ -26,6 +27,7 @@ from torch import Tensor
 IMPORTS = {
     "load": ("import importlib.util", "import sys", "from pathlib import Path"),
     "stored": ("import json", "from pathlib import Path"),
+    "guarded": (),
     "placed": (),
     "uninitialised": ("from contextlib import contextmanager",),
     "refusals": ("import sys", "from contextlib import contextmanager"),
@@ -68,6 +70,12 @@ def read(path: Path) -> dict[str, Tensor]:
         flat = torch.frombuffer(bytearray(raw[start:end]), dtype=dtypes[its["dtype"]])
         tensors[name] = flat.clone().view(its["shape"])
     return tensors
+
+
+def guarded(values: Tensor, guard: int, filler: float) -> Tensor:
+    """Return these values between so many elements of the filler on either side."""
+    memory = torch.full((values.numel() + 2 * guard,), filler, dtype=values.dtype, device=values.device)
+    return memory[guard : guard + values.numel()].view(values.shape).copy_(values)
 
 
 def placed(values: Tensor, size: int, stride: tuple[int, ...], offset: int, filler: float) -> Tensor:
@@ -186,7 +194,23 @@ def sources(names: Collection[str], more: Sequence[str] = ()) -> list[str]:
     wanted = [name for name in IMPORTS if name in names]
     imports = {line for name in wanted for line in IMPORTS[name]} | {"import sys", *more}
     functions = [globals()["read" if name == "stored" else name] for name in wanted]
-    code = [inspect.getsource(function).rstrip().splitlines() for function in functions]
-    plain = (line.split("  # type: ignore")[0] for lines in code for line in ("", "", *lines))
+    code = [untyped(inspect.getsource(function)).splitlines() for function in functions]
     ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
-    return ["from __future__ import annotations", "", *ordered, "", "import torch", *plain]
+    return [*ordered, "", "import torch", *(line for lines in code for line in ("", "", *lines))]
+
+
+def untyped(source: str) -> str:
+    """Return the code of a function without its types: they would need more imports."""
+    lines = [line.split("  # type: ignore")[0] for line in source.rstrip().splitlines()]
+    cuts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            cuts.append((node.annotation, ": "))
+        if isinstance(node, ast.FunctionDef) and node.returns is not None:
+            cuts.append((node.returns, " -> "))
+    for type_, before in sorted(cuts, key=lambda cut: (-cut[0].lineno, -cut[0].col_offset)):
+        line = lines[type_.lineno - 1]
+        assert type_.end_col_offset is not None
+        start = type_.col_offset - len(before)
+        lines[type_.lineno - 1] = line[:start] + line[type_.end_col_offset :]
+    return "\n".join(lines)

@@ -257,6 +257,7 @@ class Subject:
         )
         if self.transcript:
             self.transcript.leaves((igate, fgate), leaves, "if")
+            self.transcript.name(G, "G")
         output = self.call(*leaves)
         run, detached = Run(*seen, output.detach()), not output.requires_grad
         if self.transcript:

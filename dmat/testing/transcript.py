@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmat.testing.contract import Contract
 from dmat.testing.exact import Array
-from dmat.testing.literal import MOST_EDITS, bits, memory_of, short, values, written
+from dmat.testing.literal import MOST_EDITS, bits, listed, memory_of, short, values, written
 from dmat.testing.protected import side_of
 
 LARGEST_WATCHED = 2**28  # bytes of memory that is compared before and after a call
@@ -141,7 +141,7 @@ class Transcript:
         if 0 < len(changed) <= MOST_EDITS:
             for place in map(tuple, changed):
                 value = short(tensor[place].item(), tensor.dtype)
-                self.write(f"{variable.name}[{', '.join(map(str, place))}] = {value}")
+                self.write(f"{variable.name}[{listed(place)}] = {value}")
         elif changed:
             self.write(f"{variable.name}.copy_({values(tensor, self._store)[0]})")
         self._remember(tensor)
@@ -175,9 +175,10 @@ class Transcript:
         cotangent = self.name(G, "G")
         names = [self.fresh(n) if ask else "" for n, ask in zip(("di", "df"), asked, strict=True)]
         into = ", ".join(name for name in names if name) + ("," if sum(asked) == 1 else "")
-        of = "".join(f"{self.name(x, '')}, " for x, ask in zip(leaves, asked, strict=True) if ask)
+        of = ", ".join(self.name(x, "") for x, ask in zip(leaves, asked, strict=True) if ask)
+        of = f"({of})" if sum(asked) > 1 else of
         more = ", retain_graph=True" if retain else ""
-        arguments = f"{self.name(output, '')}, ({of.strip()}), {cotangent}{more}, materialize_grads=True"
+        arguments = f"{self.name(output, '')}, {of}, {cotangent}{more}, materialize_grads=True"
         self.write(f"{into} = torch.autograd.grad({arguments})")
         return names
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from dmat.testing.exact import KIND_NAMES, Array
-from dmat.testing.literal import number
+from dmat.testing.literal import listed, number
 from dmat.testing.transcript import Place, Transcript
 from dmat.testing.verdict import Evidence, Finding
 
@@ -61,11 +61,11 @@ def _entry(finding: Finding, evidence: Evidence, recorded: Transcript) -> list[s
     if truth is not None and truth.variable.given:
         truth = None  # an input, which stands in the script as it was
     names = _names(computed, truth, recorded)
-    mine = f"float({names[0]}{list(computed.index)})"
+    mine = f"float({names[0]}[{listed(computed.index)}])"
     shown = _matrices(finding, evidence, recorded, names)
     if truth is not None:
         times = "" if evidence.times == 1 else f"{evidence.times:g} * "
-        return [*shown, f"wrong = unlike({mine}, {times}float({names[1]}{list(truth.index)}))"]
+        return [*shown, f"wrong = unlike({mine}, {times}float({names[1]}[{listed(truth.index)}]))"]
     if evidence.truth is not None:
         return [*shown, f"wrong = unlike({mine}, {number(float(evidence.exact[index]))})"]
     overflow = evidence.overflow is not None and bool(evidence.overflow[index])
@@ -102,14 +102,16 @@ def _matrices(finding: Finding, evidence: Evidence, recorded: Transcript, names:
     mine = _block(evidence.computed, head, names[0], recorded)
     if max(evidence.computed[head].shape) > LARGEST_SHOWN or mine is None:
         return []
-    rows = np.atleast_2d(evidence.exact[head]).tolist()
-    listed = ", ".join(f"[{', '.join(number(float(f'{x:.9g}')) for x in row)}]" for row in rows)
     exact = None
     if evidence.truth is not None and len(names) > 1:
         exact = _block(evidence.truth, head, names[1], recorded)
     if exact is not None and evidence.times != 1:
         exact = f"{evidence.times:g} * {exact}"
-    return [f"side_by_side({mine}, {exact or f'[{listed}]'})"]
+    if exact is not None:
+        return [f"side_by_side({mine}, {exact})"]
+    rows = np.atleast_2d(evidence.exact[head]).tolist()
+    lines = [f"    [{', '.join(number(float(f'{x:.9g}')) for x in row)}]," for row in rows]
+    return ["exact = [", *lines, "]", f"side_by_side({mine}, exact)"]
 
 
 def _block(array: Array, head: tuple[int, ...], name: str, recorded: Transcript) -> str | None:
@@ -122,6 +124,11 @@ def _block(array: Array, head: tuple[int, ...], name: str, recorded: Transcript)
     spans = [b - a + 1 for a, b in zip(first.index, last.index, strict=True)]
     if min(spans) < 1 or math.prod(spans) != math.prod(rest):
         return None
+    shape, start, leading = first.variable.tensor.shape[-2:], first.index[-2:], listed(first.index[:-2])
+    if start == (0, 0) and tuple(shape) == rest:
+        return f"{name}[{leading}]"
+    if start == (0, 0) and tuple(shape) == (*rest, 1):
+        return f"{name}[{leading}].T"
     slices = [f"{a}:{a + n}" if n > 1 else str(a) for a, n in zip(first.index, spans, strict=True)]
     rows, columns = rest if len(rest) == 2 else (1, rest[0])
     return f"{name}[{', '.join(slices)}].reshape({rows}, {columns})"
