@@ -46,7 +46,7 @@ def run(path: str, arguments: list[str]) -> tuple[int, str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    assert dmat.dtilde
+    assert dmat.dtilde.__name__
     assert named.ALL
     for line in sys.stdin:
         code, last = run(line.strip(), sys.argv[1:])

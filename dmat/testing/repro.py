@@ -7,10 +7,12 @@ The script does that again, and ends with the one entry that the law found wrong
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,6 +36,7 @@ from dmat.testing.verdict import Finding, LawBroken, watched
 from dmat.testing.wrong import ending
 
 SEEDS = 20  # tries of a kernel that draws lots, or answers differently from call to call
+WIDTH = 110
 PATIENCE = 60.0  # seconds until a process is given up
 
 
@@ -113,6 +116,8 @@ def alone_script(
         became = f"the process died: {error}"
     except OutOfTime:
         became = f"the call did not end in {PATIENCE:.0f} s"
+    if not told.lines:
+        return None
     outcome = ["call", f"  computed  {became}", "  exact     a result"]
     body = [*told.lines, "", 'print("FIXED")', "sys.exit(0)"]
     return _composed(law, subject, outcome, told, body, target, folder, deadly=True)
@@ -216,7 +221,7 @@ def _composed(
     deadly: bool = False,
 ) -> Repro:
     """Put together: what it is about, the functions it needs, the kernel, and the body."""
-    code = "\n".join(body)
+    code = "\n".join(wrapped(line) for line in body)
     used = {name for name in IMPORTS if name == "load" or re.search(rf"\b{name}\b", code)}
     typed = "sys.argv[1] if len(sys.argv) > 1 else TARGET" if target is not None else "sys.argv[1]"
     lines = [
@@ -226,8 +231,8 @@ def _composed(
         "",
         "",
         'inf, nan = float("inf"), float("nan")',
-        *([] if target is None else [f"TARGET = {target!r}"]),
-        f"FOUND_IN = {str(folder)!r}",
+        *([] if target is None else [f"TARGET = {json.dumps(target, ensure_ascii=False)}"]),
+        f"FOUND_IN = {json.dumps(str(folder), ensure_ascii=False)}",
         *(["", _APART.format(patience=PATIENCE)] if deadly else []),
         f"kernel = load({typed}, FOUND_IN)",
         *(['stored = read(Path(__file__).with_suffix(".safetensors"))'] if "stored" in used else []),
@@ -236,6 +241,17 @@ def _composed(
         "",
     ]
     return Repro("\n".join(lines), recorded.stored)
+
+
+def wrapped(line: str) -> str:
+    """Break a line that lists numbers."""
+    if len(line) <= WIDTH or "torch.tensor([" not in line:
+        return line
+    indent = line[: len(line) - len(line.lstrip())] + "    "
+    broken = textwrap.wrap(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(broken)
 
 
 def _says(law: Law, subject: Subject, outcome: list[str], target: str | None) -> list[str]:

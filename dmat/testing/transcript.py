@@ -74,19 +74,21 @@ class Transcript:
     def write(self, *lines: str) -> None:
         """Add lines of code."""
         for line in lines:
-            self.lines.append("    " * self._indent + line)
+            self.lines.append("    " * self._indent + line if line else "")
             if self.tell is not None:
                 self.tell(("line", self.lines[-1]))
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
         """Indent what is written inside, below this line."""
-        self.write(head)
+        apart = self._indent == 0 and head.startswith(("def", "class"))
+        self.write(*[""] * apart, head)
         self._indent += 1
         try:
             yield
         finally:
             self._indent -= 1
+            self.write(*[""] * apart)
 
     def fresh(self, wanted: str) -> str:
         """Return a name that nothing has yet."""
