@@ -17,15 +17,20 @@ def gradients(subject: Subject) -> str | None:
     return None if subject.contract.differentiable else "contract: differentiable=False"
 
 
-def special_value(name: str) -> Callable[[Subject], str | None]:
-    """Gates may hold this special value."""
+def _stated(field: str, name: str, statement: str) -> Callable[[Subject], str | None]:
+    """Make the need that a collection of the contract holds this name."""
 
     def need(subject: Subject) -> str | None:
-        declared = subject.contract.special_values
-        return None if name in declared else f"contract: special_values without {name!r}"
+        stated = getattr(subject.contract, field)
+        return None if name in stated else f"contract: {field} without {name!r}"
 
-    need.__doc__ = f"Gates may hold {name}."
+    need.__doc__ = statement
     return need
+
+
+def special_value(name: str) -> Callable[[Subject], str | None]:
+    """Gates may hold this special value."""
+    return _stated("special_values", name, f"Gates may hold {name}.")
 
 
 def exact_sums(subject: Subject) -> str | None:
@@ -67,13 +72,7 @@ def second_order(subject: Subject) -> str | None:
 
 def transform(name: str) -> Callable[[Subject], str | None]:
     """The same answer is promised under this transform of torch."""
-
-    def need(subject: Subject) -> str | None:
-        claimed = subject.contract.transforms
-        return None if name in claimed else f"contract: transforms without {name!r}"
-
-    need.__doc__ = f"The same answer is promised under {name}."
-    return need
+    return _stated("transforms", name, f"The same answer is promised under {name}.")
 
 
 def compiler(subject: Subject) -> str | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +41,8 @@ from dmat.testing.exact import (
     sigmoid_minus,
     window_sums,
 )
-from dmat.testing.subject import Refused, Subject
+from dmat.testing.subject import Refused, Subject, raised
+from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
@@ -78,19 +81,44 @@ def pushed_forward(
 
     Raises Refused where the implementation raises under it, or its output carries no tangent at all.
     """
-    with forward_ad.dual_level(), warnings.catch_warnings():
+    with ExitStack() as stack:
+        stack.enter_context(forward_ad.dual_level())
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         duals = [
             forward_ad.make_dual(_own_elements(gate), v)  # type: ignore[no-untyped-call]
             for gate, v in zip(gates, direction, strict=True)
         ]
+        if subject.transcript:
+            stack.enter_context(_forward_mode(subject.transcript, gates, direction, duals))
         try:
             tangent: Tensor | None = forward_ad.unpack_dual(subject.call(*duals)).tangent  # type: ignore
         except LawBroken as broken:
             raise Refused(f"forward mode {broken.finding.computed}") from broken
     if tangent is None:
         raise Refused("forward mode: the output carries no tangent")
+    if subject.transcript:
+        subject.transcript.returned("tangent", tangent)
     return tangent
+
+
+@contextmanager
+def _forward_mode(
+    transcript: Transcript, gates: Sequence[Tensor], direction: Sequence[Tensor], duals: Sequence[Tensor]
+) -> Iterator[None]:
+    """Write what is around the call under forward mode."""
+    given = [
+        transcript.name(x, name) for x, name in zip(gates, ("igate_preact", "fgate_preact"), strict=True)
+    ]
+    own = [f"{name}.clone()" if 0 in x.stride() else name for name, x in zip(given, gates, strict=True)]
+    moved = [transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
+    with transcript.block("with refusals(), torch.autograd.forward_ad.dual_level():"):
+        for name, x, v, dual in zip("if", own, moved, duals, strict=True):
+            transcript.write(f"{name} = torch.autograd.forward_ad.make_dual({x}, {v})")
+            transcript.stands_for(name, dual)
+        yield
+        transcript.write("tangent = torch.autograd.forward_ad.unpack_dual(dtilde).tangent")
+        transcript.write('assert tangent is not None, "the output carries no tangent"')
 
 
 def _own_elements(gate: Tensor) -> Tensor:
@@ -100,10 +128,9 @@ def _own_elements(gate: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Second:
-    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and towards the gates, (B, NH, S) float64."""
+    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and the forget gate, (B, NH, S) float64."""
 
     G: Array
-    igate: Array
     fgate: Array
 
 
@@ -116,6 +143,9 @@ def pulled_twice(
     part. Raises Refused where neither does, or an error says so.
     """
     leaves = [x.detach().requires_grad_() for x in (*gates, G)]
+    if subject.transcript:
+        moved = [subject.transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
+        subject.transcript.leaves((*gates, G), leaves, "ifg")
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         raise Refused("second derivatives: the output asks for no gradient")
@@ -132,23 +162,36 @@ def pulled_twice(
     except (Exception, SystemExit) as error:  # whatever a user's backward may raise
         if isinstance(error, Refused):
             raise
-        raise Refused(f"second derivatives raised {type(error).__name__}: {_first_line(error)}") from error
+        raise Refused(f"second derivatives {raised('', error).computed}") from error
     if all(x is None for x in second):
         raise Refused("second derivatives: the gradients are outside the graph")
-    igate, fgate, towards_G = (
-        as_array(torch.zeros_like(leaf) if x is None else x) for leaf, x in zip(leaves, second, strict=True)
+    _, fgate, towards_G = (
+        torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, second, strict=True)
     )
+    if subject.transcript:
+        took = [n for n, x in enumerate(first) if _moves(x)]
+        _write_second(subject.transcript, moved, took, (fgate, towards_G))
     took_part = [as_array(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
-    return Second(towards_G, igate[..., 0], fgate[..., 0]), GatePair(*took_part)
+    return Second(as_array(towards_G), as_array(fgate)[..., 0]), GatePair(*took_part)
+
+
+def _write_second(
+    transcript: Transcript, moved: Sequence[str], took: Sequence[int], second: Sequence[Tensor]
+) -> None:
+    """Write how the gradients that took part were differentiated once more."""
+    with transcript.block("with refusals():"):
+        transcript.write(
+            "first = torch.autograd.grad(dtilde, (i, f), g, create_graph=True, allow_unused=True)"
+        )
+        parts = " + ".join(f"(first[{n}] * {moved[n]}).sum()" for n in took)
+        transcript.write(f"torch.autograd.backward({parts})")
+    for name, leaf, tensor in zip(("d_f", "d_G"), "fg", second, strict=True):
+        transcript.write(f"{name} = torch.zeros_like({leaf}) if {leaf}.grad is None else {leaf}.grad")
+        transcript.returned(name, tensor)
 
 
 def _moves(gradient: Tensor | None) -> bool:
     return gradient is not None and gradient.requires_grad
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else ""
 
 
 # What is true of them, and how far they may be off
@@ -247,9 +290,9 @@ def _window(terms: Array) -> Array:
 
 
 def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
-    """Whether D~ of a head may overflow, (B, NH, 1): what is derived from its values may then be NaN."""
+    """Whether D~ of a head of finite gates may overflow, (B, NH, 1): what derives from it may be NaN."""
     with np.errstate(over="ignore"):
-        log = np.minimum(gates.fgate, 0.0) - np.log1p(np.exp(-np.abs(gates.fgate)))
+        log = GateTerms.of(gates.fgate, wide=False).log.hi
         size = 2 * (np.abs(gates.igate).max(-1, initial=0.0) + np.abs(log).sum(-1))
     return np.asarray(~(size < min(rounding.accumulator.largest, rounding.output.largest)))[..., None]
 

@@ -201,13 +201,13 @@ def _draw(looks: Sequence[Look], file: Path) -> None:
 
 
 def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure) -> None:
-    from dmat.testing.repro import deadly_script, script
+    from dmat.testing.repro import alone_script, script
 
-    make = script if failure.ended == "broken" else deadly_script
+    make = script if failure.ended == "broken" else alone_script
     made = make(law, subject, failure.case, subject.implementation.name, Path.cwd())
     if made is None:
         raise ValueError("tried again, the case held")
-    made.write(folder)
+    made.write(folder / REPRO)
 
 
 def report(file: CaseFile, message: str, remarks: Sequence[str]) -> str:

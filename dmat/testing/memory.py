@@ -10,6 +10,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from dmat.testing.literal import number
+from dmat.testing.transcript import Transcript
+
 ALLOCATORS = (
     (torch, "empty"),
     (torch, "empty_like"),
@@ -20,14 +23,16 @@ ALLOCATORS = (
 
 
 @contextmanager
-def uninitialised(filler: float) -> Iterator[None]:
-    """Make torch.empty and its kin return floating point memory filled with `filler`.
+def uninitialised(filler: float, transcript: Transcript | None = None) -> Iterator[None]:
+    """Make torch.empty and its kin return floating point memory filled with `filler`; write so down.
 
     torch's deterministic mode would do so too, but makes CUDA's cumulative sums raise.
     """
     with ExitStack() as stack:
         for owner, name in ALLOCATORS:
             stack.enter_context(patch.object(owner, name, _filled(getattr(owner, name), filler)))
+        if transcript:
+            stack.enter_context(transcript.block(f"with uninitialised({number(filler)}):"))
         yield
 
 

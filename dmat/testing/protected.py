@@ -46,6 +46,11 @@ def at_the_edge(dense: Tensor, side: str) -> Tensor:
     return view.view(dense.shape).copy_(dense)
 
 
+def side_of(tensor: Tensor) -> str:
+    """Return which side of a tensor made by `at_the_edge` touches a protected page."""
+    return "end" if (tensor.data_ptr() + tensor.nbytes) % mmap.PAGESIZE == 0 else "start"
+
+
 def _protect(address: int, size: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), PROT_NONE) != 0:

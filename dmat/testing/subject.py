@@ -24,6 +24,7 @@ from dmat.testing.bounds import (
 from dmat.testing.contract import DEVICES, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.protected import NotEnded, died_of
+from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import (
     Expected,
     Finding,
@@ -31,6 +32,7 @@ from dmat.testing.verdict import (
     as_array,
     require_agreement,
     require_same,
+    require_within,
 )
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
@@ -102,13 +104,16 @@ class Gradients:
 class Subject:
     """What a law sees. `worst` is the largest error over bound that it has let pass.
 
-    part: of a law's cases, "all", or the "ladder" or the "search" alone.
+    part: of a law's cases, "all", or the "ladder" or the "search" alone. transcript: where every call is
+    written down, under the name `callee`.
     """
 
     implementation: Implementation
     dtype: str
     device: str = "cpu"
     part: str = "all"
+    transcript: Transcript | None = field(default=None, repr=False, compare=False)
+    callee: str = "kernel"
     worst: float | None = field(default=None, init=False)
     unjudged_in_a_child: str | None = field(default=None, init=False, repr=False)
 
@@ -165,11 +170,20 @@ class Subject:
 
     def in_dtype(self, dtype: str) -> Subject:
         """Return the same implementation on the same device in another dtype."""
-        return Subject(self.implementation, dtype, self.device)
+        return replace(self, dtype=dtype, part="all")
 
-    def calling(self, function: Callable[..., object]) -> Subject:
-        """Return the same promises of another function: this one under a transform."""
-        return Subject(replace(self.implementation, function=function), self.dtype, self.device)
+    def on(self, device: str) -> Subject:
+        """Return the same implementation in the same dtype on another device."""
+        return replace(self, device=device, part="all")
+
+    def calling(self, function: Callable[..., object], callee: str) -> Subject:
+        """Return the same promises of another function, this one under a transform; callee: its name."""
+        transformed = replace(self.implementation, function=function)
+        return replace(self, implementation=transformed, part="all", callee=callee)
+
+    def unrecorded(self) -> Subject:
+        """Return the same, its calls written down nowhere."""
+        return replace(self, transcript=None)
 
     @cached_property
     def uncallable(self) -> str | None:
@@ -194,12 +208,15 @@ class Subject:
         Raises LawBroken where it raises, or returns no (B, NH, S, S) tensor of the same dtype and device.
         """
         layout = self.contract.gate_layout
+        name = self.transcript.call(self.callee, layout, igate, fgate) if self.transcript else ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = self.implementation.function(arranged(igate, layout), arranged(fgate, layout))
         except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
             raise LawBroken(raised("D~", error)) from error
+        if self.transcript:
+            self.transcript.returned(name, output)
         _require_tensor(output, igate)
         assert isinstance(output, Tensor)
         return output
@@ -210,7 +227,7 @@ class Subject:
 
     def forward_of(self, igate: Tensor, fgate: Tensor) -> Run:
         """Call the implementation on these gates, (B, NH, S, 1)."""
-        seen = as_array(igate)[..., 0].copy(), as_array(fgate)[..., 0].copy()
+        seen = as_array(igate)[..., 0], as_array(fgate)[..., 0]
         return Run(*seen, self.call(igate, fgate))
 
     def gradients(self, gates: Gates, cotangent: Cotangent) -> Gradients:
@@ -233,17 +250,44 @@ class Subject:
     def _pull(
         self, igate: Tensor, fgate: Tensor, G: Tensor, needed: tuple[int, ...], times: int
     ) -> list[Gradients]:
-        seen = as_array(igate)[..., 0].copy(), as_array(fgate)[..., 0].copy()
-        G_seen = as_array(G).copy()
+        seen = as_array(igate)[..., 0], as_array(fgate)[..., 0]
+        G_seen = as_array(G)
         leaves = tuple(
             gate.detach().requires_grad_(number in needed) for number, gate in enumerate((igate, fgate))
         )
+        if self.transcript:
+            self.transcript.leaves((igate, fgate), leaves, "if")
+            self.transcript.name(G, "G")
         output = self.call(*leaves)
-        run = Run(*seen, output.detach())
-        return [
-            Gradients(run, G_seen, _pull_back(output, leaves, G, retain=left > 0), not output.requires_grad)
-            for left in reversed(range(times))
-        ]
+        run, detached = Run(*seen, output.detach()), not output.requires_grad
+        if self.transcript:
+            self.transcript.stands_for(self.transcript.name(output, ""), run.output, given=False)
+        pulled = (self.pull_back(output, leaves, G, retain=left > 0) for left in reversed(range(times)))
+        return [Gradients(run, G_seen, both, detached) for both in pulled]
+
+    def pull_back(
+        self, output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        pulled: dict[int, Tensor | None] = {}
+        names = self.transcript.pull(output, leaves, G, retain=retain) if self.transcript else []
+        if output.requires_grad:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = torch.autograd.grad(output, asked, G, retain_graph=retain, allow_unused=True)
+            except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+                raise LawBroken(raised("gradients", error)) from error
+            pulled = {id(leaf): gradient for leaf, gradient in zip(asked, found, strict=True)}
+        di, df = (
+            _gradient(name, leaf, pulled.get(id(leaf)))
+            for name, leaf in zip(("di", "df"), leaves, strict=True)
+        )
+        if self.transcript:
+            self.transcript.returned(names[0], di if names[0] else None)
+            self.transcript.returned(names[1], df if names[1] else None)
+        return di, df
 
     def killed(self, *calls: Sequence[Tensor]) -> str | None:
         """Return the signal of memory that calls on (igate, fgate, G) die of in a child process, or None.
@@ -251,10 +295,13 @@ class Subject:
         Raises Refused where no call can be judged so: those on copies die too, or do not end.
         """
         copies = [[x.clone() for x in inputs] for inputs in calls]
-        self._exercise(copies[:1])  # what the first call of a process loads, no child should load again
+        if self.transcript and len(calls) == 1:
+            self.transcript.in_a_child(self.callee, self.contract, calls[0])
+        quiet = self.unrecorded()
+        quiet._exercise(copies[:1])  # what the first call of a process loads, no child should load again
         try:
-            killed = self.unjudged_in_a_child is None and died_of(lambda: self._exercise(calls))
-            if killed and died_of(lambda: self._exercise(copies)):
+            killed = self.unjudged_in_a_child is None and died_of(lambda: quiet._exercise(calls))
+            if killed and died_of(lambda: quiet._exercise(copies)):
                 self.unjudged_in_a_child = f"in a child process the call dies of {killed} on any memory"
         except NotEnded as error:
             self.unjudged_in_a_child = str(error)
@@ -317,6 +364,12 @@ class Subject:
             Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball, note),
         )
 
+    def require_gradients(self, gradients: Gradients) -> None:
+        """Require both gradients of this call within their bounds."""
+        di, df = self.expected_gradients(gradients)
+        require_within(gradients.di, di)
+        require_within(gradients.df, df)
+
 
 def arranged(gate: Tensor, layout: str) -> Tensor:
     """Show a gate (B, NH, S, 1) in the axes of the contract; contiguous ones stay contiguous."""
@@ -337,26 +390,6 @@ def _require_tensor(output: object, igate: Tensor) -> None:
     if (output.shape, output.dtype, output.device) != ((B, NH, S, S), igate.dtype, igate.device):
         found = f"a {output.dtype} tensor {tuple(output.shape)} on {output.device}"
         raise LawBroken(Finding("D~", (), found, wanted))
-
-
-def _pull_back(
-    output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool
-) -> tuple[Tensor, Tensor]:
-    """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
-    asked = [leaf for leaf in leaves if leaf.requires_grad]
-    pulled: dict[int, Tensor | None] = {}
-    if output.requires_grad:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = torch.autograd.grad(output, asked, G, retain_graph=retain, allow_unused=True)
-        except (Exception, SystemExit) as error:  # whatever a user's backward may raise
-            raise LawBroken(raised("gradients", error)) from error
-        pulled = {id(leaf): gradient for leaf, gradient in zip(asked, found, strict=True)}
-    di, df = (
-        _gradient(name, leaf, pulled.get(id(leaf))) for name, leaf in zip(("di", "df"), leaves, strict=True)
-    )
-    return di, df
 
 
 def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:

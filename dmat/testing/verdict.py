@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from flint import arb
 
 from dmat.testing.bounds import Bound
@@ -41,7 +43,8 @@ class Evidence:
 
     All have the axes of AXES[quantity], or are parts of such. computed, exact: float64, exact to some 15
     digits. allowed: absolute, 0 where bits are compared. wrong: the entries that break the law. judged: those
-    that the law requires something of. truth: what `exact` was read from, where that is another call.
+    that the law requires something of. truth: what `exact` was read from, where that is another call, and
+    `times` that; overflow: where a result need not be finite.
     """
 
     computed: Array
@@ -50,6 +53,8 @@ class Evidence:
     wrong: Mask
     judged: Mask
     truth: Array | None = None
+    times: float = 1.0
+    overflow: Mask | None = None
 
     @property
     def ratio(self) -> Array:
@@ -193,7 +198,8 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
     beyond = expected.known & (error - expected.slack > expected.bound.bound)
     judged = ~(expected.bound.free | (kind == FREE))
     wrong = _wrong_kinds(computed, expected) | beyond
-    return Evidence(computed, exact, expected.bound.bound, wrong, np.asarray(judged))
+    bound = expected.bound
+    return Evidence(computed, exact, bound.bound, wrong, np.asarray(judged), overflow=bound.overflow)
 
 
 def require_within(computed: Array, expected: Expected) -> float:
@@ -266,17 +272,23 @@ def require_agreement(
 
 
 def require_same(
-    quantity: str, computed: Array, exact: Array, where: Mask | None = None, note: str = ""
+    quantity: str,
+    computed: Array,
+    truth: Array,
+    where: Mask | None = None,
+    note: str = "",
+    times: float = 1.0,
 ) -> None:
-    """Require equal values, bit for bit: NaN equals NaN, and the sign of zero is free."""
+    """Require computed = times truth, bit for bit: NaN equals NaN, and the sign of zero is free."""
+    exact = truth if times == 1 else times * truth
     same = (computed == exact) | (np.isnan(computed) & np.isnan(exact))
     wrong = ~same if where is None else ~same & where
     if wrong.any():
         index = _first(wrong)
         judged = np.ones_like(wrong) if where is None else np.broadcast_to(where, wrong.shape)
-        truth = np.broadcast_to(exact, wrong.shape)
-        evidence = Evidence(computed, truth, np.zeros(wrong.shape), wrong, judged, truth)
-        shown, must = _shown(computed[index]), _shown(truth[index])
+        exact, truth = (np.broadcast_to(x, wrong.shape) for x in (exact, truth))
+        evidence = Evidence(computed, exact, np.zeros(wrong.shape), wrong, judged, truth, times)
+        shown, must = _shown(computed[index]), _shown(exact[index])
         raise LawBroken(Finding(quantity, index, shown, must, note=note, evidence=evidence))
 
 
@@ -286,6 +298,22 @@ def require(condition: bool, quantity: str, computed: object, exact: object, not
         raise LawBroken(Finding(quantity, (), str(computed), str(exact), note=note))
 
 
+_watching: list[Callable[[Any, Array], None]] = []
+
+
+@contextmanager
+def watched(watch: Callable[[Any, Array], None]) -> Iterator[None]:
+    """Have `watch` see every tensor whose values are read, and the array of them."""
+    _watching.append(watch)
+    try:
+        yield
+    finally:
+        _watching.remove(watch)
+
+
 def as_array(tensor: Any) -> Array:
-    """Return the tensor's values as float64, which holds each of the four dtypes exactly."""
-    return np.asarray(tensor.detach().cpu().double().numpy())
+    """Return the tensor's values as float64, which holds each of the four dtypes exactly, in a copy."""
+    array = np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())
+    for watch in _watching:
+        watch(tensor, array)
+    return array

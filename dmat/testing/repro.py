@@ -1,0 +1,274 @@
+"""From a case that breaks a law to a script that shows it: it needs torch and the kernel, nothing else.
+
+The law is run once more on a subject that writes down what is done with the kernel (dmat.testing.transcript).
+The script does that again, and ends with the one entry that the law found wrong: exit 1 while it is wrong,
+0 when it is right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dmat.strategies import Constant, Gates
+from dmat.strategies.cases import Case
+from dmat.testing.casefile import encoded
+from dmat.testing.child import Died, OutOfTime, apart
+from dmat.testing.contract import Contract
+from dmat.testing.law import Law
+from dmat.testing.scripted import IMPORTS, sources
+from dmat.testing.subject import Subject
+from dmat.testing.target import load
+from dmat.testing.transcript import Transcript
+from dmat.testing.verdict import Finding, LawBroken, watched
+from dmat.testing.wrong import ending
+
+SEEDS = 20  # tries of a kernel that draws lots, or answers differently from call to call
+WIDTH = 110
+PATIENCE = 60.0  # seconds until a process is given up
+
+
+@dataclass(frozen=True)
+class Repro:
+    """A script, and the tensors that are too large to stand in it."""
+
+    text: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def write(self, script: Path) -> None:
+        """Write the script, and the tensors beside it, as NAME.safetensors."""
+        script.write_text(self.text)
+        if self.tensors:
+            save_file(self.tensors, script.with_suffix(".safetensors"))
+
+
+def script(law: Law, subject: Subject, case: Case, target: str | None, folder: Path) -> Repro | None:
+    """Return the script of a case that breaks a law; None where it holds now, or cannot be told so.
+
+    target: as `dmat check` takes it, or None: it is then to be given on the script's command line. folder:
+    where that was typed.
+    """
+    for seed in range(SEEDS):
+        recorded = Transcript()
+        finding = _broken(law, replace(subject, transcript=recorded), case, seed)
+        if finding is not None:
+            return _script(law, subject, finding, recorded, seed, target, folder)
+    return None
+
+
+def _broken(law: Law, subject: Subject, case: Case, seed: int) -> Finding | None:
+    """Run the law on a subject with a transcript; return what breaks it, or None."""
+    recorded = subject.transcript
+    assert recorded
+    with torch.random.fork_rng(devices=[]), watched(recorded.see):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        try:
+            law.check(subject, **law.arguments(case))
+        except LawBroken as broken:
+            return broken.finding
+        except Exception:  # a refusal, or the law itself at a loss: no finding
+            return None
+        finally:
+            recorded.random = not torch.equal(before, torch.get_rng_state())
+    return None
+
+
+# In a process of its own
+
+
+def alone_script(
+    law: Law, subject: Subject, case: Case, target: str, folder: Path, *, warm: bool = False
+) -> Repro | None:
+    """Return what `script` does, of a process in which the kernel has not been called; None if it holds so.
+
+    warm: a call on other gates of the same shape comes first. Where the kernel kills that process, or does
+    not end in PATIENCE seconds, the script is of what it had been told to do, and makes it in a process of
+    its own.
+    """
+    told = Transcript()
+
+    def heard(one: tuple[str, Any]) -> None:
+        kind, value = one
+        if kind == "line":
+            told.lines.append(value)
+        else:
+            told.stored[value[0]] = value[1]
+
+    place = target, subject.contract, subject.dtype, subject.device
+    arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
+    try:
+        found: Repro | None = apart(_in_a_child, *arguments, heard=heard, seconds=PATIENCE)
+        return found
+    except Died as error:
+        became = f"the process died: {error}"
+    except OutOfTime:
+        became = f"the call did not end in {PATIENCE:.0f} s"
+    if not told.lines:
+        return None
+    outcome = ["call", f"  computed  {became}", "  exact     a result"]
+    body = [*told.lines, "", 'print("FIXED")', "sys.exit(0)"]
+    return _composed(law, subject, outcome, told, body, target, folder, deadly=True)
+
+
+def _in_a_child(
+    name: str,
+    place: tuple[str, Contract, str, str],
+    case: str,
+    folder: str,
+    warm: bool,
+    tell: Callable[[Any], None],
+) -> Repro | None:
+    from dmat.testing.counterexample import Counterexample, law_named
+
+    target, contract, dtype, device = place
+    law, read = law_named(name), Counterexample(name, dtype, device, case).read()
+    recorded = Transcript(tell=tell)
+    implementation = replace(load(target), contract=contract)
+    subject = Subject(implementation, dtype, device, transcript=recorded)
+    for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
+        other = Gates(dtype, gates.shape, Constant(1.0), Constant(-1.0))
+        with suppress(LawBroken):
+            subject.call(*other.build(device))
+    finding = _broken(law, subject, read, 0)
+    return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
+
+
+def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE) -> int:
+    """Run a script in a process of its own; return its exit code, 1 where it does not end in time."""
+    with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
+        path = Path(folder) / "repro.py"
+        repro.write(path)
+        command = [sys.executable, str(path), *([] if target is None else [target])]
+        try:
+            return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
+        except subprocess.TimeoutExpired:
+            return 1
+
+
+def confirmed(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> tuple[Repro | None, bool]:
+    """Return a script, and whether it has been run, in a process of its own, and exited 1.
+
+    A kernel that answers otherwise after other calls may be right there: then what a new process makes of
+    the law is tried, and that after a call on other gates.
+    """
+    first = script(law, subject, case, target, folder)
+    ways: tuple[Callable[[], Repro | None], ...] = (
+        lambda: first,
+        lambda: alone_script(law, subject, case, target, folder),
+        lambda: alone_script(law, subject, case, target, folder, warm=True),
+    )
+    for way in ways:
+        repro = way()
+        if repro is not None and exit_code(repro) == 1:
+            return repro, True
+    return first, False
+
+
+# The script
+
+_APART = """\
+if "REPRO_INSIDE" not in os.environ:  # the kernel may kill its process, or not end: another makes the call
+    try:
+        inside = {{**os.environ, "REPRO_INSIDE": "1"}}
+        code = subprocess.run([sys.executable, *sys.argv], env=inside, timeout={patience:.0f}).returncode
+    except subprocess.TimeoutExpired:
+        code = "no end"
+    print("FIXED" if code == 0 else f"BROKEN: {{code}}")
+    sys.exit(0 if code == 0 else 1)
+"""
+
+
+def _script(
+    law: Law,
+    subject: Subject,
+    finding: Finding,
+    recorded: Transcript,
+    seed: int,
+    target: str | None,
+    folder: Path,
+) -> Repro | None:
+    end = ending(finding, recorded)
+    if end is None:
+        return None
+    body = [f"torch.manual_seed({seed})"] if recorded.random else []
+    body += recorded.lines
+    if finding.computed.startswith("raised SystemExit"):
+        body = ["try:", *(f"    {line}" for line in body), "except SystemExit:", "    sys.exit(1)"]
+    return _composed(law, subject, finding.lines(), recorded, [*body, "", *end], target, folder)
+
+
+def _composed(
+    law: Law,
+    subject: Subject,
+    outcome: list[str],
+    recorded: Transcript,
+    body: list[str],
+    target: str | None,
+    folder: Path,
+    deadly: bool = False,
+) -> Repro:
+    """Put together: what it is about, the functions it needs, the kernel, and the body."""
+    code = "\n".join(wrapped(line) for line in body)
+    used = {name for name in IMPORTS if name == "load" or re.search(rf"\b{name}\b", code)}
+    typed = "sys.argv[1] if len(sys.argv) > 1 else TARGET" if target is not None else "sys.argv[1]"
+    lines = [
+        *_says(law, subject, outcome, target),
+        "",
+        *sources(used, ("import os", "import subprocess") if deadly else ()),
+        "",
+        "",
+        'inf, nan = float("inf"), float("nan")',
+        *([] if target is None else [f"TARGET = {json.dumps(target, ensure_ascii=False)}"]),
+        f"FOUND_IN = {json.dumps(str(folder), ensure_ascii=False)}",
+        *(["", _APART.format(patience=PATIENCE)] if deadly else []),
+        f"kernel = load({typed}, FOUND_IN)",
+        *(['stored = read(Path(__file__).with_suffix(".safetensors"))'] if "stored" in used else []),
+        "",
+        code,
+        "",
+    ]
+    return Repro("\n".join(lines), recorded.stored)
+
+
+def wrapped(line: str) -> str:
+    """Break a line that lists numbers."""
+    if len(line) <= WIDTH or "torch.tensor([" not in line:
+        return line
+    indent = line[: len(line) - len(line.lstrip())] + "    "
+    broken = textwrap.wrap(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(broken)
+
+
+def _says(law: Law, subject: Subject, outcome: list[str], target: str | None) -> list[str]:
+    """Return the docstring of the script."""
+    quotes = '"' * 3
+    text = [
+        f"{law.name}: {law.statement}",
+        "",
+        f"does not hold for {subject.implementation.name}, {subject.dtype} on {subject.device}:",
+        "",
+        *(f"    {line}" for line in outcome),
+        "",
+        f"    python repro.py {'TARGET' if target is None else '[TARGET]'}",
+        "",
+        "exits 1 while the kernel is wrong here, 0 when it is right. It needs torch and the kernel alone.",
+        "TARGET, to try another kernel: package.module:function or path/to/file.py:function.",
+    ]
+    plain = "\n".join(text).replace("\\", "\\\\").replace(quotes, "'" * 3)
+    return [quotes + plain, quotes]

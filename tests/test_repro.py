@@ -1,0 +1,208 @@
+"""Repro scripts: each mutant's exits 1 with the mutant and 0 with a right kernel, and imports torch alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from torch import Tensor
+
+from dmat.strategies import Constant, Cotangent, Gates, Ramp
+from dmat.strategies.cases import Case
+from dmat.strategies.layouts import COTANGENT_LAYOUTS, lay_out
+from dmat.testing import implementation, repro, scripted
+from dmat.testing.counterexample import Counterexample, law_named
+from dmat.testing.law import Law
+from dmat.testing.literal import memory_of, written
+from dmat.testing.subject import Implementation, Subject
+
+from .zoo.mutants import MUTANTS, Mutant
+from .zoo.trial import first_rejection, subjects
+
+ROOT = Path(__file__).resolve().parents[1]
+ON_CPU = {mutant.name: mutant for mutant in MUTANTS if mutant.device == "cpu"}
+PROFILES = [
+    settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate]) for n in (50, 2000)
+]
+NEEDS_ANOTHER_CALL = {"cached_by_shape"}  # right in a process that has made no other call
+
+
+def found(mutant: Mutant) -> tuple[Law, Subject, Case]:
+    """Return a case on which the mutant's law rejects it."""
+    law, tried = law_named(mutant.law), subjects(mutant.implementation, mutant.name)
+    rejection = first_rejection(law, tried, PROFILES)
+    assert rejection
+    subject = next(subject for subject in tried if subject.dtype == rejection.dtype)
+    return law, subject, Counterexample(law.name, subject.dtype, "cpu", rejection.case).read()
+
+
+def exit_codes(scripts: list[Path], *arguments: str) -> dict[str, int]:
+    """Run every script in a process that has made no call; return the exit code of each."""
+    command = [sys.executable, "-m", "tests.repro_driver", *arguments]
+    paths = "\n".join(map(str, scripts))
+    done = subprocess.run(command, cwd=ROOT, input=paths, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    return {script.stem: int(line.split()[0]) for script, line in zip(scripts, lines, strict=True)}
+
+
+def imported(script: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(script.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_every_mutant(tmp_path: Path) -> None:
+    """The script of a mutant's case exits 1 with the mutant, 0 with a right kernel, and needs torch alone."""
+    for name, mutant in ON_CPU.items():
+        made = repro.script(*found(mutant), f"tests.zoo.named:{name}", ROOT)
+        assert made, name
+        made.write(tmp_path / f"{name}.py")
+    scripts = sorted(tmp_path.glob("*.py"))
+    assert {script.stem for script in scripts} == set(ON_CPU)
+    own, right = exit_codes(scripts), exit_codes(scripts, "dmat:dtilde")
+    assert {name for name, code in own.items() if code != 1} <= NEEDS_ANOTHER_CALL
+    assert {name for name, code in right.items() if code != 0} == set()
+    for script in scripts:
+        others = {name.split(".")[0] for name in imported(script)} - set(sys.stdlib_module_names)
+        assert others == {"torch"}, script
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_ANOTHER_CALL))
+def test_wrong_after_other_calls_only(name: str) -> None:
+    """A kernel that is right in a new process is shown with a call on other gates before."""
+    made, runs = repro.confirmed(*found(ON_CPU[name]), f"tests.zoo.named:{name}", ROOT)
+    assert made
+    assert runs
+    assert repro.exit_code(made, "dmat:dtilde") == 0
+
+
+KERNEL = """\
+import os
+import time
+
+import torch
+from torch.nn.functional import logsigmoid
+
+
+def right(i, f):
+    S = f.shape[2]
+    past = torch.ones(S, S, dtype=torch.bool).tril()
+    windows = torch.where(past.tril(-1), logsigmoid(f.squeeze(-1)).unsqueeze(-1), 0.0).cumsum(-2)
+    return (windows + i.mT).masked_fill(~past, -torch.inf)
+
+
+def aborts(i, f):
+    return os.abort() if f.shape[2] > 1 else right(i, f)
+
+
+def hangs(i, f):
+    return time.sleep(1000) if f.shape[2] > 1 else right(i, f)
+
+
+def leaves(i, f):
+    raise SystemExit(0)
+
+
+def raises(i, f):
+    raise ValueError('not "so"')
+
+
+def returns_none(i, f):
+    return None
+
+
+def swapped_heads(i, f):  # (B, S, NH)
+    i, f = (x.transpose(1, 2).unsqueeze(-1) for x in (i, f))
+    return right(i.flip(1), f)
+
+
+def right_heads(i, f):
+    return right(*(x.transpose(1, 2).unsqueeze(-1) for x in (i, f)))
+"""
+GATES = Gates("float32", (1, 2, 3), Ramp(0.1, 0.1, 1.0), Ramp(-1.0, 0.3, 0.5), "strided", "offset")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    return tmp_path
+
+
+def kernels(folder: Path) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec((folder / "kernel.py").read_text(), names)
+    return names
+
+
+@pytest.mark.parametrize("name", ["aborts", "hangs"])
+def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that kills its process, or hangs, is called in a process of its own, and exits 1."""
+    monkeypatch.setattr(repro, "PATIENCE", 12.0)
+    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    target = str(folder / f"kernel.py:{name}")
+    made = repro.alone_script(law_named("values"), subject, {"gates": GATES}, target, folder)
+    assert made
+    assert repro.exit_code(made) == 1
+    assert repro.exit_code(made, "kernel.py:right") == 0
+
+
+@pytest.mark.parametrize("name", ["raises", "leaves", "returns_none"])
+def test_no_result(name: str, folder: Path) -> None:
+    """A kernel that raises, leaves with exit code 0, or returns no tensor exits 1."""
+    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    made = repro.script(law_named("values"), subject, {"gates": GATES}, f"kernel.py:{name}", folder)
+    assert made
+    assert repro.exit_code(made) == 1
+    assert repro.exit_code(made, "kernel.py:right") == 0
+
+
+def test_gate_layout_and_no_target(folder: Path) -> None:
+    """Gates are given in the axes of the contract; without a target one is asked for."""
+    wrong = implementation(gate_layout="B S NH")(kernels(folder)["swapped_heads"])
+    subject = Subject(Implementation.of("wrong", wrong), "float32")
+    made = repro.script(law_named("values"), subject, {"gates": GATES}, None, folder)
+    assert made
+    assert "python repro.py TARGET\n" in made.text
+    assert repro.exit_code(made, "kernel.py:swapped_heads") == 1
+    assert repro.exit_code(made, "kernel.py:right_heads") == 0
+
+
+def test_what_holds_has_no_script() -> None:
+    """A law that holds is told by no script."""
+    subject = Subject(Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32")
+    assert repro.script(law_named("values"), subject, {"gates": GATES}, None, ROOT) is None
+
+
+VALUES = (
+    Ramp(0.1, 0.1, 0.3),
+    Constant(-0.0),
+    Constant(float("nan")),
+    Constant(float("-inf")),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "float16"])
+def test_a_tensor_is_written_to_the_bit(dtype: str) -> None:
+    """What is written defines the same values, strides and surroundings, in every layout."""
+    for background, layout, filler in product(VALUES, COTANGENT_LAYOUTS, (float("nan"), 3.0)):
+        gates = Gates(dtype, (2, 3, 4))
+        tensor = lay_out(Cotangent(background, masked=7.0).build(gates), layout, filler)
+        names: dict[str, Any] = {**vars(scripted), "nan": float("nan"), "inf": float("inf")}
+        exec("\n".join(written("x", tensor, refuse)), names)
+        again = names["x"]
+        assert (again.shape, again.stride(), again.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
+        for ours, theirs in ((again, tensor), (memory_of(again), memory_of(tensor))):
+            assert torch.equal(ours.isnan(), theirs.isnan())
+            assert torch.equal(ours.nan_to_num(0.0).signbit(), theirs.nan_to_num(0.0).signbit())
+            assert torch.equal(ours.nan_to_num(0.0), theirs.nan_to_num(0.0))
+
+
+def refuse(tensor: Tensor) -> str:
+    raise AssertionError("small enough for a literal")
