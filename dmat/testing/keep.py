@@ -201,9 +201,9 @@ def _draw(looks: Sequence[Look], file: Path) -> None:
 
 
 def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure) -> None:
-    from dmat.testing.repro import alone_script, script
+    from dmat.testing.repro import alone_script, best_script
 
-    make = script if failure.ended == "broken" else alone_script
+    make = best_script if failure.ended == "broken" else alone_script
     made = make(law, subject, failure.case, subject.implementation.name, Path.cwd())
     if made is None:
         raise ValueError("tried again, the case held")

@@ -140,11 +140,34 @@ def _in_a_child(
     implementation = replace(load(target), contract=contract)
     subject = Subject(implementation, dtype, device, transcript=recorded)
     for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
-        other = Gates(dtype, gates.shape, Constant(1.0), Constant(-1.0))
         with suppress(LawBroken):
-            subject.call(*other.build(device))
+            subject.call(*other_gates(gates).build(device))
     finding = _broken(law, subject, read, 0)
     return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
+
+
+def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> Repro | None:
+    """Return a script; one that has been run where the kernel seems to answer by what it answered before."""
+    if remembers(subject, case):
+        return confirmed(law, subject, case, target, folder)[0]
+    return script(law, subject, case, target, folder)
+
+
+def remembers(subject: Subject, case: Case) -> bool:
+    """Whether the kernel gives the same D~ for these gates as for others of their shape."""
+    gates = case.get("gates")
+    if gates is None or 0 in gates.shape:
+        return False
+    try:
+        here, there = (subject.call(*g.build(subject.device)) for g in (gates, other_gates(gates)))
+    except LawBroken:
+        return False
+    return bool(torch.equal(here.nan_to_num(), there.nan_to_num()))
+
+
+def other_gates(gates: Gates) -> Gates:
+    """Return gates of the same shape and dtype, of values that no small case has."""
+    return Gates(gates.dtype, gates.shape, Constant(-2.75), Constant(1.375))
 
 
 def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE) -> int:

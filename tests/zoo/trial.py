@@ -10,22 +10,27 @@ from typing import Any
 import torch
 from hypothesis import settings
 
+from dmat.strategies.recipe import shown
 from dmat.testing.law import Law, Record
-from dmat.testing.running import search
+from dmat.testing.minimal import Failure
+from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.verdict import LawBroken
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """The law and dtype that rejected, after how many examples and seconds, and on which case."""
+    """The law and dtype that rejected, after how many examples and seconds, and how it failed there."""
 
     law: str
     dtype: str
     examples: int
     seconds: float
-    case: str
-    message: str
+    failure: Failure
+
+    @property
+    def case(self) -> str:
+        """The case as Python."""
+        return shown(self.failure.case)
 
 
 def rejection(entry: Law, subject: Subject, profile: settings) -> Rejection | None:
@@ -37,10 +42,9 @@ def rejection(entry: Law, subject: Subject, profile: settings) -> Rejection | No
     begun = time.perf_counter()
     try:
         search(entry, subject, record, subject.implementation.name, profile)
-    except LawBroken as broken:
+    except Failed as failed:
         seconds = time.perf_counter() - begun
-        case = record.case or ""
-        return Rejection(entry.name, subject.dtype, record.examples, seconds, case, str(broken))
+        return Rejection(entry.name, subject.dtype, record.examples, seconds, failed.failure)
     except Refused:
         return None
     return None
