@@ -36,7 +36,7 @@ def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -
 
 
 def _block(transcript: Transcript | None, head: str) -> AbstractContextManager[None]:
-    return transcript.block(head) if transcript else nullcontext()
+    return transcript.unseeing(head) if transcript else nullcontext()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 MOST_NUMBERS = 2000  # in a script; a larger tensor is stored beside it
 MOST_EDITS = 8
+SMALL = 64  # numbers that are rather listed than edited
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
 
 Store = Callable[[Tensor], str]  # keeps a tensor beside the script, returns the expression that reads it
@@ -71,7 +72,7 @@ def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list
     flat = dense.reshape(-1)
     common = torch.mode(bits(flat).cpu())[0]
     others = torch.nonzero(bits(dense).cpu() != common).tolist()
-    if len(others) <= (most_edits if dense.numel() > 2 * len(others) else 0):
+    if len(others) <= (most_edits if dense.numel() > SMALL else min(most_edits, dense.numel() // 6)):
         background = flat[int(torch.nonzero(bits(flat).cpu() == common)[0])]
         places = [tuple(place) for place in others]
         edits = [(place, short(dense[place].item(), dense.dtype)) for place in places]

@@ -55,7 +55,8 @@ class Transcript:
     """Lines of torch code, and which tensors their names stand for.
 
     They may call the functions of dmat.testing.scripted. stored: tensors too large for a line. tell: hears
-    every line before what it says is done. random: the kernel drew random numbers.
+    every line before what it says is done. random: the kernel drew random numbers. looks: inputs are compared
+    with what they were.
     """
 
     tell: Callable[[Any], None] | None = None
@@ -65,6 +66,7 @@ class Transcript:
     seen: list[Seen] = field(default_factory=list)
     calls: int = 0
     random: bool = False
+    looks: bool = True
     _indent: int = 0
     _used: dict[str, int] = field(default_factory=dict)
     _memory: dict[int, Tensor] = field(default_factory=dict)
@@ -89,6 +91,16 @@ class Transcript:
         finally:
             self._indent -= 1
             self.write(*[""] * apart)
+
+    @contextmanager
+    def unseeing(self, head: str) -> Iterator[None]:
+        """Indent what is written inside, and look at no memory there: to look is to wait for the device."""
+        self.looks = False
+        try:
+            with self.block(head):
+                yield
+        finally:
+            self.looks = True
 
     def fresh(self, wanted: str) -> str:
         """Return a name that nothing has yet."""
@@ -130,13 +142,13 @@ class Transcript:
         return name
 
     def _remember(self, tensor: Tensor) -> None:
-        if _readable(tensor):
+        if self.looks and _readable(tensor):
             self._memory[tensor.untyped_storage().data_ptr()] = memory_of(tensor).clone()
 
     def _bring_up_to_date(self, variable: Variable) -> None:
         """Write down what the law has changed in a variable since the last call."""
         tensor, key = variable.tensor, variable.tensor.untyped_storage().data_ptr()
-        if key not in self._memory or not _readable(tensor):
+        if key not in self._memory or not (self.looks and _readable(tensor)):
             return
         before = self._memory[key].as_strided(*_place(tensor))
         changed = torch.nonzero(bits(before) != bits(tensor)).tolist()
