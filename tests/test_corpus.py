@@ -151,10 +151,18 @@ def test_an_entry_for_nothing_is_an_error(
     file = folder / "corpus" / "known.toml"
     file.write_text(file.read_text().replace("kernels.py:rarely_wrong", implementation))
     if why is None:
-        corpus_of(folder).require_current(["values"], [], TODAY)
+        corpus_of(folder).require_current(["values"], {}, TODAY)
         return
     with pytest.raises(CorpusError, match=why):
-        corpus_of(folder).require_current(["values"], [], TODAY)
+        corpus_of(folder).require_current(["values"], {}, TODAY)
+
+
+def test_an_entry_for_a_dtype_that_is_not_promised_is_an_error(folder: Path) -> None:
+    """What no law of the run could ever match is told, and not passed over."""
+    know(folder)
+    promised = {"kernels.py:rarely_wrong": ("bfloat16",)}
+    with pytest.raises(CorpusError, match="matches nothing: the kernel does not promise float32"):
+        corpus_of(folder).require_current(["values"], promised, TODAY)
 
 
 @pytest.mark.parametrize(

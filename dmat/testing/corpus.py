@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,11 +109,13 @@ class Corpus:
             raise CorpusError(f"{self.folder / KNOWN}: {entry}: its witness {entry.witness} is of {of}")
         return found
 
-    def require_current(self, laws: Collection[str], chosen: Collection[str], today: datetime.date) -> None:
+    def require_current(
+        self, laws: Collection[str], chosen: Mapping[str, Collection[str]], today: datetime.date
+    ) -> None:
         """Raise CorpusError for an entry that has expired, or that matches nothing there is.
 
-        laws, chosen: the names of all laws, and of the implementations of this run. One that is not among
-        these must at least be there.
+        laws: the names of all. chosen: the implementations of this run, each with the dtypes it promises; one
+        that is not among them must at least be there.
         """
         for entry in self.known:
             where = f"{self.folder / KNOWN}: {entry}"
@@ -121,6 +123,8 @@ class Corpus:
                 raise CorpusError(f"{where}: there is no law {entry.law!r}")
             if entry.expires <= today:
                 raise CorpusError(f"{where}: expired on {entry.expires}: mend it, or give it another date")
+            if entry.dtype not in chosen.get(entry.implementation, (entry.dtype,)):
+                raise CorpusError(f"{where}: matches nothing: the kernel does not promise {entry.dtype}")
             if entry.implementation not in chosen and not _exists(entry.implementation):
                 raise CorpusError(f"{where}: there is no implementation {entry.implementation!r}")
 
@@ -132,9 +136,8 @@ def current(folder: Path, chosen: Sequence[Chosen]) -> Corpus | None:
     from dmat.testing.report import laws
 
     corpus = Corpus.read(folder)
-    corpus.require_current(
-        {law.name for law in laws()}, {i.name for i, _, _ in chosen}, datetime.date.today()
-    )
+    promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}
+    corpus.require_current({law.name for law in laws()}, promised, datetime.date.today())
     return corpus
 
 

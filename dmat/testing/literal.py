@@ -64,6 +64,15 @@ def _constant(value: Tensor, shape: tuple[int, ...]) -> str:
     return f"torch.full({shape}, {short(x, value.dtype)}{_options(value)})"
 
 
+def _lower(dense: Tensor) -> str | None:
+    """Return the expression of one value at t >= s and zeros above, as most cotangents are, or None."""
+    if dense.dim() < 2 or dense.shape[-1] != dense.shape[-2]:
+        return None
+    value = dense[(0,) * dense.dim()]
+    same = torch.equal(bits(dense), bits(torch.full_like(dense, value.item()).tril()))
+    return f"{_constant(value, tuple(dense.shape))}.tril()" if same else None
+
+
 def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list[Edit]]:
     """Return the expression of a contiguous tensor of equal values, and a few edits that make it so."""
     dense = tensor.detach().contiguous()
@@ -77,6 +86,8 @@ def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list
         places = [tuple(place) for place in others]
         edits = [(place, short(dense[place].item(), dense.dtype)) for place in places]
         return _constant(background, tuple(dense.shape)), edits
+    if (lower := _lower(dense)) is not None:
+        return lower, []
     if dense.numel() > MOST_NUMBERS:
         return store(dense), []
     numbers = ", ".join(short(x, dense.dtype) for x in flat.tolist())

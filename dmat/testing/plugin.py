@@ -53,8 +53,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.stash[JOURNALS] = Path(config.workerinput["dmat_journals"])
         return
-    config.stash[JOURNALS] = Path(tempfile.mkdtemp(prefix="dmat-journals-"))
-    config.add_cleanup(lambda: shutil.rmtree(config.stash[JOURNALS], ignore_errors=True))
     report = config.getoption("--dmat-report")
     if report:
         Path(report).write_text("")
@@ -63,7 +61,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell each worker where all of them write their journals."""
-    node.workerinput["dmat_journals"] = str(node.config.stash[JOURNALS])
+    node.workerinput["dmat_journals"] = str(_journals(node.config))
+
+
+def _journals(config: pytest.Config) -> Path:
+    """Return the folder in which every process of this run keeps its journal; it goes when the run ends."""
+    if JOURNALS not in config.stash:
+        folder = config.stash[JOURNALS] = Path(tempfile.mkdtemp(prefix="dmat-journals-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return config.stash[JOURNALS]
 
 
 def _keeping(config: pytest.Config) -> Any:
@@ -73,7 +79,7 @@ def _keeping(config: pytest.Config) -> Any:
 
     if KEEPING not in config.stash:
         start = config.invocation_params.dir
-        journal = Journal(config.stash[JOURNALS], config.getoption("--dmat-time-limit"))
+        journal = Journal(_journals(config), config.getoption("--dmat-time-limit"))
         kept = config.getoption("--dmat-counterexamples")
         config.stash[KEEPING] = Keeping(journal, _corpus(config), start / kept if kept else None)
         if hasattr(config, "workerinput"):
@@ -185,11 +191,15 @@ class Writer:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
         records = [value for name, value in report.user_properties if name == "dmat"]
-        lost = report.when not in ("setup", "call", "teardown")
-        if report.when == "call" or lost or (report.failed and not records):
+        if report.when == "call" or _is_lost(report) or (report.failed and not records):
             for record in records or [{"nodeid": report.nodeid, "lost": str(report.longrepr)}]:
                 with self.file.open("a") as out:
                     out.write(json.dumps(record) + "\n")
+
+
+def _is_lost(report: pytest.TestReport) -> bool:
+    """Whether this is no report of a test, but xdist's of a worker that is gone."""
+    return report.when not in ("setup", "call", "teardown")
 
 
 class Mourner:
@@ -202,17 +212,17 @@ class Mourner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Complete the report of a lost worker by a record, and by a message that names the case."""
-        if not report.failed or any(name == "dmat" for name, _ in report.user_properties):
+        if not (_is_lost(report) and "::test_law_" in report.nodeid):
             return
         from dmat.testing.journal import left_behind
 
-        entry = left_behind(self.config.stash[JOURNALS], report.nodeid)
+        entry = left_behind(_journals(self.config), report.nodeid)
         if entry is not None:
             from dmat.testing.mourn import record_of
 
             kept = self.config.getoption("--dmat-counterexamples")
             folder = self.config.invocation_params.dir / kept if kept else None
-            record = record_of(entry, self.config.stash[JOURNALS], folder)
+            record = record_of(entry, _journals(self.config), folder)
             report.user_properties.append(("dmat", record))
             report.longrepr = record["reason"]
 

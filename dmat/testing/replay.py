@@ -139,7 +139,10 @@ def tried(law: str, implementation: Any, dtype: str, device: str, case: Any) -> 
     if dtype not in implementation.contract.dtypes:
         return COULD_NOT, f"{implementation.name} does not promise {dtype}"
     if device not in implementation.devices:
-        return COULD_NOT, f"{implementation.name} does not promise {device}, or this machine has none"
+        return (
+            COULD_NOT,
+            f"{implementation.name} does not promise {device}, or this machine has none: see --device",
+        )
     subject, case = Subject(implementation, dtype, device), in_dtype(case, dtype)
     until = time.monotonic() + SECONDS_OF_TRIES
     try:

@@ -213,4 +213,4 @@ def untyped(source: str) -> str:
         assert type_.end_col_offset is not None
         start = type_.col_offset - len(before)
         lines[type_.lineno - 1] = line[:start] + line[type_.end_col_offset :]
-    return "\n".join(lines)
+    return "\n".join(line.replace(" = ", "=") if line.startswith("def ") else line for line in lines)
