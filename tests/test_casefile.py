@@ -76,6 +76,15 @@ def test_random_numbers_are_stored(tmp_path: Path) -> None:
         assert ours.equal(theirs)
 
 
+def test_what_is_stored_is_known_to_other_processes(tmp_path: Path) -> None:
+    """A case of a corpus, told by one process to another, is still read from where the corpus is."""
+    write_case(tmp_path, file_of(SEEDED), SEEDED)
+    case = case_of(read(tmp_path / "case.json").case, tmp_path)
+    again = decoded(encoded(case))
+    assert again == case
+    assert again["gates"].dense()[0].equal(SEEDED["gates"].dense()[0])
+
+
 def test_what_is_stored_is_only_what_is_random() -> None:
     """A case without random numbers stores nothing."""
     assert told(CASE)[1] == {}

@@ -123,7 +123,8 @@ def test_an_example_that_takes_too_long_is_ended(journal: Journal, tmp_path: Pat
 
     with pytest.raises(DidNotEnd):
         loop()
-    assert long.limit_for("k.py:f") == 5.0
+    assert long.limit_for("k.py:f") == 10.0
+    assert long.limit_for("k.py:f", dear=True) == 300.0
     assert long.limit_for("another") == 60.0
 
 

@@ -64,11 +64,10 @@ _OF_TYPE = {
 
 
 def _form(recipe: type[Recipe]) -> Any:
-    """Return the struct of a recipe's fields, "type" before them; a Stored one does not name its file."""
-    told = [f for f in fields(recipe) if (recipe, f.name) != (Stored, "file")]  # type: ignore[arg-type]
+    """Return the struct of a recipe's fields, "type" before them."""
     return msgspec.defstruct(
         f"{recipe.__name__}Form",
-        [_field(f) for f in told],
+        [_field(f) for f in fields(recipe)],  # type: ignore[arg-type]
         module=__name__,
         tag=recipe.__name__,
         frozen=True,
@@ -95,15 +94,23 @@ def as_plain(value: Any) -> Any:
     return value
 
 
-def as_recipe(value: Any, folder: Path) -> Any:
-    """Return the part of a case that a form tells. folder: where its tensors lie."""
+def as_recipe(value: Any, folder: Path | None) -> Any:
+    """Return the part of a case that a form tells. folder: where its tensors lie; None: where they say."""
     if isinstance(value, Struct):
         kind = KINDS[type(value)]
         told = {name: as_recipe(getattr(value, name), folder) for name in value.__struct_fields__}
-        return kind(**told, **({"file": str(folder / TENSORS)} if kind is Stored else {}))
+        if kind is Stored and folder is not None:
+            told["file"] = str(_beside(folder, told["file"]))
+        return kind(**told)
     if isinstance(value, tuple):
         return tuple(as_recipe(item, folder) for item in value)
     return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _beside(folder: Path, file: str) -> Path:
+    if file != TENSORS:
+        raise CaseError(f"the case asks for values of {file}; expected {TENSORS}, beside it")
+    return folder / TENSORS
 
 
 FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}
@@ -169,8 +176,11 @@ def parts_of(case: Case) -> Parts:
     return Parts(**{name: as_plain(part) for name, part in case.items()})
 
 
-def case_of(parts: Parts, folder: Path) -> Case:
-    """Return the case that is told; CaseError where it cannot be built. folder: where its tensors lie."""
+def case_of(parts: Parts, folder: Path | None) -> Case:
+    """Return the case that is told; CaseError where it cannot be built.
+
+    folder: where its tensors lie; None, for what this run itself has told: wherever it says.
+    """
     told = {name: getattr(parts, name) for name in parts.__struct_fields__}
     try:
         case = {name: as_recipe(part, folder) for name, part in told.items() if part is not None}
@@ -206,7 +216,7 @@ def encoded(case: Case) -> str:
 
 def decoded(line: str) -> Case:
     """Return the case of a line that `encoded` wrote."""
-    return case_of(msgspec.json.decode(line, type=Parts), Path())
+    return case_of(msgspec.json.decode(line, type=Parts), None)
 
 
 def read(file: Path) -> CaseFile:

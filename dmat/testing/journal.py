@@ -11,6 +11,7 @@ import faulthandler
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +25,11 @@ from dmat.strategies.recipe import Case
 from dmat.testing.casefile import Parts, parts_of
 
 SECONDS = 60.0  # an example may take, compilation and all
-PATIENCE = 5.0  # of an implementation that has once taken longer than the limit
+PATIENCE = 10.0  # of an implementation that has once taken longer than the limit
+DEAR = 5  # times the limit, for the first call of all, and for laws whose examples are compilations
 NO_RETURN = 1.5  # times the limit, at the least, until a process in which no Python runs is ended
+
+SLOW = "slow, rather than stuck? --time-limit gives an example more (pytest: --dmat-time-limit)"
 
 Ended = Literal["died", "did not end", "broken"]
 
@@ -47,6 +51,7 @@ class Entry(msgspec.Struct):
     device: str
     part: str
     limit: float
+    dear: bool = False
     case: Parts | None = None
     plainest: bool = False
     examples: int = 0
@@ -97,7 +102,7 @@ class Journal:
             return
         entry.case, entry.started, entry.plainest = parts_of(case), time.time(), plainest
         entry.examples += not plainest
-        entry.limit = self.limit_for(entry.implementation)
+        entry.limit = self.limit_for(entry.implementation, dear=entry.dear or plainest)
         self._write(entry)
         with self._alarm(entry):
             yield
@@ -114,8 +119,7 @@ class Journal:
     @contextmanager
     def _alarm(self, entry: Entry) -> Iterator[None]:
         limit = entry.limit
-        ours = limit > 0 and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) in _FREE
-        if not ours:  # no limit, or somebody else's alarm
+        if limit <= 0 or not _alarm_is_free():
             yield
             return
         self._watch(limit)
@@ -136,8 +140,10 @@ class Journal:
             faulthandler.dump_traceback_later((NO_RETURN + 0.25) * limit, exit=True, file=self._nowhere)
             self._watched = now
 
-    def limit_for(self, implementation: str) -> float:
+    def limit_for(self, implementation: str, *, dear: bool = False) -> float:
         """Return the seconds that an example of this implementation may take."""
+        if dear:
+            return DEAR * self.limit
         hung = _mark(self.folder, "hung", implementation).exists()
         return min(self.limit, PATIENCE) if hung and self.limit > 0 else self.limit
 
@@ -181,7 +187,11 @@ def _on_alarm(number: int, frame: FrameType | None) -> None:
     raise DidNotEnd
 
 
-_FREE = (signal.SIG_DFL, _on_alarm)
+def _alarm_is_free() -> bool:
+    """Whether there is an alarm, nobody else uses it, and it rings in this thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _on_alarm)
 
 
 def first_to_go() -> None:

@@ -72,9 +72,12 @@ def _told(failure: Failure, message: str) -> LawBroken:
 
 def next_steps(home: Path, file: CaseFile) -> list[str]:
     """Return the two commands: replay the case, look at it."""
-    here = near(home)
-    command = ["dmat", "replay", str(here), "--impl", file.implementation]
-    return [f"replay: {shlex.join(command)}", f"look:   {here / PICTURE}"]
+    return [f"replay: {replay_command(home, file)}", f"look:   {near(home) / PICTURE}"]
+
+
+def replay_command(home: Path, file: CaseFile) -> str:
+    """Return the command that tries the case again."""
+    return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation])
 
 
 def near(path: Path) -> Path:
@@ -153,7 +156,9 @@ def write(
             _or_why_not(lambda: _write_repro(beside, law, subject, failure), REPRO),
             _or_why_not(lambda: _draw(looks, beside / PICTURE), PICTURE),
         ]
-        (beside / REPORT).write_text(report(file, message, [text for text in extras if text]))
+        (beside / REPORT).write_text(
+            report(file, message, replay_command(home, file), [text for text in extras if text])
+        )
         put(beside, home)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -201,16 +206,20 @@ def _draw(looks: Sequence[Look], file: Path) -> None:
 
 
 def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure) -> None:
-    from dmat.testing.repro import alone_script, best_script
+    from dmat.testing.repro import best_script, deadly_script
 
-    make = best_script if failure.ended == "broken" else alone_script
-    made = make(law, subject, failure.case, subject.implementation.name, Path.cwd())
+    where = subject.implementation.name, Path.cwd()
+    if failure.ended == "broken":
+        made = best_script(law, subject, failure.case, *where)
+    else:
+        became = failure.broken.finding.computed
+        made = deadly_script(law, subject, failure.case, *where, became)
     if made is None:
         raise ValueError("tried again, the case held")
     made.write(folder / REPRO)
 
 
-def report(file: CaseFile, message: str, remarks: Sequence[str]) -> str:
+def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) -> str:
     """Return report.md: the message, the picture, how to go on, and what took part."""
     lines = [
         f"# {file.law} does not hold for {file.implementation}",
@@ -222,8 +231,7 @@ def report(file: CaseFile, message: str, remarks: Sequence[str]) -> str:
         f"![exact, computed, error over allowed]({PICTURE})",
         "",
         f"- `python {REPRO}` needs torch and the kernel alone; it exits 1 while the kernel is wrong here.",
-        f"- `dmat replay . --impl {file.implementation}` in this folder tries the law on the case again.",
-        "- `dmat replay . --keep` adds the case to `corpus/`, which every later run tries first.",
+        f"- `{replay}` tries it again; with `--keep` it joins `corpus/`, which later runs try first.",
         "",
         f"{file.dtype} on {file.device} ({file.machine}); {_listed(file.versions)}",
         *(f"\n{remark}" for remark in remarks),

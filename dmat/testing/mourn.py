@@ -8,7 +8,7 @@ from typing import Any
 from dmat.strategies.recipe import shown
 from dmat.testing.casefile import case_of, encoded
 from dmat.testing.counterexample import law_named
-from dmat.testing.journal import Entry, note_fate
+from dmat.testing.journal import SLOW, Entry, note_fate
 from dmat.testing.keep import case_file, folder_name, next_steps, write
 from dmat.testing.law import Record
 from dmat.testing.look import Look
@@ -17,6 +17,7 @@ from dmat.testing.select import implementation_named
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken
 
+DEADLY = "not made smaller: every try costs a process"
 WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 
 
@@ -28,20 +29,22 @@ def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, An
         record.reason, record.folder = entry.message, entry.folder or None
     else:
         note_fate(journals, entry, entry.fate)
-        _note_case(entry, record, folder)
+        record.reason = f"{entry.law}: {_what(entry)} while it called {_where(entry)}"
+        try:
+            _note_case(entry, record, folder)
+        except Exception as error:  # that a process died is reported whatever becomes of its case
+            record.reason += f"; its case could not be kept: {type(error).__name__}: {error}"
     return record.as_dict()
 
 
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     """Put the case that it was trying into the record, and into a folder."""
-    law, fate = law_named(entry.law), entry.fate
-    what = WHAT[fate].format(limit=entry.limit)
+    law, fate, what = law_named(entry.law), entry.fate, _what(entry)
     if entry.case is None:
-        record.reason = f"{entry.law}: {what} before it tried a case of {_where(entry)}"
         return
-    case = case_of(entry.case, Path())
+    case = case_of(entry.case, None)
     record.case, record.recipe = shown(case), encoded(case)
-    finding = Finding("call", (), what, "a result", note="not made smaller: every try costs a process")
+    finding = Finding("call", (), what, "a result", note=DEADLY if fate == "died" else SLOW)
     failure = Failure(case, LawBroken(finding), ended=fate)
     subject = Subject(implementation_named(entry.implementation), entry.dtype, entry.device)
     file = case_file(law, subject, failure)
@@ -50,6 +53,10 @@ def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     if home is not None:
         write(home, law, subject, failure, file, [Look(case, finding)], record.reason)
         record.folder = str(home)
+
+
+def _what(entry: Entry) -> str:
+    return WHAT[entry.fate].format(limit=entry.limit)
 
 
 def _where(entry: Entry) -> str:

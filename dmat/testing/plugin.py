@@ -128,6 +128,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen = _selection(metafunc.config)
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
+    _keeping(metafunc.config)  # a corpus that cannot be used is told here, once
     subjects = [(*subject, part) for part in parts for subject in chosen]
     from dmat.testing.select import subject_id
 

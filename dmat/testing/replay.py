@@ -109,6 +109,8 @@ def _end_after(seconds: float) -> None:
 
 
 def _outcome(file: Path, implementation: Any, wanted: Wanted) -> Outcome:
+    import torch
+
     from dmat.testing.builtin import BUILTIN
     from dmat.testing.casefile import CaseError, case_of, read
 
@@ -122,6 +124,7 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted) -> Outcome:
     if implementation is None:
         why = f"pass --impl TARGET: the case is of {told.implementation}, which is not imported by itself"
         return Outcome(file, COULD_NOT, why)
+    torch.manual_seed(told.seed)
     dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
     return Outcome(file, *tried(told.law, implementation, dtype, device, case))
 

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dmat.operator import dtilde
 from dmat.strategies import Constant, Gates
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import encoded
@@ -30,7 +31,7 @@ from dmat.testing.child import Died, OutOfTime, apart
 from dmat.testing.contract import Contract
 from dmat.testing.law import Law
 from dmat.testing.scripted import IMPORTS, sources
-from dmat.testing.subject import Subject
+from dmat.testing.subject import Subject, unarranged
 from dmat.testing.target import load
 from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import Finding, LawBroken, watched
@@ -97,33 +98,39 @@ def alone_script(
 ) -> Repro | None:
     """Return what `script` does, of a process in which the kernel has not been called; None if it holds so.
 
-    warm: a call on other gates of the same shape comes first. Where the kernel kills that process, or does
-    not end in PATIENCE seconds, the script is of what it had been told to do, and makes it in a process of
-    its own.
+    warm: a call on other gates of the same shape comes first.
     """
-    told = Transcript()
-
-    def heard(one: tuple[str, Any]) -> None:
-        kind, value = one
-        if kind == "line":
-            told.lines.append(value)
-        else:
-            told.stored[value[0]] = value[1]
-
     place = target, subject.contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
     try:
-        found: Repro | None = apart(_in_a_child, *arguments, heard=heard, seconds=PATIENCE)
+        found: Repro | None = apart(_in_a_child, *arguments, heard=lambda told: None, seconds=PATIENCE)
         return found
     except Died as error:
-        became = f"the process died: {error}"
+        return deadly_script(law, subject, case, target, folder, f"the process died: {error}")
     except OutOfTime:
-        became = f"the call did not end in {PATIENCE:.0f} s"
-    if not told.lines:
+        return deadly_script(law, subject, case, target, folder, f"no result in {PATIENCE:.0f} s")
+
+
+def deadly_script(
+    law: Law, subject: Subject, case: Case, target: str, folder: Path, became: str
+) -> Repro | None:
+    """Return the script of a kernel that kills its process, or hangs: of what the law does with it.
+
+    It is not called for that: a right kernel stands in for it. became: what became of the process, in words.
+    """
+    recorded = Transcript()
+    layout = subject.contract.gate_layout
+
+    def stand_in(igate: Tensor, fgate: Tensor) -> Tensor:
+        return dtilde(unarranged(igate, layout), unarranged(fgate, layout))
+
+    right = replace(subject.implementation, function=stand_in)
+    _broken(law, replace(subject, implementation=right, transcript=recorded), case, 0)
+    if not recorded.lines:
         return None
     outcome = ["call", f"  computed  {became}", "  exact     a result"]
-    body = [*told.lines, "", 'print("FIXED")', "sys.exit(0)"]
-    return _composed(law, subject, outcome, told, body, target, folder, deadly=True)
+    body = [*recorded.lines, "", 'print("FIXED")', "sys.exit(0)"]
+    return _composed(law, subject, outcome, recorded, body, target, folder, deadly=True)
 
 
 def _in_a_child(
@@ -138,7 +145,7 @@ def _in_a_child(
 
     target, contract, dtype, device = place
     law, read = law_named(name), Counterexample(name, dtype, device, case).read()
-    recorded = Transcript(tell=tell)
+    recorded = Transcript()
     implementation = replace(load(target), contract=contract)
     subject = Subject(implementation, dtype, device, transcript=recorded)
     for gates in (part for part in read.values() if warm and isinstance(part, Gates)):

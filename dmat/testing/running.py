@@ -15,7 +15,7 @@ from dmat.strategies import Gates
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.casefile import encoded
 from dmat.testing.corpus import Corpus
-from dmat.testing.journal import DidNotEnd, Entry
+from dmat.testing.journal import SLOW, DidNotEnd, Entry
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure, attempted, minimal
@@ -74,7 +74,16 @@ def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> Abstra
         return nullcontext()
     name, limit = subject.implementation.name, keeping.journal.limit
     return keeping.journal.of(
-        Entry(key, entry.name, name, subject.dtype, subject.device, subject.part, limit)
+        Entry(
+            key,
+            entry.name,
+            name,
+            subject.dtype,
+            subject.device,
+            subject.part,
+            limit,
+            dear=entry.most is not None,
+        )
     )
 
 
@@ -120,7 +129,8 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
 
 def _without_end(case: Case, fate: str) -> Failure:
     what = "the process died" if fate == "died" else "no result within the time limit"
-    return Failure(case, LawBroken(Finding("call", (), what, "a result")), ended=fate)
+    note = "" if fate == "died" else SLOW
+    return Failure(case, LawBroken(Finding("call", (), what, "a result", note=note)), ended=fate)
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:

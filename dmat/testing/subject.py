@@ -382,6 +382,13 @@ def arranged(gate: Tensor, layout: str) -> Tensor:
     return swapped.contiguous() if gate.is_contiguous() else swapped
 
 
+def unarranged(gate: Tensor, layout: str) -> Tensor:
+    """Return a gate in the axes of the contract as (B, NH, S, 1) again."""
+    if layout == "B NH S 1":
+        return gate
+    return (gate if layout == "B NH S" else gate.transpose(1, 2)).unsqueeze(-1)
+
+
 def _require_tensor(output: object, igate: Tensor) -> None:
     B, NH, S, _ = igate.shape
     wanted = f"a {igate.dtype} tensor {(B, NH, S, S)} on {igate.device}"

@@ -6,10 +6,9 @@ of the same memory a view, each later change an assignment. dmat.testing.repro m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,12 +53,10 @@ class Place:
 class Transcript:
     """Lines of torch code, and which tensors their names stand for.
 
-    They may call the functions of dmat.testing.scripted. stored: tensors too large for a line. tell: hears
-    every line before what it says is done. random: the kernel drew random numbers. looks: inputs are compared
-    with what they were.
+    They may call the functions of dmat.testing.scripted. stored: tensors too large for a line. random:
+    the kernel drew random numbers. looks: inputs are compared with what they were.
     """
 
-    tell: Callable[[Any], None] | None = None
     lines: list[str] = field(default_factory=list)
     stored: dict[str, Tensor] = field(default_factory=dict)
     variables: list[Variable] = field(default_factory=list)
@@ -77,8 +74,6 @@ class Transcript:
         """Add lines of code."""
         for line in lines:
             self.lines.append("    " * self._indent + line if line else "")
-            if self.tell is not None:
-                self.tell(("line", self.lines[-1]))
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -110,8 +105,6 @@ class Transcript:
     def _store(self, tensor: Tensor) -> str:
         key = f"tensor_{len(self.stored) + 1}"
         self.stored[key] = tensor.cpu().clone()
-        if self.tell is not None:
-            self.tell(("stored", (key, self.stored[key])))
         return f"stored[{key!r}].to({tensor.device.type!r})"
 
     # Inputs
