@@ -24,7 +24,7 @@ from .zoo.trial import Rejection, first_rejection, subjects
 
 ROOT = Path(__file__).resolve().parents[1]
 ON_CPU = [mutant for mutant in MUTANTS if mutant.device == "cpu"]
-PARTS = 4
+PARTS = 8
 PROFILES = [
     settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
     for n in (50, 2000)

@@ -131,7 +131,7 @@ def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(repro, "PATIENCE", 12.0)
     subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
     target = str(folder / f"kernel.py:{name}")
-    made = repro.alone_script(law_named("values"), subject, {"gates": GATES}, target, folder)
+    made = repro.deadly_script(law_named("values"), subject, {"gates": GATES}, target, folder, "died")
     assert made
     assert repro.exit_code(made) == 1
     assert repro.exit_code(made, "kernel.py:right") == 0
