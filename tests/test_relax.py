@@ -153,7 +153,7 @@ def fallen(name: str, law: str) -> Report:
         for other in laws()
         if other.name != law
     ]
-    died = {"law": law, "dtype": "float32", "device": "cpu", "status": "failed", "case": None}
+    died = {"law": law, "dtype": "float32", "device": "cpu", "status": "failed", "recipe": None}
     return Report(name, {}, [*passed, {**died, "promised": True}])
 
 

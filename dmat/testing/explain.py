@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from dmat.strategies.recipe import Case, shown
 from dmat.strategies.smaller import shaped
 from dmat.testing.dispute import explanation
 from dmat.testing.exact import Array
+from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
 from dmat.testing.pattern import failing_entries
 from dmat.testing.subject import Subject
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
     from dmat.testing.law import Law
 
 INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
+Trying = Callable[[Case], AbstractContextManager[None]]
+
 LONGER = (64, 40, 24)  # lengths at which the same gates are looked at
 MOST_GATES = 8  # of a window that are shown
 
 
-def longer(law: Law, subject: Subject, case: Case) -> Look | None:
+def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | None:
     """Return the same gates made longer, where they break the law too: a pattern shows only there.
 
-    The subject's own record of errors is not touched.
+    trying: what is around every try. The subject's own record of errors is not touched.
     """
     inside, quiet = law.cases.inside, subject.in_dtype(subject.dtype)
     gates = case.get("gates")
@@ -44,9 +48,12 @@ def longer(law: Law, subject: Subject, case: Case) -> Look | None:
         wider = shaped(case, (B, NH, length))
         try:
             if inside(wider, subject.domain):
-                law.check(quiet, **wider)
+                with trying(wider):
+                    law.check(quiet, **wider)
         except LawBroken as broken:
             return Look(wider, broken.finding)
+        except DidNotEnd:
+            return None
         except Exception:  # a refusal, or a recipe that cannot be so long
             continue
     return None

@@ -89,9 +89,13 @@ class Journal:
         finally:
             self._write(msgspec.structs.replace(entry, case=None, ended="held"))
             self.entry = None
-            if self._watched:
-                faulthandler.cancel_dump_traceback_later()
-                self._watched = 0.0
+            self.at_ease()
+
+    def at_ease(self) -> None:
+        """Let what is not the kernel's, a picture say, take its time: no watch until the next example."""
+        if self._watched:
+            faulthandler.cancel_dump_traceback_later()
+            self._watched = 0.0
 
     @contextmanager
     def trying(self, case: Case, *, plainest: bool = False) -> Iterator[None]:

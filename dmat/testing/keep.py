@@ -14,6 +14,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dmat import __version__
+from dmat.strategies.recipe import Case
 from dmat.testing import explain
 from dmat.testing.casefile import FILE, TENSORS, CaseFile, FindingForm, as_plain, parts_of, text_of, told
 from dmat.testing.corpus import Corpus
-from dmat.testing.journal import Journal
+from dmat.testing.journal import DidNotEnd, Journal
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
 from dmat.testing.subject import Subject
@@ -47,20 +49,30 @@ class Keeping:
     corpus: Corpus | None = None
     folder: Path | None = None
 
+    def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
+        """Write the case down, if there is a journal, before it is tried. Raises DidNotEnd."""
+        return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
+
+    def at_ease(self) -> None:
+        """Watch nothing for a while: what follows is not the kernel's."""
+        if self.journal is not None:
+            self.journal.at_ease()
+
 
 def told_and_kept(
     law: Law, subject: Subject, failure: Failure, keeping: Keeping
 ) -> tuple[LawBroken, Path | None]:
     """Return the failure with its message, and the folder that it was kept in, if any."""
+    keeping.at_ease()
     looks = [Look(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case) if failure.again else None
+    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.again else None
     looks += [further] if further is not None else []
     if keeping.folder is None:
         return _told(failure, explain.message(law, subject, looks, again=failure.again, after=())), None
     file = case_file(law, subject, failure)
     home = keeping.folder / folder_name(file)
     message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
-    write(home, law, subject, failure, file, looks, message)
+    write(home, law, subject, failure, file, looks, message, keeping)
     return _told(failure, message), home
 
 
@@ -146,6 +158,7 @@ def write(
     file: CaseFile,
     looks: Sequence[Look],
     message: str,
+    keeping: Keeping,
 ) -> None:
     """Write the folder whole, in the place of one of the same name."""
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -153,8 +166,8 @@ def write(
     try:
         write_case(beside, file, failure.case)
         extras = [
-            _or_why_not(lambda: _write_repro(beside, law, subject, failure), REPRO),
-            _or_why_not(lambda: _draw(looks, beside / PICTURE), PICTURE),
+            _or_why_not(lambda: _write_repro(beside, law, subject, failure, keeping), REPRO),
+            _or_why_not(lambda: _draw(looks, beside / PICTURE, keeping), PICTURE),
         ]
         (beside / REPORT).write_text(
             report(file, message, replay_command(home, file), [text for text in extras if text])
@@ -199,18 +212,23 @@ def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _draw(looks: Sequence[Look], file: Path) -> None:
+def _draw(looks: Sequence[Look], file: Path, keeping: Keeping) -> None:
+    keeping.at_ease()
     from dmat.testing.picture import draw
 
     draw(looks, file)
 
 
-def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure) -> None:
+def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, keeping: Keeping) -> None:
     from dmat.testing.repro import best_script, deadly_script
 
     where = subject.implementation.name, Path.cwd()
     if failure.ended == "broken":
-        made = best_script(law, subject, failure.case, *where)
+        try:
+            with keeping.trying(failure.case):
+                made = best_script(law, subject, failure.case, *where)
+        except DidNotEnd:
+            raise TimeoutError("tried again, the case did not end") from None
     else:
         became = failure.broken.finding.computed
         made = deadly_script(law, subject, failure.case, *where, became)

@@ -61,6 +61,7 @@ class Record:
     promised: the contract implies that the law is run; one that is not is an error of the check.
     worst: the largest error over bound that was let pass. case: the smallest that broke the law, as Python;
         recipe: the same, as a line of JSON. folder: where it is kept, if it is.
+    ended: of a law that failed: "broken", or "died" or "did not end" of the process.
     refused: of the examples, those that the implementation refused with an error, where it may.
     drawn: how many examples had gates of this regime, and of this class of lengths, by "REGIME, LENGTHS".
     """
@@ -79,6 +80,7 @@ class Record:
     case: str | None = None
     recipe: str | None = None
     folder: str | None = None
+    ended: str | None = None
     part: str = "all"
     seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter, repr=False)

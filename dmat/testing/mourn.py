@@ -9,7 +9,7 @@ from dmat.strategies.recipe import shown
 from dmat.testing.casefile import case_of, encoded
 from dmat.testing.counterexample import law_named
 from dmat.testing.journal import SLOW, Entry, note_fate
-from dmat.testing.keep import case_file, folder_name, next_steps, write
+from dmat.testing.keep import Keeping, case_file, folder_name, next_steps, write
 from dmat.testing.law import Record
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
@@ -24,7 +24,7 @@ WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, Any]:
     """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
     record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
-    record.examples = entry.examples
+    record.examples, record.ended = entry.examples, entry.ended or entry.fate
     if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
         record.reason, record.folder = entry.message, entry.folder or None
     else:
@@ -51,7 +51,7 @@ def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     home = None if folder is None else folder / folder_name(file)
     record.reason = message(entry, law.statement, failure, [] if home is None else next_steps(home, file))
     if home is not None:
-        write(home, law, subject, failure, file, [Look(case, finding)], record.reason)
+        write(home, law, subject, failure, file, [Look(case, finding)], record.reason, Keeping())
         record.folder = str(home)
 
 

@@ -265,7 +265,9 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
     """Return the field of the report's schema: the contract found, that there is none, or "unfinished"."""
     until = time.monotonic() + seconds
     known = [
-        Counterexample(r["law"], r["dtype"], r["device"], r["recipe"]) for r in report.broken() if r["recipe"]
+        Counterexample(r["law"], r["dtype"], r["device"], r["recipe"], deadly=r["ended"] != "broken")
+        for r in report.broken()
+        if r["recipe"]
     ]
     held = [(r["law"], (r["dtype"], r["device"])) for r in report.records if r["status"] == "passed"]
     deadly: set[Probe] = set()

@@ -22,7 +22,7 @@ from dmat.testing.law import Law
 from dmat.testing.select import Chosen, subject_ids
 
 Record = dict[str, Any]
-OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder")
+OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
 NOT_REACHED = "not reached: the run stopped before it was done"
 
 
@@ -118,11 +118,12 @@ def _record(key: tuple[str, ...], parts: dict[str, Record], lost: set[str]) -> R
         "case": None,
         "recipe": None,
         "folder": None,
+        "ended": None,
         "seconds": round(sum(r["seconds"] for r in came), 3),
     }
     if any(f"test_law_{law}[{name}]" in lost for name in subject_ids(implementation, dtype, device)):
         died = f"the process died while it called {implementation}, {dtype} on {device}"
-        return record | {"status": "failed", "reason": f"{law}: {died}"}
+        return record | {"status": "failed", "reason": f"{law}: {died}", "ended": "died"}
     for status in ("failed", "not run", "known", "passed"):
         for r in came:
             whole = "all" in parts or {"ladder", "search"} <= set(parts)

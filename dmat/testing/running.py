@@ -42,24 +42,25 @@ def run_law(
     if reason is not None:
         record.status, record.reason, record.promised = "not run", reason, False
         pytest.skip(reason)
-    try:
-        with _journal(entry, subject, key, keeping):
+    with _journal(entry, subject, key, keeping):
+        try:
             if keeping.corpus is not None:
                 try_known(entry, subject, record, keeping.corpus, keeping)
             require_callable(subject, record, keeping)
             search(entry, subject, record, key, profile, keeping)
             _passed(subject, record)
-    except Failed as failed:
-        broken, home = told_and_kept(entry, subject, failed.failure, keeping)
-        record.status, record.reason, record.folder = "failed", str(broken), str(home) if home else None
-        _leave_a_failed_device(subject, record, keeping)
-        raise broken from failed.failure.broken.__cause__
-    except Refused as refusal:
-        record.status, record.reason, record.promised = "not run", str(refusal), False
-        pytest.skip(str(refusal))
-    except Exception as error:
-        record.reason = f"the law itself raised {type(error).__name__}: {error}"
-        raise
+        except Failed as failed:
+            broken, home = told_and_kept(entry, subject, failed.failure, keeping)
+            record.status, record.reason, record.folder = "failed", str(broken), str(home) if home else None
+            record.ended = failed.failure.ended
+            _leave_a_failed_device(subject, record, keeping)
+            raise broken from failed.failure.broken.__cause__
+        except Refused as refusal:
+            record.status, record.reason, record.promised = "not run", str(refusal), False
+            pytest.skip(str(refusal))
+        except Exception as error:
+            record.reason = f"the law itself raised {type(error).__name__}: {error}"
+            raise
 
 
 def _passed(subject: Subject, record: Record) -> None:
@@ -98,7 +99,7 @@ def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keep
     reason = forbidden(entry, subject, witness)
     try:
         if reason is None:
-            with _written_ahead(witness, keeping):
+            with keeping.trying(witness):
                 entry.check(subject, **witness)
     except LawBroken:
         record.status, record.reason = "known", f"{known.reason} ({known.link})"
@@ -118,7 +119,7 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
     try:
         if fate:
             raise _failed(_without_end(case, fate), record)
-        with nullcontext() if journal is None else journal.trying(case, plainest=True):
+        with keeping.trying(case, plainest=True):
             uncallable = subject.uncallable
     except DidNotEnd:
         raise _failed(_without_end(case, "did not end"), record) from None
@@ -197,7 +198,7 @@ def try_all(
             raise failures[-1].broken
         record.count(case)
         try:
-            with _written_ahead(case, keeping):
+            with keeping.trying(case):
                 entry.check(subject, **case)
         except Refused as refusal:
             record.refused += 1
@@ -244,10 +245,6 @@ def try_all(
         raise refusals[0]
 
 
-def _written_ahead(case: Case, keeping: Keeping) -> AbstractContextManager[None]:
-    return nullcontext() if keeping.journal is None else keeping.journal.trying(case)
-
-
 def smallest(failure: Failure, entry: Law, subject: Subject, keeping: Keeping) -> Failure:
     """Return the smallest failure found on the way down from this one that happens again when tried again."""
     inside, domain = entry.cases.inside, subject.domain
@@ -257,7 +254,7 @@ def smallest(failure: Failure, entry: Law, subject: Subject, keeping: Keeping) -
 
     def check(case: Case) -> None:
         try:
-            with _written_ahead(case, keeping):
+            with keeping.trying(case):
                 entry.check(quiet, **case)
         except DidNotEnd as error:
             raise RuntimeError("no finding, and no time for more of them") from error
