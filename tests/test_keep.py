@@ -78,6 +78,17 @@ def imported(script: Path) -> set[str]:
     return names | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
+def test_a_finding_is_told_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A folder that cannot be made costs the folder, not the finding."""
+    (tmp_path / "file").write_text("in the way")
+    subject, rejection = rejected(next(mutant for mutant in ON_CPU if mutant.name == "window_one_early"))
+    law, keeping = law_named(rejection.law), Keeping(folder=tmp_path / "file" / "counterexamples")
+    told, home = told_and_kept(law, subject, rejection.failure, keeping)
+    assert home is None
+    assert "computed " in str(told)
+    assert str(told).splitlines()[-1].startswith("not kept: ")
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_mutant_leaves_what_shows_it(part: int, tmp_path: Path) -> None:
     """Its case is broken when replayed and its repro.py exits 1; with a right kernel both say fixed."""

@@ -158,7 +158,7 @@ class Journal:
         return mark.read_text() if mark is not None and mark.exists() else ""
 
 
-def note_fate(folder: Path, entry: Entry, fate: Ended) -> None:
+def note_fate(folder: Path, entry: Entry, fate: str) -> None:
     """Let all processes know that an example did not end, and what became of the plainest call there is."""
     if fate == "did not end":
         _mark(folder, "hung", entry.implementation).touch()

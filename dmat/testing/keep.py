@@ -72,7 +72,11 @@ def told_and_kept(
     file = case_file(law, subject, failure)
     home = keeping.folder / folder_name(file)
     message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
-    write(home, law, subject, failure, file, looks, message, keeping)
+    try:
+        write(home, law, subject, failure, file, looks, message, keeping)
+    except OSError as error:  # no room, or no right to write: what was found is told all the same
+        unkept = f"not kept: {keeping.folder}: {error}"
+        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=[unkept])), None
     return _told(failure, message), home
 
 

@@ -24,11 +24,12 @@ WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, Any]:
     """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
     record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
-    record.examples, record.ended = entry.examples, entry.ended or entry.fate
+    entry.ended = entry.ended or entry.fate  # once: the clock goes on
+    record.examples, record.ended = entry.examples, entry.ended
     if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
         record.reason, record.folder = entry.message, entry.folder or None
     else:
-        note_fate(journals, entry, entry.fate)
+        note_fate(journals, entry, entry.ended)
         record.reason = f"{entry.law}: {_what(entry)} while it called {_where(entry)}"
         try:
             _note_case(entry, record, folder)
@@ -39,7 +40,7 @@ def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, An
 
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     """Put the case that it was trying into the record, and into a folder."""
-    law, fate, what = law_named(entry.law), entry.fate, _what(entry)
+    law, fate, what = law_named(entry.law), entry.ended, _what(entry)
     if entry.case is None:
         return
     case = case_of(entry.case, None)
@@ -56,7 +57,7 @@ def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
 
 
 def _what(entry: Entry) -> str:
-    return WHAT[entry.fate].format(limit=entry.limit)
+    return WHAT[entry.ended].format(limit=entry.limit)
 
 
 def _where(entry: Entry) -> str:
