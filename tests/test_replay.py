@@ -119,6 +119,14 @@ def test_a_kernel_that_is_wrong_by_chance_is_not_fixed() -> None:
     assert tried("values", Implementation("k", sometimes, Contract()), "float32", "cpu", case())[0] == BROKEN
 
 
+def test_the_time_limit_is_of_one_try(folder: Path) -> None:
+    """A kernel that is right and slow is tried several times, and not called stuck for their sum."""
+    slow = "def slow(i, f):\n    time.sleep(1.7)\n    return right(i, f)\n"
+    (folder / "slow.py").write_text(KERNELS + slow)
+    outcomes = replay.replay([folder / "cases" / "1" / "case.json"], Wanted("slow.py:slow"), seconds=6)
+    assert [outcome.status for outcome in outcomes] == [FIXED]
+
+
 def test_keeping(folder: Path) -> None:
     """Cases are copied under names of their own; of several of which one is torn, none is."""
     files = replay.found(folder / "cases")

@@ -11,7 +11,7 @@ import faulthandler
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dmat.testing.child import Died, Tell, apart
 
 BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 FILE = "case.json"
-SECONDS = 60.0  # a case may take
+SECONDS = 60.0  # a try may take
 STARTING = 120.0  # seconds until torch and the kernel must be imported
 LEAST_TRIES = 2  # once in a process that has made no call, once in one that has
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # until a case that holds is fixed: some kernels fail by chance
@@ -99,7 +99,7 @@ def _replay_here(files: Sequence[Path], wanted: Wanted, seconds: float, tell: Te
     for file in files:
         tell(None)
         _end_after(seconds)
-        tell(_outcome(file, implementation, wanted))
+        tell(_outcome(file, implementation, wanted, seconds))
     faulthandler.cancel_dump_traceback_later()
 
 
@@ -108,7 +108,7 @@ def _end_after(seconds: float) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
-def _outcome(file: Path, implementation: Any, wanted: Wanted) -> Outcome:
+def _outcome(file: Path, implementation: Any, wanted: Wanted, seconds: float) -> Outcome:
     import torch
 
     from dmat.testing.builtin import BUILTIN
@@ -126,11 +126,21 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted) -> Outcome:
         return Outcome(file, COULD_NOT, why)
     torch.manual_seed(told.seed)
     dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
-    return Outcome(file, *tried(told.law, implementation, dtype, device, case))
+    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: _end_after(seconds)))
 
 
-def tried(law: str, implementation: Any, dtype: str, device: str, case: Any) -> tuple[str, str]:
-    """Try a law on a case, in this process, TRIES times as far as time allows; return the status, and why."""
+def tried(
+    law: str,
+    implementation: Any,
+    dtype: str,
+    device: str,
+    case: Any,
+    before: Callable[[], None] = lambda: None,
+) -> tuple[str, str]:
+    """Try a law on a case, in this process, TRIES times as far as time allows; return the status, and why.
+
+    before: called before each try.
+    """
     from dmat.testing.counterexample import forbidden, law_named
     from dmat.testing.subject import Refused, Subject
     from dmat.testing.verdict import LawBroken
@@ -152,6 +162,7 @@ def tried(law: str, implementation: Any, dtype: str, device: str, case: Any) -> 
         reason = forbidden(entry, subject, case)
         for number in range(TRIES if reason is None else 0):
             if number < LEAST_TRIES or time.monotonic() < until:
+                before()
                 entry.check(subject, **case)
                 _other_call(subject, case)
     except LawBroken as broken:
