@@ -61,7 +61,8 @@ def imported(script: Path) -> set[str]:
 @pytest.mark.parametrize("name", sorted(NEEDS_ANOTHER_CALL))
 def test_wrong_after_other_calls_only(name: str) -> None:
     """A kernel that is right in a new process is shown with a call on other gates before."""
-    made, runs = repro.confirmed(*found(ON_CPU[name]), f"tests.zoo.named:{name}", ROOT)
+    told = (*found(ON_CPU[name]), f"tests.zoo.named:{name}", ROOT)
+    made, runs = repro.confirmed(*told, repro.script(*told))
     assert made
     assert runs
     assert repro.exit_code(made, "dmat:dtilde") == 0

@@ -26,7 +26,7 @@ from torch import Tensor
 from dmat.operator import dtilde
 from dmat.strategies import Constant, Gates
 from dmat.strategies.cases import Case
-from dmat.testing.casefile import encoded
+from dmat.testing.casefile import decoded, encoded
 from dmat.testing.child import Died, OutOfTime, apart
 from dmat.testing.contract import Contract
 from dmat.testing.law import Law
@@ -141,10 +141,10 @@ def _in_a_child(
     warm: bool,
     tell: Callable[[Any], None],
 ) -> Repro | None:
-    from dmat.testing.counterexample import Counterexample, law_named
+    from dmat.testing.counterexample import law_named
 
     target, contract, dtype, device = place
-    law, read = law_named(name), Counterexample(name, dtype, device, case).read()
+    law, read = law_named(name), decoded(case)
     recorded = Transcript()
     implementation = replace(load(target), contract=contract)
     subject = Subject(implementation, dtype, device, transcript=recorded)
@@ -159,7 +159,7 @@ def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Pat
     """Return a script; one that has been run where the kernel seems to go by what it was asked before."""
     first = script(law, subject, case, target, folder)
     if remembers(subject, case) or (first is not None and first.calls > MANY_CALLS):
-        return confirmed(law, subject, case, target, folder)[0]
+        return confirmed(law, subject, case, target, folder, first)[0]
     return first
 
 
@@ -192,13 +192,16 @@ def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE
             return 1
 
 
-def confirmed(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> tuple[Repro | None, bool]:
+def confirmed(
+    law: Law, subject: Subject, case: Case, target: str, folder: Path, first: Repro | None
+) -> tuple[Repro | None, bool]:
     """Return a script, and whether it has been run, in a process of its own, and exited 1.
+
+    first: what `script` gives.
 
     A kernel that answers otherwise after other calls may be right there: then what a new process makes of
     the law is tried, and that after a call on other gates.
     """
-    first = script(law, subject, case, target, folder)
     ways: tuple[Callable[[], Repro | None], ...] = (
         lambda: first,
         lambda: alone_script(law, subject, case, target, folder),
