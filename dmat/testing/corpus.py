@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dmat.testing.select import Chosen
     from dmat.testing.subject import Subject
 
-FOLDER, KNOWN = "corpus", "known.toml"
+KNOWN = "known.toml"
 
 
 class CorpusError(Exception):

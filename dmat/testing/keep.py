@@ -36,7 +36,6 @@ from dmat.testing.verdict import Finding, LawBroken
 if TYPE_CHECKING:
     from dmat.testing.law import Law
 
-FOLDER = "counterexamples"
 PICTURE, REPRO, REPORT = "picture.png", "repro.py", "report.md"
 PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
