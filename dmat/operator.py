@@ -12,8 +12,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
-from dmat.segments import check_tensor, differentiable_window_sums
+from dmat.segments import check_tensor, differentiable_window_sums, write_window_sums
 
 MaskedCotangent = Literal["ignored", "summed"]
 
@@ -38,6 +39,7 @@ def dtilde(
     fgate_preact: Float[Tensor, "B NH S 1"],
     *,
     masked_cotangent: MaskedCotangent = "ignored",
+    out: Float[Tensor, "B NH S S"] | None = None,
 ) -> Float[Tensor, "B NH S S"]:
     """Log-gate decay matrix: D~[t, s] = i[s] + sum over k = s+1 .. t of log sigmoid(f[k]).
 
@@ -54,23 +56,32 @@ def dtilde(
         masked_cotangent: what becomes of cotangents above the diagonal, where the output is
             constant. "ignored": they are not read, the derivative. "summed": they are passed on to
             the input gate, as autograd of a mask that is added does.
+        out: memory to write into, (B, NH, S, S) of the gates' dtype and device, any strides that give
+            each element its own place. Then there is no derivative, as with any `out` of torch.
 
     Returns:
-        A new tensor of shape (B, NH, S, S), with the dtype and device of the gates.
+        A new tensor of shape (B, NH, S, S), with the dtype and device of the gates; or out.
 
     Raises:
         TypeError: a gate is no tensor or of another dtype, or the two dtypes differ.
         ValueError: a shape is not (B, NH, S, 1), shapes or devices differ, masked_cotangent is
-            unknown, or the output does not fit in memory.
+            unknown, the output does not fit in memory, or out is no place for it. Out is left as it was.
+        RuntimeError: out is given, and a gate needs a gradient or carries a tangent.
     """
     _check_gates(igate_preact, fgate_preact)
     if masked_cotangent not in get_args(MaskedCotangent):
         raise ValueError(f'masked_cotangent is {masked_cotangent!r}; expected "ignored" or "summed"')
-    _check_memory(igate_preact)
+    if out is None:
+        _check_memory(igate_preact)
+    else:
+        _check_out(out, igate_preact, fgate_preact)
     i, f = igate_preact.squeeze(-1), fgate_preact.squeeze(-1)
     log_decay = log_sigmoid(f.double())
     summed = masked_cotangent == "summed"
-    return differentiable_window_sums(i, log_decay, -torch.inf, summed, i.dtype)
+    if out is None:
+        return differentiable_window_sums(i, log_decay, -torch.inf, summed, i.dtype)
+    write_window_sums(i.clone(), log_decay, -torch.inf, out)  # a clone: out may lie over the gates
+    return out
 
 
 def vlstm_fwbw_Dtildemat(
@@ -101,6 +112,51 @@ def _check_alike(what: str, igate: object, fgate: object, error: type[Exception]
     """Raise unless both gates have the same."""
     if igate != fgate:
         raise error(f"fgate_preact has {what} {fgate}; expected {igate}, the {what} of igate_preact")
+
+
+def _check_out(out: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> None:
+    """Raise unless D~ can be written into out, and nobody asks for its derivative."""
+    B, NH, S, _ = igate_preact.shape
+    wanted: dict[str, object] = {
+        "dtype": igate_preact.dtype,
+        "shape": (B, NH, S, S),
+        "device": igate_preact.device,
+    }
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out is a {type(out).__name__}; expected a torch.Tensor")
+    for what, value in wanted.items():
+        found = tuple(out.shape) if what == "shape" else getattr(out, what)
+        if found != value:
+            raise (TypeError if what == "dtype" else ValueError)(f"out has {what} {found}; expected {value}")
+    if _overlaps_itself(out):
+        raise ValueError(
+            f"out has shape {tuple(out.shape)} and strides {out.stride()}, so that elements share memory; "
+            f"expected each in a place of its own"
+        )
+    gates = {"igate_preact": igate_preact, "fgate_preact": fgate_preact}
+    for name, x in {**gates, "out": out}.items():
+        if (torch.is_grad_enabled() and x.requires_grad) or _has_tangent(x):
+            raise RuntimeError(
+                f"out is given and {name} needs a derivative; expected gates and out without one "
+                f"(torch.no_grad, or detach)"
+            )
+
+
+def _has_tangent(x: Tensor) -> bool:
+    """Whether x is differentiated in forward mode."""
+    return unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _overlaps_itself(x: Tensor) -> bool:
+    """Whether two elements of x may share a place: a stride does not step over all that lies within it."""
+    within = 0
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1
+    ):
+        if stride <= within:
+            return x.numel() > 0
+        within += stride * (size - 1)
+    return False
 
 
 def _check_memory(igate_preact: Tensor) -> None:

@@ -1,174 +1,77 @@
 """segment_sum and rectangle_sum: the two adjoint linear maps of D~, without a single subtraction.
 
 A window sum taken as a difference of cumulative sums loses every digit once an early term is large,
-and is inf - inf after a reset. Here the sequence is cut into chunks, and each window into at most
-three pieces that belong to it alone: what is left of the chunk of s, the whole chunks between, and
-the chunk of t up to t. Only windows are ever added up, so a NaN or an infinity stays in the windows
-that hold it, and the error is that of summing just those terms, in float64 for every dtype
-(Higham, Accuracy and Stability of Numerical Algorithms, section 4.2; docs/spec.md sections 2, 3).
-The adjoint is the same picture turned over: rectangles instead of windows.
+and is inf - inf after a reset. Here each window is put together of pieces that belong to it alone, so that a
+NaN or an infinity stays in the windows that hold it, and the error is that of summing just those terms
+(docs/spec.md sections 2, 3). The sums themselves are taken in dmat/torch_kernels.py and, on CUDA,
+dmat/triton_kernels.py; here they get their derivatives, and become operators of torch.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd.function import Function
-from torch.nn.functional import pad
 
-CHUNK = 64
+from dmat import torch_kernels
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def chunk_slices(S: int) -> list[slice]:
-    """The chunks of a sequence of length S; the last may be shorter."""
-    return [slice(start, min(start + CHUNK, S)) for start in range(0, S, CHUNK)]
+@cache
+def _triton_kernels() -> ModuleType | None:
+    """The CUDA path, or None where Triton is not installed; imported at the first CUDA tensor."""
+    return import_module("dmat.triton_kernels") if find_spec("triton") else None
 
 
-def part(v: Tensor, piece: slice) -> Tensor:
-    """View v[..., piece]; by narrow, as torch's vmap lacks a rule for an index that takes all."""
-    return v.narrow(-1, piece.start, piece.stop - piece.start)
+def kernels(x: Tensor) -> Any:
+    """The module whose `window_sums` and `rectangle_sums` are for tensors that lie where x does."""
+    return (_triton_kernels() if x.is_cuda else None) or torch_kernels
 
 
-def block(x: Tensor, rows: slice, columns: slice) -> Tensor:
-    """View x[..., rows, columns]."""
-    return part(x, columns).narrow(-2, rows.start, rows.stop - rows.start)
+def window_sums(
+    column: Tensor, v: Tensor, above: float | None, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
+    """column[s] + the sum of v over window(t, s), (..., S) -> `dtype` (..., S, S), summed in float64."""
+    sums: Tensor = kernels(v).window_sums(column.double(), v.double(), above, dtype, out)
+    return sums
 
 
-def in_chunks(v: Tensor, n: int) -> Tensor:
-    """(..., S) -> (..., n, CHUNK), the last chunk padded with zeros, which no window reads."""
-    return pad(v, (0, n * CHUNK - v.shape[-1])).reshape(*v.shape[:-1], n, CHUNK)
-
-
-def in_sequence(chunks: Tensor, S: int) -> Tensor:
-    """(..., n, CHUNK) -> (..., S), without the padding."""
-    n, C = chunks.shape[-2:]
-    return chunks.reshape(*chunks.shape[:-2], n * C).narrow(-1, 0, S)
-
-
-def sum_from(v: Tensor) -> Tensor:
-    """(..., n) -> (..., n): [k] = v[k] + .. + v[n - 1]."""
-    return v.flip(-1).cumsum(-1).flip(-1)
-
-
-# The two maps on one square. tril and triu select: a product with a mask of 0 would keep NaN.
-
-
-def square_windows(v: Tensor) -> Tensor:
-    """(..., n) -> (..., n, n): [t, s] = sum of v[k], s < k <= t; 0 on and above the diagonal."""
-    n = v.shape[-1]
-    after_s = v.unsqueeze(-2).expand(*v.shape, n).triu(1)  # [s, k]
-    return after_s.cumsum(-1).mT
-
-
-def square_rectangles(square: Tensor) -> Tensor:
-    """(..., n, n) -> (..., n): [k] = sum of square[t, s], t >= k > s; its adjoint."""
-    up_to_s = square.tril(-1).cumsum(-1)
-    # The rectangle of k = s + 1 is those partial sums of rows, added up over the rows t > s.
-    return pad(up_to_s.tril(-1).sum(-2)[..., :-1], (1, 0))
-
-
-# The two maps on the whole sequence: first in the squares on the diagonal, whose t and s lie in one
-# chunk, then across chunks.
-
-
-def window_sums(column: Tensor, v: Tensor, above: float | None, dtype: torch.dtype) -> Tensor:
-    """column[s] + the sum of v over window(t, s), for float64 (..., S) -> `dtype` (..., S, S).
-
-    Above the diagonal stands the constant `above`, or column[s] for None. Every element of the
-    result is written once; what is computed beside it takes O(S CHUNK).
-    """
-    S = v.shape[-1]
-    out = (column + v).new_empty(*v.shape, S, dtype=dtype)  # under vmap either may have the batch
-    chunks = chunk_slices(S)
-    for rows in chunks:
-        square = square_windows(part(v, rows)) + part(column, rows).unsqueeze(-2)
-        later = slice(rows.stop, S)
-        if above is None:
-            block(out, rows, later).copy_(part(column, later).unsqueeze(-2))
-        else:
-            future = torch.ones(square.shape[-2:], dtype=torch.bool, device=v.device).triu(1)
-            square.masked_fill_(future, above)
-            block(out, rows, later).fill_(above)
-        block(out, rows, rows).copy_(square)
-    if len(chunks) > 1:
-        _write_across_chunks(out, column, v)
-    return out
-
-
-def _write_across_chunks(out: Tensor, column: Tensor, v: Tensor) -> None:
-    """Write the entries whose t and s lie in different chunks: one addition an element."""
-    chunks = chunk_slices(v.shape[-1])
-    terms = in_chunks(v, len(chunks))  # (..., n, CHUNK)
-    up_to_t = terms.cumsum(-1)  # in the chunk of t
-    after_s = pad(sum_from(terms)[..., 1:], (0, 1)) + in_chunks(column, len(chunks))  # in that of s
-    between = square_windows(up_to_t[..., -1])  # [r - 1, q]: the chunks between q and r
-    for r, rows in enumerate(chunks[1:], 1):
-        left = in_sequence(after_s[..., :r, :] + between[..., r - 1, :r, None], rows.start)
-        right = up_to_t[..., r, : rows.stop - rows.start]
-        block(out, rows, slice(0, rows.start)).copy_(left.unsqueeze(-2) + right.unsqueeze(-1))
-
-
-def rectangle_sums(G: Tensor, *, summed: bool) -> tuple[Tensor, Tensor]:
-    """The sums of each column and of each rectangle, (..., S, S) -> twice float64 (..., S).
-
-    A column is summed over t >= s, or over all t if `summed`; a rectangle over t >= k > s.
-    """
-    chunks = chunk_slices(G.shape[-1])
-    if not chunks:
-        empty = G.new_zeros(G.shape[:-1], dtype=torch.float64)
-        return empty, empty.clone()
-    squares = [block(G, rows, rows).double() for rows in chunks]
-    columns = torch.cat([square.tril().sum(-2) for square in squares], -1)
-    rectangles = torch.cat([square_rectangles(square) for square in squares], -1)
-    if len(chunks) > 1:
-        under, across = _read_across_chunks(G)
-        columns, rectangles = columns + under, rectangles + across
-    return _sum_rows(G) if summed else columns, rectangles
-
-
-def _read_across_chunks(G: Tensor) -> tuple[Tensor, Tensor]:
-    """What the entries whose t and s lie in different chunks add to columns and rectangles."""
-    S, batch, chunks = G.shape[-1], G.shape[:-2], chunk_slices(G.shape[-1])
-    n = len(chunks)
-    left = G.new_zeros(*batch, S, dtype=torch.float64)  # of row t, over the chunks before its own
-    under = G.new_zeros(*batch, n, CHUNK, dtype=torch.float64)  # of column s, over those after
-    blocks = G.new_zeros(*batch, n, n, dtype=torch.float64)  # row r of whole blocks at r - 1
-    for r, rows in enumerate(chunks[1:], 1):
-        strip = block(G, rows, slice(0, rows.start)).double()
-        part(left, rows).copy_(strip.sum(-1))
-        down = strip.sum(-2).reshape(*batch, r, CHUNK)
-        under[..., :r, :] += down
-        blocks[..., r - 1, :r] = down.sum(-1)
-    of_t = sum_from(in_chunks(left, n))  # t >= k in the chunk of k, s in earlier ones
-    of_s = pad(under.cumsum(-1)[..., :-1], (1, 0))  # s < k in the chunk of k, t in later ones
-    of_neither = square_rectangles(blocks).unsqueeze(-1)  # t in later chunks, s in earlier ones
-    return in_sequence(under, S), in_sequence(of_t + of_s + of_neither, S)
-
-
-def _sum_rows(G: Tensor) -> Tensor:
-    """Sum over all t in float64, by blocks of rows: a whole float64 copy of G may be too big."""
-    total = G.new_zeros(G.shape[:-1], dtype=torch.float64)
-    for rows in chunk_slices(G.shape[-1]):
-        total += block(G, rows, slice(0, G.shape[-1])).double().sum(-2)
-    return total
+def rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
+    """The sums of each column and each rectangle, (..., S, S) -> twice float64 (..., S)."""
+    columns, rectangles = kernels(G).rectangle_sums(G, summed=summed)
+    return columns, rectangles
 
 
 # Their autograd. Both are linear and each is the other's adjoint, so the pair is closed under
 # differentiation, forward and reverse, to any order.
 
 
+def _on_batches(
+    sums: Any, info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...], constants: Any
+) -> Any:
+    """Call one of the pair under vmap: its tensors may have any batch, here the first dimension."""
+    first = (
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(tensors, in_dims, strict=False)
+    )
+    return sums(*first, *constants)
+
+
 class _WindowSums(Function):
     """`window_sums`; the derivative above the diagonal is 0, or that of column[s] if `summed`."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype) -> Tensor:
-        return window_sums(column.double(), v.double(), above, dtype)
+        return window_sums(column, v, above, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -184,15 +87,17 @@ class _WindowSums(Function):
     def jvp(ctx: Any, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
         return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, column: Tensor, v: Tensor, *constants: Any) -> tuple[Tensor, int]:
+        return _on_batches(_WindowSums.apply, info, in_dims, (column, v), constants), 0
+
 
 class _RectangleSums(Function):
     """`rectangle_sums`, the adjoint."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-        return rectangle_sums(G, summed=summed)
+        return rectangle_sums(G, summed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -205,6 +110,12 @@ class _RectangleSums(Function):
     @staticmethod
     def jvp(ctx: Any, G_dot: Tensor, _: None) -> tuple[Tensor, Tensor]:
         return differentiable_rectangle_sums(G_dot, ctx.summed)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, G: Tensor, summed: bool
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return _on_batches(_RectangleSums.apply, info, in_dims, (G,), (summed,)), (0, 0)
 
 
 # Under torch.compile and torch.export the pair stands as two operators of their own: traced through, the
@@ -219,7 +130,7 @@ class _RectangleSums(Function):
 def _window_sums_op(
     column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
 ) -> Tensor:
-    return window_sums(column.double(), v.double(), above, dtype)
+    return window_sums(column, v, above, dtype)
 
 
 def _fake_window_sums(
@@ -228,18 +139,11 @@ def _fake_window_sums(
     return v.new_empty(*v.shape, v.shape[-1], dtype=dtype)
 
 
-def _vmap_window_sums(
-    info: Any, in_dims: Any, column: Tensor, v: Tensor, *constants: Any
-) -> tuple[Tensor, int]:
-    column, v = (_batch_first(x, dim, info.batch_size) for x, dim in zip((column, v), in_dims, strict=False))
-    return _window_sums_op(column, v, *constants), 0
-
-
 @torch.library.custom_op(
     "dmat::rectangle_sums", mutates_args=(), schema="(Tensor G, bool summed) -> (Tensor, Tensor)"
 )
 def _rectangle_sums_op(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-    return rectangle_sums(G, summed=summed)
+    return rectangle_sums(G, summed)
 
 
 def _fake_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
@@ -247,31 +151,51 @@ def _fake_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     return sums, torch.empty_like(sums)
 
 
-def _vmap_rectangle_sums(
-    info: Any, in_dims: Any, G: Tensor, summed: bool
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    return _rectangle_sums_op(_batch_first(G, in_dims[0], info.batch_size), summed), (0, 0)
-
-
-def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
-    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-def _register(op: Any, function: type[Function], fake: Any, vmap: Any) -> None:
+def _register(op: Any, function: type[Function], fake: Any, tensors: int, out_dims: Any) -> None:
     op.register_fake(fake)
-    op.register_vmap(vmap)
     op.register_autograd(function.backward, setup_context=function.setup_context)
+    op.register_vmap(
+        lambda info, in_dims, *args: (
+            _on_batches(op, info, in_dims, args[:tensors], args[tensors:]),
+            out_dims,
+        )
+    )
 
 
-_register(_window_sums_op, _WindowSums, _fake_window_sums, _vmap_window_sums)
-_register(_rectangle_sums_op, _RectangleSums, _fake_rectangle_sums, _vmap_rectangle_sums)
+_register(_window_sums_op, _WindowSums, _fake_window_sums, 2, 0)
+_register(_rectangle_sums_op, _RectangleSums, _fake_rectangle_sums, 1, (0, 0))
+
+
+@torch.library.custom_op(
+    "dmat::window_sums_out",
+    mutates_args=("out",),
+    schema="(Tensor column, Tensor v, float? above, Tensor(a!) out) -> ()",
+)
+def _window_sums_out_op(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
+    window_sums(column, v, above, out.dtype, out)
+
+
+_window_sums_out_op.register_fake(lambda column, v, above, out: None)
+
+
+def write_window_sums(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
+    """`window_sums` into out; no derivative."""
+    if torch.compiler.is_compiling():
+        _window_sums_out_op(column, v, above, out)
+    else:
+        window_sums(column, v, above, out.dtype, out)
+
+
+def _as_operator(*tensors: Tensor) -> bool:
+    """Whether they are traced, or batched by is_grads_batched=True, which no rule of a Function serves."""
+    return torch.compiler.is_compiling() or any(is_legacy_batchedtensor(x) for x in tensors)
 
 
 def differentiable_window_sums(
     column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
 ) -> Tensor:
     """`window_sums`, differentiable; if `summed`, the column also gets cotangents of the future."""
-    sums = _window_sums_op if torch.compiler.is_compiling() else _WindowSums.apply
+    sums = _window_sums_op if _as_operator(column, v) else _WindowSums.apply
     out: Tensor = sums(column, v, above, summed, dtype)  # type: ignore[no-untyped-call]
     return out
 
@@ -283,7 +207,7 @@ def tangent_window_sums(column: Tensor, v: Tensor, summed: bool, dtype: torch.dt
 
 def differentiable_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     """`rectangle_sums`, differentiable."""
-    sums = _rectangle_sums_op if torch.compiler.is_compiling() else _RectangleSums.apply
+    sums = _rectangle_sums_op if _as_operator(G) else _RectangleSums.apply
     columns, rectangles = sums(G, summed)  # type: ignore[no-untyped-call]
     return columns, rectangles
 
