@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
-from torch.autograd.function import Function
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
 
 from dmat import torch_kernels
 
@@ -51,152 +52,20 @@ def rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     return columns, rectangles
 
 
-# Their autograd. Both are linear and each is the other's adjoint, so the pair is closed under
-# differentiation, forward and reverse, to any order.
+# As operators of torch. Both are linear and each is the other's adjoint, so the pair is closed under
+# differentiation, forward and reverse, to any order (docs/decisions/0007-one-operator.md).
 
-
-def _on_batches(
-    sums: Any, info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...], constants: Any
-) -> Any:
-    """Call one of the pair under vmap: its tensors may have any batch, here the first dimension."""
-    first = (
-        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        for x, dim in zip(tensors, in_dims, strict=False)
-    )
-    return sums(*first, *constants)
-
-
-class _WindowSums(Function):
-    """`window_sums`; the derivative above the diagonal is 0, or that of column[s] if `summed`."""
-
-    @staticmethod
-    def forward(column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype) -> Tensor:
-        return window_sums(column, v, above, dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        column, v, _, ctx.summed, ctx.dtype = inputs
-        ctx.dtypes = column.dtype, v.dtype
-
-    @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        columns, rectangles = differentiable_rectangle_sums(G, ctx.summed)
-        return columns.to(ctx.dtypes[0]), rectangles.to(ctx.dtypes[1]), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, column_dot: Tensor, v_dot: Tensor, *_: None) -> Tensor:
-        return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, column: Tensor, v: Tensor, *constants: Any) -> tuple[Tensor, int]:
-        return _on_batches(_WindowSums.apply, info, in_dims, (column, v), constants), 0
-
-
-class _RectangleSums(Function):
-    """`rectangle_sums`, the adjoint."""
-
-    @staticmethod
-    def forward(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-        return rectangle_sums(G, summed)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.dtype, ctx.summed = inputs[0].dtype, inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, columns: Tensor, rectangles: Tensor) -> tuple[Tensor, None]:
-        return tangent_window_sums(columns, rectangles, ctx.summed, ctx.dtype), None
-
-    @staticmethod
-    def jvp(ctx: Any, G_dot: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        return differentiable_rectangle_sums(G_dot, ctx.summed)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, G: Tensor, summed: bool
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        return _on_batches(_RectangleSums.apply, info, in_dims, (G,), (summed,)), (0, 0)
-
-
-# Under torch.compile and torch.export the pair stands as two operators of their own: traced through, the
-# loops over chunks would be unrolled into a graph for each S, and a Function with forward mode is refused.
-
-
-@torch.library.custom_op(
-    "dmat::window_sums",
-    mutates_args=(),
-    schema="(Tensor column, Tensor v, float? above, bool summed, ScalarType dtype) -> Tensor",
-)
-def _window_sums_op(
-    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
-) -> Tensor:
-    return window_sums(column, v, above, dtype)
-
-
-def _fake_window_sums(
-    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
-) -> Tensor:
-    return v.new_empty(*v.shape, v.shape[-1], dtype=dtype)
-
-
-@torch.library.custom_op(
-    "dmat::rectangle_sums", mutates_args=(), schema="(Tensor G, bool summed) -> (Tensor, Tensor)"
-)
-def _rectangle_sums_op(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-    return rectangle_sums(G, summed)
-
-
-def _fake_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-    sums = G.new_empty(G.shape[:-1], dtype=torch.float64)
-    return sums, torch.empty_like(sums)
-
-
-def _register(op: Any, function: type[Function], fake: Any, tensors: int, out_dims: Any) -> None:
-    op.register_fake(fake)
-    op.register_autograd(function.backward, setup_context=function.setup_context)
-    op.register_vmap(
-        lambda info, in_dims, *args: (
-            _on_batches(op, info, in_dims, args[:tensors], args[tensors:]),
-            out_dims,
-        )
-    )
-
-
-_register(_window_sums_op, _WindowSums, _fake_window_sums, 2, 0)
-_register(_rectangle_sums_op, _RectangleSums, _fake_rectangle_sums, 1, (0, 0))
-
-
-@torch.library.custom_op(
-    "dmat::window_sums_out",
-    mutates_args=("out",),
-    schema="(Tensor column, Tensor v, float? above, Tensor(a!) out) -> ()",
-)
-def _window_sums_out_op(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
-    window_sums(column, v, above, out.dtype, out)
-
-
-_window_sums_out_op.register_fake(lambda column, v, above, out: None)
-
-
-def write_window_sums(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
-    """`window_sums` into out; no derivative."""
-    if torch.compiler.is_compiling():
-        _window_sums_out_op(column, v, above, out)
-    else:
-        window_sums(column, v, above, out.dtype, out)
-
-
-def _as_operator(*tensors: Tensor) -> bool:
-    """Whether they are traced, or batched by is_grads_batched=True, which no rule of a Function serves."""
-    return torch.compiler.is_compiling() or any(is_legacy_batchedtensor(x) for x in tensors)
+_library: Any = torch.library.Library("dmat", "DEF")  # type: ignore[no-untyped-call]
+_library.define("window_sums(Tensor column, Tensor v, float? above, bool summed, ScalarType dtype) -> Tensor")
+_library.define("rectangle_sums(Tensor G, bool summed) -> (Tensor, Tensor)")
+_library.define("window_sums_out(Tensor column, Tensor v, float? above, Tensor(a!) out) -> ()")
 
 
 def differentiable_window_sums(
     column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
 ) -> Tensor:
     """`window_sums`, differentiable; if `summed`, the column also gets cotangents of the future."""
-    sums = _window_sums_op if _as_operator(column, v) else _WindowSums.apply
-    out: Tensor = sums(column, v, above, summed, dtype)  # type: ignore[no-untyped-call]
+    out: Tensor = torch.ops.dmat.window_sums.default(column, v, above, summed, dtype)
     return out
 
 
@@ -207,9 +76,135 @@ def tangent_window_sums(column: Tensor, v: Tensor, summed: bool, dtype: torch.dt
 
 def differentiable_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
     """`rectangle_sums`, differentiable."""
-    sums = _rectangle_sums_op if _as_operator(G) else _RectangleSums.apply
-    columns, rectangles = sums(G, summed)  # type: ignore[no-untyped-call]
+    columns, rectangles = torch.ops.dmat.rectangle_sums.default(G, summed)
     return columns, rectangles
+
+
+def write_window_sums(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
+    """`window_sums` into out; no derivative."""
+    torch.ops.dmat.window_sums_out.default(column, v, above, out)
+
+
+class _WindowSums:
+    """The derivative of `window_sums`: above the diagonal 0, or that of column[s] if `summed`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, column, v, _, ctx.summed, ctx.dtype = inputs
+        ctx.dtypes = column.dtype, v.dtype
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[None, Tensor, Tensor, None, None, None]:
+        columns, rectangles = differentiable_rectangle_sums(G, ctx.summed)
+        return None, columns.to(ctx.dtypes[0]), rectangles.to(ctx.dtypes[1]), None, None, None
+
+    @staticmethod
+    def tangent(ctx: Any, _: None, column_dot: Tensor, v_dot: Tensor, *__: None) -> Tensor:
+        return tangent_window_sums(column_dot, v_dot, ctx.summed, ctx.dtype)
+
+
+class _RectangleSums:
+    """The derivative of `rectangle_sums`, the adjoint."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, G, ctx.summed = inputs
+        ctx.dtype = G.dtype
+
+    @staticmethod
+    def backward(ctx: Any, columns: Tensor, rectangles: Tensor) -> tuple[None, Tensor, None]:
+        return None, tangent_window_sums(columns, rectangles, ctx.summed, ctx.dtype), None
+
+    @staticmethod
+    def tangent(ctx: Any, _: None, G_dot: Tensor, __: None) -> tuple[Tensor, Tensor]:
+        return differentiable_rectangle_sums(G_dot, ctx.summed)
+
+
+def _derivative(op: Any, of: Any) -> Any:
+    """What stands at the Autograd key of an operator: it records the derivative, and goes on to the sums.
+
+    torch.library.custom_op would write it, but without forward mode: its tangents are lost in silence
+    (torch 2.13). A Function turns both modes off while it runs; an outer transform of torch.func, which
+    op.redispatch and the tangent go through, must find them on, or its own derivative is 0 in silence.
+    """
+
+    class Derivative(_SingleLevelFunction):
+        setup_context = of.setup_context
+        backward = of.backward
+
+        @staticmethod
+        def forward(keys: Any, *args: Any) -> Any:
+            with torch.enable_grad(), _set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+                return op.redispatch(keys, *args)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            with torch.enable_grad(), _set_fwd_grad_enabled(True):
+                return of.tangent(ctx, *tangents)
+
+    function: Any = Derivative
+
+    def kernel(keys: Any, *args: Any) -> Any:
+        with enable_single_level_autograd_function():
+            return function.apply(keys & torch._C._after_autograd_keyset, *args)
+
+    return kernel
+
+
+def _fake_window_sums(
+    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
+) -> Tensor:
+    return v.new_empty(*v.shape, v.shape[-1], dtype=dtype)
+
+
+def _fake_rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
+    sums = G.new_empty(G.shape[:-1], dtype=torch.float64)
+    return sums, torch.empty_like(sums)
+
+
+def _vmap_window_sums(
+    info: Any, in_dims: Any, column: Tensor, v: Tensor, *constants: Any
+) -> tuple[Tensor, int]:
+    column, v = (_batch_first(x, dim, info.batch_size) for x, dim in zip((column, v), in_dims, strict=False))
+    return differentiable_window_sums(column, v, *constants), 0
+
+
+def _vmap_rectangle_sums(
+    info: Any, in_dims: Any, G: Tensor, summed: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    return differentiable_rectangle_sums(_batch_first(G, in_dims[0], info.batch_size), summed), (0, 0)
+
+
+def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _window_sums_kernel(
+    column: Tensor, v: Tensor, above: float | None, summed: bool, dtype: torch.dtype
+) -> Tensor:
+    return window_sums(column, v, above, dtype)
+
+
+def _window_sums_out_kernel(column: Tensor, v: Tensor, above: float | None, out: Tensor) -> None:
+    window_sums(column, v, above, out.dtype, out)
+
+
+def _register(name: str, kernel: Any, fake: Any) -> None:
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dmat::{name}", fake, lib=_library)
+
+
+def _register_derivative(name: str, derivative: Any, vmap: Any) -> None:
+    op = getattr(torch.ops.dmat, name).default
+    _library.impl(name, _derivative(op, derivative), "Autograd", with_keyset=True)
+    torch.library.register_vmap(f"dmat::{name}", vmap, lib=_library)
+
+
+_register("window_sums", _window_sums_kernel, _fake_window_sums)
+_register("rectangle_sums", rectangle_sums, _fake_rectangle_sums)
+_register("window_sums_out", _window_sums_out_kernel, lambda column, v, above, out: None)
+_register_derivative("window_sums", _WindowSums, _vmap_window_sums)
+_register_derivative("rectangle_sums", _RectangleSums, _vmap_rectangle_sums)
 
 
 # What the user calls.

@@ -143,7 +143,8 @@ def flattened(square: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _write(out: Tensor, column: Tensor, v: Tensor, above: float | None) -> None:
     """Write `window_sums` of column and v, float64 (N, S), into out (N, S, S)."""
     S, base = v.shape[-1], base_of(v.shape[-1])
-    column, v = (pad(x, (0, padded(S) - S)).view(len(x), -1, base) for x in (column, v))
+    missing = padded(S) - S
+    column, v = ((pad(x, (0, missing)) if missing else x).view(len(x), -1, base) for x in (column, v))
     work = Workspace(out)
     for which, block in squares(out, base):
         side = block.shape[-1]
