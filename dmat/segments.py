@@ -125,7 +125,7 @@ def _derivative(op: Any, of: Any) -> Any:
 
     torch.library.custom_op would write it, but without forward mode: its tangents are lost in silence
     (torch 2.13). A Function turns both modes off while it runs; an outer transform of torch.func, which
-    op.redispatch and the tangent go through, must find them on, or its own derivative is 0 in silence.
+    op.redispatch goes through, must find them on, or its own derivative is 0 in silence.
     """
 
     class Derivative(_SingleLevelFunction):
@@ -139,8 +139,7 @@ def _derivative(op: Any, of: Any) -> Any:
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
-            with torch.enable_grad(), _set_fwd_grad_enabled(True):
-                return of.tangent(ctx, *tangents)
+            return of.tangent(ctx, *tangents)
 
     function: Any = Derivative
 

@@ -216,7 +216,7 @@ def test_out_writes_nothing_else() -> None:
 
 def test_out_over_the_gates() -> None:
     """Out may lie over the gates: these are read first."""
-    memory = torch.randn(2, 3, 64, 64, dtype=torch.float64)  # a length for which nothing is padded
+    memory = torch.randn(2, 3, 128, 128, dtype=torch.float64)  # a length for which nothing is padded
     i, f = memory[..., :1], memory[..., 1:2]
     expected = dtilde(i, f)
     assert same(dtilde(i, f, out=memory), expected)
