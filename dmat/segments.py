@@ -55,7 +55,7 @@ def rectangle_sums(G: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
 # As operators of torch. Both are linear and each is the other's adjoint, so the pair is closed under
 # differentiation, forward and reverse, to any order (docs/decisions/0007-one-operator.md).
 
-_library: Any = torch.library.Library("dmat", "DEF")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("dmat", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("window_sums(Tensor column, Tensor v, float? above, bool summed, ScalarType dtype) -> Tensor")
 _library.define("rectangle_sums(Tensor G, bool summed) -> (Tensor, Tensor)")
 _library.define("window_sums_out(Tensor column, Tensor v, float? above, Tensor(a!) out) -> ()")

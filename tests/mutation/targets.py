@@ -78,6 +78,9 @@ def _within(function: str, name: str) -> bool:
 
 def _execute(name: str, source: str, path: str) -> None:
     package, _, last = name.rpartition(".")
+    registered = getattr(sys.modules[name], "_library", None)
+    if registered is not None:  # torch takes an operator only once
+        registered._destroy()
     module = ModuleType(name)
     module.__dict__.update(__file__=path, __package__=package)
     sys.modules[name] = module
@@ -141,16 +144,30 @@ def kernels(*names: str) -> Subjects:
     return subjects
 
 
-SEGMENTS, OPERATOR, SOUND = "dmat.segments", "dmat.operator", "tests.zoo.sound"
+TORCH_KERNELS, SEGMENTS = "dmat.torch_kernels", "dmat.segments"
+OPERATOR, SOUND = "dmat.operator", "tests.zoo.sound"
 UNLIKE = ("chunkwise", "closed_form_backward", "two_branches", "binary_lifting")
 
 TARGETS = (
     Target(
-        "segments",
+        "the sums by halves",
+        TORCH_KERNELS,
+        (
+            "", "base_of", "padded", "halves", "squares", "_diagonal", "cut", "Workspace", "sum_from",
+            "after", "window_sums", "flattened", "_write", "_write_sums", "_joined", "_write_squares",
+            "rectangle_sums", "_read", "_read_sums", "_read_squares", "_sum_rows",
+        ),
+        both,
+        (SEGMENTS, OPERATOR),
+        operator=True,
+        graphless=True,
+    ),
+    Target(
+        "where they are taken",
         SEGMENTS,
         (
-            "", "chunk_slices", "part", "block", "in_chunks", "in_sequence", "sum_from", "square_windows",
-            "square_rectangles", "_write_across_chunks", "_read_across_chunks",
+            "", "_triton_kernels", "kernels", "window_sums", "rectangle_sums", "_window_sums_kernel",
+            "_window_sums_out_kernel", "write_window_sums",
         ),
         ignoring,
         (OPERATOR,),
@@ -158,31 +175,22 @@ TARGETS = (
         graphless=True,
     ),
     Target(
-        "window_sums and rectangle_sums",
-        SEGMENTS,
-        ("window_sums", "rectangle_sums", "_sum_rows"),
-        both,
-        (OPERATOR,),
-        operator=True,
-        graphless=True,
-    ),
-    Target(
-        "their autograd",
+        "their derivatives",
         SEGMENTS,
         (
-            "_WindowSums", "_RectangleSums", "differentiable_window_sums", "tangent_window_sums",
-            "differentiable_rectangle_sums",
+            "_WindowSums", "_RectangleSums", "_derivative", "differentiable_window_sums",
+            "tangent_window_sums", "differentiable_rectangle_sums",
         ),
         both,
         (OPERATOR,),
         operator=True,
     ),
     Target(
-        "as operators of torch.compile",
+        "as operators of torch",
         SEGMENTS,
         (
-            "_window_sums_op", "_fake_window_sums", "_vmap_window_sums", "_rectangle_sums_op",
-            "_fake_rectangle_sums", "_vmap_rectangle_sums", "_batch_first", "_register",
+            "_fake_window_sums", "_vmap_window_sums", "_fake_rectangle_sums", "_vmap_rectangle_sums",
+            "_batch_first", "_register", "_register_derivative",
         ),
         ignoring,
         (OPERATOR,),
@@ -195,7 +203,7 @@ TARGETS = (
         "operator",
         OPERATOR,
         ("", "log_sigmoid", "dtilde", "vlstm_fwbw_Dtildemat", "_check_gates", "_check_alike",
-         "_check_memory", "_memory"),
+         "_check_out", "_has_tangent", "_overlaps_itself", "_check_memory", "_memory"),
         both,
         operator=True,
     ),
