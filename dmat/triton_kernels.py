@@ -19,12 +19,31 @@ import triton.language as tl
 from torch import Tensor
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 128
-ROWS = 32  # of a tile, that a program holds in registers at a time
+STEP = 64  # bytes of a column, that a program holds in registers at a time
+EDGE = 8  # rows, the same on the diagonal, where it holds more of each
 TILES = 16  # whose sums a program adds up at a time
 MOST_PROGRAMS = 2**31 - 1  # in one launch
 
 
 # What the kernels share.
+
+
+@triton.jit
+def _tile(n):
+    """Batch, row and column of the tile of this program, of n x n a matrix.
+
+    Those on the diagonal take longest, so they go first; then row by row, neighbours side by side.
+    """
+    program = tl.program_id(0)
+    diagonal = tl.num_programs(0) // n
+    others = tl.maximum(n - 1, 1)  # of a row
+    if program < diagonal:
+        b, r, q = program // n, program % n, program % n
+    else:
+        other = program - diagonal
+        b, r, q = other // (n * others), other // others % n, other % others
+        q += (q >= r).to(tl.int32)
+    return b.to(tl.int64), r.to(tl.int64), q.to(tl.int64)
 
 
 @triton.jit
@@ -91,19 +110,16 @@ def _store_rows(tile, x, first, S, height, width, ALIGN: tl.constexpr, C: tl.con
     tl.store(tile + offsets, x, mask=(i < height)[:, None] & (j < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _write_tile(
     out, column, v, up_to_t, after_s, whole, S, n, inner, outer_stride, inner_stride,
-    ABOVE: tl.constexpr, ALIGN: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+    ABOVE: tl.constexpr, ALIGN: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     """Write one tile of the output, each element once."""
     DTYPE: tl.constexpr = out.dtype.element_ty
-    program = tl.program_id(0)
-    b = (program // (n * n)).to(tl.int64)
-    r, q = (program // n % n).to(tl.int64), (program % n).to(tl.int64)  # neighbours write side by side
+    b, r, q = _tile(n)
     i, j = tl.arange(0, ROWS), tl.arange(0, C)
-    length = tl.multiple_of(S, ALIGN)
-    height, width = length - r * C, length - q * C
+    height, width = S - r * C, tl.multiple_of(S - q * C, ALIGN)
     begin = _start_of(b, inner, outer_stride, inner_stride) + r * C * S + q * C
     tile = out + tl.multiple_of(begin, ALIGN)
     column += b * S + q * C
@@ -128,8 +144,8 @@ def _write_tile(
     else:
         start = tl.load(column + j, mask=j < width, other=0.0)
         left = start
-        for first in range(0, C, ROWS):
-            t = first + i
+        for first in range(0, C, EDGE):
+            t = first + tl.arange(0, EDGE)
             terms = tl.load(v + t, mask=t < height, other=0.0)
             # A select: a product with a mask of 0 would keep NaN.
             terms = tl.where(t[:, None] > j[None, :], terms[:, None], 0.0)
@@ -138,7 +154,7 @@ def _write_tile(
                 x = tl.where(t[:, None] >= j[None, :], x, start[None, :])
             else:
                 x = tl.where(t[:, None] >= j[None, :], x, ABOVE)
-            _store_rows(tile, _rounded(x, DTYPE), first, S, height, width, ALIGN, C, ROWS)
+            _store_rows(tile, _rounded(x, DTYPE), first, S, height, width, ALIGN, C, EDGE)
             left += tl.sum(terms, axis=0)
 
 
@@ -162,27 +178,24 @@ def _load_rows(
     return tl.load(tile + offsets, mask=mask, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _read_tile(
     G, columns, rectangles, down, across, whole, S, n, tiles,
     inner, outer_stride, inner_stride, t_stride, s_stride,
-    SUMMED: tl.constexpr, ALIGN: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+    SUMMED: tl.constexpr, ALIGN: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     """Read one tile of G, once, into sums down its columns, across its rows, and of the whole.
 
     The tile on the diagonal has only itself to answer for: its sums are begun in the results.
     """
-    program = tl.program_id(0)
-    b = (program // (n * n)).to(tl.int64)
-    r, q = (program // n % n).to(tl.int64), (program % n).to(tl.int64)
+    b, r, q = _tile(n)
     i, j = tl.arange(0, ROWS), tl.arange(0, C)
-    length = tl.multiple_of(S, ALIGN)
-    height, width = tl.minimum(length - r * C, C), length - q * C
+    height, width = tl.minimum(S - r * C, C), tl.multiple_of(S - q * C, ALIGN)
     begin = _start_of(b, inner, outer_stride, inner_stride) + r * C * t_stride + q * C * s_stride
     tile = G + tl.multiple_of(begin, ALIGN)
-    column_sums = tl.zeros((ROWS, C), tl.float64)
     if q < r:
         slot = _slot(r, q)
+        column_sums = tl.zeros((ROWS, C), tl.float64)
         x = _load_rows(tile, 0, t_stride, s_stride, height, width, False, ALIGN, C, ROWS)
         for first in range(0, C, ROWS):
             terms = _widened(x)
@@ -194,19 +207,21 @@ def _read_tile(
         tl.store(whole + b * tiles + slot, tl.sum(sums, axis=0))
         tl.store(down + (b * tiles * (1 + SUMMED) + slot) * C + j, sums)
     elif q == r:
-        corners = tl.zeros((ROWS, C), tl.float64)
-        for first in range(0, C, ROWS):
-            x = _load_rows(tile, first, t_stride, s_stride, height, width, not SUMMED, ALIGN, C, ROWS)
+        edge_sums = tl.zeros((EDGE, C), tl.float64)
+        corners = tl.zeros((EDGE, C), tl.float64)
+        for first in range(0, C, EDGE):
+            x = _load_rows(tile, first, t_stride, s_stride, height, width, not SUMMED, ALIGN, C, EDGE)
             terms = _widened(x)
-            column_sums += terms
-            under = (first + i)[:, None] > j[None, :]
+            edge_sums += terms
+            under = (first + tl.arange(0, EDGE))[:, None] > j[None, :]
             # Of row t, the sum over s < k stands at k - 1; the rectangle of k has the rows t >= k.
             corners += tl.where(under, tl.cumsum(tl.where(under, terms, 0.0), axis=1), 0.0)
         here = b * S + q * C + j
-        tl.store(columns + here, tl.sum(column_sums, axis=0), mask=j < width)
+        tl.store(columns + here, tl.sum(edge_sums, axis=0), mask=j < width)
         tl.store(rectangles + here + 1, tl.sum(corners, axis=0), mask=(j + 1 < width) & (j + 1 < C))
         tl.store(rectangles + here, tl.zeros((C,), tl.float64), mask=(j == 0) & (j < width))
     elif SUMMED:
+        column_sums = tl.zeros((ROWS, C), tl.float64)
         for first in range(0, C, ROWS):
             x = _load_rows(tile, first, t_stride, s_stride, height, width, False, ALIGN, C, ROWS)
             column_sums += _widened(x)
@@ -301,6 +316,11 @@ def _chunk(S: int) -> int:
     return min(max(triton.next_power_of_2(S), SMALLEST_CHUNK), LARGEST_CHUNK)
 
 
+def _rows(batch: _Batch, C: int) -> int:
+    """How many rows of a tile to take at a time."""
+    return min(STEP // batch.matrices.element_size(), C)
+
+
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be that of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -342,7 +362,7 @@ def _write(batch: _Batch, column: Tensor, v: Tensor, above: float | None, n: int
     _sum_chunks[(count * n,)](column, v, up_to_t, after_s, whole, S, n, C=C)
     _write_tile[(count * n * n,)](
         batch.matrices, column, v, up_to_t, after_s, whole, S, n, *batch[3:],
-        ABOVE=above, ALIGN=batch.alignment(S), C=C, ROWS=min(ROWS, C),
+        ABOVE=above, ALIGN=batch.alignment(S), C=C, ROWS=_rows(batch, C), EDGE=EDGE,
     )  # fmt: skip
 
 
@@ -374,7 +394,7 @@ def _read(batch: _Batch, columns: Tensor, rectangles: Tensor, summed: bool, n: i
     whole = columns.new_empty(count, tiles)
     _read_tile[(count * n * n,)](
         batch.matrices, columns, rectangles, down, across, whole, S, n, tiles, *batch[3:], *strides,
-        SUMMED=summed, ALIGN=batch.alignment(S, strides[0]), C=C, ROWS=min(ROWS, C),
+        SUMMED=summed, ALIGN=batch.alignment(S, strides[0]), C=C, ROWS=_rows(batch, C), EDGE=EDGE,
     )  # fmt: skip
     if tiles:
         _add_tiles[(count * n,)](
