@@ -362,7 +362,7 @@ def _write(batch: _Batch, column: Tensor, v: Tensor, above: float | None, n: int
     _sum_chunks[(count * n,)](column, v, up_to_t, after_s, whole, S, n, C=C)
     _write_tile[(count * n * n,)](
         batch.matrices, column, v, up_to_t, after_s, whole, S, n, *batch[3:],
-        ABOVE=above, ALIGN=batch.alignment(S), C=C, ROWS=_rows(batch, C), EDGE=EDGE,
+        ABOVE=above, ALIGN=batch.alignment(S), C=C, ROWS=_rows(batch, C), EDGE=min(EDGE, C),
     )  # fmt: skip
 
 
@@ -394,7 +394,7 @@ def _read(batch: _Batch, columns: Tensor, rectangles: Tensor, summed: bool, n: i
     whole = columns.new_empty(count, tiles)
     _read_tile[(count * n * n,)](
         batch.matrices, columns, rectangles, down, across, whole, S, n, tiles, *batch[3:], *strides,
-        SUMMED=summed, ALIGN=batch.alignment(S, strides[0]), C=C, ROWS=_rows(batch, C), EDGE=EDGE,
+        SUMMED=summed, ALIGN=batch.alignment(S, strides[0]), C=C, ROWS=_rows(batch, C), EDGE=min(EDGE, C),
     )  # fmt: skip
     if tiles:
         _add_tiles[(count * n,)](
