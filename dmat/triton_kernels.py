@@ -276,7 +276,7 @@ class _Batch(NamedTuple):
     """Matrices from `first` on of a flat batch: matrix b begins at the offset of `_start_of`."""
 
     first: int
-    count: int
+    size: int
     matrices: Tensor
     inner: int
     outer_stride: int
@@ -284,7 +284,7 @@ class _Batch(NamedTuple):
 
     def of(self, vectors: Tensor) -> Tensor:
         """Their part of (batch, S)."""
-        return vectors[self.first : self.first + self.count]
+        return vectors[self.first : self.first + self.size]
 
     def alignment(self, *strides: int) -> int:
         """The power of two, at most 16, that divides the strides of the batch and these."""
@@ -301,7 +301,7 @@ def _batches(x: Tensor, most: int, first: int = 0) -> Iterator[_Batch]:
         elif size > 1:
             dimensions.append((size, stride))
     if len(dimensions) <= 2 and count <= most:
-        (_, outer_stride), (inner, inner_stride) = ([(1, 0), (1, 0)] + dimensions)[-2:]
+        (_, outer_stride), (inner, inner_stride) = [(1, 0), (1, 0), *dimensions][-2:]
         yield _Batch(first, count, x, inner, outer_stride, inner_stride)
     elif len(x) == 1:
         yield from _batches(x[0], most, first)
@@ -313,7 +313,7 @@ def _batches(x: Tensor, most: int, first: int = 0) -> Iterator[_Batch]:
 
 def _chunk(S: int) -> int:
     """The length of a chunk: that of the sequence, if it is short."""
-    return min(max(triton.next_power_of_2(S), SMALLEST_CHUNK), LARGEST_CHUNK)
+    return min(max(int(triton.next_power_of_2(S)), SMALLEST_CHUNK), LARGEST_CHUNK)
 
 
 def _rows(batch: _Batch, C: int) -> int:
@@ -334,7 +334,7 @@ def window_sums(
     Above the diagonal stands the constant `above`, or column[s] for None. Every element of the
     result is written once. If given, it is `out`, whose matrices must be contiguous.
     """
-    shape = torch.broadcast_shapes(column.shape, v.shape)
+    shape = torch.broadcast_shapes(column.shape, v.shape)  # type: ignore[no-untyped-call]
     S = shape[-1]
     if out is None:
         out = v.new_empty(*shape, S, dtype=dtype)

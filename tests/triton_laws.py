@@ -261,7 +261,7 @@ def test_any_strides_of_the_vectors() -> None:
 def test_out_is_written_and_nothing_beside_it(dtype: torch.dtype) -> None:
     """`out` may be part of a larger tensor, of any batch strides; the rest of that stays."""
     S, whole = 6, torch.full((4, 3, 5, 6 * 6 + 1), 7.0, dtype=dtype, device=DEVICE)
-    out = whole[1:3, :, ::2, 1:].unflatten(-1, (S, S)).permute(2, 0, 1, 3, 4)  # (3, 2, 3, S, S)
+    out = whole[1:3, :, ::2, 1:].view(2, 3, 3, S, S).permute(2, 0, 1, 3, 4)  # (3, 2, 3, S, S)
     column, v = integers(3, 2, 3, S), integers(3, 2, 3, S)
     result = window_sums(column.to(DEVICE), v.to(DEVICE), 0.0, dtype, out=out)
     assert result is out
