@@ -287,8 +287,8 @@ class _Batch(NamedTuple):
         return vectors[self.first : self.first + self.size]
 
     def alignment(self, *strides: int) -> int:
-        """The power of two, at most 16, that divides the strides of the batch and these."""
-        return math.gcd(16, self.outer_stride, self.inner_stride, *strides)
+        """The power of two that divides the strides of the batch and these, and every chunk."""
+        return math.gcd(SMALLEST_CHUNK, self.outer_stride, self.inner_stride, *strides)
 
 
 def _batches(x: Tensor, most: int, first: int = 0) -> Iterator[_Batch]:
