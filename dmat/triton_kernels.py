@@ -106,7 +106,7 @@ def _sum_chunks(column, v, up_to_t, after_s, whole, S, n, C: tl.constexpr):
 def _store_rows(tile, x, first, S, height, width, ALIGN: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr):
     """Write x (ROWS, C) to the rows from `first` on of a tile of height x width."""
     i, j = first + tl.arange(0, ROWS), tl.arange(0, C)
-    offsets = tl.multiple_of(i.to(tl.int64) * S, ALIGN)[:, None] + j[None, :]
+    offsets = tl.multiple_of(i * S, ALIGN)[:, None] + j[None, :]
     tl.store(tile + offsets, x, mask=(i < height)[:, None] & (j < width)[None, :])
 
 
@@ -142,17 +142,14 @@ def _write_tile(
         for first in range(0, C, ROWS):
             _store_rows(tile, x, first, S, height, width, ALIGN, C, ROWS)
     else:
-        start = tl.load(column + j, mask=j < width, other=0.0)
-        left = start
+        left = tl.load(column + j, mask=j < width, other=0.0)
         for first in range(0, C, EDGE):
             t = first + tl.arange(0, EDGE)
             terms = tl.load(v + t, mask=t < height, other=0.0)
             # A select: a product with a mask of 0 would keep NaN.
             terms = tl.where(t[:, None] > j[None, :], terms[:, None], 0.0)
             x = left[None, :] + tl.cumsum(terms, axis=0)
-            if ABOVE is None:
-                x = tl.where(t[:, None] >= j[None, :], x, start[None, :])
-            else:
+            if ABOVE is not None:  # else column[s] stands there already
                 x = tl.where(t[:, None] >= j[None, :], x, ABOVE)
             _store_rows(tile, _rounded(x, DTYPE), first, S, height, width, ALIGN, C, EDGE)
             left += tl.sum(terms, axis=0)
@@ -215,7 +212,7 @@ def _read_tile(
             edge_sums += terms
             under = (first + tl.arange(0, EDGE))[:, None] > j[None, :]
             # Of row t, the sum over s < k stands at k - 1; the rectangle of k has the rows t >= k.
-            corners += tl.where(under, tl.cumsum(tl.where(under, terms, 0.0), axis=1), 0.0)
+            corners += tl.where(under, tl.cumsum(terms, axis=1), 0.0)
         here = b * S + q * C + j
         tl.store(columns + here, tl.sum(edge_sums, axis=0), mask=j < width)
         tl.store(rectangles + here + 1, tl.sum(corners, axis=0), mask=(j + 1 < width) & (j + 1 < C))

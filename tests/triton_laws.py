@@ -289,6 +289,7 @@ def test_a_batch_may_need_several_launches(monkeypatch: pytest.MonkeyPatch) -> N
     column, v = integers(7, 7), integers(7, 7)
     assert same(windows(column, v, 0.0, torch.float64), naive_windows(column, v, 0.0))
     require_sums(cotangent(7, 7, 7), True)
+    assert [batch.size for batch in triton_kernels._batches(torch.empty(7, 7, 7), 2)] == [1, 2, 2, 2]
 
 
 def test_offsets_of_64_bits() -> None:
