@@ -107,6 +107,7 @@ def imports(file: Path) -> set[str]:
         ("dmat/testing/exact.py", "nothing"),
         ("dmat/testing/bounds.py", "dmat.testing.exact"),
         ("dmat/segments.py", "nothing"),
+        ("dmat/triton_kernels.py", "nothing"),
         ("dmat/operator.py", "dmat.segments"),
         ("dmat/reference.py", "dmat.operator"),
     ],
