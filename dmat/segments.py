@@ -22,7 +22,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-from dmat import torch_kernels
+import dmat.torch_kernels as torch_kernels
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
