@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import dmat.torch_kernels as torch_kernels
 from dmat import dtilde, rectangle_sum, segment_sum, vlstm_fwbw_Dtildemat
 from dmat.operator import MaskedCotangent
 
@@ -132,6 +135,38 @@ def test_rectangle_sum_is_exact_on_integers(S: int, dtype: torch.dtype) -> None:
     """rectangle_sum(G)[k] = sum of G[t, s] over t >= k > s, rounded once."""
     G = integers(2, S, S, dtype=dtype)
     assert same(rectangle_sum(G), naive_rectangle_sum(G).to(dtype))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 300, 5000])
+@pytest.mark.parametrize("S", [65, 150])
+def test_pieces_change_nothing(S: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few elements are computed at a time, down to one row, both maps are exact on integers.
+
+    And the workspace is no larger than a piece or a row, and a square on the diagonal.
+    """
+    monkeypatch.setattr(torch_kernels, "PIECE", piece)
+    largest = Largest()
+    v, G = integers(2, 3, S), integers(2, 3, S, S, dtype=torch.float32)
+    with largest:
+        sums, (columns, rectangles) = segment_sum(v), torch_kernels.rectangle_sums(G, summed=True)
+    assert same(sums, naive_segment_sum(v))
+    assert same(columns, G.double().sum(-2))
+    assert same(rectangles, naive_rectangle_sum(G).double())
+    assert largest.new <= max(piece, torch_kernels.BASE**2, torch_kernels.padded(S) * 6)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements of a new tensor that calls got, outputs of shape (.., S, S) left out."""
+
+    new = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.new_empty.default and result.dim() == 1:
+            self.new = max(self.new, result.numel())
+        return result
 
 
 @each_length

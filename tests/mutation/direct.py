@@ -53,6 +53,8 @@ def _of_operator() -> Iterator[Callable[[], None]]:
     for S, dtype in product((2, 65, 200), its.DTYPES):
         yield partial(its.test_segment_sum_is_exact_on_integers, S, dtype)
         yield partial(its.test_rectangle_sum_is_exact_on_integers, S, dtype)
+    for piece in (1, 7, 300):
+        yield partial(small_pieces, its, piece)
     yield from _of_derivatives(its)
     yield from _of_bad_input(its)
     yield from (output_that_just_fits, small_output_asks_nobody, twice_the_memory, memory_of_a_device)
@@ -77,6 +79,12 @@ def _of_bad_input(its: ModuleType) -> Iterator[Callable[[], None]]:
         yield partial(its.test_bad_gates_are_refused, bad)
     yield every_dtype_is_named
     yield last_dimension
+
+
+def small_pieces(its: ModuleType, piece: int) -> None:
+    """Sequences of the laws are one piece: shorter ones, as of long sequences."""
+    with pytest.MonkeyPatch.context() as patched:
+        its.test_pieces_change_nothing(150, piece, patched)
 
 
 def fourth_derivatives() -> None:
