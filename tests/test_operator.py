@@ -145,7 +145,7 @@ def test_pieces_change_nothing(S: int, piece: int, monkeypatch: pytest.MonkeyPat
     And the workspace is no larger than a piece or a row, and a square on the diagonal.
     """
     monkeypatch.setattr(torch_kernels, "PIECE", piece)
-    largest = Largest()
+    largest = Largest()  # type: ignore[no-untyped-call]
     v, G = integers(2, 3, S), integers(2, 3, S, S, dtype=torch.float32)
     with largest:
         sums, (columns, rectangles) = segment_sum(v), torch_kernels.rectangle_sums(G, summed=True)
@@ -155,7 +155,7 @@ def test_pieces_change_nothing(S: int, piece: int, monkeypatch: pytest.MonkeyPat
     assert largest.new <= max(piece, torch_kernels.BASE**2, torch_kernels.padded(S) * 6)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the most elements of a new tensor that calls got, outputs of shape (.., S, S) left out."""
 
     new = 0
