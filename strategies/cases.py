@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from math import isqrt
+from random import Random
 
 from hypothesis import strategies as st
 
 from dmat.strategies import inside
-from dmat.strategies.choose import between
+from dmat.strategies.choose import Draw, between
 from dmat.strategies.cotangents import (
     Cotangent,
     draw_cotangent,
@@ -46,7 +47,7 @@ class Cases:
     shown as it was found, for its shape is what it is about, or to try another is dear.
     """
 
-    draw: Callable[[st.DrawFn, Domain], Case]
+    draw: Callable[[Draw, Domain], Case]
     ladder: Callable[[Domain], Iterator[Case]]
     inside: Inside | None = None
 
@@ -59,11 +60,18 @@ class Cases:
 
         return case()
 
+    def seeded(self, domain: Domain) -> st.SearchStrategy[Case]:
+        """Return the same search with one draw a case, a seed: cheap, and no two cases are variants of one.
+
+        Hypothesis cannot make such a case smaller; where `inside` is told, dmat.testing.minimal does.
+        """
+        return st.binary(min_size=8, max_size=8).map(lambda seed: self.draw(Random(seed), domain))
+
 
 # Gates alone
 
 
-def _draw_gates(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_gates(draw: Draw, domain: Domain) -> Case:
     return {"gates": domain.draw_gates(draw)}
 
 
@@ -72,7 +80,7 @@ def _gates_ladder(domain: Domain) -> Iterator[Case]:
         yield {"gates": gates}
 
 
-def _draw_exact(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_exact(draw: Draw, domain: Domain) -> Case:
     return {"gates": domain.draw_exact_gates(draw)}
 
 
@@ -84,7 +92,7 @@ def _exact_ladder(domain: Domain) -> Iterator[Case]:
 # Gates and a cut between two of their times
 
 
-def _draw_cut(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_cut(draw: Draw, domain: Domain) -> Case:
     gates = domain.draw_gates(draw, zero=False)
     blocks = gates.shape[-1] // domain.seq_multiple_of
     return {"gates": gates, "cut": domain.seq_multiple_of * between(draw, 0, blocks)}
@@ -101,7 +109,7 @@ def _cut_ladder(domain: Domain) -> Iterator[Case]:
 # Gates, and others to put wherever an entry of D~ does not look
 
 
-def _draw_window(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_window(draw: Draw, domain: Domain) -> Case:
     gates = domain.draw_gates(draw, zero=False, expanded=False)
     B, NH, S = gates.shape
     rival = draw_gates(draw, domain.dtype, domain.special_values, gates.shape, expanded=False)
@@ -144,7 +152,7 @@ def _window_ladder(domain: Domain) -> Iterator[Case]:
 # Gates and a cotangent
 
 
-def _draw_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_cotangent(draw: Draw, domain: Domain) -> Case:
     gates = domain.draw_gates(draw)
     return {"gates": gates, "cotangent": draw_cotangent(draw, gates)}
 
@@ -155,7 +163,7 @@ def _cotangent_ladder(domain: Domain) -> Iterator[Case]:
             yield {"gates": gates, "cotangent": cotangent}
 
 
-def _draw_finite_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_finite_cotangent(draw: Draw, domain: Domain) -> Case:
     return _draw_cotangent(draw, replace(domain, special_values=()))
 
 
@@ -163,7 +171,7 @@ def _finite_cotangent_ladder(domain: Domain) -> Iterator[Case]:
     return _cotangent_ladder(replace(domain, special_values=()))
 
 
-def _draw_exact_cotangent(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_exact_cotangent(draw: Draw, domain: Domain) -> Case:
     gates = domain.draw_exact_gates(draw)
     return {"gates": gates, "cotangent": draw_exact_cotangent(draw, gates, domain.accumulator)}
 
@@ -183,7 +191,7 @@ def _masked_values(domain: Domain) -> tuple[float, ...]:
     return (float("nan"), 1.0, float("inf"), -float("inf"), 1e4)
 
 
-def _draw_masked(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_masked(draw: Draw, domain: Domain) -> Case:
     gates = domain.draw_gates(draw)
     masked = _masked_values(domain)
     return {"gates": gates, "cotangent": draw_cotangent(draw, gates, masked, expanded=False)}
@@ -201,7 +209,7 @@ def _masked_ladder(domain: Domain) -> Iterator[Case]:
 POWERS = (0.0, *(sign * 2.0**n for n in range(-8, 9) for sign in (1, -1)))
 
 
-def _draw_powers_of_two(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_powers_of_two(draw: Draw, domain: Domain) -> Case:
     values = draw_background(draw, POWERS)
     return {"gates": domain.draw_gates(draw), "cotangent": Cotangent(values)}
 
@@ -222,7 +230,7 @@ def _few_ladder(domain: Domain) -> Iterator[Case]:
         yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 3.0)))}
 
 
-def _draw_few(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_few(draw: Draw, domain: Domain) -> Case:
     """Draw gates of one (B, NH): a compiler makes another kernel where either becomes 1."""
     shape = (2, 3, domain.draw_shape(draw, zero=False)[-1])
     gates = draw_gates(draw, domain.dtype, domain.special_values, shape, expanded=False)
@@ -253,7 +261,7 @@ def _huge_ladder(domain: Domain) -> Iterator[Case]:
         yield {"shape": shape}
 
 
-def _draw_huge(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_huge(draw: Draw, domain: Domain) -> Case:
     return {"shape": _huge_shapes(domain)[0]}
 
 
@@ -261,7 +269,7 @@ def _large_ladder(domain: Domain) -> Iterator[Case]:
     yield _draw_large(None, domain)
 
 
-def _draw_large(draw: st.DrawFn | None, domain: Domain) -> Case:
+def _draw_large(draw: Draw | None, domain: Domain) -> Case:
     most = 2048 if domain.max_seq is None else min(2048, domain.max_seq)
     return {"shape": (1, 2, max(1, most // domain.seq_multiple_of) * domain.seq_multiple_of)}
 
@@ -270,7 +278,7 @@ def _draw_large(draw: st.DrawFn | None, domain: Domain) -> Case:
 # higher order, whose intermediate results are squares
 
 
-def _draw_direction(draw: st.DrawFn, domain: Domain) -> Case:
+def _draw_direction(draw: Draw, domain: Domain) -> Case:
     gates = replace(domain, special_values=()).draw_gates(draw, zero=False)
     v_igate, v_fgate = (draw_background(draw, _MODERATE) for _ in range(2))
     direction = Gates(domain.dtype, gates.shape, v_igate, v_fgate)

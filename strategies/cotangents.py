@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmat.strategies.choose import between, choose, seed, some
+from dmat.strategies.choose import Draw, between, choose, seed, some
 from dmat.strategies.gates import Gates, draw_layout, significand_bits
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, PER_HEAD, PER_ROW, SAME_VALUES, lay_out
 from dmat.strategies.recipe import Recipe
@@ -56,7 +56,7 @@ def largest_cotangent(dtype: str) -> float:
     return {"float64": 2.0**511, "float16": torch.finfo(torch.float16).max}.get(dtype, 2.0**63)
 
 
-def _dense(draw: st.DrawFn, kind: str, sizes: Sequence[float], S: int) -> Background:
+def _dense(draw: Draw, kind: str, sizes: Sequence[float], S: int) -> Background:
     """Draw one kind of background for the causal part."""
     match kind:
         case "constant":
@@ -77,7 +77,7 @@ def _dense(draw: st.DrawFn, kind: str, sizes: Sequence[float], S: int) -> Backgr
     return noise
 
 
-def _sparse(draw: st.DrawFn, shape: Shape, sizes: Sequence[float]) -> Background:
+def _sparse(draw: Draw, shape: Shape, sizes: Sequence[float]) -> Background:
     """Draw zeros but for one to four causal places."""
     if 0 in shape:
         return Constant(0.0)
@@ -104,7 +104,7 @@ PLAIN_LAYOUTS = (*SAME_VALUES, "matrix transposed", *PER_HEAD)
 
 
 def draw_cotangent(
-    draw: st.DrawFn, gates: Gates, masked: Sequence[float] = (0.0,), expanded: bool = True
+    draw: Draw, gates: Gates, masked: Sequence[float] = (0.0,), expanded: bool = True
 ) -> Cotangent:
     """Draw a cotangent for the D~ of these gates; see `cotangents`."""
     kind = choose(draw, KINDS)
@@ -118,7 +118,7 @@ def draw_cotangent(
     return Cotangent(values, choose(draw, masked), draw_layout(draw, layouts))
 
 
-def draw_moderate_cotangent(draw: st.DrawFn, gates: Gates, sizes: Sequence[float]) -> Cotangent:
+def draw_moderate_cotangent(draw: Draw, gates: Gates, sizes: Sequence[float]) -> Cotangent:
     """Draw a cotangent of these sizes alone, in a layout whose elements are its own."""
     kind = choose(draw, ("constant", "last row", "cycle", "sparse", "diagonal", "row", "palette"))
     S = gates.shape[-1]
@@ -143,7 +143,7 @@ def exact_budget(dtype: str, accumulator: str) -> int:
     return int(2 ** min(significand_bits(dtype), significand_bits(accumulator)))
 
 
-def draw_exact_cotangent(draw: st.DrawFn, gates: Gates, accumulator: str) -> Cotangent:
+def draw_exact_cotangent(draw: Draw, gates: Gates, accumulator: str) -> Cotangent:
     """Draw small integers, their sum of magnitudes within the exact regime."""
     S = gates.shape[-1]
     budget = exact_budget(gates.dtype, accumulator)

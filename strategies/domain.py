@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import strategies as st
-
+from dmat.strategies.choose import Draw
 from dmat.strategies.gates import Gates, draw_exact_gates, draw_gates, exact_units
 from dmat.strategies.shapes import draw_shape
 
@@ -27,16 +26,16 @@ class Domain:
         """Whether some allowed length has exact sums in this dtype."""
         return exact_units(self.dtype, self.accumulator) // 2 >= self.seq_multiple_of
 
-    def draw_shape(self, draw: st.DrawFn, *, zero: bool = True) -> tuple[int, int, int]:
+    def draw_shape(self, draw: Draw, *, zero: bool = True) -> tuple[int, int, int]:
         """Draw a shape; with `zero` False, one that has elements."""
         return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
 
-    def draw_gates(self, draw: st.DrawFn, *, zero: bool = True, expanded: bool = True) -> Gates:
+    def draw_gates(self, draw: Draw, *, zero: bool = True, expanded: bool = True) -> Gates:
         """Draw gates of any regime."""
         shape = self.draw_shape(draw, zero=zero)
         return draw_gates(draw, self.dtype, self.special_values, shape, expanded)
 
-    def draw_exact_gates(self, draw: st.DrawFn) -> Gates:
+    def draw_exact_gates(self, draw: Draw) -> Gates:
         """Draw gates of the exact regime."""
         return draw_exact_gates(
             draw,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmat.strategies.choose import between, choose, seed, some
+from dmat.strategies.choose import Draw, between, choose, seed, some
 from dmat.strategies.layouts import GATE_LAYOUTS, PER_HEAD, SAME_VALUES, lay_out
 from dmat.strategies.recipe import Recipe
 from dmat.strategies.shapes import draw_shape
@@ -147,7 +147,7 @@ def _palettes(dtype: str, special_values: tuple[str, ...]) -> tuple[tuple[float,
     return (*palettes, (*specials, 0.0, -1.0, 1.0)) if specials else palettes
 
 
-def draw_background(draw: st.DrawFn, values: Sequence[float]) -> Background:
+def draw_background(draw: Draw, values: Sequence[float]) -> Background:
     """Draw a background made of these values: constant first, seeded last."""
     kind = choose(draw, ("constant", "cycle", "palette"))
     if kind == "constant":
@@ -157,18 +157,18 @@ def draw_background(draw: st.DrawFn, values: Sequence[float]) -> Background:
     return Palette(seed(draw), some(draw, values, 2, 5))
 
 
-def _ramp(draw: st.DrawFn) -> Background:
+def _ramp(draw: Draw) -> Background:
     step, head_step = choose(draw, (0.0, 0.125, -0.125, 1.0, -1.0)), choose(draw, (0.5, -0.5, 3.0))
     return Ramp(choose(draw, ORDINARY), step, head_step)
 
 
-def _normal(draw: st.DrawFn) -> Background:
+def _normal(draw: Draw) -> Background:
     scale = choose(draw, (1.0, 0.25, 3.0, 10.0, 30.0, 100.0, 1000.0))
     return Normal(seed(draw), scale, choose(draw, (0.0, 3.0, -3.0, 6.0, 12.0, -20.0)))
 
 
 def _edited(
-    draw: st.DrawFn, background: Background, shape: Shape, palettes: Sequence[Sequence[float]]
+    draw: Draw, background: Background, shape: Shape, palettes: Sequence[Sequence[float]]
 ) -> Background:
     """Draw up to three edits; the first place of a sequence, where spikes hide bugs, is favoured."""
     number = 0 if 0 in shape else choose(draw, (0, 0, 1, 0, 1, 2, 3))
@@ -180,7 +180,7 @@ def _edited(
     return Edited(background, tuple(edits)) if edits else background
 
 
-def _field(draw: st.DrawFn, shape: Shape, palettes: Sequence[Sequence[float]]) -> Background:
+def _field(draw: Draw, shape: Shape, palettes: Sequence[Sequence[float]]) -> Background:
     """Draw one gate: mostly a few values of one regime, else a ramp or noise; then edits."""
     kind = between(draw, 0, 9)
     if kind <= 6:
@@ -190,19 +190,19 @@ def _field(draw: st.DrawFn, shape: Shape, palettes: Sequence[Sequence[float]]) -
     return _edited(draw, background, shape, palettes)
 
 
-def _minus_window(draw: st.DrawFn, shape: Shape) -> Background:
+def _minus_window(draw: Draw, shape: Shape) -> Background:
     if choose(draw, (True, False)):
         return MinusWindow()
     return MinusWindow(between(draw, 0, max(0, shape[-1] - 1)))
 
 
-def draw_layout(draw: st.DrawFn, names: Sequence[str]) -> str:
+def draw_layout(draw: Draw, names: Sequence[str]) -> str:
     """Draw "contiguous" half of the time, else one of the names."""
     return choose(draw, ("contiguous",) * len(names) + tuple(names))
 
 
 def draw_gates(
-    draw: st.DrawFn,
+    draw: Draw,
     dtype: str = "float32",
     special_values: tuple[str, ...] = tuple(SPECIAL_VALUES),
     shape: tuple[int, int, int] = (1, 1, 1),
@@ -253,7 +253,7 @@ def exact_units(dtype: str, accumulator: str) -> int:
 
 
 def draw_exact_gates(
-    draw: st.DrawFn,
+    draw: Draw,
     dtype: str,
     accumulator: str,
     special_values: tuple[str, ...],

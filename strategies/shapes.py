@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from dmat.strategies.choose import between, choose
+from dmat.strategies.choose import Draw, between, choose
 
 BLOCKS = (16, 32, 64, 128, 8, 24, 96, 192, 256)
 PAST = (1, 0, 2, 6, -1, 3)
@@ -16,7 +16,7 @@ ONE = ((1, 1), (1, 1), (1, 2))
 EMPTY = ((1, 1, 0), (2, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 2), (0, 0, 0))
 
 
-def draw_length(draw: st.DrawFn, seq_multiple_of: int = 1, max_seq: int | None = None) -> int:
+def draw_length(draw: Draw, seq_multiple_of: int = 1, max_seq: int | None = None) -> int:
     """Draw a length S >= 1 that the contract allows (0 where it allows none); short ones first."""
     if max_seq is not None and max_seq < seq_multiple_of:
         return 0
@@ -35,7 +35,7 @@ def draw_length(draw: st.DrawFn, seq_multiple_of: int = 1, max_seq: int | None =
 
 
 def draw_shape(
-    draw: st.DrawFn,
+    draw: Draw,
     zero_length: bool = True,
     seq_multiple_of: int = 1,
     max_seq: int | None = None,

@@ -1,6 +1,6 @@
 """Runs scripts, each in a fork of a process that has torch and the kernels loaded and has called none.
 
-    python -m tests.repro_driver [TARGET] < lines of paths
+    python -m tests.repro_driver [TARGET] < lines of paths, or of a path, a tab and a TARGET
 
 prints a line a script: its exit code, a blank, and what it printed last.
 """
@@ -49,7 +49,8 @@ def main() -> None:
     assert dmat.dtilde.__name__
     assert named.ALL
     for line in sys.stdin:
-        code, last = run(line.strip(), sys.argv[1:])
+        path, *arguments = line.rstrip("\n").split("\t")
+        code, last = run(path, sys.argv[1:] + arguments)
         print(code, last, flush=True)
 
 

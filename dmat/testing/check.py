@@ -10,34 +10,36 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from dmat.testing.corpus import current
-from dmat.testing.relax import SECONDS, stands_under
-from dmat.testing.report import Report, gather, laws
-from dmat.testing.select import Chosen, select
+from dmat.testing.cannot import CannotRun
+
+if TYPE_CHECKING:  # torch takes two seconds to load: the workers are told to begin before this process does
+    from dmat.testing.report import Report
+    from dmat.testing.select import Chosen
 
 EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
 
 
-class NothingRun(Exception):
+class NothingRun(CannotRun):
     """pytest came to no law; its text is one line."""
 
 
 def check(options: argparse.Namespace) -> list[Report]:
     """Check what the options name, and return a report an implementation."""
-    chosen = select(options.targets, options.device, options.dtype)
-    current(Path(options.corpus), chosen)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
-        lines, printed, code = run_properties(options, Path(folder), len(laws()) * len(chosen))
+        chosen, lines, printed, code = run_properties(options, Path(folder))
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise NothingRun(f"no law was run; pytest ended with {code}: {' '.join(last)}")
+    from dmat.testing.report import gather
+
     reports = gather(lines, chosen, first=options.first)
     return reports if options.first else [with_wider_contract(report, chosen) for report in reports]
 
@@ -55,6 +57,8 @@ def with_wider_contract(report: Report, chosen: Sequence[Chosen]) -> Report:
     """
     if report.verdict == "sound" or not bare(chosen, report.implementation):
         return report
+    from dmat.testing.relax import SECONDS, stands_under
+
     if sys.stderr.isatty():
         sys.stderr.write(f"\rlooking for a wider contract (at most {SECONDS:.0f} s) ")
     places = [(dtype, device) for i, dtype, device in chosen if i.name == report.implementation]
@@ -65,40 +69,85 @@ def with_wider_contract(report: Report, chosen: Sequence[Chosen]) -> Report:
     return replace(report, stands_under=found) if known else report
 
 
+class Choice:
+    """What is to be checked, found in this process while the workers start: each loads torch for itself."""
+
+    def __init__(self, options: argparse.Namespace, out: TextIO, err: TextIO) -> None:
+        """Choose by these options; what a target prints when it is imported goes to `out` and `err`."""
+        self.options, self.out, self.err = options, out, err
+        self.chosen: list[Chosen] = []
+        self.error: CannotRun | None = None
+        self.laws = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Choose, and read the corpus; end the run where that cannot be done."""
+        with self.uncaptured(session.config), redirect_stdout(self.out), redirect_stderr(self.err):
+            try:
+                self.choose()
+            except CannotRun as error:
+                self.error = error
+        if self.error is not None:
+            manager: Any = session.config.pluginmanager.getplugin("dsession")
+            manager.nodemanager.group.terminate(timeout=0)  # they would else load torch to the end
+            raise pytest.UsageError(str(self.error))
+
+    def choose(self) -> None:
+        """Set what is chosen. SelectionError, TargetError, CorpusError say why it cannot be run."""
+        from dmat.testing.corpus import current
+        from dmat.testing.report import laws
+        from dmat.testing.select import select
+
+        self.laws = len(laws())
+        self.chosen = select(self.options.targets, self.options.device, self.options.dtype)
+        current(Path(self.options.corpus), self.chosen)
+
+    @contextmanager
+    def uncaptured(self, config: pytest.Config) -> Iterator[None]:
+        """Let what is printed pass by pytest."""
+        capture: Any = config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            yield
+
+
 class Progress:
     """Shows on a terminal how many laws are done."""
 
-    def __init__(self, total: int) -> None:
-        """Count up to this many."""
-        self.total, self.done = total, 0
+    def __init__(self, choice: Choice) -> None:
+        """Count the laws of this choice."""
+        self.choice, self.done = choice, 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Rewrite the line."""
         if report.when == "call":
             self.done += 1
-            sys.__stderr__.write(f"\r{self.done} of {self.total} checks done ")  # type: ignore[union-attr]
+            total = self.choice.laws * len(self.choice.chosen)
+            sys.__stderr__.write(f"\r{self.done} of {total} checks done ")  # type: ignore[union-attr]
             sys.__stderr__.flush()  # type: ignore[union-attr]
 
 
-def run_properties(options: argparse.Namespace, folder: Path, total: int) -> tuple[list[str], str, int]:
-    """Run the properties in pytest; return the records, what pytest printed, and its exit code.
+def run_properties(options: argparse.Namespace, folder: Path) -> tuple[list[Chosen], list[str], str, int]:
+    """Run the properties in pytest; return what was chosen, the records, what pytest printed, its exit code.
 
-    What Hypothesis would keep between runs goes to `folder`, not into the user's own. total: the number of
-    laws to run, for the progress line.
+    What Hypothesis would keep between runs goes to `folder`, not into the user's own. Raises what the choice
+    raises.
     """
     report = folder / "records.jsonl"
     arguments = pytest_arguments(options, report, folder)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
     os.environ.pop("PYTEST_ADDOPTS", None)
-    plugins = [Progress(total)] if sys.stderr.isatty() else []
+    choice = Choice(options, sys.stdout, sys.stderr)
+    plugins = [choice, *([Progress(choice)] if sys.stderr.isatty() else [])]
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         code = int(pytest.main(arguments, plugins=plugins))
-    if plugins:
+    if len(plugins) > 1:
         sys.stderr.write("\r" + " " * 40 + "\r")
+    if choice.error is not None:
+        raise choice.error
     lines = report.read_text().splitlines() if report.exists() else []
-    return lines, printed.getvalue(), code
+    return choice.chosen, lines, printed.getvalue(), code
 
 
 def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) -> list[str]:

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dmat import __version__
+from dmat.testing.cannot import CannotRun
 
 COULD_NOT = 2
-
-
-class CannotRun(Exception):
-    """Why nothing could be checked or graded, in one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,28 +135,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise CannotRun(f"--json is {str(options.json)!r}; there is no folder to write it in")
-    from dmat.testing.select import SelectionError
-    from dmat.testing.target import TargetError
-
-    try:
-        code: int = options.run(options)
-    except (SelectionError, TargetError) as error:
-        raise CannotRun(str(error)) from None
+    code: int = options.run(options)
     return code
 
 
 def _check(options: argparse.Namespace) -> int:
     """Check, print the reports, and return the exit code."""
+    from dmat.testing.check import check
+
+    reports = check(options)
     from rich.console import Console
 
-    from dmat.testing.check import NothingRun, check
-    from dmat.testing.corpus import CorpusError
     from dmat.testing.report import exit_code, show, write_json
 
-    try:
-        reports = check(options)
-    except (CorpusError, NothingRun) as error:
-        raise CannotRun(str(error)) from None
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for report in reports:
         show(report, console)

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from dmat.strategies.recipe import Case
+from dmat.testing.cannot import CannotRun
 from dmat.testing.casefile import FILE, CaseError, CaseFile, Dtype, Name, Text, case_of, read
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 KNOWN = "known.toml"
 
 
-class CorpusError(Exception):
+class CorpusError(CannotRun):
     """A corpus that cannot be used as it stands; its text is one line."""
 
 

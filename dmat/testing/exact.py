@@ -14,7 +14,7 @@ docs/spec.md sections 1 and 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -121,16 +121,58 @@ def _split(a: Array) -> tuple[Array, Array]:
     return high, a - high
 
 
-def _pairs_of(balls: Iterable[arb], shape: tuple[int, ...]) -> Pair:
-    """Round balls to pairs; relative error 2^-106 plus 2^-1074 absolute."""
-    flat = [(float(ball.mid()), ball) for ball in balls]
-    hi = np.array([h for h, _ in flat], dtype=np.float64).reshape(shape)
-    lo = np.array([float((ball - arb(h)).mid()) for h, ball in flat], dtype=np.float64)
-    return Pair(hi, lo.reshape(shape))
+@lru_cache(maxsize=2**14)
+def _log_sigmoid_parts(f: float) -> tuple[float, float]:
+    return _parts_of(log_sigmoid(f))
+
+
+@lru_cache(maxsize=2**14)
+def _sigmoid_minus_parts(f: float) -> tuple[float, float]:
+    return _parts_of(sigmoid_minus(f))
+
+
+def _parts_of(ball: arb) -> tuple[float, float]:
+    """Round a ball to hi and lo; relative error 2^-106 plus 2^-1074 absolute."""
+    hi = float(ball.mid())
+    return hi, float((ball - arb(hi)).mid())
+
+
+def _pairs_of(parts: Callable[[float], tuple[float, float]], values: Array) -> Pair:
+    """Return the pairs of these values, one by one."""
+    both = np.array([parts(x) for x in values.ravel().tolist()], dtype=np.float64).reshape(*values.shape, 2)
+    return Pair(both[..., 0], both[..., 1])
 
 
 def _single(values: Array) -> Pair:
     return Pair(values, np.zeros_like(values))
+
+
+def _prefix_sums(terms: Array) -> Pair:
+    """Sum terms[..., s] over s < k, into [..., k]: of 1, 2, 4, .. terms at once."""
+    S, sums = terms.shape[-1], _single(np.zeros_like(terms))
+    sums.hi[..., 1:] = terms[..., :-1]
+    for width in _powers_of_two(S):
+        later = sums[..., width:] + sums[..., : S - width]
+        sums.hi[..., width:], sums.lo[..., width:] = later.hi, later.lo
+    return sums
+
+
+def _row_sums(rows: Pair) -> Pair:
+    """Sum over the axis before the last: one half onto the other, and again."""
+    T = rows.hi.shape[-2]
+    if T == 0:
+        return _single(rows.hi.sum(axis=-2))
+    while T > 1:
+        half = T // 2
+        sums, odd = rows[..., :half, :] + rows[..., half : 2 * half, :], rows[..., 2 * half :, :]
+        rows = Pair(np.concatenate([sums.hi, odd.hi], -2), np.concatenate([sums.lo, odd.lo], -2))
+        T -= half
+    return rows[..., 0, :]
+
+
+def _powers_of_two(S: int) -> list[int]:
+    """Return 1, 2, 4, .. below S."""
+    return [2**n for n in range(max(S - 1, 0).bit_length())]
 
 
 @dataclass(frozen=True)
@@ -156,8 +198,7 @@ class GateTerms:
         rate_value = np.where(f > 0, small, large)
         conditions = np.abs(f) * rate_value, np.abs(f) * np.where(f > 0, large, small)
         if wide:
-            log = _pairs_of((log_sigmoid(x) for x in f.ravel().tolist()), f.shape)
-            rate = _pairs_of((sigmoid_minus(x) for x in f.ravel().tolist()), f.shape)
+            log, rate = _pairs_of(_log_sigmoid_parts, f), _pairs_of(_sigmoid_minus_parts, f)
         else:
             log, rate = _single(np.minimum(f, 0) - np.log1p(decay)), _single(rate_value)
         at_infinity = np.where(fgate == -np.inf, 1.0, 0.0)
@@ -170,17 +211,19 @@ class GateTerms:
 
 
 def window_sums(terms: Pair, *, wide: bool) -> Pair:
-    """Sum terms[..., k] over s < k <= t, into [..., t, s]; row by row, each a sum of its own terms."""
+    """Sum terms[..., k] over s < k <= t, into [..., t, s]; each a sum of its own terms."""
     S = terms.hi.shape[-1]
     if not wide:
         below = np.tri(S, S, -1, dtype=bool)
         return _single(np.cumsum(np.where(below, terms.hi[..., :, None], 0.0), axis=-2))
-    hi, lo = (np.zeros((*terms.hi.shape, S)) for _ in range(2))
-    sums = Pair(hi, lo)
-    for t in range(1, S):
-        row = sums[..., t - 1, :t] + terms[..., t, None]
-        hi[..., t, :t], lo[..., t, :t] = row.hi, row.lo
-    return sums
+    last = Pair(*(np.zeros((*terms.hi.shape, max(S, 2))) for _ in range(2)))  # [..., t, n]: the n up to t
+    last.hi[..., 1], last.lo[..., 1] = terms.hi, terms.lo
+    for width in _powers_of_two(S):  # what is known of up to `width` terms, before `width` more
+        more = last[..., width:, width, None] + last[..., : S - width, 1 : min(width, S - 1 - width) + 1]
+        longer = slice(width + 1, width + 1 + more.hi.shape[-1])
+        last.hi[..., width:, longer], last.lo[..., width:, longer] = more.hi, more.lo
+    t = np.arange(S)[:, None]
+    return last[..., t, np.maximum(t - t.T, 0)]
 
 
 def decay_from(fgate: Array, m: int) -> Array:
@@ -341,30 +384,19 @@ def _nonzero(G: Array) -> list[float]:
 def _column_sums(G: Array, *, wide: bool) -> Pair:
     if not wide:
         return _single(G.sum(axis=-2))
-    total = _single(np.zeros(G.shape[:-1]))
-    for t in range(G.shape[-2]):
-        total += _single(G[..., t, :])
-    return total
+    return _row_sums(_single(G))
 
 
 def _rectangles(causal: Array, *, wide: bool) -> Pair:
     """Sum over t >= k > s, into [..., k]: along each row up to k, then over the rows from k down."""
     S = causal.shape[-1]
-    left = np.zeros_like(causal)  # [..., t, k]: sum over s < k of row t
     below = np.tri(S, S, dtype=bool)
     if not wide:
+        left = np.zeros_like(causal)  # [..., t, k]: sum over s < k of row t
         left[..., 1:] = np.cumsum(causal[..., :-1], axis=-1)
         return _single(np.where(below, left, 0.0).sum(axis=-2))
-    low = np.zeros_like(causal)
-    lefts = Pair(left, low)
-    for k in range(1, S):
-        column = lefts[..., k - 1] + _single(causal[..., k - 1])
-        left[..., k], low[..., k] = column.hi, column.lo
-    lefts = Pair(np.where(below, left, 0.0), np.where(below, low, 0.0))
-    total = _single(np.zeros(causal.shape[:-1]))
-    for t in range(S):
-        total += lefts[..., t, :]
-    return total
+    lefts = _prefix_sums(causal)
+    return _row_sums(Pair(np.where(below, lefts.hi, 0.0), np.where(below, lefts.lo, 0.0)))
 
 
 # The exact regime: integers

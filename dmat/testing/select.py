@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dmat.testing.builtin import BUILTIN
+from dmat.testing.cannot import CannotRun
 from dmat.testing.contract import DEVICES, DTYPES
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load
@@ -15,7 +16,7 @@ from dmat.testing.target import load
 Chosen = tuple[Implementation, str, str]
 
 
-class SelectionError(Exception):
+class SelectionError(CannotRun):
     """A choice that leaves nothing to check; its text is one line."""
 
 

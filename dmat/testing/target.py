@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 from dmat.testing.builtin import BUILTIN
+from dmat.testing.cannot import CannotRun
 from dmat.testing.subject import Implementation
 
 FORMS = "package.module:function or path/to/file.py:function"
 
 
-class TargetError(Exception):
+class TargetError(CannotRun):
     """A TARGET that names nothing that can be checked; its text is one line."""
 
 
