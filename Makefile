@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check test sound zoo mutation docs lint types clean
+.PHONY: check test sound zoo mutation bench docs lint types clean
 
 # Is the tool itself right? Its own operators pass every law; the two wrong examples are accused.
 check: $(VENV)/installed
@@ -29,6 +29,11 @@ zoo: $(VENV)/installed
 # Every edit of the operator and of three sound kernels that a machine thinks of: an hour, for the nightly job.
 mutation: $(VENV)/installed
 	$(BIN)/python -m tests.mutation
+
+# Time, memory and error of the operator beside the formulas and the floors, into docs/measured: half an hour.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks --threads 1
+	$(BIN)/python -m benchmarks speed
 
 # docs/laws.md from the laws and the zoo; a test fails when it is stale.
 docs: $(VENV)/installed
