@@ -58,6 +58,7 @@ def cells(
     for S, dtype, make in track(places, description="speed"):
         if not _fits(S, getattr(torch, dtype), device):
             continue
+        torch.compiler.reset()  # it compiles a function for so many sizes, and is silent about the next
         calls = make(S, getattr(torch, dtype), device, compiled and dtype == "float32")
         times = interleaved(calls, budget, device)
         found += [
