@@ -178,6 +178,14 @@ def test_a_kernel_that_cannot_be_called(folder: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("COULD NOT BE CHECKED: kernels.py:always_raises")
 
 
+def test_a_file_that_ends_its_process(folder: Path) -> None:
+    """Exit 2 with one line, where importing the TARGET kills every process that does so."""
+    (folder / "aborts.py").write_text("import os; os.abort()")
+    done = dmat_check(folder, "aborts.py:f")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr == "dmat: the process died while the targets were imported\n"
+
+
 COULD_NOT = {
     "no colon": (["kernels.py"], "TARGET is 'kernels.py'; expected package.module:function"),
     "no file": (["none.py:f"], "TARGET is 'none.py:f'; there is no file none.py"),
@@ -213,7 +221,8 @@ def test_could_not_be_checked(
     for command in ("check", "grade"):
         if command == "grade" and ("-n" in arguments or "--frist" in arguments):
             continue
-        assert main([command, *arguments]) == 2
+        one = ["-n", "1"] if command == "check" and "-n" not in arguments else []
+        assert main([command, *arguments, *one]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert lines[0].startswith("dmat: ")

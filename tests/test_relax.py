@@ -20,6 +20,7 @@ from dmat.testing.counterexample import Counterexample, law_named
 from dmat.testing.law import Law
 from dmat.testing.relax import decorator, nearest_contract
 from dmat.testing.report import Report, laws
+from dmat.testing.select import planned
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load
 
@@ -162,7 +163,7 @@ def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     Path("kernels.py").write_text(KERNELS)
     name = "kernels.py:dies_of_nothing"
-    report = with_wider_contract(fallen(name, "output_shape"), [(load(name), "float32", "cpu")])
+    report = with_wider_contract(fallen(name, "output_shape"), planned([(load(name), "float32", "cpu")]))
     assert report.stands_under is not None
     assert report.stands_under["decorator"] == "@dmat.testing.implementation(zero_length=False)"
     jsonschema.validate(report.stands_under, {**SCHEMA, "oneOf": [{"$ref": "#/$defs/wider"}]})
@@ -180,4 +181,4 @@ def test_a_decorated_kernel_is_left_alone() -> None:
     """Who has said what is promised is held to it."""
     own = Implementation("k.py:f", print, Contract(error_scope="prefix"))
     report = fallen("k.py:f", "values")
-    assert with_wider_contract(report, [(own, "float32", "cpu")]) is report
+    assert with_wider_contract(report, planned([(own, "float32", "cpu")])) is report

@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from dmat.testing.law import Record
+from dmat.testing.plan import Plan, Planned, subject_id
 from dmat.testing.report import Report, exit_code, gather, laws, show
-from dmat.testing.select import Chosen, subject_id
-from dmat.testing.subject import Implementation
 
 LAW = laws()[0].name
-CHOSEN: list[Chosen] = [(Implementation.of(name, print), "float32", "cpu") for name in ("k.py:a", "k.py:b")]
+ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))
+ALL = [law.name for law in laws()]
+BOTH = Plan(ALL, [ONE, OTHER])
 
 
 def line(name: str, part: str, status: str = "passed") -> str:
@@ -38,7 +39,7 @@ def statuses(reports: list[Report]) -> list[object]:
 def test_both_parts_make_a_law() -> None:
     """With --first a law passes when its ladder and its search have, in whichever order they came."""
     parts = [line("k.py:a", "search"), line("k.py:a", "ladder"), line("k.py:b", "ladder")]
-    assert statuses(gather(parts, CHOSEN, first=True)) == ["passed", "not run"]
+    assert statuses(gather(parts, BOTH, first=True)) == ["passed", "not run"]
 
 
 def test_a_search_does_not_hide_its_ladder() -> None:
@@ -48,14 +49,14 @@ def test_a_search_does_not_hide_its_ladder() -> None:
         ([line("k.py:a", "ladder", "failed")], "failed"),
         ([], "not run"),
     ):
-        reports = gather([*before, line("k.py:a", "search")], CHOSEN[:1], first=True)
+        reports = gather([*before, line("k.py:a", "search")], Plan(ALL, [ONE]), first=True)
         assert statuses(reports) == [status]
         assert reports[0].verdict != "sound"
 
 
 def test_a_death_is_held_against_its_own_kernel() -> None:
     """The process that one implementation killed says nothing about another."""
-    reports = gather([lost("k.py:b", "all")], CHOSEN)
+    reports = gather([lost("k.py:b", "all")], BOTH)
     assert statuses(reports) == ["not run", "failed"]
     assert [report.verdict for report in reports] == ["error", "broken"]
     assert exit_code(reports) == 1
@@ -63,7 +64,7 @@ def test_a_death_is_held_against_its_own_kernel() -> None:
 
 def test_what_was_not_reached_is_not_sound() -> None:
     """Where another implementation ended the run, this one is not known to be right."""
-    reports = gather([line("k.py:b", "ladder", "failed")], CHOSEN, first=True)
+    reports = gather([line("k.py:b", "ladder", "failed")], BOTH, first=True)
     assert [report.verdict for report in reports] == ["error", "broken"]
 
 
@@ -83,6 +84,6 @@ WIDER: dict[str, tuple[dict[str, Any] | None, str]] = {
 def test_the_verdict_ends_with_what_was_searched(found: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Behind the verdict stands the wider contract, or that it is a bug, or that nobody knows."""
     stands_under, last = WIDER[found]
-    [report] = gather([line("k.py:a", "all", "failed")], CHOSEN[:1])
+    [report] = gather([line("k.py:a", "all", "failed")], Plan(ALL, [ONE]))
     show(replace(report, stands_under=stands_under), Console())
     assert last in capsys.readouterr().out.splitlines()[-1]

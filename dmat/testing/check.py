@@ -10,19 +10,17 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
+from dmat.testing.asked import require_known
 from dmat.testing.cannot import CannotRun
-
-if TYPE_CHECKING:  # torch takes two seconds to load: the workers are told to begin before this process does
-    from dmat.testing.report import Report
-    from dmat.testing.select import Chosen
+from dmat.testing.plan import Plan, Planned
+from dmat.testing.report import Report, gather
 
 EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
 
@@ -33,35 +31,36 @@ class NothingRun(CannotRun):
 
 def check(options: argparse.Namespace) -> list[Report]:
     """Check what the options name, and return a report an implementation."""
+    require_known(options.targets, options.device, options.dtype)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
-        chosen, lines, printed, code = run_properties(options, Path(folder))
+        plan, lines, printed, code = run_properties(options, Path(folder))
+    if plan.error:
+        raise CannotRun(plan.error)
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise NothingRun(f"no law was run; pytest ended with {code}: {' '.join(last)}")
-    from dmat.testing.report import gather
-
-    reports = gather(lines, chosen, first=options.first)
-    return reports if options.first else [with_wider_contract(report, chosen) for report in reports]
+    reports = gather(lines, plan, first=options.first)
+    return reports if options.first else [with_wider_contract(report, plan.subjects) for report in reports]
 
 
-def bare(chosen: Sequence[Chosen], name: str) -> bool:
+def bare(subjects: Sequence[Planned], name: str) -> bool:
     """Whether this implementation states no promise; a layout of its gates is none."""
-    contract = next(i.contract for i, _, _ in chosen if i.name == name)
-    return contract.stated().keys() <= {"gate_layout"}
+    contract = next(subject.contract for subject in subjects if subject.implementation == name)
+    return contract.keys() <= {"gate_layout"}
 
 
-def with_wider_contract(report: Report, chosen: Sequence[Chosen]) -> Report:
+def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
     """Return the report of a bare function that falls with the wider contract under which it stands.
 
     One that could not be checked gets one if it is found, for it may have promised too many lengths.
     """
-    if report.verdict == "sound" or not bare(chosen, report.implementation):
+    if report.verdict == "sound" or not bare(subjects, report.implementation):
         return report
     from dmat.testing.relax import SECONDS, stands_under
 
     if sys.stderr.isatty():
         sys.stderr.write(f"\rlooking for a wider contract (at most {SECONDS:.0f} s) ")
-    places = [(dtype, device) for i, dtype, device in chosen if i.name == report.implementation]
+    places = [(s.dtype, s.device) for s in subjects if s.implementation == report.implementation]
     found = stands_under(report, places)
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 50 + "\r")
@@ -69,85 +68,59 @@ def with_wider_contract(report: Report, chosen: Sequence[Chosen]) -> Report:
     return replace(report, stands_under=found) if known else report
 
 
-class Choice:
-    """What is to be checked, found in this process while the workers start: each loads torch for itself."""
+class Stillborn:
+    """Ends the run where a worker is gone before it had a plan: another would go the same way."""
 
-    def __init__(self, options: argparse.Namespace, out: TextIO, err: TextIO) -> None:
-        """Choose by these options; what a target prints when it is imported goes to `out` and `err`."""
-        self.options, self.out, self.err = options, out, err
-        self.chosen: list[Chosen] = []
-        self.error: CannotRun | None = None
-        self.laws = 0
+    def __init__(self, plan: Path) -> None:
+        """Look for the plan in this file."""
+        self.plan = plan
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self, session: pytest.Session) -> None:
-        """Choose, and read the corpus; end the run where that cannot be done."""
-        with self.uncaptured(session.config), redirect_stdout(self.out), redirect_stderr(self.err):
-            try:
-                self.choose()
-            except CannotRun as error:
-                self.error = error
-        if self.error is not None:
-            manager: Any = session.config.pluginmanager.getplugin("dsession")
-            manager.nodemanager.group.terminate(timeout=0)  # they would else load torch to the end
-            raise pytest.UsageError(str(self.error))
-
-    def choose(self) -> None:
-        """Set what is chosen. SelectionError, TargetError, CorpusError say why it cannot be run."""
-        from dmat.testing.corpus import current
-        from dmat.testing.report import laws
-        from dmat.testing.select import select
-
-        self.laws = len(laws())
-        self.chosen = select(self.options.targets, self.options.device, self.options.dtype)
-        current(Path(self.options.corpus), self.chosen)
-
-    @contextmanager
-    def uncaptured(self, config: pytest.Config) -> Iterator[None]:
-        """Let what is printed pass by pytest."""
-        capture: Any = config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            yield
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object, error: object) -> None:
+        """Say what is known."""
+        if error and not self.plan.exists():
+            Plan(error="the process died while the targets were imported").write(self.plan)
+            raise pytest.UsageError("no plan")
 
 
 class Progress:
     """Shows on a terminal how many laws are done."""
 
-    def __init__(self, choice: Choice) -> None:
-        """Count the laws of this choice."""
-        self.choice, self.done = choice, 0
+    def __init__(self, plan: Path) -> None:
+        """Count what this file says, when it is there."""
+        self.plan, self.total, self.done = plan, 0, 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Rewrite the line."""
         if report.when == "call":
+            if not self.total:
+                plan = Plan.read(self.plan)
+                self.total = len(plan.laws) * len(plan.subjects)
             self.done += 1
-            total = self.choice.laws * len(self.choice.chosen)
-            sys.__stderr__.write(f"\r{self.done} of {total} checks done ")  # type: ignore[union-attr]
+            sys.__stderr__.write(f"\r{self.done} of {self.total} checks done ")  # type: ignore[union-attr]
             sys.__stderr__.flush()  # type: ignore[union-attr]
 
 
-def run_properties(options: argparse.Namespace, folder: Path) -> tuple[list[Chosen], list[str], str, int]:
-    """Run the properties in pytest; return what was chosen, the records, what pytest printed, its exit code.
+def run_properties(options: argparse.Namespace, folder: Path) -> tuple[Plan, list[str], str, int]:
+    """Run the properties in pytest; return the plan, the records, what pytest printed, and its exit code.
 
-    What Hypothesis would keep between runs goes to `folder`, not into the user's own. Raises what the choice
-    raises.
+    This process loads neither torch, which takes two seconds, nor a target, which may end it: the workers do,
+    and one of them writes the plan. What Hypothesis would keep between runs goes to `folder`, not into the
+    user's own.
     """
-    report = folder / "records.jsonl"
+    report, plan = folder / "records.jsonl", folder / "plan.json"
     arguments = pytest_arguments(options, report, folder)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
     os.environ.pop("PYTEST_ADDOPTS", None)
-    choice = Choice(options, sys.stdout, sys.stderr)
-    plugins = [choice, *([Progress(choice)] if sys.stderr.isatty() else [])]
+    plugins = [Stillborn(plan), *([Progress(plan)] if sys.stderr.isatty() else [])]
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         code = int(pytest.main(arguments, plugins=plugins))
     if len(plugins) > 1:
         sys.stderr.write("\r" + " " * 40 + "\r")
-    if choice.error is not None:
-        raise choice.error
     lines = report.read_text().splitlines() if report.exists() else []
-    return choice.chosen, lines, printed.getvalue(), code
+    return Plan.read(plan) if plan.exists() else Plan(), lines, printed.getvalue(), code
 
 
 def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) -> list[str]:
@@ -156,7 +129,9 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments = ["-q", "-c", str(here / "check.ini"), "--rootdir", str(folder), "--noconftest"]
     arguments += ["-p", "no:cacheprovider", "-p", "no:faulthandler"]
     arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
+    arguments += ["--no-summary"]  # nobody reads it, and the table of examples loads torch
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
+    arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
     arguments += ["--dmat-examples", str(EXAMPLES)]
     arguments += ["--dmat-corpus", str(Path(options.corpus).resolve())]
     arguments += ["--dmat-time-limit", str(options.time_limit)]

@@ -141,13 +141,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Check, print the reports, and return the exit code."""
-    from dmat.testing.check import check
-
-    reports = check(options)
     from rich.console import Console
 
+    from dmat.testing.check import check
     from dmat.testing.report import exit_code, show, write_json
 
+    reports = check(options)
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for report in reports:
         show(report, console)

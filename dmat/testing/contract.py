@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-DTYPES = ("float32", "bfloat16", "float64", "float16")
-DEVICES = ("cpu", "cuda")
+from dmat.testing.asked import DEVICES as DEVICES
+from dmat.testing.asked import DTYPES as DTYPES
+
 SPECIAL_VALUES = ("-inf", "+inf", "nan")
 GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
 TRANSFORMS = ("compile", "vmap", "export", "autocast")

@@ -30,6 +30,7 @@ from dmat.testing.corpus import Corpus
 from dmat.testing.journal import DidNotEnd, Journal
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
+from dmat.testing.near import near
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken
 
@@ -93,12 +94,6 @@ def next_steps(home: Path, file: CaseFile) -> list[str]:
 def replay_command(home: Path, file: CaseFile) -> str:
     """Return the command that tries the case again."""
     return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation])
-
-
-def near(path: Path) -> Path:
-    """Return the path as seen from here, where that is shorter."""
-    here = Path.cwd()
-    return path.resolve().relative_to(here) if path.resolve().is_relative_to(here) else path
 
 
 # What stands in the folder

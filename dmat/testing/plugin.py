@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     limit = "how long an example may take; default: 60, 0 for no limit"
     group.addoption("--dmat-time-limit", type=float, metavar="SECONDS", default=60.0, help=limit)
     group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
+    group.addoption("--dmat-plan", metavar="FILE", help="write what is tried, or why nothing can be")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,7 +96,7 @@ def _corpus(config: pytest.Config) -> Any:
     try:
         return current(folder, _selection(config))
     except CorpusError as error:
-        raise pytest.UsageError(f"dmat: {error}") from None
+        raise _cannot(config, str(error)) from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -110,16 +111,37 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 def _selection(config: pytest.Config) -> list[Any]:
     """Return the subjects that the options name, loaded once."""
-    from dmat.testing.select import SelectionError, select
-    from dmat.testing.target import TargetError
+    from dmat.testing.asked import SelectionError, TargetError
+    from dmat.testing.select import select
 
     if SELECTION not in config.stash:
         options = ("--dmat-impl", "--dmat-device", "--dmat-dtype")
         try:
             config.stash[SELECTION] = select(*(config.getoption(name) or [] for name in options))
         except (SelectionError, TargetError) as error:
-            raise pytest.UsageError(f"dmat: {error}") from None
+            raise _cannot(config, str(error)) from None
     return config.stash[SELECTION]
+
+
+def _cannot(config: pytest.Config, why: str) -> pytest.UsageError:
+    """Return the error that ends the run, and leave the reason where the plan was to be."""
+    from dmat.testing.plan import Plan
+
+    if config.getoption("--dmat-plan"):
+        Plan(error=why).write(Path(config.getoption("--dmat-plan")))
+    return pytest.UsageError(f"dmat: {why}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the plan, in a process that has loaded what is tried."""
+    file = session.config.getoption("--dmat-plan")
+    if file and KEEPING in session.config.stash:  # else the reason stands there why nothing is tried
+        from dmat.testing.plan import Plan
+        from dmat.testing.report import laws
+        from dmat.testing.select import planned
+
+        chosen = _selection(session.config)
+        Plan([law.name for law in laws()], planned(chosen)).write(Path(file))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -130,7 +152,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
     _keeping(metafunc.config)  # a corpus that cannot be used is told here, once
     subjects = [(*subject, part) for part in parts for subject in chosen]
-    from dmat.testing.select import subject_id
+    from dmat.testing.plan import subject_id
 
     ids = [subject_id(i.name, dtype, device, part) for i, dtype, device, part in subjects]
     metafunc.parametrize("subject", subjects, ids=ids, indirect=True)
@@ -165,7 +187,7 @@ def _rank(item: pytest.Item) -> tuple[int, int, int]:
     if entry is None:
         return (0, 0, 0)
     _, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
-    from dmat.testing.contract import DTYPES
+    from dmat.testing.asked import DTYPES
 
     return (0, DTYPES.index(dtype), entry.order) if part == "ladder" else (1, entry.order, 0)
 

@@ -11,15 +11,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dmat.testing.keep import near
-from dmat.testing.law import Law
-from dmat.testing.select import Chosen, subject_ids
+from dmat.testing.near import near
+from dmat.testing.plan import Plan, subject_ids
+
+if TYPE_CHECKING:
+    from dmat.testing.law import Law
 
 Record = dict[str, Any]
 OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
@@ -29,6 +31,7 @@ NOT_REACHED = "not reached: the run stopped before it was done"
 def laws() -> list[Law]:
     """Return every law there is, family by family, each in the order of its file."""
     from dmat.properties import FAMILIES
+    from dmat.testing.law import Law
 
     found = []
     for family in FAMILIES:
@@ -78,10 +81,10 @@ class Report:
         }
 
 
-def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, first: bool = False) -> list[Report]:
+def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Report]:
     """Return a report per implementation from the plugin's JSON lines.
 
-    Each law x implementation x dtype x device of `chosen` gets a record, as "not run" where none came.
+    Each law x implementation x dtype x device of the plan gets a record, as "not run" where none came.
     first: the run was told to stop at the first broken law; the rest of what broke it was not promised.
     """
     came: dict[tuple[str, ...], dict[str, Record]] = {}
@@ -94,13 +97,14 @@ def gather(lines: Iterable[str], chosen: Sequence[Chosen], *, first: bool = Fals
             key = tuple(record[k] for k in ("law", "implementation", "dtype", "device"))
             came.setdefault(key, {})[record.pop("part")] = record
     reports = []
-    for implementation in dict.fromkeys(i for i, _, _ in chosen):
-        places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
-        keys = [(entry.name, implementation.name, *place) for entry in laws() for place in places]
+    contracts = {subject.implementation: subject.contract for subject in plan.subjects}
+    for name, contract in contracts.items():
+        places = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
+        keys = [(law, name, *place) for law in plan.laws for place in places]
         records = [_record(key, came.get(key, {}), lost) for key in keys]
         if first and any(r["status"] == "failed" for r in records):
             records = [r | {"promised": False} if _unreached(r) else r for r in records]
-        reports.append(Report(implementation.name, implementation.contract.stated(), records))
+        reports.append(Report(name, contract, records))
     return reports
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 
+from dmat.testing.asked import SelectionError, require_known
 from dmat.testing.builtin import BUILTIN
-from dmat.testing.cannot import CannotRun
-from dmat.testing.contract import DEVICES, DTYPES
+from dmat.testing.plan import Planned
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load
 
 Chosen = tuple[Implementation, str, str]
-
-
-class SelectionError(CannotRun):
-    """A choice that leaves nothing to check; its text is one line."""
 
 
 def select(
@@ -34,14 +29,9 @@ def select(
     Raises TargetError for a target, SelectionError for a dtype or device that is unknown, absent from
     this machine, or not promised.
     """
-    for device in devices:
-        if device not in DEVICES:
-            raise SelectionError(f"device is {device!r}; expected {' or '.join(DEVICES)}")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise SelectionError("device is 'cuda'; this machine has no CUDA device")
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    require_known(targets, devices, dtypes)
+    if "cuda" in devices and not torch.cuda.is_available():
+        raise SelectionError("device is 'cuda'; this machine has no CUDA device")
     chosen: list[Chosen] = []
     for implementation in [load(target) for target in dict.fromkeys(targets)] or otherwise:
         chosen += _of(implementation, devices, dtypes)
@@ -72,12 +62,6 @@ def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence
     return [(implementation, dtype, device) for device in places for dtype in wanted]
 
 
-def subject_id(name: str, dtype: str, device: str, part: str) -> str:
-    """Return how a test id names a subject: the implementation's name as it can stand in one."""
-    label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
-    return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
-
-
-def subject_ids(name: str, dtype: str, device: str) -> list[str]:
-    """Return the ids of all parts of a subject."""
-    return [subject_id(name, dtype, device, part) for part in ("all", "ladder", "search")]
+def planned(chosen: Sequence[Chosen]) -> list[Planned]:
+    """Return the same, as a process that has not loaded them knows them."""
+    return [Planned(i.name, i.contract.stated(), dtype, device) for i, dtype, device in chosen]

@@ -9,22 +9,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from dmat.testing.asked import TargetError, parted
 from dmat.testing.builtin import BUILTIN
-from dmat.testing.cannot import CannotRun
 from dmat.testing.subject import Implementation
-
-FORMS = "package.module:function or path/to/file.py:function"
-
-
-class TargetError(CannotRun):
-    """A TARGET that names nothing that can be checked; its text is one line."""
 
 
 def load(target: str) -> Implementation:
     """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line."""
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where or not attribute:
-        raise TargetError(f"TARGET is {target!r}; expected {FORMS}")
+    where, attribute = parted(target)
     module = _file(where, target) if where.endswith(".py") else _module(where, target)
     found: object = module
     for name in attribute.split("."):
@@ -50,8 +42,6 @@ def _module(name: str, target: str) -> ModuleType:
 def _file(path: str, target: str) -> ModuleType:
     """Import a file under its own name, or under one that nobody has where that is taken."""
     file = Path(path).resolve()
-    if not file.is_file():
-        raise TargetError(f"TARGET is {target!r}; there is no file {path}")
     name = file.stem
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__file__", None) == str(file):

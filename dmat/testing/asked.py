@@ -1,0 +1,42 @@
+"""What a command was asked to try, as far as it can be told wrong without loading torch or a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmat.testing.cannot import CannotRun
+
+DTYPES = ("float32", "bfloat16", "float64", "float16")
+DEVICES = ("cpu", "cuda")
+FORMS = "package.module:function or path/to/file.py:function"
+
+
+class SelectionError(CannotRun):
+    """A choice that leaves nothing to check; its text is one line."""
+
+
+class TargetError(CannotRun):
+    """A TARGET that names nothing that can be checked; its text is one line."""
+
+
+def parted(target: str) -> tuple[str, str]:
+    """Return the module or file that TARGET names, and the attribute. TargetError if it names none."""
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where or not attribute:
+        raise TargetError(f"TARGET is {target!r}; expected {FORMS}")
+    if where.endswith(".py") and not Path(where).resolve().is_file():
+        raise TargetError(f"TARGET is {target!r}; there is no file {where}")
+    return where, attribute
+
+
+def require_known(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> None:
+    """Raise TargetError for what names no file or module, SelectionError for an unknown device or dtype."""
+    for target in targets:
+        parted(target)
+    for device in devices:
+        if device not in DEVICES:
+            raise SelectionError(f"device is {device!r}; expected {' or '.join(DEVICES)}")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")

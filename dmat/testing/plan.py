@@ -1,0 +1,52 @@
+"""The plan of a run: what is tried, told by a process that has loaded torch and the targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An implementation, what its contract states, and a dtype and device in which it is tried."""
+
+    implementation: str
+    contract: dict[str, object]
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The names of all laws, in order, and what each is tried on. error: why nothing is, in a line."""
+
+    laws: Sequence[str] = ()
+    subjects: Sequence[Planned] = ()
+    error: str = ""
+
+    def write(self, file: Path) -> None:
+        """Write it whole; several processes may."""
+        beside = file.with_name(f"{file.name}-{os.getpid()}")
+        beside.write_text(json.dumps(asdict(self), default=str))
+        beside.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> Plan:
+        """Read what was written."""
+        told = json.loads(file.read_text())
+        return cls(told["laws"], [Planned(**subject) for subject in told["subjects"]], told["error"])
+
+
+def subject_id(name: str, dtype: str, device: str, part: str) -> str:
+    """Return how a test id names a subject: the implementation's name as it can stand in one."""
+    label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
+    return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
+
+
+def subject_ids(name: str, dtype: str, device: str) -> list[str]:
+    """Return the ids of all parts of a subject."""
+    return [subject_id(name, dtype, device, part) for part in ("all", "ladder", "search")]
