@@ -66,7 +66,7 @@ def _accuracy(options: argparse.Namespace) -> str:
     rows = [["dtype", "cases", "worst error over bound", "its case", "S"]]
     for dtype in options.dtypes:
         found = accuracy.worst(dtype, options.cases)
-        rows.append([dtype, f"{found.cases:,}", f"{found.ratio:.3f}", str(found.case), str(found.S)])
+        rows.append([dtype, f"{found.cases:,}", f"{found.ratio:.5f}", str(found.case), str(found.S)])
     kinds = {"mild gates": 0.0, "a first forget gate of -1e4": -1e4}
     lengths = options.lengths or (16, 64, 256, 1024, 4096)
     errors = {kind: {S: accuracy.relative_errors(S, f) for S in lengths} for kind, f in kinds.items()}
