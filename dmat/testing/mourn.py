@@ -24,7 +24,7 @@ WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, Any]:
     """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
     record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
-    entry.ended = entry.ended or entry.fate  # once: the clock goes on
+    entry.ended = entry.ended or entry.fate
     record.examples, record.ended = entry.examples, entry.ended
     if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
         record.reason, record.folder = entry.message, entry.folder or None
