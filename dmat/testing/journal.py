@@ -29,6 +29,8 @@ PATIENCE = 10.0  # of an implementation that has once taken longer than the limi
 DEAR = 5  # times the limit, for the first call of all, and for laws whose examples are compilations
 NO_RETURN = 1.5  # times the limit, at the least, until a process in which no Python runs is ended
 
+STOPPED = ".stopped"  # a file in which the watchdog of a process writes before it ends that
+
 SLOW = "slow, rather than stuck? --time-limit gives an example more (pytest: --dmat-time-limit)"
 
 Ended = Literal["died", "did not end", "broken"]
@@ -41,7 +43,8 @@ class DidNotEnd(BaseException):
 class Entry(msgspec.Struct):
     """One line of a journal: the test, what it tries, since when (time.time), and after how many examples.
 
-    ended: how it is known to have ended, "" until then. message: what is to be reported of it.
+    ended: how it is known to have ended, "" until then. message: what is to be reported of it. stopped: the
+    watchdog ended its process.
     """
 
     node: str
@@ -59,11 +62,12 @@ class Entry(msgspec.Struct):
     ended: str = ""
     message: str = ""
     folder: str = ""
+    stopped: bool = False
 
     @property
     def fate(self) -> Ended:
         """How an example ended of which no more is known than that its process is gone."""
-        return "did not end" if time.time() - self.started >= self.limit else "died"
+        return "did not end" if self.stopped else "died"
 
 
 class Journal:
@@ -77,7 +81,8 @@ class Journal:
         self.folder, self.limit = folder, limit
         self.entry: Entry | None = None
         self._file = os.open(folder / f"{os.getpid()}.json", os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
-        self._nowhere = os.open(os.devnull, os.O_WRONLY)
+        stopped = folder / f"{os.getpid()}{STOPPED}"
+        self._watchdog = os.open(stopped, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         self._watched = 0.0
 
     @contextmanager
@@ -141,7 +146,7 @@ class Journal:
         """Have the process end some time after the limit, even if it never comes back to Python."""
         now = time.monotonic()
         if now - self._watched > limit / 4:
-            faulthandler.dump_traceback_later((NO_RETURN + 0.25) * limit, exit=True, file=self._nowhere)
+            faulthandler.dump_traceback_later((NO_RETURN + 0.25) * limit, exit=True, file=self._watchdog)
             self._watched = now
 
     def limit_for(self, implementation: str, *, dear: bool = False) -> float:
@@ -183,6 +188,7 @@ def left_behind(folder: Path, node: str) -> Entry | None:
         except msgspec.MsgspecError:
             continue
         if entry.node == node and entry.ended != "held":
+            entry.stopped = file.with_suffix(STOPPED).stat().st_size > 0
             return entry
     return None
 
