@@ -10,8 +10,8 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,17 +110,28 @@ def run_properties(options: argparse.Namespace, folder: Path) -> tuple[Plan, lis
     """
     report, plan = folder / "records.jsonl", folder / "plan.json"
     arguments = pytest_arguments(options, report, folder)
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
-    os.environ.pop("PYTEST_ADDOPTS", None)
     plugins = [Stillborn(plan), *([Progress(plan)] if sys.stderr.isatty() else [])]
     printed = io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed):
+    with environment_of(folder), redirect_stdout(printed), redirect_stderr(printed):
         code = int(pytest.main(arguments, plugins=plugins))
     if len(plugins) > 1:
         sys.stderr.write("\r" + " " * 40 + "\r")
     lines = report.read_text().splitlines() if report.exists() else []
     return Plan.read(plan) if plan.exists() else Plan(), lines, printed.getvalue(), code
+
+
+@contextmanager
+def environment_of(folder: Path) -> Iterator[None]:
+    """Set what the run and its workers find in the environment; afterwards it is what it was."""
+    before = dict(os.environ)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) -> list[str]:
