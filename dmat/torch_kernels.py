@@ -213,19 +213,18 @@ def rectangle_sums(G: Tensor, *, summed: bool) -> tuple[Tensor, Tensor]:
     above the diagonal is read only if `summed`, each other element once (on the diagonal, in squares
     of BASE, several times).
     """
-    columns, rectangles = (G.new_zeros(G.shape[:-1], dtype=torch.float64) for _ in range(2))
+    columns, rectangles = (G.new_empty(G.shape[:-1], dtype=torch.float64) for _ in range(2))
     for square, columns_, rectangles_ in flattened(G, columns, rectangles):
-        work = Workspace(square)
-        below, across = _read(square, work)
-        columns_.copy_(_sum_rows(square, work) if summed else below)
+        below, across = _read(square)
+        columns_.copy_(_sum_rows(square) if summed else below)
         rectangles_.copy_(across)
     return columns, rectangles
 
 
-def _read(G: Tensor, work: Workspace) -> tuple[Tensor, Tensor]:
+def _read(G: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of columns below the diagonal and of rectangles, (N, S, S) -> twice float64 (N, S)."""
     N, S = G.shape[:-1]
-    base, length = base_of(S), padded(S)
+    base, length, work = base_of(S), padded(S), Workspace(G)
     columns, rectangles = G.new_zeros(2, N, length // base, base, dtype=torch.float64)
     for which, block in squares(G, base):
         side = block.shape[-1]
@@ -235,10 +234,9 @@ def _read(G: Tensor, work: Workspace) -> tuple[Tensor, Tensor]:
         for which, below, _ in halves(G, h):
             _read_sums(below, of_rows[:, which, : below.shape[-2]], of_columns[:, which], work)
         columns[:, ::2] += of_columns
-        rectangles[:, ::2, 1:] += of_columns.cumsum(-1)[
-            ..., :-1
-        ]  # k in the first half: s < k, t in the second
-        rectangles[:, 1::2] += sum_from(of_rows)  # k in the second half: t >= k, s in the first
+        # k in the first half: s < k, t in the second. k in the second: t >= k, s in the first.
+        rectangles[:, ::2, 1:] += of_columns.cumsum(-1)[..., :-1]
+        rectangles[:, 1::2] += sum_from(of_rows)
         columns, rectangles = (x.reshape(N, -1, 2 * h) for x in (columns, rectangles))
     return columns.view(N, -1)[:, :S], rectangles.view(N, -1)[:, :S]
 
@@ -271,9 +269,9 @@ def _read_squares(block: Tensor, columns: Tensor, rectangles: Tensor, work: Work
     rectangles[..., 1:] = up_to_s.tril_(-1).sum(-2)[..., :-1]
 
 
-def _sum_rows(G: Tensor, work: Workspace) -> Tensor:
-    """Sum over all t, (N, S, S) -> float64 (N, S)."""
-    total = G.new_zeros(G.shape[0], 1, G.shape[-1], dtype=torch.float64)
-    rows = total.new_empty(*total.shape[:2], G.shape[-2])
-    _read_sums(G.unsqueeze(1), rows, total, work)
-    return total.squeeze(1)
+def _sum_rows(G: Tensor) -> Tensor:
+    """Sum over all t, (N, S, S) -> float64 (N, S), by rows of one piece."""
+    total = G.new_zeros(G.shape[0], G.shape[-1], dtype=torch.float64)
+    for rows in torch.split(G, max(1, PIECE // total.numel()), dim=1):
+        total += rows.sum(1, dtype=torch.float64)
+    return total
