@@ -1,9 +1,10 @@
 """The two maps of dmat/segments.py on CUDA, by Triton kernels: one pass over each matrix.
 
-The picture is the one there: a sequence in chunks, a window in pieces that belong to it alone, and no
-subtraction. Here a program takes one tile of the matrix, the chunk r of rows t by the chunk q of
-columns s: past where q < r, diagonal where q = r, future where q > r. Sums are taken in float64, in an
-order that neither values nor timing can change. Why so: docs/decisions/0010-cuda-path.md.
+The sequence is cut into chunks, and each window into at most three pieces that belong to it alone: what
+is left of the chunk of s, the whole chunks between, and the chunk of t up to t; nothing is subtracted. A
+program takes one tile of the matrix, the chunk r of rows t by the chunk q of columns s: past where q < r,
+diagonal where q = r, future where q > r. Sums are taken in float64, in an order that neither values nor
+timing can change. Why so: docs/decisions/0010-cuda-path.md.
 """
 
 from __future__ import annotations
