@@ -6,6 +6,7 @@ import argparse
 import os
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -82,7 +83,7 @@ def _framework(options: argparse.Namespace) -> str:
     seconds, laws = framework.check()
     first = framework.first()
     total, busy = sum(law.examples for law in laws), sum(law.seconds for law in laws)
-    median, worst = framework.median_of(first), max(first.values())
+    middle, worst = median(first.values()), max(first.values())
     rows = [["law", "examples", "s", "examples/s"]]
     for law in laws:
         rate = law.examples / law.seconds if law.seconds else 0.0
@@ -90,7 +91,7 @@ def _framework(options: argparse.Namespace) -> str:
     wrong = [["wrong kernel", "s"], *([target, f"{s:.1f}"] for target, s in first.items())]
     return (
         f"`dmat check`: {seconds:.1f} s, {total:,} examples, {busy:.1f} s in its laws over all workers.\n\n"
-        f"`dmat check --first`: median {median:.1f} s, worst {worst:.1f} s.\n\n"
+        f"`dmat check --first`: median {middle:.1f} s, worst {worst:.1f} s.\n\n"
         f"{write.table(wrong)}\n{write.table(rows)}"
     )
 

@@ -15,7 +15,6 @@ from dmat.testing.exact import FINITE, Array, Forward
 
 from .contestants import FORMULAS
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Of 10,000 cases so many have these lengths: what is short shows most, what is long costs most.
 LONG = {256: 60, 1024: 12, 4096: 2}
 SHORT = 64

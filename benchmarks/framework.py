@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from rich.progress import track
 
@@ -57,11 +56,6 @@ def first() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             found[target] = _seconds(["--first", target, "--counterexamples", folder], folder)
     return found
-
-
-def median_of(seconds: dict[str, float]) -> float:
-    """Half of the kernels took less."""
-    return median(seconds.values())
 
 
 def _seconds(arguments: list[str], folder: str) -> float:

@@ -116,18 +116,12 @@ def _check_alike(what: str, igate: object, fgate: object, error: type[Exception]
 
 def _check_out(out: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> None:
     """Raise unless D~ can be written into out, and nobody asks for its derivative."""
-    B, NH, S, _ = igate_preact.shape
-    wanted: dict[str, object] = {
-        "dtype": igate_preact.dtype,
-        "shape": (B, NH, S, S),
-        "device": igate_preact.device,
-    }
     if not isinstance(out, Tensor):
         raise TypeError(f"out is a {type(out).__name__}; expected a torch.Tensor")
-    for what, value in wanted.items():
-        found = tuple(out.shape) if what == "shape" else getattr(out, what)
-        if found != value:
-            raise (TypeError if what == "dtype" else ValueError)(f"out has {what} {found}; expected {value}")
+    B, NH, S, _ = igate_preact.shape
+    _check_out_has("dtype", out.dtype, igate_preact.dtype, TypeError)
+    _check_out_has("shape", tuple(out.shape), (B, NH, S, S), ValueError)
+    _check_out_has("device", out.device, igate_preact.device, ValueError)
     if _overlaps_itself(out):
         raise ValueError(
             f"out has shape {tuple(out.shape)} and strides {out.stride()}, so that elements share memory; "
@@ -140,6 +134,12 @@ def _check_out(out: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> None:
                 f"out is given and {name} needs a derivative; expected gates and out without one "
                 f"(torch.no_grad, or detach)"
             )
+
+
+def _check_out_has(what: str, found: object, expected: object, error: type[Exception]) -> None:
+    """Raise unless out has what was expected."""
+    if found != expected:
+        raise error(f"out has {what} {found}; expected {expected}")
 
 
 def _has_tangent(x: Tensor) -> bool:

@@ -203,7 +203,7 @@ TARGETS = (
         "operator",
         OPERATOR,
         ("", "log_sigmoid", "dtilde", "vlstm_fwbw_Dtildemat", "_check_gates", "_check_alike",
-         "_check_out", "_has_tangent", "_overlaps_itself", "_check_memory", "_memory"),
+         "_check_out", "_check_out_has", "_has_tangent", "_overlaps_itself", "_check_memory", "_memory"),
         both,
         operator=True,
     ),
