@@ -12,10 +12,11 @@ from itertools import combinations_with_replacement
 from math import isqrt
 from random import Random
 
+import torch
 from hypothesis import strategies as st
 
 from dmat.strategies import inside
-from dmat.strategies.choose import Draw, between
+from dmat.strategies.choose import Draw, between, choose
 from dmat.strategies.cotangents import (
     Cotangent,
     draw_cotangent,
@@ -241,6 +242,7 @@ def _draw_few(draw: Draw, domain: Domain) -> Case:
 # One shape of more than 2^31 entries, by many heads or by many times, and one of a good size
 
 ENTRIES = 2**31
+PAST_16_BITS = 2**16
 
 
 def _huge_shapes(domain: Domain) -> list[tuple[int, int, int]]:
@@ -261,8 +263,21 @@ def _huge_ladder(domain: Domain) -> Iterator[Case]:
         yield {"shape": shape}
 
 
+def _filling_shapes(domain: Domain) -> list[tuple[int, int, int]]:
+    """Return shapes whose D~ fills the domain's memory: by many heads, and by one sequence past 2^16."""
+    entries = domain.memory // getattr(torch, domain.dtype).itemsize
+    many = _huge_shapes(replace(domain, max_seq=min(domain.max_seq or PAST_16_BITS, 256)))[0][-1]
+    shapes = [(1, entries // many**2, many)] if entries > many**2 else []
+    step, most = domain.seq_multiple_of, isqrt(entries)
+    long = (
+        min(most, domain.max_seq or most, exact_units(domain.dtype, domain.accumulator) // 2) // step * step
+    )
+    return [*shapes, (1, 1, long)] if long > PAST_16_BITS else shapes
+
+
 def _draw_huge(draw: Draw, domain: Domain) -> Case:
-    return {"shape": _huge_shapes(domain)[0]}
+    shapes = _huge_shapes(domain)[:1] + (_filling_shapes(domain) if domain.memory else [])
+    return {"shape": choose(draw, shapes)}
 
 
 def _large_ladder(domain: Domain) -> Iterator[Case]:

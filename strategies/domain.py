@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmat.strategies.choose import Draw
+from dmat.strategies.choose import Draw, between
 from dmat.strategies.gates import Gates, draw_exact_gates, draw_gates, exact_units
-from dmat.strategies.shapes import draw_shape
+from dmat.strategies.shapes import USUAL, draw_long_shape, draw_shape
+
+LONG_IN = 50
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What may be drawn for one implementation in one dtype: the contract's fields that say so."""
+    """What may be drawn for one implementation in one dtype: the contract's fields that say so.
+
+    longest: beyond the lengths at which most is found, draw one case in LONG_IN of up to this one; 0: none.
+    memory: bytes that the D~ of a huge case may fill, where there are some to fill.
+    """
 
     dtype: str = "float32"
     accumulator: str = "float32"
@@ -20,6 +26,8 @@ class Domain:
     seq_multiple_of: int = 1
     max_seq: int | None = None
     masked_cotangent: str = "ignored"
+    longest: int = 0
+    memory: int = 0
 
     @property
     def has_exact_lengths(self) -> bool:
@@ -28,6 +36,9 @@ class Domain:
 
     def draw_shape(self, draw: Draw, *, zero: bool = True) -> tuple[int, int, int]:
         """Draw a shape; with `zero` False, one that has elements."""
+        longest = self.longest if self.max_seq is None else min(self.longest, self.max_seq)
+        if longest > USUAL and between(draw, 1, LONG_IN) == LONG_IN:
+            return draw_long_shape(draw, longest, self.seq_multiple_of)
         return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
 
     def draw_gates(self, draw: Draw, *, zero: bool = True, expanded: bool = True) -> Gates:

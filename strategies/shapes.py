@@ -13,6 +13,7 @@ PAST = (1, 0, 2, 6, -1, 3)
 TINY = ((1, 1), (1, 1), (1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (1, 3))
 FEW = ((1, 1), (1, 1), (1, 2), (2, 1), (2, 3))
 ONE = ((1, 1), (1, 1), (1, 2))
+USUAL = 262  # the longest of most searches: a block of 256, and a little
 EMPTY = ((1, 1, 0), (2, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 2), (0, 0, 0))
 
 
@@ -32,6 +33,15 @@ def draw_length(draw: Draw, seq_multiple_of: int = 1, max_seq: int | None = None
     else:
         S = between(draw, 25, 150)
     return S if max_seq is None else min(S, max_seq - max_seq % seq_multiple_of)
+
+
+def draw_long_shape(draw: Draw, longest: int, seq_multiple_of: int = 1) -> tuple[int, int, int]:
+    """Draw (B, NH, S) with S from USUAL to `longest`, each power of two as often as the next."""
+    least = -(-USUAL // seq_multiple_of)
+    most = max(least, longest // seq_multiple_of)
+    octave = between(draw, least.bit_length(), most.bit_length())
+    low, high = max(least, 2 ** (octave - 1)), min(most, 2**octave - 1)
+    return (*choose(draw, ONE), seq_multiple_of * between(draw, low, max(low, high)))
 
 
 def draw_shape(

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_grade(commands)
     _add_replay(commands)
+    _add_fuzz(commands)
     return top
 
 
@@ -93,6 +94,30 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
     grade.set_defaults(run=_grade)
 
 
+def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
+    fuzz = commands.add_parser(
+        "fuzz",
+        help="try every law on new cases, for as long as it is given",
+        description="Try every law on new cases until the time is over. Exit 0: nothing found; 1: found;"
+        " 2: it did not really fuzz.",
+    )
+    fuzz.add_argument("targets", nargs="*", metavar="TARGET", help="as of dmat check")
+    fuzz.add_argument(
+        "--minutes", type=_minutes, metavar="M", help="all sittings together; default: 10, or as before"
+    )
+    fuzz.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the run and its report")
+    fuzz.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    fuzz.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
+    fuzz.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
+    fuzz.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core, or a GPU")
+    fuzz.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or auto; needs dmat[cluster]")
+    fuzz.add_argument("--corpus", metavar="DIR", default="corpus", help="of known failures; default: corpus")
+    fuzz.add_argument(
+        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
+    )
+    fuzz.set_defaults(run=_fuzz, json=None)
+
+
 def _add_common(command: argparse.ArgumentParser, otherwise: str) -> None:
     command.add_argument(
         "targets",
@@ -119,6 +144,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
     return seconds
+
+
+def _minutes(text: str) -> float:
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of minutes") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,6 +218,13 @@ def _replay(options: argparse.Namespace) -> int:
     if options.keep:
         _keep(files, options.corpus)
     return exit_code(outcomes)
+
+
+def _fuzz(options: argparse.Namespace) -> int:
+    """Fuzz, and return the exit code."""
+    from dmat.testing.fuzzing.run import fuzz
+
+    return fuzz(options)
 
 
 def _keep(files: Sequence[Path], corpus: Path) -> None:

@@ -17,7 +17,8 @@ from dmat.strategies.size import Size, size
 from dmat.testing.verdict import LawBroken
 
 MOST_TRIES = 1200
-MOST_SECONDS = 2.0
+MOST_SECONDS = 2.0  # of this process: beside other work it takes as many tries, and longer
+MOST_WAITING = 5.0  # times that, by the clock: of a kernel that sleeps, or runs elsewhere
 LONGEST = 24  # up to so many blocks every length is tried
 
 Check = Callable[[Case], None]
@@ -52,16 +53,17 @@ def attempted(check: Check, case: Case) -> LawBroken | None:
 class Descent:
     """The way down from a failing case, to ever smaller ones.
 
-    inside: whether a case lies in the law's domain. block: lengths are multiples of it.
+    inside: whether a case lies in the law's domain. block: lengths are multiples of it. seconds: it may take.
     """
 
     check: Check
     inside: Callable[[Case], bool]
     block: int
     found: list[Failure]
+    seconds: float = MOST_SECONDS
     tries: int = 0
     seen: set[str] = field(default_factory=set)
-    started: float = field(default_factory=time.perf_counter)
+    started: tuple[float, float] = field(default_factory=lambda: (time.process_time(), time.perf_counter()))
     size: Size = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,8 @@ class Descent:
     @property
     def spent(self) -> bool:
         """Whether it is time to stop."""
-        return self.tries >= MOST_TRIES or time.perf_counter() - self.started > MOST_SECONDS
+        worked, waited = time.process_time() - self.started[0], time.perf_counter() - self.started[1]
+        return self.tries >= MOST_TRIES or max(worked, waited / MOST_WAITING) > self.seconds
 
     def takes(self, case: Case) -> bool:
         """Whether this case is smaller, inside, new, and breaks the law: then it is the smallest so far."""
@@ -127,9 +130,18 @@ class Descent:
         return False
 
 
-def minimal(check: Check, inside: Callable[[Case], bool], block: int, failure: Failure) -> list[Failure]:
-    """Return ever smaller failures, from this one on: a leap to a short one, then down, and on by leaps."""
-    descent = Descent(check, inside, block, [failure])
+def minimal(
+    check: Check,
+    inside: Callable[[Case], bool],
+    block: int,
+    failure: Failure,
+    seconds: float = MOST_SECONDS,
+) -> list[Failure]:
+    """Return ever smaller failures, from this one on: a leap to a short one, then down, and on by leaps.
+
+    seconds: of this process, that the way may take.
+    """
+    descent = Descent(check, inside, block, [failure], seconds)
     descent.leap(SHORT, most=1)
     descent.descend()
     while descent.leap(LONGEST, most=2):

@@ -18,7 +18,7 @@ from dmat.testing.corpus import Corpus
 from dmat.testing.journal import SLOW, DidNotEnd, Entry
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
-from dmat.testing.minimal import Failure, attempted, minimal
+from dmat.testing.minimal import MOST_SECONDS, Failure, attempted, minimal
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import Finding, LawBroken
 
@@ -118,17 +118,18 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
     fate = journal.fate_of_plainest if journal is not None else ""
     try:
         if fate:
-            raise _failed(_without_end(case, fate), record)
+            raise _failed(without_end(case, fate), record)
         with keeping.trying(case, plainest=True):
             uncallable = subject.uncallable
     except DidNotEnd:
-        raise _failed(_without_end(case, "did not end"), record) from None
+        raise _failed(without_end(case, "did not end"), record) from None
     if uncallable:
         record.status, record.reason = "not run", uncallable
         pytest.fail(f"not run: {uncallable}", pytrace=False)
 
 
-def _without_end(case: Case, fate: str) -> Failure:
+def without_end(case: Case, fate: str) -> Failure:
+    """Return the failure of a case that has ended its process, or was itself not ended: "did not end"."""
     what = "the process died" if fate == "died" else "no result within the time limit"
     note = "" if fate == "died" else SLOW
     return Failure(case, LawBroken(Finding("call", (), what, "a result", note=note)), ended=fate)
@@ -207,7 +208,7 @@ def try_all(
             failures.append(Failure(case, error))
             raise
         except DidNotEnd:
-            failures.append(_without_end(case, "did not end"))
+            failures.append(without_end(case, "did not end"))
             raise failures[-1].broken from None
 
     if subject.part != "search":
@@ -247,8 +248,13 @@ def try_all(
         raise refusals[0]
 
 
-def smallest(failure: Failure, entry: Law, subject: Subject, keeping: Keeping) -> Failure:
-    """Return the smallest failure found on the way down from this one that happens again when tried again."""
+def smallest(
+    failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float = MOST_SECONDS
+) -> Failure:
+    """Return the smallest failure found on the way down from this one that happens again when tried again.
+
+    seconds: that the way may take.
+    """
     inside, domain = entry.cases.inside, subject.domain
     if inside is None or subject.in_dtype(subject.dtype).uncallable:
         return failure
@@ -261,7 +267,7 @@ def smallest(failure: Failure, entry: Law, subject: Subject, keeping: Keeping) -
         except DidNotEnd as error:
             raise RuntimeError("no finding, and no time for more of them") from error
 
-    found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure)
+    found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure, seconds)
     if subject.in_dtype(subject.dtype).uncallable:
         return failure  # the device has failed for good, and every case with it
     again = (one for one in reversed(found) if attempted(check, one.case))

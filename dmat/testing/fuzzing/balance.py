@@ -1,0 +1,41 @@
+"""Which case is drawn next: of the regimes of gates, one that was tried little; some cases of the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from random import Random
+
+from dmat.strategies.domain import Domain
+from dmat.strategies.recipe import Case
+from dmat.strategies.regime import regime
+from dmat.testing.law import Law
+
+MOST_DRAWS = 4  # until one is taken as it is
+A_RUNG_IN = 8  # one case in so many is of the ladder, which knows the edges
+
+
+@lru_cache(maxsize=256)
+def _rungs(entry: Law, domain: Domain) -> tuple[Case, ...]:
+    return tuple(entry.cases.ladder(domain))
+
+
+def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int]) -> Case:
+    """Return the next case: of at most MOST_DRAWS, the first whose regime was tried no more than the average.
+
+    tried: examples of this law so far, by regime.
+    """
+    rungs = _rungs(entry, domain)
+    if rungs and random.randrange(A_RUNG_IN) == 0:
+        return random.choice(rungs)
+    average = sum(tried.values()) / max(1, len(tried))
+    drawn = []
+    for _ in range(MOST_DRAWS):
+        case = entry.cases.draw(random, domain)
+        if "gates" not in case:
+            return case
+        count = tried.get(regime(case["gates"]), 0)
+        if count <= average:
+            return case
+        drawn.append((count, len(drawn), case))
+    return min(drawn)[-1]

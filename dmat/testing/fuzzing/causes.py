@@ -1,0 +1,135 @@
+"""Whether two failures have one cause: then one is shown, and the other is named beside it.
+
+They are taken to have one where the smallest case of either breaks the other's law too, or where both break a
+general law with one sign that says much: a number where -inf belongs, above the diagonal, say. A bug of a
+kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that one case shows
+may so be taken for one: mend the first, and the next night finds the second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.recipe import Case
+from dmat.strategies.values import Constant, Cycle, Ramp
+from dmat.testing.casefile import decoded
+from dmat.testing.counterexample import law_named
+from dmat.testing.fuzzing.told import Cause
+from dmat.testing.journal import DidNotEnd
+from dmat.testing.law import Law
+from dmat.testing.replay import in_dtype
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import Finding, LawBroken
+
+Trying = Callable[[Case], AbstractContextManager[None]]
+COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))
+MASKED = (0.0, float("nan"), 1.0)  # laws differ in what may stand above the diagonal
+
+
+GENERAL = ("future", "values", "input_gradient", "forget_gradient")
+VAGUE = "a number for a number"
+
+
+def symptom(finding: Finding) -> str:
+    """Return what failures of one law have in common at the first look: what is wrong, where, and how."""
+    what = f"{_kind(finding.computed)} for {_kind(finding.exact)}"
+    return f"{finding.quantity}{_place(finding.index)}: {what}"
+
+
+def _place(index: tuple[int, ...]) -> str:
+    """Return where an entry (b, h, t, s) of a square lies."""
+    if len(index) != 4:
+        return ""
+    t, s = index[-2:]
+    return " above the diagonal" if t < s else " on the diagonal" if t == s else " below the diagonal"
+
+
+def _kind(text: str) -> str:
+    word = text.split(" ")[0]
+    if word in ("nan", "inf", "-inf"):
+        return word
+    try:
+        float(word)
+    except ValueError:
+        return re.sub(r"\d+", "#", text)[:80]
+    return "a number"
+
+
+def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
+    """Whether the smallest case of this cause breaks the law for the subject too."""
+    case = in_dtype(decoded(cause.recipe), subject.dtype)
+    return any(_breaks(entry, subject, whole, trying) for whole in completed(case, entry, subject))
+
+
+def explained(recipe: Case, cause: Cause, subject: Subject, trying: Trying) -> bool:
+    """Whether this case breaks the law of the cause, in its dtype and on its device, or shows its signs."""
+    if set(cause.signs) & set(signs(recipe, subject, trying)):
+        return True
+    entry = law_named(cause.cell.law)
+    there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
+    case = in_dtype(recipe, there.dtype)
+    return any(_breaks(entry, there, whole, trying) for whole in completed(case, entry, there))
+
+
+def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
+    """Return how this case breaks the general laws, the vague ways left out."""
+    found = {}
+    for name in GENERAL:
+        entry = law_named(name)
+        for whole in completed(case, entry, subject):
+            broken = _broken(entry, subject, whole, trying)
+            if broken is not None and not symptom(broken.finding).endswith(VAGUE):
+                found[symptom(broken.finding)] = True
+    return tuple(found)
+
+
+def _breaks(entry: Law, subject: Subject, case: Case, trying: Trying) -> bool:
+    return _broken(entry, subject, case, trying) is not None
+
+
+def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:
+    try:
+        with trying(case):
+            entry.check(subject.in_dtype(subject.dtype), **case)
+    except LawBroken as broken:
+        return broken
+    except (Exception, DidNotEnd):  # a refusal, or the law itself at a loss: no finding
+        return None
+    return None
+
+
+def completed(case: Case, entry: Law, subject: Subject) -> Iterator[Case]:
+    """Yield the case as this law takes one, with plain parts for those it lacks, where it is allowed."""
+    if "gates" not in case or entry.cases.inside is None or entry.not_applicable(subject) is not None:
+        return
+    plain = _plain_parts(case["gates"], subject)
+    for cotangent in _cotangents(case) if "cotangent" in entry.parameters else COTANGENTS[:1]:
+        whole = {**plain, **case, "cotangent": cotangent}
+        if set(entry.parameters) <= set(whole):
+            taken = entry.arguments(whole)
+            if entry.cases.inside(taken, subject.domain):
+                yield taken
+
+
+def _cotangents(case: Case) -> list[Cotangent]:
+    """Return the cotangent of the case, if it has one, else plain ones; each also masked in other ways."""
+    own = [case["cotangent"]] if "cotangent" in case else list(COTANGENTS)
+    laid = [*own, *(replace(one, layout="contiguous") for one in own)]
+    return list(dict.fromkeys([*own, *(replace(one, masked=x) for one in laid for x in MASKED)]))
+
+
+def _plain_parts(gates: Gates, subject: Subject) -> Case:
+    S, block = gates.shape[-1], subject.contract.seq_multiple_of
+    ones, others = Constant(1.0), Ramp(7.0, 1.0, 1.0)
+    return {
+        "rival": Gates(gates.dtype, gates.shape, others, others),
+        "direction": Gates(gates.dtype, gates.shape, ones, ones),
+        "head": (0, 0),
+        "t": max(S - 1, 0),
+        "s": 0,
+        "cut": S // block // 2 * block,
+    }

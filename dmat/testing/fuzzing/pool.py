@@ -1,0 +1,94 @@
+"""The processes of this machine: they take turns, and one that is gone is replaced.
+
+The pool is Pebble's, which tells of each task whether its process died in it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from dmat.testing.fuzzing.told import Done, Setup, Turn
+from dmat.testing.fuzzing.worker import mourn, start, take
+
+SECONDS = 120.0  # that a case of which a process has died may take to be kept
+
+
+class Gone(Exception):
+    """The process died in what it was asked; its text says how."""
+
+
+class Pool:
+    """So many processes, each with a turn and one to come, or it would wait for its next.
+
+    stint: seconds of turns that are handed out together.
+    """
+
+    stint = 0.0
+
+    def __init__(self, setup: Setup, processes: int) -> None:
+        """Start them."""
+        context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA has none
+        self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=context)
+        self.room, self.under_way = processes + 1, 0
+        self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
+
+    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
+        """Return function(*arguments), called in one of them. Gone where it dies; else what it raises."""
+        try:
+            return self.pool.schedule(function, arguments, timeout=seconds).result()
+        except ProcessExpired as death:
+            raise Gone(_told(death)) from None
+
+    def submit(self, turns: Sequence[Turn]) -> None:
+        """Have these turns taken, each by whoever is free next."""
+        for turn in turns:
+            self.under_way += 1
+            future = self.pool.schedule(take, (turn,))
+            future.add_done_callback(lambda future, turn=turn: self._hear(turn, future))  # type: ignore[misc]
+
+    def _hear(self, turn: Turn, future: ProcessFuture[Done]) -> None:
+        error = future.exception()
+        self._ended.put((turn, future.result() if error is None else error))
+
+    def ended(self, seconds: float) -> list[Done]:
+        """Return what has become of turns, waiting at most so long for the first."""
+        try:
+            outcomes = [self._ended.get(timeout=max(0.0, seconds))]
+        except queue.Empty:
+            return []
+        while not self._ended.empty():
+            outcomes.append(self._ended.get())
+        self.under_way -= len(outcomes)
+        return [end if isinstance(end, Done) else self._lost(turn, end) for turn, end in outcomes]
+
+    def _lost(self, turn: Turn, error: BaseException) -> Done:
+        """Return what is known of a turn whose process is gone."""
+        where = f"{turn.cell.law} of {turn.cell.implementation}"
+        if not isinstance(error, ProcessExpired):
+            return lost(turn, f"{where} came to no end: {type(error).__name__}: {error}")
+        event = f"a process died ({_told(error)}) in {where}"
+        try:
+            found = self.call(mourn, turn, seconds=SECONDS)
+        except (Gone, TimeoutError) as again:
+            return lost(turn, f"{event}; its case could not be kept: {again}")
+        return lost(turn, event, *([found] if found else []))
+
+    def stop(self) -> None:
+        """End all of them, whatever they do."""
+        self.pool.stop()
+        self.pool.join()
+
+
+def lost(turn: Turn, event: str, *found: Any) -> Done:
+    """Return a turn of which nothing is known but that it is lost, and what was found of it."""
+    return Done(turn.name, turn.cell, turn.seconds, found=found, event=event)
+
+
+def _told(death: ProcessExpired) -> str:
+    """Return how a process ended: a signal has a negative exit code."""
+    return f"signal {-death.exitcode}" if death.exitcode < 0 else f"exit code {death.exitcode}"

@@ -1,0 +1,54 @@
+"""The profile under which Hypothesis fuzzes: every field of it set, so that none is inherited from a user's.
+
+A profile registered elsewhere may be derandomised, or without a database: a night then repeats one hundred
+cases for ever, without a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis.core
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
+
+from dmat.testing.fuzzing.told import NoFuzzing
+
+DATABASE = "hypothesis"  # the folder of it
+
+
+def fuzzing(folder: Path, examples: int = 1000) -> settings:
+    """Return the profile, its database in this folder: an absolute path, or it would follow the process."""
+    return settings(
+        settings.get_profile("default"),
+        max_examples=examples,
+        derandomize=False,
+        database=DirectoryBasedExampleDatabase(folder.resolve() / DATABASE),
+        verbosity=Verbosity.quiet,
+        phases=(Phase.reuse, Phase.generate, Phase.target),
+        stateful_step_count=50,
+        report_multiple_bugs=False,
+        suppress_health_check=tuple(HealthCheck),
+        deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
+        print_blob=False,
+        backend="hypothesis",
+    )
+
+
+def require_fuzzing(profile: settings) -> None:
+    """Raise NoFuzzing where searches under this profile would repeat themselves, or remember nothing."""
+    if profile.derandomize:
+        raise NoFuzzing("the profile is derandomised: every night would try the same cases")
+    if hypothesis.core.global_force_seed is not None:
+        raise NoFuzzing("Hypothesis was given a seed: its database is off, and every night tries the same")
+    if profile.database is None:
+        raise NoFuzzing("the profile has no example database")
+    _require_kept(profile.database)
+
+
+def _require_kept(database: ExampleDatabase) -> None:
+    key, value = b"dmat: is this kept?", b"yes"
+    database.save(key, value)
+    if value not in set(database.fetch(key)):
+        raise NoFuzzing(f"the example database keeps nothing: {database!r}")
+    database.delete(key, value)

@@ -1,0 +1,115 @@
+"""What a run shows while it goes on: a table on a terminal, a line a minute where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dmat.testing.fuzzing.tally import Finding, Sum
+
+EVERY = 30.0  # seconds between two lines where there is no terminal
+MARGIN = 8  # rows of a terminal that are not the laws'
+
+
+class Progress:
+    """Shows what a run has tried: on stderr, for stdout is the verdict's.
+
+    total: what there is to show. seconds: that the run has.
+    """
+
+    def __init__(self, total: Sum, seconds: float) -> None:
+        """Show nothing yet."""
+        self.total, self.seconds = total, seconds
+        self.began, self.before = time.monotonic(), total.examples
+        self.console = Console(stderr=True, emoji=False, highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self._rich else None
+        self.shown, self.told = 0.0, 0
+
+    @property
+    def _rich(self) -> bool:
+        return sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        """Begin."""
+        if self.live is not None:
+            self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        if self.live is not None:
+            self.live.__exit__(kind, error, trace)
+        self._tell_findings()
+
+    def show(self) -> None:
+        """Show what is new."""
+        now = time.monotonic()
+        if self.live is not None:
+            if now - self.shown > 1.0:
+                self.shown = now
+                self.live.update(self._screen(), refresh=True)
+            return
+        self._tell_findings()
+        if now - self.shown > EVERY:
+            self.shown = now
+            self.console.print(self._line())
+
+    def _tell_findings(self) -> None:
+        for finding in self.total.findings[self.told :]:
+            self.console.print(found_line(finding), soft_wrap=True, markup=False)
+        self.told = len(self.total.findings)
+
+    @property
+    def rate(self) -> float:
+        """Examples a second, of this sitting."""
+        return (self.total.examples - self.before) / max(time.monotonic() - self.began, 1e-9)
+
+    def _line(self) -> str:
+        left = max(0.0, self.seconds - self.total.elapsed)
+        tried = sum(bool(tally.examples) for tally in self.total.tallies.values())
+        return (
+            f"{_clock(left)} left, {self.total.examples:,} examples, {self.rate:.0f} a second,"
+            f" {tried} of {len(self.total.tallies)} cells tried, found {len(self.total.findings)}"
+        )
+
+    def _screen(self) -> RenderableType:
+        findings = [Text(found_line(finding), style="red") for finding in self.total.findings[-5:]]
+        rows = max(5, self.console.height - MARGIN - len(findings))
+        return Group(Text(self._line(), style="bold"), self._laws(rows), *findings)
+
+    def _laws(self, rows: int) -> Table:
+        """Return the laws, those of the largest error over bound first."""
+        table = Table(box=None, pad_edge=False)
+        for name in ("law", "examples", "worst error / bound", "cells broken"):
+            table.add_column(name, justify="left" if name == "law" else "right")
+        sums: dict[str, list[float]] = {}
+        for cell, tally in self.total.tallies.items():
+            examples, worst, broken = sums.setdefault(cell.law, [0.0, -1.0, 0.0])
+            worst = max(worst, -1.0 if tally.worst is None else tally.worst)
+            sums[cell.law] = [examples + tally.examples, worst, broken + bool(tally.symptoms)]
+        ranked = sorted(sums.items(), key=lambda item: (-item[1][2], -item[1][1]))
+        for law, (examples, worst, broken) in ranked[:rows]:
+            style = "red" if broken else ""
+            shown = f"{worst:.3f}" if worst >= 0 else ""
+            table.add_row(law, f"{examples:,.0f}", shown, f"{broken:.0f}" if broken else "", style=style)
+        return table
+
+
+def found_line(finding: Finding) -> str:
+    """Return a finding in a line."""
+    cell, after = finding.found.cell, _clock(finding.after)
+    also = f", and {len(finding.also)} more cells" if finding.also else ""
+    return f"found after {after}: {cell.law} of {cell.implementation}, {cell.dtype} on {cell.device}{also}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,120 @@
+"""What a run came to, as the report has it: report.schema.json."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from dmat.testing.fuzzing.log import Asked
+from dmat.testing.fuzzing.tally import Finding, Sum
+from dmat.testing.fuzzing.told import Cell, Planned
+from dmat.testing.fuzzing.worker import COUNTEREXAMPLES, Layout
+from dmat.testing.near import near
+
+EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
+
+
+def untried(total: Sum) -> str:
+    """Return why this was no fuzzing, in a line, or "": where nothing was tried, nothing is found."""
+    counts: dict[str, int] = {}
+    for cell, tally in total.tallies.items():
+        counts[cell.implementation] = counts.get(cell.implementation, 0) + tally.examples
+    for implementation, examples in counts.items():
+        if not examples:
+            reasons = [t.trouble for c, t in total.tallies.items() if c.implementation == implementation]
+            why = next(filter(None, reasons), "the run ended before its first example")
+            return f"{implementation}: no example ran: {why}"
+    return "" if counts else "no example ran: there is nothing to try"
+
+
+def result(
+    total: Sum, asked: Asked, layout: Layout, folder: Path, *, sittings: int, processes: int
+) -> dict[str, Any]:
+    """Return the report. folder: of the run, as the commands to replay name it."""
+    reason = "" if total.findings else untried(total)
+    seconds = round(total.elapsed, 1)
+    return {
+        "format": 1,
+        "verdict": "found" if total.findings else "did not fuzz" if reason else "nothing found",
+        "reason": reason,
+        "command": asked.command,
+        "started": asked.started,
+        "asked_seconds": asked.seconds,
+        "seconds": seconds,
+        "sittings": sittings,
+        "seed": asked.seed,
+        "processes": processes,
+        "machine": layout.machine,
+        "versions": layout.versions,
+        "examples": total.examples,
+        "per_second": round(total.examples / max(seconds, 0.1), 1),
+        "implementations": [{"name": n, "contract": c} for n, c in layout.contracts.items()],
+        "laws": [{"name": name, "statement": text} for name, text in layout.statements.items()],
+        "cells": [_cell(total, planned) for planned in total.cells.values()],
+        "findings": [_finding(finding, folder) for finding in total.findings],
+        "events": [{"after_seconds": round(after, 1), "what": what} for after, what in total.events],
+    }
+
+
+def _named(cell: Cell) -> dict[str, str]:
+    return {
+        "law": cell.law,
+        "implementation": cell.implementation,
+        "dtype": cell.dtype,
+        "device": cell.device,
+    }
+
+
+def _cell(total: Sum, planned: Planned) -> dict[str, Any]:
+    tally = total.tallies[planned.cell]
+    status, reason = _status(total, planned)
+    return {
+        **_named(planned.cell),
+        "status": status,
+        "reason": reason,
+        "turns": tally.turns,
+        "examples": tally.examples,
+        "refused": tally.refused,
+        "out_of_memory": tally.out_of_memory,
+        "seconds": round(tally.spent, 2),
+        "worst": tally.worst,
+        "worst_case": tally.worst_case,
+        "worst_recipe": tally.worst_recipe,
+        "drawn": dict(tally.drawn),
+    }
+
+
+def _status(total: Sum, planned: Planned) -> tuple[str, str]:
+    tally = total.tallies[planned.cell]
+    if planned.reason:
+        return ("known" if planned.known else "not run"), planned.reason
+    if tally.symptoms:
+        first = total.findings[min(tally.symptoms.values())].found.cell
+        return "broken", f"{first.law}, {first.dtype} on {first.device}: {'; '.join(tally.symptoms)}"
+    if tally.trouble:
+        return "not run", tally.trouble
+    if not tally.examples:
+        return "not reached", "the run ended before"
+    if tally.refused == tally.examples:
+        return "not run", "it refuses every case"
+    return "held", ""
+
+
+def _finding(finding: Finding, folder: Path) -> dict[str, Any]:
+    found = finding.found
+    home = None if found.folder is None else f"{COUNTEREXAMPLES}/{found.folder}"
+    where = near(folder / home) if home else folder
+    return {
+        **_named(found.cell),
+        "ended": found.ended,
+        "again": found.again,
+        "message": found.message,
+        "case": found.case,
+        "recipe": found.recipe,
+        "folder": home,
+        "replay": shlex.join(["dmat", "replay", str(where), "--impl", found.cell.implementation]),
+        "after_seconds": round(finding.after, 1),
+        "times": finding.times,
+        "also": [{k: v for k, v in _named(cell).items() if k != "implementation"} for cell in finding.also],
+    }

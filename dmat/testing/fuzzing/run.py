@@ -1,0 +1,286 @@
+"""The command `dmat fuzz`: turns to the processes, what they find to the log, until the time is up.
+
+This process loads neither torch nor a target: it has to live until the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from dmat.testing.asked import require_known
+from dmat.testing.cannot import CannotRun
+from dmat.testing.fuzzing.gpus import processes, visible
+from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
+from dmat.testing.fuzzing.pool import Gone, Pool
+from dmat.testing.fuzzing.progress import Progress
+from dmat.testing.fuzzing.result import EXITS, result
+from dmat.testing.fuzzing.schedule import Schedule
+from dmat.testing.fuzzing.tally import Sum
+from dmat.testing.fuzzing.told import Cell, Done, Found, Setup, Turn
+from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
+
+GRACE = 5.0  # seconds that turns have to end in when the time is up
+SHORTEST_LEFT = 0.02  # seconds: less is no turn
+PULSE = 0.25  # seconds between two looks at the clock
+IMPORTS = 300.0  # seconds until the targets must be loaded
+SETTLING = 120.0  # seconds that one failure may take to be tried again
+
+
+def fuzz(options: argparse.Namespace) -> int:
+    """Fuzz as the options say; return the exit code: 0 nothing found, 1 found, 2 it did not really fuzz."""
+    began = time.monotonic()
+    require_known(options.targets, options.device, options.dtype)
+    log = Log(options.out)
+    try:
+        asked, sitting, before = _asked(options, log)
+        left = asked.seconds - before
+        with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dmat-fuzz-") as journals:
+            run = Run(options, asked, log, sitting, Path(journals), began - before)
+            try:
+                report = run.to_the_end(time.time() + left)
+            finally:
+                run.hands.stop()
+    finally:
+        log.close()
+    print(_last_line(report, options.out))
+    return EXITS[report["verdict"]]
+
+
+def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
+    """Return what is to be done, the number of this sitting, and seconds already spent. Write it down.
+
+    RunError where the folder holds a run that was not to be resumed, or another than was asked for.
+    """
+    lines = list(log.lines())
+    earlier = [line for line in lines if isinstance(line, Asked)]
+    where = f"--out is {str(options.out)!r}"
+    if earlier and not options.resume:
+        raise RunError(f"{where}; there is a run in it: --resume goes on with it")
+    if options.resume and not earlier:
+        raise RunError(f"{where}; there is no run in it to resume")
+    before = max((line.elapsed for line in lines if not isinstance(line, Asked)), default=0.0)
+    first = earlier[0] if earlier else _new(options)
+    asked = msgspec.structs.replace(
+        first, seconds=first.seconds if options.minutes is None else 60 * options.minutes
+    )
+    wanted = tuple(options.targets), tuple(options.device), tuple(options.dtype)
+    known = first.targets, first.devices, first.dtypes
+    if any(new and new != old for new, old in zip(wanted, known, strict=True)):
+        raise RunError(
+            f"{where}; the run in it is of {' '.join(first.targets) or 'what is built in'}: {first.command}"
+        )
+    if asked.seconds <= before:
+        raise RunError(f"{where}; its {asked.seconds / 60:g} minutes are over: --minutes more than that")
+    log.write(asked)
+    return asked, len(earlier) + 1, before
+
+
+def _new(options: argparse.Namespace) -> Asked:
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Asked(
+        tuple(options.targets),
+        tuple(options.device),
+        tuple(options.dtype),
+        60 * (options.minutes or DEFAULT_MINUTES),
+        secrets.randbits(63),
+        started,
+        shlex.join(["dmat", *sys.argv[1:]]),
+    )
+
+
+DEFAULT_MINUTES = 10.0
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: a job that is cancelled reports what it has."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Run:
+    """One sitting of a run."""
+
+    def __init__(
+        self, options: argparse.Namespace, asked: Asked, log: Log, sitting: int, journals: Path, zero: float
+    ) -> None:
+        """Start its processes. zero: time.monotonic() of its first second, earlier sittings counted."""
+        self.asked, self.log, self.sitting, self.zero = asked, log, sitting, zero
+        self.folder = options.out.resolve()
+        gpus = visible() if "cpu" not in asked.devices else ()
+        self.processes, sharing = processes(options.n, gpus)
+        cutoff = time.time() + asked.seconds - self.elapsed
+        corpora = (str(Path(options.corpus).resolve()),)
+        setup = Setup(str(self.folder), str(journals), options.time_limit, corpora, gpus, sharing, cutoff)
+        self.hands = Pool(setup, self.processes) if options.ray is None else self._cluster(setup, options.ray)
+        self.turns: dict[str, Turn] = {}
+
+    def _cluster(self, setup: Setup, address: str) -> Any:
+        """Join a cluster; its nodes know their own GPUs."""
+        try:
+            from dmat.testing.fuzzing.cluster import Cluster
+        except ImportError:
+            raise CannotRun("--ray needs Ray: pip install 'dmat[cluster]'") from None
+        setup = msgspec.structs.replace(setup, devices=())
+        cluster = Cluster(setup, address, cuda="cuda" in self.asked.devices)
+        self.processes = cluster.places
+        return cluster
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the run, all sittings together."""
+        return time.monotonic() - self.zero
+
+    def to_the_end(self, end: float) -> dict[str, Any]:
+        """Take turns until time.time() is `end`, or Ctrl-C; write the report, and return it."""
+        from dmat.testing.fuzzing.report import write
+
+        layout = self._laid_out()
+        self.total = Sum(layout.cells)
+        self._remember()
+        self.schedule = Schedule(self.total, self.asked.seed, self.sitting)
+        with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
+            self._settle_what_was_left()
+            while (left := end - time.time()) > SHORTEST_LEFT and self._hand_out(left):
+                self._hear(min(PULSE, left))
+                self.total.elapsed = self.elapsed
+                progress.show()
+            until = end + GRACE
+            while self.turns and time.time() < until:
+                self._hear(min(PULSE, max(0.0, until - time.time())))
+        self.total.elapsed = self.elapsed
+        report = result(
+            self.total, self.asked, layout, self.folder, sittings=self.sitting, processes=self.processes
+        )
+        write(report, self.folder)
+        return report
+
+    def _laid_out(self) -> Layout:
+        asked = self.asked
+        try:
+            layout: Layout = self.hands.call(
+                lay_out, asked.targets, asked.devices, asked.dtypes, seconds=IMPORTS
+            )
+        except Gone as death:
+            raise CannotRun(f"the process died while the targets were imported: {death}") from None
+        except TimeoutError:
+            raise CannotRun(f"the targets were not imported within {IMPORTS:.0f} s") from None
+        return layout
+
+    def _remember(self) -> None:
+        """Add up what the earlier sittings have tried and found."""
+        for line in self.log.lines():
+            if isinstance(line, Asked):
+                continue
+            self.total.elapsed = line.elapsed
+            match line:
+                case Ended(_, done) if done.cell in self.total.tallies:
+                    self.total.add(done)
+                case Noted(_, found) if found.cell in self.total.tallies:
+                    self.total.note(found)
+                case Happened(_, what):
+                    self.total.happened(what)
+
+    def _settle_what_was_left(self) -> None:
+        """Try again what an earlier sitting had found, and was killed before it had made it small."""
+        for folder in sorted((self.folder / AHEAD).glob("*")):
+            with suppress(Gone, TimeoutError, OSError, msgspec.MsgspecError):
+                told = msgspec.json.decode((folder / "case.json").read_bytes())
+                cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
+                if cell in self.total.tallies:
+                    found = self.hands.call(settle, str(folder), self._turn_of(cell), seconds=SETTLING)
+                    if found is not None:
+                        self._note(found)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _turn_of(self, cell: Cell) -> Turn:
+        causes = self.total.causes(cell.implementation)
+        return Turn(f"{self.sitting}-settled", cell, 0, 0.0, causes=causes)
+
+    # Turns
+
+    def _hand_out(self, left: float) -> bool:
+        """Give every process its turns; False where there is nothing that could be tried, now or later."""
+        while self.hands.under_way < self.hands.room:
+            turns = self.schedule.stint(min(self.hands.stint, left), left)
+            if not turns:
+                return bool(self.turns)
+            self.turns.update({turn.name: turn for turn in turns})
+            self.hands.submit(turns)
+        return True
+
+    def _hear(self, seconds: float) -> None:
+        """Take in what has ended."""
+        for done in self.hands.ended(seconds):
+            self.total.elapsed = self.elapsed
+            self._take_in(done)
+
+    def _take_in(self, done: Done) -> None:
+        turn = self.turns.pop(done.name)
+        for found in done.found:
+            self._note(self._unless_known(found, turn))
+        if done.event:
+            self.log.write(Happened(self.total.elapsed, done.event))
+            self.total.happened(done.event)
+        done = msgspec.structs.replace(done, found=())
+        self.log.write(Ended(self.total.elapsed, done))
+        self.total.add(done)
+        self.schedule.ended(done.cell, done.seconds)
+        shutil.rmtree(self.folder / AHEAD / done.name, ignore_errors=True)
+
+    def _note(self, found: Found) -> None:
+        found = msgspec.structs.replace(found, files={})
+        self.log.write(Noted(self.total.elapsed, found))
+        self.total.note(found)
+
+    def _unless_known(self, found: Found, turn: Turn) -> Found:
+        """Return the failure, explained by what was found of its implementation while it was looked at."""
+        newer = self.total.causes(found.cell.implementation)[len(turn.causes) :]
+        if found.cause is not None or not newer:
+            return found
+        try:
+            number = self.hands.call(compare, found, newer, seconds=SETTLING)
+        except (Gone, TimeoutError):
+            return found
+        if number is None:
+            return found
+        if found.folder is not None:
+            shutil.rmtree(self.folder / COUNTEREXAMPLES / found.folder, ignore_errors=True)
+        return msgspec.structs.replace(found, cause=number, folder=None)
+
+
+def _last_line(report: dict[str, Any], folder: Path) -> str:
+    """Return the verdict, as the last line of the terminal has it."""
+    tried = f"{report['examples']:,} examples in {report['seconds']:.0f} s"
+    what = {
+        "found": f"FOUND {len(report['findings'])}: " + "; ".join(_short(f) for f in report["findings"][:5]),
+        "nothing found": "NOTHING FOUND",
+        "did not fuzz": f"DID NOT FUZZ: {report['reason']}",
+    }[report["verdict"]]
+    return f"{what}\n{tried}; report: {folder / 'report.html'}"
+
+
+def _short(finding: dict[str, Any]) -> str:
+    return f"{finding['law']} of {finding['implementation']}, {finding['dtype']} on {finding['device']}"

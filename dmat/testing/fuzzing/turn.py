@@ -1,0 +1,234 @@
+"""A turn: one law of one implementation on new cases for a while, past what is known to fail."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import msgspec
+import torch
+from hypothesis import given, seed, settings, target
+
+from dmat.strategies.domain import Domain
+from dmat.strategies.recipe import Case, shown
+from dmat.strategies.regime import length_class, regime
+from dmat.testing.casefile import encoded
+from dmat.testing.counterexample import law_named
+from dmat.testing.fuzzing.balance import balanced
+from dmat.testing.fuzzing.causes import explained, explains, signs, symptom
+from dmat.testing.fuzzing.schedule import DEAR
+from dmat.testing.fuzzing.told import Done, Found, Turn
+from dmat.testing.journal import DidNotEnd
+from dmat.testing.keep import Keeping, case_file, told_and_kept, write_case
+from dmat.testing.minimal import Failure
+from dmat.testing.running import smallest, without_end
+from dmat.testing.subject import Refused, Subject
+from dmat.testing.verdict import LawBroken
+
+DEEP = 1.0  # seconds from which a turn tries long sequences too
+LONGEST = {"cpu": 1100, "cuda": 2200}
+SMALL = 2**20  # entries of D~ for which every device has memory
+EXAMPLES_A_SECOND = 2000  # at the most
+LARGEST_TARGET = 1e3
+SECONDS_OF_SHRINKING = 6.0
+
+
+def one_length(domain: Domain, random: Random) -> Domain:
+    """Return the domain with a single length: what was compiled for it serves all examples of a turn."""
+    S = domain.draw_shape(random, zero=False)[-1]
+    return replace(domain, seq_multiple_of=max(S, 1), max_seq=S)
+
+
+class Going:
+    """A turn that is under way.
+
+    keeping: the journal, and the folder of counterexamples. ahead: a folder in which what fails is written
+    before it is made smaller. cutoff: time.time() at which it stops. memory: bytes that a D~ may fill.
+    """
+
+    def __init__(
+        self, turn: Turn, subject: Subject, keeping: Keeping, ahead: Path, cutoff: float, memory: int = 0
+    ) -> None:
+        """Begin to count."""
+        self.ahead = ahead
+        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law)
+        self.subject = subject.in_dtype(subject.dtype)  # errors over bounds are of this turn
+        longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
+        self.domain = replace(subject.domain, longest=longest, memory=memory)
+        if self.entry.most is not None:
+            self.domain = one_length(self.domain, Random(turn.seed))
+        self.began = time.perf_counter()
+        self.until = min(time.time() + turn.seconds, cutoff)
+        self.examples = self.refused = self.out_of_memory = 0
+        self.drawn: Counter[str] = Counter()
+        self.tried: Counter[str] = Counter(turn.tried)
+        self.failing: Counter[str] = Counter()
+        self.found: list[Found] = []
+        self.worst: tuple[float, Case] | None = None
+        self.trouble = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time to stop: a turn has its least examples, unless it fails, or each is dear."""
+        if self.trouble:
+            return True
+        late = time.time() - self.until
+        return late >= 0 and (self.examples >= self.turn.least or bool(self.found) or late >= DEAR)
+
+    def go(self, profile: settings) -> Done:
+        """Try cases until it is over; return what became of it."""
+        if self.turn.targeted:
+            self._led(profile)
+        else:
+            random = Random(self.turn.seed)
+            while not self.over:
+                self.attempt(self.entry.arguments(balanced(self.entry, self.domain, random, self.tried)))
+        return self.done()
+
+    def _led(self, profile: settings) -> None:
+        """Let Hypothesis draw, towards larger errors over their bounds; its database keeps the largest."""
+        most = max(1, int(EXAMPLES_A_SECOND * self.turn.seconds))
+
+        @seed(self.turn.seed)
+        @settings(profile, max_examples=most)
+        @given(case=self.entry.cases.search(self.domain))
+        def led(case: Case) -> None:
+            if self.over:
+                return
+            ratio = self.attempt(self.entry.arguments(case))
+            if ratio is not None:
+                target(min(ratio, LARGEST_TARGET), label="error / bound")
+
+        cell = self.turn.cell
+        digest = f"fuzz {cell.law} {cell.implementation} {cell.dtype} {cell.device}".encode()
+        led.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+        led()
+
+    def attempt(self, case: Case) -> float | None:
+        """Try one case, and note how it ends; return the error over the bound that was let pass, if any."""
+        self._count(case)
+        self.subject.worst = None
+        try:
+            with self.keeping.trying(case):
+                self.entry.check(self.subject, **case)
+        except Refused:
+            self.refused += 1
+        except LawBroken as broken:
+            self._failed(Failure(case, broken))
+        except DidNotEnd:
+            self._failed(without_end(case, "did not end"))
+        except torch.OutOfMemoryError:
+            self._shorten(case)
+        except Exception as error:  # a law at a loss accuses nobody
+            self.trouble = f"the law itself raised {type(error).__name__}: {error} on {encoded(case)}"
+        else:
+            self._note_worst(case)
+        return self.subject.worst
+
+    def _count(self, case: Case) -> None:
+        self.examples += 1
+        if "gates" in case:
+            kind = regime(case["gates"])
+            self.tried[kind] += 1
+            self.drawn[f"{kind}, {length_class(case['gates'].shape[-1])}"] += 1
+
+    def _note_worst(self, case: Case) -> None:
+        worst = self.subject.worst
+        if worst is not None and (self.worst is None or worst > self.worst[0]):
+            self.worst = worst, case
+
+    def _shorten(self, case: Case) -> None:
+        """From now on, draw shorter sequences: memory is no matter of right or wrong."""
+        self.out_of_memory += 1
+        torch.cuda.empty_cache()
+        self.domain = replace(self.domain, longest=self.domain.longest // 2)
+
+    # What fails
+
+    def _failed(self, failure: Failure) -> None:
+        if self._is_of_memory(failure):
+            self._shorten(failure.case)
+            return
+        kind = symptom(failure.broken.finding)
+        self.failing[kind] += 1
+        if kind not in self.turn.symptoms and all(kind != found.symptom for found in self.found):
+            self.found.append(self.settled(failure))
+
+    def _is_of_memory(self, failure: Failure) -> bool:
+        """Whether the kernel found no memory for a case that is not small."""
+        cause = failure.broken.__cause__
+        if not isinstance(cause, torch.OutOfMemoryError) or "gates" not in failure.case:
+            return False
+        B, NH, S = failure.case["gates"].shape
+        return bool(B * NH * S * S > SMALL)
+
+    def settled(self, failure: Failure) -> Found:
+        """Return a failure made small: with the cause that explains it, or told and kept as a new one."""
+        kind = symptom(failure.broken.finding)
+        self._write_ahead(failure)
+        for cause in self.turn.causes:
+            if cause.ended == failure.ended != "broken":  # neither is tried once more, only to see it end
+                return self._of(kind, failure, cause=cause.number)
+        comparable = failure.ended == "broken"
+        causes = [cause for cause in self.turn.causes if comparable and cause.ended == "broken"]
+        for cause in causes:
+            if explains(cause, self.entry, self.subject, self.keeping.trying):
+                return self._of(kind, failure, cause=cause.number)
+        if failure.ended == "broken":
+            failure = smallest(failure, self.entry, self.subject, self.keeping, SECONDS_OF_SHRINKING)
+        for cause in causes:
+            if explained(failure.case, cause, self.subject, self.keeping.trying):
+                return self._of(kind, failure, cause=cause.number)
+        broken, home = told_and_kept(self.entry, self.subject, failure, self.keeping)
+        shown = signs(failure.case, self.subject, self.keeping.trying) if failure.ended == "broken" else ()
+        return msgspec.structs.replace(self._of(kind, failure, str(broken), folder=home), signs=shown)
+
+    def _write_ahead(self, failure: Failure) -> None:
+        """Write the case down as it was found: the run may be killed before it is made smaller."""
+        home = self.ahead / self.turn.name
+        home.mkdir(parents=True, exist_ok=True)
+        write_case(home, case_file(self.entry, self.subject, failure), failure.case)
+
+    def _of(
+        self,
+        kind: str,
+        failure: Failure,
+        message: str = "",
+        *,
+        cause: int | None = None,
+        folder: Path | None = None,
+    ) -> Found:
+        case = failure.case
+        return Found(
+            self.turn.cell,
+            kind,
+            encoded(case),
+            shown(case),
+            message or str(failure.broken),
+            failure.ended,  # type: ignore[arg-type]
+            failure.again,
+            cause,
+            folder.name if folder is not None else None,
+        )
+
+    def done(self) -> Done:
+        """Return what became of the turn."""
+        worst, case = self.worst if self.worst is not None else (None, None)
+        return Done(
+            self.turn.name,
+            self.turn.cell,
+            round(time.perf_counter() - self.began, 4),
+            self.examples,
+            self.refused,
+            self.out_of_memory,
+            dict(self.drawn),
+            worst,
+            shown(case) if case is not None else None,
+            encoded(case) if case is not None else None,
+            dict(self.failing),
+            tuple(self.found),
+            self.trouble,
+        )

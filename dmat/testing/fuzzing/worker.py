@@ -1,0 +1,298 @@
+"""What a process of a fuzzing run does: start, lay out the cells, take turns, settle what others left.
+
+No torch is loaded before `start` has chosen the process' GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, Turn
+
+if TYPE_CHECKING:
+    from dmat.testing.keep import Keeping
+    from dmat.testing.subject import Subject
+
+COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"
+LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
+SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass
+class Process:
+    """What this process has: where it writes, and what it has loaded."""
+
+    setup: Setup
+    keeping: Keeping
+    profile: Any
+    subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
+
+
+_this: list[Process] = []
+
+
+def start(setup: Setup) -> None:
+    """Become a process of the run: a GPU of its own, one thread, a journal, the profile."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
+    _end_with_the_run()
+    if setup.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
+    import torch
+
+    from dmat.testing.fuzzing.profile import fuzzing
+    from dmat.testing.journal import Journal, first_to_go
+    from dmat.testing.keep import Keeping
+
+    torch.set_num_threads(1)
+    _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
+    journal = Journal(Path(setup.journals), setup.limit)
+    first_to_go()
+    profile = fuzzing(Path(setup.folder))
+    _this[:] = [Process(setup, Keeping(journal, None, Path(setup.folder) / COUNTEREXAMPLES), profile)]
+
+
+def _end_with_the_run() -> None:
+    """Have Linux end this process when the one that started it is gone: nobody would hear of its turns."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _warm_up(device: str) -> None:
+    """Load what the first backward of a process loads, and CUDA's context: no example is timed with it."""
+    import torch
+
+    x = torch.zeros(1, device=device, requires_grad=True)
+    torch.autograd.grad(x.logsumexp(0), x)
+
+
+def _place(setup: Setup) -> int:
+    """Return the lowest number that no living process of this run has: a lock, and locks end with it."""
+    number = 0
+    while True:
+        place = os.open(Path(setup.journals) / f"place-{number}", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(place)
+            number += 1
+        else:
+            return number
+
+
+# What is tried
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All cells of a run, and what the report says of them: contracts, statements, machine, versions."""
+
+    cells: list[Planned]
+    contracts: dict[str, dict[str, object]]
+    statements: dict[str, str]
+    machine: str
+    versions: dict[str, str]
+
+
+def lay_out(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> Layout:
+    """Load the targets, and return every cell.
+
+    TargetError, SelectionError, CorpusError where one is wrong; NoFuzzing where the profile is.
+    """
+    from dmat.testing.corpus import current
+    from dmat.testing.fuzzing.profile import require_fuzzing
+    from dmat.testing.keep import machine, versions
+    from dmat.testing.report import laws
+    from dmat.testing.select import select
+    from dmat.testing.subject import Subject
+
+    require_fuzzing(_this[0].profile)
+    chosen = select(targets, devices, dtypes)
+    corpora = [current(Path(folder), chosen) for folder in _this[0].setup.corpora]
+    cells = []
+    for entry in laws():
+        for implementation, dtype, device in chosen:
+            cell = Cell(entry.name, implementation.name, dtype, device)
+            reason = entry.not_applicable(Subject(implementation, dtype, device)) or ""
+            known = [k for c in corpora if c and (k := c.known_for(entry.name, implementation.name, dtype))]
+            if known and not reason:
+                reason = f"known until {known[0].expires}: {known[0].reason} ({known[0].link})"
+            least = 1 if entry.most is None else min(entry.most, LEAST_OF_DEAR)
+            cells.append(Planned(cell, entry.order, least, reason, bool(known)))
+    contracts = {i.name: {k: str(v) for k, v in i.contract.stated().items()} for i, _, _ in chosen}
+    where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
+    return Layout(cells, contracts, {entry.name: entry.statement for entry in laws()}, where, versions())
+
+
+def _subject(cell: Cell) -> Subject:
+    from dmat.testing.select import implementation_named
+    from dmat.testing.subject import Subject
+
+    key = (cell.implementation, cell.dtype, cell.device)
+    if key not in _this[0].subjects:
+        _this[0].subjects[key] = Subject(implementation_named(cell.implementation), cell.dtype, cell.device)
+    return _this[0].subjects[key]
+
+
+# Turns
+
+
+def take(turn: Turn) -> Done:
+    """Take a turn. What kills this process, or does not end, is in its journal."""
+    from dmat.testing.counterexample import law_named
+    from dmat.testing.fuzzing.turn import Going
+    from dmat.testing.journal import Entry
+
+    process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
+    journal = process.keeping.journal
+    assert journal is not None
+    dear = law_named(cell.law).most is not None
+    entry = Entry(
+        turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, dear
+    )
+    with journal.of(entry):
+        going = Going(turn, subject, process.keeping, _ahead(), process.setup.cutoff, _memory(cell.device))
+        going.trouble = _uncallable(going, subject)
+        done = going.done() if going.over else going.go(process.profile)
+        if done.found and cell.device == "cuda":
+            _leave_a_failed_device(done)
+    return done
+
+
+def _ahead() -> Path:
+    return Path(_this[0].setup.folder) / AHEAD
+
+
+def _uncallable(going: Any, subject: Subject) -> str:
+    """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
+    from dmat.strategies import Gates
+    from dmat.testing.journal import DidNotEnd
+    from dmat.testing.running import without_end
+
+    plainest = {"gates": Gates(subject.dtype, (1, 1, subject.contract.seq_multiple_of))}
+    fate: str = going.keeping.journal.fate_of_plainest
+    try:
+        if not fate:
+            with going.keeping.trying(plainest, plainest=True):
+                return subject.uncallable or ""
+    except DidNotEnd:
+        fate = "did not end"
+        going.found.append(going.settled(without_end(plainest, fate)))
+    return f"the plainest call there is {fate}"
+
+
+def _memory(device: str) -> int:
+    """Return how many bytes a D~ may fill: a share of what is free now, among the processes of this GPU."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
+
+
+def _leave_a_failed_device(done: Done) -> None:
+    """After an error that CUDA does not recover from, end this process; what it found is in the journal."""
+    import torch
+
+    journal = _this[0].keeping.journal
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        assert journal is not None
+        journal.ended("broken", done.found[-1].message, done.found[-1].folder or "")
+        os._exit(1)
+
+
+# What was left by others
+
+
+def mourn(turn: Turn) -> Found | None:
+    """Return what a turn whose process is gone was trying, its case kept; None if it tried nothing."""
+    from dmat.testing.journal import left_behind
+    from dmat.testing.mourn import record_of
+
+    setup = _this[0].setup
+    entry = left_behind(Path(setup.journals), turn.name)
+    if entry is None or (entry.case is None and entry.ended != "broken"):
+        return None
+    fate = entry.ended or entry.fate
+    known = next((cause for cause in turn.causes if cause.ended == fate), None)
+    if fate != "broken" and known is not None:
+        record = record_of(entry, Path(setup.journals), None)
+    else:
+        known, record = None, record_of(entry, Path(setup.journals), Path(setup.folder) / COUNTEREXAMPLES)
+    return Found(
+        turn.cell,
+        f"call: {fate}",
+        record["recipe"] or _recipe_in(record["folder"]),
+        record["case"] or "",
+        record["reason"],
+        record["ended"],
+        cause=known.number if known else None,
+        folder=Path(record["folder"]).name if record["folder"] else None,
+    )
+
+
+def _recipe_in(folder: str | None) -> str:
+    """Return the case that is kept there as a line of JSON."""
+    from dmat.testing.casefile import case_of, encoded, read
+
+    return encoded(case_of(read(Path(folder) / "case.json").case, Path(folder))) if folder else "{}"
+
+
+def settle(folder: str, turn: Turn) -> Found | None:
+    """Try a case that was written ahead once more, and make it small; None where it cannot be read.
+
+    folder: of the case. turn: none that was taken, but of its cell.
+    """
+    from dmat.testing.casefile import CaseError, case_of, read
+    from dmat.testing.counterexample import law_named
+    from dmat.testing.fuzzing.turn import Going
+    from dmat.testing.minimal import Failure, attempted
+    from dmat.testing.verdict import Finding, LawBroken
+
+    try:
+        file = read(Path(folder) / "case.json")
+        case = case_of(file.case, Path(folder))
+    except CaseError:
+        return None
+    subject = _subject(turn.cell)
+    going = Going(turn, subject, _this[0].keeping, _ahead(), float("inf"))
+    finding = file.finding
+    told = (
+        Finding("call", (), "a failure", "none")
+        if finding is None
+        else Finding(
+            finding.quantity, finding.index, finding.computed, finding.exact, None, None, finding.note
+        )
+    )
+    if file.ended == "broken":
+        broken = attempted(lambda case: law_named(turn.cell.law).check(subject, **case), case)
+        return going.settled(Failure(case, broken or LawBroken(told), again=broken is not None))
+    return going.settled(Failure(case, LawBroken(told), ended=file.ended))
+
+
+def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
+    """Return the number of the cause that explains a failure after all: both were found at the same time."""
+    from dmat.testing.casefile import decoded
+    from dmat.testing.counterexample import law_named
+    from dmat.testing.fuzzing.causes import explained, explains
+
+    trying, subject = _this[0].keeping.trying, _subject(found.cell)
+    entry, case = law_named(found.cell.law), decoded(found.recipe)
+    for cause in causes:
+        if cause.ended != found.ended:
+            continue
+        if found.ended != "broken" or explains(cause, entry, subject, trying):
+            return cause.number
+        if explained(case, cause, subject, trying):
+            return cause.number
+    return None
