@@ -1,0 +1,1 @@
+"""Fuzzing for hours, and the report of it."""
