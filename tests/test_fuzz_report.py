@@ -67,10 +67,10 @@ def worst(ratio: float) -> Entry:
 CELLS = [
     cell("future"),
     cell("future", "bfloat16", "broken", reason="found"),
-    cell("values", **worst(0.61)),
     cell("values", "bfloat16", **worst(0.7)),
+    cell("values", **worst(0.61)),
     cell("slices", **worst(0.9)),
-    cell("slices", "bfloat16", "known", reason="overflows"),
+    cell("slices", "bfloat16", "known", reason="Overflows"),
     cell("adjoint", status="not run", reason="no forward mode"),
     cell("adjoint", "bfloat16", "not reached", reason="the time was up"),
 ]
@@ -173,14 +173,15 @@ def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     whole = Path.write_text
 
     def half(file: Path, text: str, **more: Any) -> int:
+        if not file.name.startswith(name):
+            return whole(file, text, **more)
         whole(file, text[: len(text) // 2], **more)
         raise OSError("no space left")
 
     monkeypatch.setattr(Path, "write_text", half)
     for name in FILES:
-        later = REPORT | {"seed": 5}
         with pytest.raises(OSError, match="no space left"):
-            write(later, tmp_path / "night")
+            write(REPORT, tmp_path / "night")
         assert (tmp_path / "night" / name).read_text() == before[name]
 
 
@@ -192,7 +193,7 @@ def test_junit_says_what_the_cells_say() -> None:
     [failure] = cases["future[bfloat16-cpu]"]
     assert failure.get("message") == "future: it is so."
     assert failure.text == "future: it is so.\ndoes not hold\n\ndmat replay x --impl a.py:f"
-    assert [x.get("message") for x in cases["slices[bfloat16-cpu]"]] == ["known: overflows"]
+    assert [x.get("message") for x in cases["slices[bfloat16-cpu]"]] == ["known: Overflows"]
     assert [x.get("message") for x in cases["adjoint[float32-cpu]"]] == ["not run: no forward mode"]
     assert len(cases["future[float32-cpu]"]) == 0
 
@@ -284,13 +285,15 @@ def test_hostile_texts_stay_in_their_cells() -> None:
 
 
 def many() -> Entry:
-    """Return a report of 8,000 cells, each with a case of its own."""
+    """Return a report of 8,000 cells, each with a case; one law's ratios are far below the others'."""
     names = [f"law_{n}" for n in range(100)]
     cells = []
     for law in names:
         for kernel in range(20):
             for dtype in ("float32", "bfloat16", "float64", "float16"):
-                more = worst(kernel / 20) | {"worst_recipe": f"{law} {kernel} {dtype} " + "x" * 800}
+                more = worst(kernel / (2000 if law == names[-1] else 20)) | {
+                    "worst_recipe": f"{law} {kernel} {dtype} " + "x" * 800
+                }
                 cells.append(cell(law, dtype, **more) | {"implementation": f"k{kernel}.py:f"})
     laws = [{"name": name, "statement": "It is so."} for name in names]
     return REPORT | {"laws": laws, "cells": cells, "findings": []}
@@ -301,10 +304,10 @@ def test_the_page_of_many_cells_is_bounded() -> None:
     text = html(many(), Path())
     assert len(text) < 4_000_000
     data = json.loads(Parsed(text).scripts[0])
-    law, recipe, ratio = (data["fields"].index(name) for name in ("law", "worst_recipe", "worst"))
-    assert {row[law] for row in data["rows"] if row[recipe] and row[ratio] == 0.95} == {
-        row[law] for row in data["rows"]
-    }
+    rows = [dict(zip(data["fields"], row, strict=True)) for row in data["rows"]]
+    largest = {row["law"]: row["worst"] for row in sorted(rows, key=lambda row: float(row["worst"]))}
+    opened = {row["law"] for row in rows if row["worst_recipe"] and row["worst"] == largest[row["law"]]}
+    assert opened == set(largest)
 
 
 def test_many_findings_are_bounded() -> None:
@@ -411,12 +414,15 @@ def test_filters_reach_every_table(browser: WebDriver, tmp_path: Path) -> None:
     opened(browser, REPORT, tmp_path)
     Select(found(browser, "[name=dtype]")[0]).select_by_value("bfloat16")
     assert texts(browser, "#worst tbody th") == ["values"]
-    assert texts(browser, "#unrun td.long") == ["overflows", "the time was up"]
+    assert texts(browser, "#unrun td.long") == ["Overflows", "the time was up"]
     found(browser, "[name=text]")[0].send_keys("FUTURE")
     assert texts(browser, "#cells tbody tr") == ["future a.py:f bfloat16 cpu broken 1 40 0 0 1.5 found"]
     assert texts(browser, "#filters output") == ["1 of 8 cells"]
     Select(found(browser, "[name=status]")[0]).select_by_value("known")
     assert texts(browser, "#cells tbody tr") == ["none"]
+    found(browser, "[name=text]")[0].clear()
+    found(browser, "[name=text]")[0].send_keys("overflows")
+    assert texts(browser, "#cells tbody th") == ["slices"]
     found(browser, "[type=reset]")[0].click()
     browser.execute_async_script("setTimeout(arguments[0], 20)")
     assert len(found(browser, "#cells tbody tr")) == len(CELLS)
