@@ -62,7 +62,7 @@ def test_the_wheel_is_whole(wheel: list[str]) -> None:
         for folder, _, files in os.walk(ROOT / top):
             inside = Path(*name.split("."), Path(folder).relative_to(ROOT / top))
             for file in files:
-                if file.endswith((".py", ".json", ".ini", "py.typed")):
+                if file.endswith((".py", ".json", ".ini", ".jinja", ".css", ".js", "py.typed")):
                     assert (inside / file).as_posix() in wheel
 
 

@@ -151,7 +151,7 @@ def write_json(reports: Sequence[Report], file: Path) -> None:
 def written(text: str, file: Path) -> None:
     """Write a file whole, or leave what was there."""
     beside = file.with_name(file.name + ".part")
-    beside.write_text(text + "\n")
+    beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(file)
 
 
