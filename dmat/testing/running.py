@@ -90,12 +90,12 @@ def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> Abstra
 
 def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
     """Where the law is known not to hold, try the witness alone: known while it fails, an error once not."""
-    known = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
-    if known is None:
+    listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
+    if listed is None:
         return
     from dmat.testing.counterexample import forbidden
 
-    witness = corpus.witness(known).case
+    known, witness = listed.known, listed.witness.case
     reason = forbidden(entry, subject, witness)
     try:
         if reason is None:
