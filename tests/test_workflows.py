@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase, GitHubArtifactDat
 from ruamel.yaml import YAML
 
 from dmat.strategies import Constant, Gates
+from dmat.testing.cli import parser
 from dmat.testing.remembered import remember
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,6 +159,8 @@ def test_targets_are_words_and_no_script(stubbed: Path) -> None:
     told = (stubbed / "told").read_text().splitlines()
     assert told[told.index("--") + 1 :] == hostile
     assert "5; touch pwned" in told
+    told[told.index("5; touch pwned")] = "5"
+    assert parser().parse_args(told).targets == hostile
     assert not (stubbed / "pwned").exists()
 
 
@@ -192,6 +196,18 @@ def test_the_steps_of_the_page_fit_the_workflow() -> None:
         assert told.get("env", {}).keys() == there.get("env", {}).keys()
         assert told.get("timeout-minutes") == there.get("timeout-minutes")
         assert "run" not in told or subprocess.run(["bash", "-nc", told["run"]], check=False).returncode == 0
+
+
+def commands() -> list[str]:
+    """Return each `dmat ...` that the page tells to type."""
+    typed = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("dmat ")]
+    return typed + re.findall(r"(?<=/bin/)dmat .*?(?= >>)", blocks("crontab")[0])
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_page_says_what_dmat_takes(command: str) -> None:
+    """Each command of the page is one, with options that there are."""
+    parser().parse_args(shlex.split(command)[1:])
 
 
 def cron(stubbed: Path, name: str, **environment: str) -> str:
