@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,9 @@ def know(
     (folder / "corpus" / "known.toml").write_text(text)
 
 
-def checked(folder: Path, name: str) -> tuple[int, str]:
+def checked(folder: Path, name: str, *options: str) -> tuple[int, str]:
     """Run `dmat check` there; return its exit code and what it printed."""
-    command = [sys.executable, "-m", "dmat.testing.cli", "check", f"kernels.py:{name}"]
+    command = [sys.executable, "-m", "dmat.testing.cli", "check", f"kernels.py:{name}", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
@@ -94,7 +95,33 @@ def test_a_case_of_the_corpus_is_found(folder: Path) -> None:
     assert record_of_values(folder, "rarely_wrong")["status"] == "failed"
     assert record_of_values(folder, "mended")["status"] == "passed"
     (folder / "corpus").rename(folder / "elsewhere")
+    shutil.rmtree(folder / ".hypothesis")  # where it is remembered too
     assert record_of_values(folder, "rarely_wrong")["status"] == "passed"
+
+
+def test_the_ini_names_folders_that_may_not_be_there_yet(folder: Path) -> None:
+    """A fresh clone passes over the night that has not been; what another folder of the list has is found."""
+    (folder / "corpus").rename(folder / "kept")
+    (folder / "pytest.ini").write_text("[pytest]\ndmat_corpus = night/counterexamples kept\n")
+    assert record_of_values(folder, "rarely_wrong")["status"] == "failed"
+
+
+def test_a_named_folder_must_be_there(folder: Path) -> None:
+    """--corpus of a folder that is not there ends the check before it begins, in one line that names it."""
+    code, printed = checked(folder, "rarely_wrong", "--corpus", "corpus", "--corpus", "nigth")
+    assert code == 2
+    assert printed.splitlines() == ["dmat: the corpus is 'nigth'; there is no such folder"]
+
+
+def test_every_named_folder_is_tried(folder: Path) -> None:
+    """--corpus given twice: a case of the second folder is found, and the default is not looked at."""
+    (folder / "corpus").rename(folder / "kept")
+    (folder / "corpus" / "torn").mkdir(parents=True)
+    (folder / "corpus" / "torn" / "case.json").write_text("{")
+    (folder / "empty").mkdir()
+    code, printed = checked(folder, "rarely_wrong", "--first", "--corpus", "empty", "--corpus", "kept")
+    assert code == 1, printed
+    assert "Constant(0.7)" in printed
 
 
 def test_a_known_failure_passes_as_known(folder: Path) -> None:
@@ -132,6 +159,38 @@ def test_what_is_wrong_with_an_entry_is_told_first(folder: Path, change: dict[st
 
 def corpus_of(folder: Path) -> Corpus:
     return Corpus.read(folder / "corpus")
+
+
+def test_folders_make_one_corpus(folder: Path) -> None:
+    """The cases of all, and the known failures of each with the witness that lies beside them."""
+    know(folder)
+    shutil.copytree(folder / "corpus", folder / "night")
+    know(folder, name="mended")
+    joined = Corpus.read(folder / "corpus", folder / "night", folder / "corpus")
+    assert [kept.folder for kept in joined.cases] == [folder / "corpus" / "rare", folder / "night" / "rare"]
+    assert [listed.known.implementation for listed in joined.known] == [
+        "kernels.py:mended",
+        "kernels.py:rarely_wrong",
+    ]
+    found = joined.known_for("values", "kernels.py:rarely_wrong", "float32")
+    assert found is not None
+    assert found.witness.folder == folder / "night" / "rare"
+
+
+def test_a_witness_of_another_folder_is_none(folder: Path) -> None:
+    """An entry whose witness lies in another folder than its list is an error: folders come and go."""
+    know(folder)
+    (folder / "night").mkdir()
+    (folder / "corpus" / "known.toml").rename(folder / "night" / "known.toml")
+    with pytest.raises(CorpusError, match=r"night/known.toml: .*: no case 'rare' in .*night"):
+        Corpus.read(folder / "corpus", folder / "night")
+
+
+def test_what_is_still_being_written_is_no_case(folder: Path) -> None:
+    """A folder that begins with a dot, as a run makes them before it names them, is not read."""
+    (folder / "corpus" / ".unfinished").mkdir()
+    (folder / "corpus" / ".unfinished" / "case.json").write_text("{")
+    assert [kept.folder.name for kept in corpus_of(folder).cases] == ["rare"]
 
 
 @pytest.mark.parametrize(

@@ -144,11 +144,11 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
     arguments += ["--dmat-examples", str(EXAMPLES)]
-    arguments += ["--dmat-corpus", str(Path(options.corpus).resolve())]
     arguments += ["--dmat-time-limit", str(options.time_limit)]
     kept = str(Path(options.counterexamples).resolve()) if options.counterexamples else ""
     arguments += ["--dmat-counterexamples", kept]
     for option, values in (
+        ("--dmat-corpus", [str(Path(folder).resolve()) for folder in options.corpus]),
         ("--dmat-impl", options.targets),
         ("--dmat-device", options.device),
         ("--dmat-dtype", options.dtype),

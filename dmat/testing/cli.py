@@ -52,7 +52,13 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         help="processes; default: one a core, with --first one alone, so that its order holds",
     )
-    check.add_argument("--corpus", metavar="DIR", default="corpus", help="cases tried first; default: corpus")
+    check.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="cases tried first; more than once for several; default: corpus",
+    )
     check.add_argument(
         "--counterexamples",
         metavar="DIR",

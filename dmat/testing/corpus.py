@@ -2,6 +2,8 @@
 
 corpus/<any name>/case.json    put there by `dmat replay --keep`, committed like tests
 corpus/known.toml              laws that are known not to hold, each with a witness among the cases
+
+Several folders make one corpus; a folder of counterexamples is one as it stands.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from msgspec import Struct
 from dmat.strategies.recipe import Case
 from dmat.testing.cannot import CannotRun
 from dmat.testing.casefile import FILE, CaseError, CaseFile, Dtype, Name, Text, case_of, read
+from dmat.testing.near import near
 
 if TYPE_CHECKING:
     from dmat.testing.law import Law
@@ -68,25 +71,31 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """The cases and the known failures of a folder."""
+class Listed:
+    """An entry of a known.toml: that file, what it says, and the witness."""
 
-    folder: Path
+    file: Path
+    known: Known
+    witness: Kept
+
+    def __str__(self) -> str:
+        """Name the entry and where it stands."""
+        return f"{self.file}: {self.known}"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The cases and the known failures of some folders."""
+
     cases: tuple[Kept, ...] = ()
-    known: tuple[Known, ...] = ()
+    known: tuple[Listed, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> Corpus:
-        """Read all of it. CorpusError, in one line, where a file is none, or a witness is not there."""
-        try:
-            files = sorted(folder.glob(f"*/{FILE}"))
-            cases = tuple(Kept(f.parent, file := read(f), case_of(file.case, f.parent)) for f in files)
-        except CaseError as error:
-            raise CorpusError(str(error)) from None
-        corpus = cls(folder, cases, tuple(_known(folder / KNOWN)))
-        for entry in corpus.known:
-            corpus.witness(entry)
-        return corpus
+    def read(cls, *folders: Path) -> Corpus:
+        """Return what the folders hold. CorpusError says which file is wrong, or which witness is missing."""
+        parts = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+        cases = tuple(kept for part in parts for kept in part.cases)
+        return cls(cases, tuple(listed for part in parts for listed in part.known))
 
     def cases_for(self, law: Law, subject: Subject) -> list[Case]:
         """Return the cases of this law and dtype that the subject's contract allows."""
@@ -95,20 +104,11 @@ class Corpus:
         alike = (k for k in self.cases if (k.file.law, k.file.dtype) == (law.name, subject.dtype))
         return [kept.case for kept in alike if forbidden(law, subject, kept.case) is None]
 
-    def known_for(self, law: str, implementation: str, dtype: str) -> Known | None:
-        """Return the entry for this law, or None."""
+    def known_for(self, law: str, implementation: str, dtype: str) -> Listed | None:
+        """Return the first entry for this law, or None."""
         wanted = (law, implementation, dtype)
-        return next((k for k in self.known if (k.law, k.implementation, k.dtype) == wanted), None)
-
-    def witness(self, entry: Known) -> Kept:
-        """Return the witness of an entry. CorpusError where there is none, or it is of something else."""
-        found = next((kept for kept in self.cases if kept.folder.name == entry.witness), None)
-        if found is None:
-            raise CorpusError(f"{self.folder / KNOWN}: {entry}: no case {entry.witness!r} in {self.folder}")
-        if (found.file.law, found.file.dtype) != (entry.law, entry.dtype):
-            of = f"{found.file.law} in {found.file.dtype}"
-            raise CorpusError(f"{self.folder / KNOWN}: {entry}: its witness {entry.witness} is of {of}")
-        return found
+        alike = (k for k in self.known if (k.known.law, k.known.implementation, k.known.dtype) == wanted)
+        return next(alike, None)
 
     def require_current(
         self, laws: Collection[str], chosen: Mapping[str, Collection[str]], today: datetime.date
@@ -118,8 +118,8 @@ class Corpus:
         laws: the names of all. chosen: the implementations of this run, each with the dtypes it promises; one
         that is not among them must at least be there.
         """
-        for entry in self.known:
-            where = f"{self.folder / KNOWN}: {entry}"
+        for where in self.known:
+            entry = where.known
             if entry.law not in laws:
                 raise CorpusError(f"{where}: there is no law {entry.law!r}")
             if entry.expires <= today:
@@ -130,16 +130,47 @@ class Corpus:
                 raise CorpusError(f"{where}: there is no implementation {entry.implementation!r}")
 
 
-def current(folder: Path, chosen: Sequence[Chosen]) -> Corpus | None:
-    """Return the corpus of a run, or None where there is no such folder. CorpusError if it is out of date."""
-    if not folder.is_dir():
+def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
+    """Return the corpus of a run, from those folders that are there, or None. CorpusError if out of date."""
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
         return None
     from dmat.testing.report import laws
 
-    corpus = Corpus.read(folder)
+    corpus = Corpus.read(*there)
     promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}
     corpus.require_current({law.name for law in laws()}, promised, datetime.date.today())
     return corpus
+
+
+def require_there(folders: Sequence[Path]) -> None:
+    """Raise CorpusError for a folder that is not there."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise CorpusError(f"the corpus is {str(near(folder))!r}; there is no such folder")
+
+
+def _read(folder: Path) -> Corpus:
+    # What begins with a dot is a folder that another run is still writing, or was stopped in.
+    files = [file for file in sorted(folder.glob(f"*/{FILE}")) if not file.parent.name.startswith(".")]
+    try:
+        cases = tuple(Kept(f.parent, file := read(f), case_of(file.case, f.parent)) for f in files)
+    except CaseError as error:
+        raise CorpusError(str(error)) from None
+    listed = folder / KNOWN
+    known = (Listed(listed, entry, _witness(listed, entry, cases)) for entry in _known(listed))
+    return Corpus(cases, tuple(known))
+
+
+def _witness(file: Path, known: Known, cases: Sequence[Kept]) -> Kept:
+    """Return the witness of an entry. CorpusError where there is none, or it is of something else."""
+    found = next((kept for kept in cases if kept.folder.name == known.witness), None)
+    if found is None:
+        raise CorpusError(f"{file}: {known}: no case {known.witness!r} in {file.parent}")
+    if (found.file.law, found.file.dtype) != (known.law, known.dtype):
+        of = f"{found.file.law} in {found.file.dtype}"
+        raise CorpusError(f"{file}: {known}: its witness {known.witness} is of {of}")
+    return found
 
 
 def _known(file: Path) -> list[Known]:

@@ -36,8 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dmat-first", action="store_true", help="fastest laws first, and stop at a broken one")
     examples = "random cases a law tries after its ladder; default: Hypothesis' profile"
     group.addoption("--dmat-examples", type=int, metavar="N", help=examples)
-    corpus = "cases to try first, and known.toml; default: corpus, where pytest was started"
-    group.addoption("--dmat-corpus", metavar="DIR", default="corpus", help=corpus)
+    corpus = "cases to try first, and known.toml; more than once for several; default: the ini's, else corpus"
+    group.addoption("--dmat-corpus", action="append", metavar="DIR", help=corpus)
+    folders = "folders of cases to try first, those that are there; default: corpus, where pytest was started"
+    parser.addini("dmat_corpus", type="paths", default=None, help=folders)
     kept = "where counterexamples are kept, a folder each; default: counterexamples; '' for nowhere"
     group.addoption("--dmat-counterexamples", metavar="DIR", default="counterexamples", help=kept)
     limit = "how long an example may take; default: 60, 0 for no limit"
@@ -90,11 +92,15 @@ def _keeping(config: pytest.Config) -> Any:
 
 def _corpus(config: pytest.Config) -> Any:
     """Return the corpus, or None where there is none. UsageError where it cannot be used as it stands."""
-    from dmat.testing.corpus import CorpusError, current
+    from dmat.testing.corpus import CorpusError, current, require_there
 
-    folder = config.invocation_params.dir / config.getoption("--dmat-corpus")
+    start = config.invocation_params.dir
+    named = [start / folder for folder in config.getoption("--dmat-corpus") or ()]
+    configured = config.getini("dmat_corpus")  # before the first night, its folder is not there
+    otherwise = [start / "corpus"] if configured is None else configured
     try:
-        return current(folder, _selection(config))
+        require_there(named)
+        return current(named or otherwise, _selection(config))
     except CorpusError as error:
         raise _cannot(config, str(error)) from None
 

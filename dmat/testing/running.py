@@ -1,4 +1,4 @@
-"""How a law is tried: the known failure or the corpus, the ladder, the search; then the smallest case."""
+"""How a law is tried: known failure, what broke it before, corpus, ladder, search; then the smallest case."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dmat.testing.journal import SLOW, DidNotEnd, Entry
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import MOST_SECONDS, Failure, attempted, minimal
+from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import Finding, LawBroken
 
@@ -90,12 +91,12 @@ def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> Abstra
 
 def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
     """Where the law is known not to hold, try the witness alone: known while it fails, an error once not."""
-    known = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
-    if known is None:
+    listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
+    if listed is None:
         return
     from dmat.testing.counterexample import forbidden
 
-    witness = corpus.witness(known).case
+    known, witness = listed.known, listed.witness.case
     reason = forbidden(entry, subject, witness)
     try:
         if reason is None:
@@ -154,11 +155,12 @@ def search(
     profile: settings,
     keeping: Keeping = NOTHING,
 ) -> None:
-    """Run the law on the corpus' cases, the ladder's and on random ones, and count them.
+    """Run the law on what broke it before, the corpus, the ladder and random cases, and count them.
 
     key: distinguishes what Hypothesis keeps of this search. Raises Failed, or Refused where the
     implementation refused every case of the ladder, or all of the search. Failed is of the smallest
     case found, where the profile has the phase that shrinks; tries on the way to it are not counted.
+    It is kept in the profile's database, if there is one, and tried first next time.
     """
     failures: list[Failure] = []
     try:
@@ -173,7 +175,13 @@ def search(
         failure = replace(failures[0], again=False)
     else:
         return
+    if failure.again and failure.ended == "broken":
+        remember(profile.database, *_place(entry, subject), failure.case)
     raise _failed(failure, record) from failure.broken.__cause__
+
+
+def _place(entry: Law, subject: Subject) -> tuple[str, str, str, str]:
+    return entry.name, subject.implementation.name, subject.dtype, subject.device
 
 
 def _failed(failure: Failure, record: Record) -> Failed:
@@ -193,7 +201,8 @@ def try_all(
     """Run the law on all cases until one breaks it; add that to `failures`."""
     refusals: list[Refused] = []
 
-    def attempt(drawn: Case) -> None:
+    def attempt(drawn: Case) -> bool:
+        """Try a case; return whether it held, False where the implementation refused it."""
         case = entry.arguments(drawn)
         if failures and failures[-1].ended != "broken":  # not once more, only to see that it hangs
             raise failures[-1].broken
@@ -204,14 +213,20 @@ def try_all(
         except Refused as refusal:
             record.refused += 1
             refusals.append(refusal)
+            return False
         except LawBroken as error:
             failures.append(Failure(case, error))
             raise
         except DidNotEnd:
             failures.append(without_end(case, "did not end"))
             raise failures[-1].broken from None
+        return True
 
     if subject.part != "search":
+        database = profile.database if Phase.reuse in profile.phases else None
+        for case in recall(database, entry, subject):
+            if attempt(case):
+                forget(database, *_place(entry, subject), case)
         for case in keeping.corpus.cases_for(entry, subject) if keeping.corpus else ():
             attempt(case)
         for case in entry.cases.ladder(subject.domain):
