@@ -117,7 +117,10 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     fuzz.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
     fuzz.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core, or a GPU")
     fuzz.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or auto; needs dmat[cluster]")
-    fuzz.add_argument("--corpus", metavar="DIR", default="corpus", help="of known failures; default: corpus")
+    fuzz.add_argument(
+        "--shared", type=Path, metavar="DIR", help="of findings, for several machines; default: --out"
+    )
+    fuzz.add_argument("--corpus", metavar="DIR", action="append", default=[], help="as of dmat check")
     fuzz.add_argument(
         "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
     )

@@ -29,7 +29,7 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
     if rungs and random.randrange(A_RUNG_IN) == 0:
         return random.choice(rungs)
     average = sum(tried.values()) / max(1, len(tried))
-    drawn = []
+    drawn: list[tuple[int, int, Case]] = []
     for _ in range(MOST_DRAWS):
         case = entry.cases.draw(random, domain)
         if "gates" not in case:

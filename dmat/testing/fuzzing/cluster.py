@@ -23,9 +23,8 @@ from dmat.testing.fuzzing.worker import COUNTEREXAMPLES
 STINT = 15.0  # seconds of a shard: what a lost node costs
 ONE_MORE = 1  # shard for each place: it waits there when the one before it ends
 
-_pools: list[
-    tuple[Pool, Path, bool]
-] = []  # of this Ray worker: the pool, its folder, whether that is the run's
+# Of this worker of Ray: its pool, the folder that it shares or not, and whether it does.
+_pools: list[tuple[Pool, Path, bool]] = []
 
 
 class Cluster:
@@ -85,7 +84,7 @@ class Cluster:
             return [lost(first, told), *(lost(turn, "") for turn in others)]
         for done in ends:
             for found in done.found:
-                _unpack(found, Path(self.setup.folder) / COUNTEREXAMPLES)
+                _unpack(found, Path(self.setup.shared) / COUNTEREXAMPLES)
         return ends
 
     def stop(self) -> None:
@@ -128,9 +127,9 @@ def call_there(setup: Setup, function: Callable[..., Any], arguments: Any, secon
 
 def _pool(setup: Setup) -> tuple[Pool, Path, bool]:
     if not _pools:
-        journals, shared = Path(tempfile.mkdtemp(prefix="dmat-journals-")), Path(setup.folder).is_dir()
-        folder = Path(setup.folder) if shared else Path(tempfile.mkdtemp(prefix="dmat-fuzz-"))
-        here = msgspec.structs.replace(setup, folder=str(folder), journals=str(journals))
+        journals, shared = Path(tempfile.mkdtemp(prefix="dmat-journals-")), Path(setup.shared).is_dir()
+        folder = Path(setup.shared) if shared else Path(tempfile.mkdtemp(prefix="dmat-fuzz-"))
+        here = msgspec.structs.replace(setup, folder=str(folder), shared=str(folder), journals=str(journals))
         _pools.append((Pool(here, 1), folder, shared))
     return _pools[0]
 

@@ -80,7 +80,7 @@ class Pool:
 
     def stop(self) -> None:
         """End all of them, whatever they do."""
-        self.pool.stop()
+        self.pool.stop()  # type: ignore[no-untyped-call]
         self.pool.join()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,12 @@ def untried(total: Sum) -> str:
 
 
 def result(
-    total: Sum, asked: Asked, layout: Layout, folder: Path, *, sittings: int, processes: int
+    total: Sum, asked: Asked, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
 ) -> dict[str, Any]:
-    """Return the report. folder: of the run, as the commands to replay name it."""
+    """Return the report.
+
+    folder: of the run. shared: of its counterexamples. processes: that took turns.
+    """
     reason = "" if total.findings else untried(total)
     seconds = round(total.elapsed, 1)
     return {
@@ -52,7 +56,7 @@ def result(
         "implementations": [{"name": n, "contract": c} for n, c in layout.contracts.items()],
         "laws": [{"name": name, "statement": text} for name, text in layout.statements.items()],
         "cells": [_cell(total, planned) for planned in total.cells.values()],
-        "findings": [_finding(finding, folder) for finding in total.findings],
+        "findings": [_finding(finding, folder, shared) for finding in total.findings],
         "events": [{"after_seconds": round(after, 1), "what": what} for after, what in total.events],
     }
 
@@ -101,10 +105,10 @@ def _status(total: Sum, planned: Planned) -> tuple[str, str]:
     return "held", ""
 
 
-def _finding(finding: Finding, folder: Path) -> dict[str, Any]:
+def _finding(finding: Finding, folder: Path, shared: Path) -> dict[str, Any]:
     found = finding.found
-    home = None if found.folder is None else f"{COUNTEREXAMPLES}/{found.folder}"
-    where = near(folder / home) if home else folder
+    home = None if found.folder is None else shared / COUNTEREXAMPLES / found.folder
+    where = near(home or folder)
     return {
         **_named(found.cell),
         "ended": found.ended,
@@ -112,7 +116,7 @@ def _finding(finding: Finding, folder: Path) -> dict[str, Any]:
         "message": found.message,
         "case": found.case,
         "recipe": found.recipe,
-        "folder": home,
+        "folder": os.path.relpath(home, folder) if home else None,
         "replay": shlex.join(["dmat", "replay", str(where), "--impl", found.cell.implementation]),
         "after_seconds": round(finding.after, 1),
         "times": finding.times,

@@ -132,8 +132,11 @@ class Run:
         gpus = visible() if "cpu" not in asked.devices else ()
         self.processes, sharing = processes(options.n, gpus)
         cutoff = time.time() + asked.seconds - self.elapsed
-        corpora = (str(Path(options.corpus).resolve()),)
-        setup = Setup(str(self.folder), str(journals), options.time_limit, corpora, gpus, sharing, cutoff)
+        self.named = tuple(options.corpus)
+        self.shared = (options.shared or options.out).resolve()
+        corpora = tuple(str(Path(folder).resolve()) for folder in self.named or ("corpus",))
+        folders = str(self.folder), str(self.shared), str(journals)
+        setup = Setup(*folders, options.time_limit, corpora, gpus, sharing, cutoff)
         self.hands = Pool(setup, self.processes) if options.ray is None else self._cluster(setup, options.ray)
         self.turns: dict[str, Turn] = {}
 
@@ -171,9 +174,8 @@ class Run:
             while self.turns and time.time() < until:
                 self._hear(min(PULSE, max(0.0, until - time.time())))
         self.total.elapsed = self.elapsed
-        report = result(
-            self.total, self.asked, layout, self.folder, sittings=self.sitting, processes=self.processes
-        )
+        counts = {"sittings": self.sitting, "processes": self.processes}
+        report = result(self.total, self.asked, layout, self.folder, self.shared, **counts)
         write(report, self.folder)
         return report
 
@@ -181,7 +183,7 @@ class Run:
         asked = self.asked
         try:
             layout: Layout = self.hands.call(
-                lay_out, asked.targets, asked.devices, asked.dtypes, seconds=IMPORTS
+                lay_out, asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
             )
         except Gone as death:
             raise CannotRun(f"the process died while the targets were imported: {death}") from None
@@ -267,7 +269,7 @@ class Run:
         if number is None:
             return found
         if found.folder is not None:
-            shutil.rmtree(self.folder / COUNTEREXAMPLES / found.folder, ignore_errors=True)
+            shutil.rmtree(self.shared / COUNTEREXAMPLES / found.folder, ignore_errors=True)
         return msgspec.structs.replace(found, cause=number, folder=None)
 
 

@@ -91,6 +91,7 @@ class Schedule:
             Random(f"{self.seed} {cell} {tally.turns}").getrandbits(64),
             max(0.0, min(seconds, left)),
             least,
+            first=tally.turns == 0,
             targeted=seconds >= LED_FROM and tally.turns % 2 == 1 and least == 1,
             tried=dict(self.total.regimes.get(cell.law, {})),
             symptoms=dict(tally.symptoms),

@@ -41,12 +41,14 @@ class Planned(Struct, frozen=True):
 class Setup(Struct, frozen=True):
     """What every process is told when it starts; absolute paths.
 
-    folder: of the run. journals: where each writes what it tries. limit: seconds an example may take.
-    corpora: of known failures. devices: the entries of CUDA_VISIBLE_DEVICES to spread over. sharing: how
+    folder: of the run. shared: of counterexamples and database, which other machines may write to as well.
+    journals: where each writes what it tries. limit: seconds an example may take. corpora: of cases to try
+    first, and known failures. devices: the entries of CUDA_VISIBLE_DEVICES to spread over. sharing: how
     many processes each of them has. cutoff: time.time() at which nothing new is begun.
     """
 
     folder: str
+    shared: str
     journals: str
     limit: float
     corpora: tuple[str, ...] = ()
@@ -68,9 +70,9 @@ class Cause(Struct, frozen=True):
 class Turn(Struct, frozen=True):
     """A while of one cell.
 
-    seconds: how long. targeted: Hypothesis leads it towards larger errors. tried: examples of this law so
-    far, by regime. symptoms: by which failures of this cell are known, and their causes. causes: what was
-    found of this implementation.
+    seconds: how long. first: of its cell: what is remembered comes before all else. targeted: Hypothesis
+    leads it towards larger errors. tried: examples of this law so far, by regime. symptoms: by which failures
+    of this cell are known, and their causes. causes: what was found of this implementation.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Turn(Struct, frozen=True):
     seed: int
     seconds: float
     least: int = 1
+    first: bool = False
     targeted: bool = False
     tried: dict[str, int] = {}
     symptoms: dict[str, int] = {}

@@ -24,6 +24,7 @@ from dmat.testing.fuzzing.told import Done, Found, Turn
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.keep import Keeping, case_file, told_and_kept, write_case
 from dmat.testing.minimal import Failure
+from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.running import smallest, without_end
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken
@@ -45,15 +46,23 @@ def one_length(domain: Domain, random: Random) -> Domain:
 class Going:
     """A turn that is under way.
 
-    keeping: the journal, and the folder of counterexamples. ahead: a folder in which what fails is written
-    before it is made smaller. cutoff: time.time() at which it stops. memory: bytes that a D~ may fill.
+    keeping: the journal, the corpus, and the folder of counterexamples. profile: of Hypothesis, its database.
+    ahead: a folder in which what fails is written before it is made smaller. cutoff: time.time() at which it
+    stops. memory: bytes that a D~ may fill.
     """
 
     def __init__(
-        self, turn: Turn, subject: Subject, keeping: Keeping, ahead: Path, cutoff: float, memory: int = 0
+        self,
+        turn: Turn,
+        subject: Subject,
+        keeping: Keeping,
+        profile: settings,
+        ahead: Path,
+        cutoff: float,
+        memory: int = 0,
     ) -> None:
         """Begin to count."""
-        self.ahead = ahead
+        self.profile, self.ahead = profile, ahead
         self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law)
         self.subject = subject.in_dtype(subject.dtype)  # errors over bounds are of this turn
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
@@ -78,22 +87,39 @@ class Going:
         late = time.time() - self.until
         return late >= 0 and (self.examples >= self.turn.least or bool(self.found) or late >= DEAR)
 
-    def go(self, profile: settings) -> Done:
+    def go(self) -> Done:
         """Try cases until it is over; return what became of it."""
+        if self.turn.first:
+            self._remembered()
         if self.turn.targeted:
-            self._led(profile)
+            self._led()
         else:
             random = Random(self.turn.seed)
             while not self.over:
                 self.attempt(self.entry.arguments(balanced(self.entry, self.domain, random, self.tried)))
         return self.done()
 
-    def _led(self, profile: settings) -> None:
+    def _remembered(self) -> None:
+        """Try what broke this law before, in any run that wrote in the database, and the corpus."""
+        for case in recall(self.profile.database, self.entry, self.subject):
+            failing = self.failing.total() + self.refused
+            self.attempt(case)
+            if self.failing.total() + self.refused == failing:
+                forget(self.profile.database, *self._place, case)
+        for case in self.keeping.corpus.cases_for(self.entry, self.subject) if self.keeping.corpus else ():
+            self.attempt(case)
+
+    @property
+    def _place(self) -> tuple[str, str, str, str]:
+        cell = self.turn.cell
+        return cell.law, cell.implementation, cell.dtype, cell.device
+
+    def _led(self) -> None:
         """Let Hypothesis draw, towards larger errors over their bounds; its database keeps the largest."""
         most = max(1, int(EXAMPLES_A_SECOND * self.turn.seconds))
 
-        @seed(self.turn.seed)
-        @settings(profile, max_examples=most)
+        @settings(self.profile, max_examples=most)
+        @seed(self.turn.seed)  # below the settings: above them it would take their database away
         @given(case=self.entry.cases.search(self.domain))
         def led(case: Case) -> None:
             if self.over:
@@ -102,8 +128,7 @@ class Going:
             if ratio is not None:
                 target(min(ratio, LARGEST_TARGET), label="error / bound")
 
-        cell = self.turn.cell
-        digest = f"fuzz {cell.law} {cell.implementation} {cell.dtype} {cell.device}".encode()
+        digest = f"fuzz {self._place}".encode()
         led.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
         led()
 
@@ -179,6 +204,8 @@ class Going:
                 return self._of(kind, failure, cause=cause.number)
         if failure.ended == "broken":
             failure = smallest(failure, self.entry, self.subject, self.keeping, SECONDS_OF_SHRINKING)
+            if failure.again:
+                remember(self.profile.database, *self._place, failure.case)
         for cause in causes:
             if explained(failure.case, cause, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)

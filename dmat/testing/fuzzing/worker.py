@@ -11,13 +11,14 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, Turn
 
 if TYPE_CHECKING:
+    from dmat.testing.fuzzing.turn import Going
     from dmat.testing.keep import Keeping
     from dmat.testing.subject import Subject
 
@@ -56,8 +57,8 @@ def start(setup: Setup) -> None:
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
     journal = Journal(Path(setup.journals), setup.limit)
     first_to_go()
-    profile = fuzzing(Path(setup.folder))
-    _this[:] = [Process(setup, Keeping(journal, None, Path(setup.folder) / COUNTEREXAMPLES), profile)]
+    keeping = Keeping(journal, None, Path(setup.shared) / COUNTEREXAMPLES)
+    _this[:] = [Process(setup, keeping, fuzzing(Path(setup.shared)))]
 
 
 def _end_with_the_run() -> None:
@@ -102,12 +103,14 @@ class Layout:
     versions: dict[str, str]
 
 
-def lay_out(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> Layout:
-    """Load the targets, and return every cell.
+def lay_out(
+    targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str], corpora: Sequence[str] = ()
+) -> Layout:
+    """Load the targets, and return every cell. corpora: folders that must be there.
 
     TargetError, SelectionError, CorpusError where one is wrong; NoFuzzing where the profile is.
     """
-    from dmat.testing.corpus import current
+    from dmat.testing.corpus import current, require_there
     from dmat.testing.fuzzing.profile import require_fuzzing
     from dmat.testing.keep import machine, versions
     from dmat.testing.report import laws
@@ -115,21 +118,27 @@ def lay_out(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str
     from dmat.testing.subject import Subject
 
     require_fuzzing(_this[0].profile)
+    require_there([Path(folder) for folder in corpora])
     chosen = select(targets, devices, dtypes)
-    corpora = [current(Path(folder), chosen) for folder in _this[0].setup.corpora]
+    corpus = current([Path(folder) for folder in _this[0].setup.corpora], chosen)
     cells = []
     for entry in laws():
         for implementation, dtype, device in chosen:
             cell = Cell(entry.name, implementation.name, dtype, device)
             reason = entry.not_applicable(Subject(implementation, dtype, device)) or ""
-            known = [k for c in corpora if c and (k := c.known_for(entry.name, implementation.name, dtype))]
-            if known and not reason:
-                reason = f"known until {known[0].expires}: {known[0].reason} ({known[0].link})"
+            listed = corpus.known_for(entry.name, implementation.name, dtype) if corpus else None
+            if listed and not reason:
+                known = listed.known
+                reason = f"known until {known.expires}: {known.reason} ({known.link})"
             least = 1 if entry.most is None else min(entry.most, LEAST_OF_DEAR)
-            cells.append(Planned(cell, entry.order, least, reason, bool(known)))
-    contracts = {i.name: {k: str(v) for k, v in i.contract.stated().items()} for i, _, _ in chosen}
+            cells.append(Planned(cell, entry.order, least, reason, listed is not None))
+    contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
     where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
     return Layout(cells, contracts, {entry.name: entry.statement for entry in laws()}, where, versions())
+
+
+def _as_json(contract: dict[str, Any]) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else str(value) for name, value in contract.items()}
 
 
 def _subject(cell: Cell) -> Subject:
@@ -148,7 +157,6 @@ def _subject(cell: Cell) -> Subject:
 def take(turn: Turn) -> Done:
     """Take a turn. What kills this process, or does not end, is in its journal."""
     from dmat.testing.counterexample import law_named
-    from dmat.testing.fuzzing.turn import Going
     from dmat.testing.journal import Entry
 
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
@@ -159,26 +167,40 @@ def take(turn: Turn) -> Done:
         turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, dear
     )
     with journal.of(entry):
-        going = Going(turn, subject, process.keeping, _ahead(), process.setup.cutoff, _memory(cell.device))
+        going = _going(turn, process.setup.cutoff)
         going.trouble = _uncallable(going, subject)
-        done = going.done() if going.over else going.go(process.profile)
+        done = going.done() if going.over else going.go()
         if done.found and cell.device == "cuda":
             _leave_a_failed_device(done)
     return done
 
 
-def _ahead() -> Path:
-    return Path(_this[0].setup.folder) / AHEAD
+def _going(turn: Turn, cutoff: float) -> Going:
+    from dmat.testing.fuzzing.turn import Going
+
+    process, ahead = _this[0], Path(_this[0].setup.folder) / AHEAD
+    keeping = replace(process.keeping, corpus=_corpus()) if turn.first else process.keeping
+    subject, memory = _subject(turn.cell), _memory(turn.cell.device)
+    return Going(turn, subject, keeping, process.profile, ahead, cutoff, memory)
 
 
-def _uncallable(going: Any, subject: Subject) -> str:
+def _corpus() -> Any:
+    """Return the cases to try first, read anew: a first turn is rare, and other machines may add some."""
+    from dmat.testing.corpus import Corpus
+
+    folders = (Path(folder) for folder in _this[0].setup.corpora)
+    return Corpus.read(*(folder for folder in folders if folder.is_dir()))
+
+
+def _uncallable(going: Going, subject: Subject) -> str:
     """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
     from dmat.strategies import Gates
     from dmat.testing.journal import DidNotEnd
     from dmat.testing.running import without_end
 
     plainest = {"gates": Gates(subject.dtype, (1, 1, subject.contract.seq_multiple_of))}
-    fate: str = going.keeping.journal.fate_of_plainest
+    assert going.keeping.journal is not None
+    fate = going.keeping.journal.fate_of_plainest
     try:
         if not fate:
             with going.keeping.trying(plainest, plainest=True):
@@ -186,7 +208,7 @@ def _uncallable(going: Any, subject: Subject) -> str:
     except DidNotEnd:
         fate = "did not end"
         going.found.append(going.settled(without_end(plainest, fate)))
-    return f"the plainest call there is {fate}"
+    return f"the plainest call there is: {fate}"
 
 
 def _memory(device: str) -> int:
@@ -228,7 +250,7 @@ def mourn(turn: Turn) -> Found | None:
     if fate != "broken" and known is not None:
         record = record_of(entry, Path(setup.journals), None)
     else:
-        known, record = None, record_of(entry, Path(setup.journals), Path(setup.folder) / COUNTEREXAMPLES)
+        known, record = None, record_of(entry, Path(setup.journals), Path(setup.shared) / COUNTEREXAMPLES)
     return Found(
         turn.cell,
         f"call: {fate}",
@@ -255,7 +277,6 @@ def settle(folder: str, turn: Turn) -> Found | None:
     """
     from dmat.testing.casefile import CaseError, case_of, read
     from dmat.testing.counterexample import law_named
-    from dmat.testing.fuzzing.turn import Going
     from dmat.testing.minimal import Failure, attempted
     from dmat.testing.verdict import Finding, LawBroken
 
@@ -265,7 +286,7 @@ def settle(folder: str, turn: Turn) -> Found | None:
     except CaseError:
         return None
     subject = _subject(turn.cell)
-    going = Going(turn, subject, _this[0].keeping, _ahead(), float("inf"))
+    going = _going(turn, float("inf"))
     finding = file.finding
     told = (
         Finding("call", (), "a failure", "none")
