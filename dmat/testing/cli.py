@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -170,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dmat: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("dmat: interrupted", file=sys.stderr)
+    except Exception:  # dmat's own fault, and Python's own exit code would accuse the kernel
+        traceback.print_exc()
     return COULD_NOT
 
 

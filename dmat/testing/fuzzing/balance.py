@@ -12,6 +12,7 @@ from dmat.strategies.regime import regime
 from dmat.testing.law import Law
 
 MOST_DRAWS = 4  # until one is taken as it is
+PATIENT = 60  # of a law whose examples are dear, beside which draws cost nothing
 A_RUNG_IN = 8  # one case in so many is of the ladder, which knows the edges
 
 
@@ -21,7 +22,7 @@ def _rungs(entry: Law, domain: Domain) -> tuple[Case, ...]:
 
 
 def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int]) -> Case:
-    """Return the next case: of at most MOST_DRAWS, the first whose regime was tried no more than the average.
+    """Return the next case: of some draws, the first whose regime was tried no more than the average.
 
     tried: examples of this law so far, by regime.
     """
@@ -30,12 +31,13 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
         return random.choice(rungs)
     average = sum(tried.values()) / max(1, len(tried))
     drawn: list[tuple[int, int, Case]] = []
-    for _ in range(MOST_DRAWS):
+    dear = entry.cases.inside is None
+    for _ in range(PATIENT if dear else MOST_DRAWS):
         case = entry.cases.draw(random, domain)
         if "gates" not in case:
             return case
         count = tried.get(regime(case["gates"]), 0)
-        if count <= average:
+        if count <= (0 if dear else average):
             return case
         drawn.append((count, len(drawn), case))
     return min(drawn)[-1]

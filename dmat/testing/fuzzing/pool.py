@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from dmat.testing.fuzzing.told import Done, Setup, Turn
-from dmat.testing.fuzzing.worker import mourn, start, take
+from dmat.testing.fuzzing.worker import mourn, once_more, start, take
 
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
 SECONDS = 120.0  # that a case of which a process has died may take to be kept
 
 
@@ -72,11 +74,23 @@ class Pool:
         if not isinstance(error, ProcessExpired):
             return lost(turn, f"{where} came to no end: {type(error).__name__}: {error}")
         event = f"a process died ({_told(error)}) in {where}"
+        if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
+            return lost(turn, f"{event}; tried again, its case did not end one")
         try:
             found = self.call(mourn, turn, seconds=SECONDS)
         except (Gone, TimeoutError) as again:
             return lost(turn, f"{event}; its case could not be kept: {again}")
         return lost(turn, event, *([found] if found else []))
+
+    def _dies_again(self, turn: Turn) -> bool:
+        """Whether the case at which a process was ended ends another."""
+        try:
+            self.call(once_more, turn, seconds=SECONDS)
+        except Gone:
+            return True
+        except Exception:  # the law itself at a loss, or no end: that is found by another turn
+            return False
+        return False
 
     def stop(self) -> None:
         """End all of them, whatever they do."""

@@ -212,14 +212,15 @@ class Run:
                 told = msgspec.json.decode((folder / "case.json").read_bytes())
                 cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
                 if cell in self.total.tallies:
-                    found = self.hands.call(settle, str(folder), self._turn_of(cell), seconds=SETTLING)
+                    found = self.hands.call(
+                        settle, str(folder), self._settling(folder, cell), seconds=SETTLING
+                    )
                     if found is not None:
                         self._note(found)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _turn_of(self, cell: Cell) -> Turn:
-        causes = self.total.causes(cell.implementation)
-        return Turn(f"{self.sitting}-settled", cell, 0, 0.0, causes=causes)
+    def _settling(self, folder: Path, cell: Cell) -> Turn:
+        return Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
 
     # Turns
 

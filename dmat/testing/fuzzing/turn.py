@@ -15,14 +15,14 @@ from hypothesis import given, seed, settings, target
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case, shown
 from dmat.strategies.regime import length_class, regime
-from dmat.testing.casefile import encoded
+from dmat.testing.casefile import FILE, encoded, text_of
 from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import explained, explains, signs, symptom
 from dmat.testing.fuzzing.schedule import DEAR
 from dmat.testing.fuzzing.told import Done, Found, Turn
 from dmat.testing.journal import DidNotEnd
-from dmat.testing.keep import Keeping, case_file, told_and_kept, write_case
+from dmat.testing.keep import Keeping, case_file, told_and_kept
 from dmat.testing.minimal import Failure
 from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.running import smallest, without_end
@@ -217,7 +217,8 @@ class Going:
         """Write the case down as it was found: the run may be killed before it is made smaller."""
         home = self.ahead / self.turn.name
         home.mkdir(parents=True, exist_ok=True)
-        write_case(home, case_file(self.entry, self.subject, failure), failure.case)
+        # As it was drawn: numbers that are stored could not be made fewer.
+        (home / FILE).write_text(text_of(case_file(self.entry, self.subject, failure)))
 
     def _of(
         self,

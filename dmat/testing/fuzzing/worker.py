@@ -236,6 +236,19 @@ def _leave_a_failed_device(done: Done) -> None:
 # What was left by others
 
 
+def once_more(turn: Turn) -> None:
+    """Try what a turn whose process is gone was trying; it may end this process too."""
+    from dmat.testing.casefile import case_of
+    from dmat.testing.counterexample import law_named
+    from dmat.testing.journal import left_behind
+    from dmat.testing.verdict import LawBroken
+
+    entry = left_behind(Path(_this[0].setup.journals), turn.name)
+    if entry is not None and entry.case is not None:
+        with suppress(LawBroken):
+            law_named(entry.law).check(_subject(turn.cell), **case_of(entry.case, None))
+
+
 def mourn(turn: Turn) -> Found | None:
     """Return what a turn whose process is gone was trying, its case kept; None if it tried nothing."""
     from dmat.testing.journal import left_behind
@@ -275,13 +288,13 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
     folder: of the case. turn: none that was taken, but of its cell.
     """
-    from dmat.testing.casefile import CaseError, case_of, read
+    from dmat.testing.casefile import FILE, CaseError, case_of, read
     from dmat.testing.counterexample import law_named
     from dmat.testing.minimal import Failure, attempted
     from dmat.testing.verdict import Finding, LawBroken
 
     try:
-        file = read(Path(folder) / "case.json")
+        file = read(Path(folder) / FILE)
         case = case_of(file.case, Path(folder))
     except CaseError:
         return None
