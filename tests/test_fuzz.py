@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ def test_time_is_kept(kernels: Path) -> None:
     assert 18 <= time.monotonic() - began <= 28
     assert "NOTHING FOUND" in printed
     tried = {cell["law"] for cell in report["cells"] if cell["status"] == "held"}
-    assert tried >= {cell["law"] for cell in report["cells"] if cell["status"] != "not run"}
+    wanted = {cell["law"] for cell in report["cells"] if cell["status"] != "not run"}
+    assert tried >= wanted - {"protected_pages"}  # a dear one, which is not begun in the last half minute
 
 
 def test_deaths_and_hangs_are_findings(kernels: Path) -> None:
@@ -212,9 +213,9 @@ def test_interrupted_it_reports(kernels: Path) -> None:
         assert json.loads((kernels / "night" / "report.json").read_text())["examples"] > 0
 
 
-REFUSED: list[tuple[Sequence[str], str]] = [
+REFUSED: list[tuple[list[str], str]] = [
     (
-        ["kernels.py:raises", "--minutes", "0.1"],
+        ["kernels.py:raises", "--minutes", "0.5"],
         "DID NOT FUZZ: kernels.py:raises: no example ran: a call with",
     ),
     (["kernels.py:none", "--minutes", "0.1"], "TARGET is 'kernels.py:none'"),

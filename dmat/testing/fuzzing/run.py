@@ -62,7 +62,7 @@ def fuzz(options: argparse.Namespace) -> int:
 
 
 def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
-    """Return what is to be done, the number of this sitting, and seconds already spent. Write it down.
+    """Return what is to be done, the number of this sitting, and seconds already spent.
 
     RunError where the folder holds a run that was not to be resumed, or another than was asked for.
     """
@@ -86,7 +86,6 @@ def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
         )
     if asked.seconds <= before:
         raise RunError(f"{where}; its {asked.seconds / 60:g} minutes are over: --minutes more than that")
-    log.write(asked)
     return asked, len(earlier) + 1, before
 
 
@@ -163,6 +162,7 @@ class Run:
         layout = self._laid_out()
         self.total = Sum(layout.cells)
         self._remember()
+        self.log.write(self.asked)  # not before it is known that it can be done
         self.schedule = Schedule(self.total, self.asked.seed, self.sitting)
         with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
             self._settle_what_was_left()
