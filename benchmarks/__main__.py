@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from . import accuracy, framework, on_cuda, speed, write
+from . import accuracy, framework, on_cuda, rivals, speed, write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +96,14 @@ def _framework(options: argparse.Namespace) -> str:
     )
 
 
-PARTS = {"speed": _speed, "accuracy": _accuracy, "framework": _framework}
+def _rivals(options: argparse.Namespace) -> str:
+    rows = [["what draws the gates", "S at most", "examples/s", "least and most of five"]]
+    for rival in rivals.rates(options.seconds):
+        rows.append([rival.name, str(rival.longest), f"{rival.rate:.0f}", rival.spread])
+    return f"The law of values, float32, one process, interleaved.\n\n{write.table(rows)}"
+
+
+PARTS = {"speed": _speed, "accuracy": _accuracy, "framework": _framework, "rivals": _rivals}
 
 
 if __name__ == "__main__":

@@ -61,8 +61,13 @@ def test_a_lost_node_costs_its_shard(address: str, tmp_path: Path) -> None:
     )
     try:
         until = time.monotonic() + 45
-        while time.monotonic() < until and not (log.exists() and '"ended"' in log.read_text()):
+        while (
+            run.poll() is None
+            and time.monotonic() < until
+            and not (log.exists() and '"ended"' in log.read_text())
+        ):
             time.sleep(0.1)
+        assert run.poll() is None, run.communicate()[0]
         while time.monotonic() < until and not takers():
             time.sleep(0.02)
         victim = takers()[0]
@@ -88,7 +93,7 @@ def test_findings_travel_where_nothing_is_shared(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(KERNELS)
     cell = Cell("future", f"{tmp_path / 'kernels.py'}:unmasked", "float32", "cpu")
     elsewhere = str(tmp_path / "not seen")
-    setup = Setup(elsewhere, elsewhere, elsewhere, 60.0)
+    setup = Setup(elsewhere, elsewhere, elsewhere, elsewhere, 60.0)
     try:
         (done,) = cluster.take_shard(setup, [Turn("1-000001", cell, 1, 1.0)])
     finally:
@@ -112,4 +117,4 @@ def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ray.init", none)
     with pytest.raises(CannotRun, match=r"--ray is 'nowhere:1'; no cluster answers: no node is alive$"):
-        cluster.Cluster(Setup("", "", "", 60.0), "nowhere:1", cuda=False)
+        cluster.Cluster(Setup("", "", "", "", 60.0), "nowhere:1", cuda=False)

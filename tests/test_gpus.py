@@ -58,7 +58,7 @@ def test_every_process_has_a_place(tmp_path: Path) -> None:
         "import os, sys, time\n"
         "from dmat.testing.fuzzing.told import Setup\n"
         "from dmat.testing.fuzzing.worker import start\n"
-        "start(Setup(*[sys.argv[1]] * 3, 60.0, devices=('5', '7')))\n"
+        "start(Setup(*[sys.argv[1]] * 4, 60.0, devices=('5', '7')))\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -134,7 +134,7 @@ class Run:
         self.named = tuple(options.corpus)
         self.shared = (options.shared or options.out).resolve()
         corpora = tuple(str(Path(folder).resolve()) for folder in self.named or ("corpus",))
-        folders = str(self.folder), str(self.shared), str(journals)
+        folders = str(self.folder), str(Path.cwd()), str(self.shared), str(journals)
         setup = Setup(*folders, options.time_limit, corpora, gpus, sharing, cutoff)
         self.hands = Pool(setup, self.processes) if options.ray is None else self._cluster(setup, options.ray)
         self.turns: dict[str, Turn] = {}

@@ -41,13 +41,15 @@ class Planned(Struct, frozen=True):
 class Setup(Struct, frozen=True):
     """What every process is told when it starts; absolute paths.
 
-    folder: of the run. shared: of counterexamples and database, which other machines may write to as well.
-    journals: where each writes what it tries. limit: seconds an example may take. corpora: of cases to try
-    first, and known failures. devices: the entries of CUDA_VISIBLE_DEVICES to spread over. sharing: how
-    many processes each of them has. cutoff: time.time() at which nothing new is begun.
+    folder: of the run. where: the command was given, for targets are relative to it. shared: of
+    counterexamples and database, which other machines may write to as well. journals: where each writes what
+    it tries. limit: seconds an example may take. corpora: of cases to try first, and known failures. devices:
+    the entries of CUDA_VISIBLE_DEVICES to spread over. sharing: how many processes each of them has. cutoff:
+    time.time() at which nothing new is begun.
     """
 
     folder: str
+    where: str
     shared: str
     journals: str
     limit: float

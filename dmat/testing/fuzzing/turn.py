@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -41,6 +42,10 @@ def one_length(domain: Domain, random: Random) -> Domain:
     """Return the domain with a single length: what was compiled for it serves all examples of a turn."""
     S = domain.draw_shape(random, zero=False)[-1]
     return replace(domain, seq_multiple_of=max(S, 1), max_seq=S)
+
+
+class Over(BaseException):
+    """A led search has had its time: no Exception, for Hypothesis would take that for a failure."""
 
 
 class Going:
@@ -123,14 +128,15 @@ class Going:
         @given(case=self.entry.cases.search(self.domain))
         def led(case: Case) -> None:
             if self.over:
-                return
+                raise Over
             ratio = self.attempt(self.entry.arguments(case))
             if ratio is not None:
                 target(min(ratio, LARGEST_TARGET), label="error / bound")
 
         digest = f"fuzz {self._place}".encode()
         led.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
-        led()
+        with suppress(Over):
+            led()
 
     def attempt(self, case: Case) -> float | None:
         """Try one case, and note how it ends; return the error over the bound that was let pass, if any."""

@@ -45,6 +45,8 @@ def start(setup: Setup) -> None:
     """Become a process of the run: a GPU of its own, one thread, a journal, the profile."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
     _end_with_the_run()
+    if Path(setup.where).is_dir():  # another machine may have it elsewhere
+        os.chdir(setup.where)
     if setup.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
     import torch
