@@ -1,9 +1,10 @@
 """Whether two failures have one cause: then one is shown, and the other is named beside it.
 
-They are taken to have one where the smallest case of either breaks the other's law too, or where both break a
-general law with one sign that says much: a number where -inf belongs, above the diagonal, say. A bug of a
-kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that one case shows
-may so be taken for one: mend the first, and the next night finds the second.
+They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
+other's cotangent; where the other's is no longer, and breaks the one's law; or where the other's symptom is how
+the one breaks a general law, and says much: a number where -inf belongs, above the diagonal. A bug of a kernel
+breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that the same short case shows
+may be taken for one: mend the first, and the next night finds the second.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ MASKED = (0.0, float("nan"), 1.0)  # laws differ in what may stand above the dia
 
 GENERAL = ("future", "values", "input_gradient", "forget_gradient")
 VAGUE = "a number for a number"
+MUCH_LONGER = 2  # times
 
 
 def symptom(finding: Finding) -> str:
@@ -55,24 +57,50 @@ def _kind(text: str) -> str:
     try:
         float(word)
     except ValueError:
-        return re.sub(r"\d+", "#", text)[:80]
+        return text.partition(":")[0] if word == "raised" else re.sub(r"\d+", "#", text)[:80]
     return "a number"
 
 
-def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
-    """Whether the smallest case of this cause breaks the law for the subject too."""
+def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
+    """Whether the smallest case of this cause breaks the law for the subject too.
+
+    parts: of a case that breaks it: those that the cause's case lacks are taken from there.
+    """
     case = in_dtype(decoded(cause.recipe), subject.dtype)
-    return any(_breaks(entry, subject, whole, trying) for whole in completed(case, entry, subject))
+    if parts is not None and "gates" in case and "gates" in parts:
+        fitting = parts["gates"].shape == case["gates"].shape
+        others = {name: part for name, part in parts.items() if fitting or isinstance(part, Cotangent)}
+        case = {
+            **others,
+            **{name: part for name, part in case.items() if name not in others or name == "gates"},
+        }
+    return any(_broken(entry, subject, whole, trying) for whole in completed(case, entry, subject))
 
 
-def explained(recipe: Case, cause: Cause, subject: Subject, trying: Trying) -> bool:
-    """Whether this case breaks the law of the cause, in its dtype and on its device, or shows its signs."""
-    if set(cause.signs) & set(signs(recipe, subject, trying)):
+def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
+    """Whether the smallest case found shows a sign of this cause, or, as short as its own, breaks its law.
+
+    sign: the symptom of the case. A longer case may show another bug, beside this one that shorter ones show.
+    """
+    if sign in cause.signs:
         return True
+    theirs = decoded(cause.recipe)
+    if "gates" in found and "gates" in theirs and _length(found) > MUCH_LONGER * _length(theirs):
+        return False
     entry = law_named(cause.cell.law)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
-    case = in_dtype(recipe, there.dtype)
-    return any(_breaks(entry, there, whole, trying) for whole in completed(case, entry, there))
+    case = in_dtype(found, there.dtype)
+    return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
+
+
+def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
+    """Whether a failure made small, of this law, has this cause. sign: its symptom."""
+    return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
+
+
+def _length(case: Case) -> int:
+    S: int = case["gates"].shape[-1]
+    return max(1, S)
 
 
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
@@ -85,10 +113,6 @@ def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
             if broken is not None and not symptom(broken.finding).endswith(VAGUE):
                 found[symptom(broken.finding)] = True
     return tuple(found)
-
-
-def _breaks(entry: Law, subject: Subject, case: Case, trying: Trying) -> bool:
-    return _broken(entry, subject, case, trying) is not None
 
 
 def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:

@@ -34,6 +34,7 @@ class Cluster:
     """
 
     stint = STINT
+    patience = Pool.patience
 
     def __init__(self, setup: Setup, address: str, *, cuda: bool) -> None:
         """Join the cluster."""
@@ -60,7 +61,8 @@ class Cluster:
     def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
         """Return function(*arguments), called in some process of the cluster. Gone where that dies."""
         try:
-            return ray.get(self.ask.remote(self.setup, function, arguments, seconds))
+            within = self.patience if seconds is None else seconds
+            return ray.get(self.ask.remote(self.setup, function, arguments, within), timeout=within)
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
@@ -120,17 +122,18 @@ def take_shard(setup: Setup, turns: list[Turn]) -> list[Done]:
     return ends if shared else [_packed(done, folder / COUNTEREXAMPLES) for done in ends]
 
 
-def call_there(setup: Setup, function: Callable[..., Any], arguments: Any, seconds: float | None) -> Any:
+def call_there(setup: Setup, function: Callable[..., Any], arguments: Any, seconds: float) -> Any:
     """Call a function in that process."""
     return _pool(setup)[0].call(function, *arguments, seconds=seconds)
 
 
 def _pool(setup: Setup) -> tuple[Pool, Path, bool]:
     if not _pools:
-        journals, shared = Path(tempfile.mkdtemp(prefix="dmat-journals-")), Path(setup.shared).is_dir()
-        folder = Path(setup.shared) if shared else Path(tempfile.mkdtemp(prefix="dmat-fuzz-"))
-        here = msgspec.structs.replace(setup, folder=str(folder), shared=str(folder), journals=str(journals))
-        _pools.append((Pool(here, 1), folder, shared))
+        journals, own = (tempfile.mkdtemp(prefix=f"dmat-{kind}-") for kind in ("journals", "fuzz"))
+        seen = Path(setup.shared).is_dir() and Path(setup.folder).is_dir()
+        folder, shared = (setup.folder, setup.shared) if seen else (own, own)
+        here = msgspec.structs.replace(setup, folder=folder, shared=shared, journals=journals)
+        _pools.append((Pool(here, 1), Path(shared), seen))
     return _pools[0]
 
 

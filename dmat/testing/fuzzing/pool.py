@@ -17,7 +17,7 @@ from dmat.testing.fuzzing.told import Done, Setup, Turn
 from dmat.testing.fuzzing.worker import mourn, once_more, start, take
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
-SECONDS = 120.0  # that a case of which a process has died may take to be kept
+OUT_OF_TIME = "no result in time"
 
 
 class Gone(Exception):
@@ -27,10 +27,11 @@ class Gone(Exception):
 class Pool:
     """So many processes, each with a turn and one to come, or it would wait for its next.
 
-    stint: seconds of turns that are handed out together.
+    stint: seconds of turns that are handed out together. patience: seconds that a call may wait and take.
     """
 
     stint = 0.0
+    patience = 120.0
 
     def __init__(self, setup: Setup, processes: int) -> None:
         """Start them."""
@@ -40,11 +41,19 @@ class Pool:
         self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
 
     def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-        """Return function(*arguments), called in one of them. Gone where it dies; else what it raises."""
+        """Return function(*arguments), called in one of them.
+
+        seconds: that it may take, and wait; default: `patience`. Gone where it dies, or is not done by then;
+        else what it raises.
+        """
+        future = self.pool.schedule(function, arguments)
         try:
-            return self.pool.schedule(function, arguments, timeout=seconds).result()
+            return future.result(timeout=self.patience if seconds is None else seconds)
         except ProcessExpired as death:
             raise Gone(_told(death)) from None
+        except TimeoutError:
+            future.cancel()  # type: ignore[no-untyped-call]
+            raise Gone(OUT_OF_TIME) from None
 
     def submit(self, turns: Sequence[Turn]) -> None:
         """Have these turns taken, each by whoever is free next."""
@@ -77,18 +86,18 @@ class Pool:
         if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
             return lost(turn, f"{event}; tried again, its case did not end one")
         try:
-            found = self.call(mourn, turn, seconds=SECONDS)
-        except (Gone, TimeoutError) as again:
+            found = self.call(mourn, turn)
+        except Gone as again:
             return lost(turn, f"{event}; its case could not be kept: {again}")
         return lost(turn, event, *([found] if found else []))
 
     def _dies_again(self, turn: Turn) -> bool:
         """Whether the case at which a process was ended ends another."""
         try:
-            self.call(once_more, turn, seconds=SECONDS)
-        except Gone:
-            return True
-        except Exception:  # the law itself at a loss, or no end: that is found by another turn
+            self.call(once_more, turn)
+        except Gone as again:
+            return str(again) != OUT_OF_TIME
+        except Exception:  # the law itself at a loss
             return False
         return False
 

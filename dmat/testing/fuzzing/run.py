@@ -31,14 +31,14 @@ from dmat.testing.fuzzing.progress import Progress
 from dmat.testing.fuzzing.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Done, Found, Setup, Turn
+from dmat.testing.fuzzing.told import AT_A_LOSS, Cell, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
 
 GRACE = 5.0  # seconds that turns have to end in when the time is up
 SHORTEST_LEFT = 0.02  # seconds: less is no turn
 PULSE = 0.25  # seconds between two looks at the clock
 IMPORTS = 300.0  # seconds until the targets must be loaded
-SETTLING = 120.0  # seconds that one failure may take to be tried again
+SETTLING = 120.0  # seconds that one failure may wait and take to be tried again
 
 
 def fuzz(options: argparse.Namespace) -> int:
@@ -167,12 +167,13 @@ class Run:
         with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
             self._settle_what_was_left()
             while (left := end - time.time()) > SHORTEST_LEFT and self._hand_out(left):
+                self.hands.patience = min(SETTLING, left + GRACE)
                 self._hear(min(PULSE, left))
                 self.total.elapsed = self.elapsed
                 progress.show()
-            until = end + GRACE
-            while self.turns and time.time() < until:
-                self._hear(min(PULSE, max(0.0, until - time.time())))
+            while self.turns and (left := end + GRACE - time.time()) > 0:
+                self.hands.patience = left
+                self._hear(min(PULSE, left))
         self.total.elapsed = self.elapsed
         counts = {"sittings": self.sitting, "processes": self.processes}
         report = result(self.total, self.asked, layout, self.folder, self.shared, **counts)
@@ -187,8 +188,6 @@ class Run:
             )
         except Gone as death:
             raise CannotRun(f"the process died while the targets were imported: {death}") from None
-        except TimeoutError:
-            raise CannotRun(f"the targets were not imported within {IMPORTS:.0f} s") from None
         return layout
 
     def _remember(self) -> None:
@@ -208,7 +207,7 @@ class Run:
     def _settle_what_was_left(self) -> None:
         """Try again what an earlier sitting had found, and was killed before it had made it small."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
-            with suppress(Gone, TimeoutError, OSError, msgspec.MsgspecError):
+            with suppress(Gone, OSError, msgspec.MsgspecError):
                 told = msgspec.json.decode((folder / "case.json").read_bytes())
                 cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
                 if cell in self.total.tallies:
@@ -245,13 +244,18 @@ class Run:
         for found in done.found:
             self._note(self._unless_known(found, turn))
         if done.event:
-            self.log.write(Happened(self.total.elapsed, done.event))
-            self.total.happened(done.event)
+            self._happened(done.event)
+        if done.trouble.startswith(AT_A_LOSS):
+            self._happened(f"{done.cell.law} of {done.cell.implementation}: {done.trouble}")
         done = msgspec.structs.replace(done, found=())
         self.log.write(Ended(self.total.elapsed, done))
         self.total.add(done)
         self.schedule.ended(done.cell, done.seconds)
         shutil.rmtree(self.folder / AHEAD / done.name, ignore_errors=True)
+
+    def _happened(self, what: str) -> None:
+        self.log.write(Happened(self.total.elapsed, what))
+        self.total.happened(what)
 
     def _note(self, found: Found) -> None:
         found = msgspec.structs.replace(found, files={})
@@ -264,12 +268,13 @@ class Run:
         if found.cause is not None or not newer:
             return found
         try:
-            number = self.hands.call(compare, found, newer, seconds=SETTLING)
-        except (Gone, TimeoutError):
+            number = self.hands.call(compare, found, newer)
+        except Gone:
             return found
         if number is None:
             return found
-        if found.folder is not None:
+        kept = {finding.found.folder for finding in self.total.findings}
+        if found.folder is not None and found.folder not in kept:
             shutil.rmtree(self.shared / COUNTEREXAMPLES / found.folder, ignore_errors=True)
         return msgspec.structs.replace(found, cause=number, folder=None)
 

@@ -19,9 +19,9 @@ from dmat.strategies.regime import length_class, regime
 from dmat.testing.casefile import FILE, encoded, text_of
 from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.causes import explained, explains, signs, symptom
+from dmat.testing.fuzzing.causes import explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.schedule import DEAR
-from dmat.testing.fuzzing.told import Done, Found, Turn
+from dmat.testing.fuzzing.told import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.keep import Keeping, case_file, told_and_kept
 from dmat.testing.minimal import Failure
@@ -36,6 +36,7 @@ SMALL = 2**20  # entries of D~ for which every device has memory
 EXAMPLES_A_SECOND = 2000  # at the most
 LARGEST_TARGET = 1e3
 SECONDS_OF_SHRINKING = 6.0
+MOST_SYMPTOMS = 8  # of a cell that are looked at: a kernel may be wrong in ever other ways
 
 
 def one_length(domain: Domain, random: Random) -> Domain:
@@ -154,7 +155,7 @@ class Going:
         except torch.OutOfMemoryError:
             self._shorten(case)
         except Exception as error:  # a law at a loss accuses nobody
-            self.trouble = f"the law itself raised {type(error).__name__}: {error} on {encoded(case)}"
+            self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
             self._note_worst(case)
         return self.subject.worst
@@ -185,7 +186,8 @@ class Going:
             return
         kind = symptom(failure.broken.finding)
         self.failing[kind] += 1
-        if kind not in self.turn.symptoms and all(kind != found.symptom for found in self.found):
+        known = {*self.turn.symptoms, *(found.symptom for found in self.found)}
+        if kind not in known and len(known) < MOST_SYMPTOMS:
             self.found.append(self.settled(failure))
 
     def _is_of_memory(self, failure: Failure) -> bool:
@@ -213,7 +215,7 @@ class Going:
             if failure.again:
                 remember(self.profile.database, *self._place, failure.case)
         for cause in causes:
-            if explained(failure.case, cause, self.subject, self.keeping.trying):
+            if one_cause(failure.case, kind, cause, self.entry, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)
         broken, home = told_and_kept(self.entry, self.subject, failure, self.keeping)
         shown = signs(failure.case, self.subject, self.keeping.trying) if failure.ended == "broken" else ()

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,17 +182,17 @@ def _going(turn: Turn, cutoff: float) -> Going:
     from dmat.testing.fuzzing.turn import Going
 
     process, ahead = _this[0], Path(_this[0].setup.folder) / AHEAD
-    keeping = replace(process.keeping, corpus=_corpus()) if turn.first else process.keeping
+    keeping = replace(process.keeping, corpus=_corpus(process.setup.corpora))
     subject, memory = _subject(turn.cell), _memory(turn.cell.device)
     return Going(turn, subject, keeping, process.profile, ahead, cutoff, memory)
 
 
-def _corpus() -> Any:
-    """Return the cases to try first, read anew: a first turn is rare, and other machines may add some."""
+@cache
+def _corpus(folders: tuple[str, ...]) -> Any:
+    """Return the cases to try first."""
     from dmat.testing.corpus import Corpus
 
-    folders = (Path(folder) for folder in _this[0].setup.corpora)
-    return Corpus.read(*(folder for folder in folders if folder.is_dir()))
+    return Corpus.read(*(Path(folder) for folder in folders if Path(folder).is_dir()))
 
 
 def _uncallable(going: Going, subject: Subject) -> str:
@@ -320,15 +321,15 @@ def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     """Return the number of the cause that explains a failure after all: both were found at the same time."""
     from dmat.testing.casefile import decoded
     from dmat.testing.counterexample import law_named
-    from dmat.testing.fuzzing.causes import explained, explains
+    from dmat.testing.fuzzing.causes import explains, one_cause
 
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law), decoded(found.recipe)
     for cause in causes:
-        if cause.ended != found.ended:
-            continue
-        if found.ended != "broken" or explains(cause, entry, subject, trying):
-            return cause.number
-        if explained(case, cause, subject, trying):
+        if cause.ended == found.ended and (
+            found.ended != "broken"
+            or explains(cause, entry, subject, trying)
+            or one_cause(case, found.symptom, cause, entry, subject, trying)
+        ):
             return cause.number
     return None
