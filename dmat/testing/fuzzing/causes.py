@@ -1,10 +1,10 @@
 """Whether two failures have one cause: then one is shown, and the other is named beside it.
 
 They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
-other's cotangent; where the other's is no longer, and breaks the one's law; or where the other's symptom is how
-the one breaks a general law, and says much: a number where -inf belongs, above the diagonal. A bug of a kernel
-breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that the same short case shows
-may be taken for one: mend the first, and the next night finds the second.
+other's cotangent, or where the other's breaks the one's law. But D~ and a gradient, if one of the cases is
+much longer, may be wrong by two bugs. Telling signs, a number for -inf above the diagonal, say, are compared
+as well. A bug of a kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that
+one short case shows may be taken for one: mend the first, and the next night finds the second.
 """
 
 from __future__ import annotations
@@ -78,14 +78,21 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
-    """Whether the smallest case found shows a sign of this cause, or, as short as its own, breaks its law.
+    """Whether the smallest case found shows a sign of this cause, or breaks its law.
 
-    sign: the symptom of the case. A longer case may show another bug, beside this one that shorter ones show.
+    sign: the symptom of the case. Where it is of another quantity, D~ or a gradient, than the cause's, a case
+    that is much longer says nothing: it may show another bug, beside this one that shorter ones show.
     """
-    if sign in cause.signs:
+    alike = _quantity(sign) == _quantity(cause.symptom)
+    if sign in cause.signs or (alike and set(cause.signs) & set(signs(found, subject, trying))):
         return True
     theirs = decoded(cause.recipe)
-    if "gates" in found and "gates" in theirs and _length(found) > MUCH_LONGER * _length(theirs):
+    if (
+        not alike
+        and "gates" in found
+        and "gates" in theirs
+        and _length(found) > MUCH_LONGER * _length(theirs)
+    ):
         return False
     entry = law_named(cause.cell.law)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
@@ -96,6 +103,10 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
 def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
     """Whether a failure made small, of this law, has this cause. sign: its symptom."""
     return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
+
+
+def _quantity(sign: str) -> str:
+    return sign.split(" ")[0].rstrip(":")
 
 
 def _length(case: Case) -> int:

@@ -57,7 +57,7 @@ class Finding:
     def cause(self) -> Cause:
         """Return it as a process is told of it."""
         found = self.found
-        return Cause(self.number, found.cell, found.recipe, found.ended, found.signs)
+        return Cause(self.number, found.cell, found.recipe, found.symptom, found.ended, found.signs)
 
     def covers(self, cell: Cell) -> None:
         """Note that it breaks this cell too."""

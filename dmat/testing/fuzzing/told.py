@@ -66,6 +66,7 @@ class Cause(Struct, frozen=True):
     number: int
     cell: Cell
     recipe: str
+    symptom: str
     ended: Ended = "broken"
     signs: tuple[str, ...] = ()
 
