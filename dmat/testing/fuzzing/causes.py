@@ -3,8 +3,8 @@
 They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
 other's cotangent, or where the other's breaks the one's law. But D~ and a gradient, if one of the cases is
 much longer, may be wrong by two bugs. Telling signs, a number for -inf above the diagonal, say, are compared
-as well. A bug of a kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs that
-one short case shows may be taken for one: mend the first, and the next night finds the second.
+as well. A bug of a kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs
+that one short case shows may be taken for one: mend the first, and the next night finds the second.
 """
 
 from __future__ import annotations
