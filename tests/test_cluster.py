@@ -42,7 +42,9 @@ def address() -> Iterator[str]:
 
 def takers() -> list[int]:
     """Return the processes that take shards."""
-    told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     return [int(line.split()[0]) for line in told.splitlines() if "ray::take_shard" in line]
 
 

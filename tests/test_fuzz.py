@@ -82,6 +82,7 @@ def begun(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     try:
         until = time.monotonic() + 60
@@ -236,7 +237,7 @@ def test_not_really_fuzzed_is_no_success(arguments: list[str], why: str, kernels
 def workers(parent: int) -> list[int]:
     """Return the processes of a run that take turns."""
     told = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
     ).stdout
     return [int(line.split()[0]) for line in told.splitlines() if "spawn_main" in line]
 
