@@ -60,7 +60,7 @@ class Descent:
     inside: Callable[[Case], bool]
     block: int
     found: list[Failure]
-    seconds: float = MOST_SECONDS
+    seconds: float
     tries: int = 0
     seen: set[str] = field(default_factory=set)
     started: tuple[float, float] = field(default_factory=lambda: (time.process_time(), time.perf_counter()))
@@ -135,13 +135,13 @@ def minimal(
     inside: Callable[[Case], bool],
     block: int,
     failure: Failure,
-    seconds: float = MOST_SECONDS,
+    seconds: float | None = None,
 ) -> list[Failure]:
     """Return ever smaller failures, from this one on: a leap to a short one, then down, and on by leaps.
 
-    seconds: of this process, that the way may take.
+    seconds: of this process, that the way may take; default: MOST_SECONDS.
     """
-    descent = Descent(check, inside, block, [failure], seconds)
+    descent = Descent(check, inside, block, [failure], MOST_SECONDS if seconds is None else seconds)
     descent.leap(SHORT, most=1)
     descent.descend()
     while descent.leap(LONGEST, most=2):

@@ -18,7 +18,7 @@ from dmat.testing.corpus import Corpus
 from dmat.testing.journal import SLOW, DidNotEnd, Entry
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
-from dmat.testing.minimal import MOST_SECONDS, Failure, attempted, minimal
+from dmat.testing.minimal import Failure, attempted, minimal
 from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import Finding, LawBroken
@@ -264,11 +264,11 @@ def try_all(
 
 
 def smallest(
-    failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float = MOST_SECONDS
+    failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float | None = None
 ) -> Failure:
     """Return the smallest failure found on the way down from this one that happens again when tried again.
 
-    seconds: that the way may take.
+    seconds: that the way may take; default: dmat.testing.minimal's.
     """
     inside, domain = entry.cases.inside, subject.domain
     if inside is None or subject.in_dtype(subject.dtype).uncallable:
