@@ -16,6 +16,7 @@ from dmat import __version__
 from dmat.testing.cannot import CannotRun
 
 COULD_NOT = 2
+BUILTIN = "the built-in implementations"
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +46,8 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Try every law on each TARGET. Exit 0: every law held; 1: a law is broken; 2: could"
         " not be checked.",
     )
-    _add_common(check, "the built-in implementations")
+    _add_selection(check, BUILTIN)
+    _add_json(check)
     check.add_argument("--first", action="store_true", help="stop at the first broken law, fastest first")
     check.add_argument(
         "-n",
@@ -53,22 +55,14 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         help="processes; default: one a core, with --first one alone, so that its order holds",
     )
-    check.add_argument(
-        "--corpus",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="cases tried first; more than once for several; default: corpus",
-    )
+    _add_corpus(check)
     check.add_argument(
         "--counterexamples",
         metavar="DIR",
         default="counterexamples",
         help="where each failure is kept; default: counterexamples; '' for nowhere",
     )
-    check.add_argument(
-        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
-    )
+    _add_time_limit(check)
     check.set_defaults(run=_check)
 
 
@@ -96,7 +90,8 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Find the strictest accuracy class that each TARGET survives, a dtype at a time, and"
         " whether a part gives the same bits alone. Exit 0: graded; 2: could not be graded.",
     )
-    _add_common(grade, "the operator and the two ways that the formula is written, to compare")
+    _add_selection(grade, "the operator and the two ways that the formula is written, to compare")
+    _add_json(grade)
     grade.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 150")
     grade.set_defaults(run=_grade)
 
@@ -108,27 +103,23 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Try every law on new cases until the time is over. Exit 0: nothing found; 1: found;"
         " 2: it did not really fuzz.",
     )
-    fuzz.add_argument("targets", nargs="*", metavar="TARGET", help="as of dmat check")
+    _add_selection(fuzz, BUILTIN)
     fuzz.add_argument(
         "--minutes", type=_minutes, metavar="M", help="all sittings together; default: 10, or as before"
     )
     fuzz.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the run and its report")
     fuzz.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    fuzz.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
-    fuzz.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
     fuzz.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core, or a GPU")
     fuzz.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or auto; needs dmat[cluster]")
     fuzz.add_argument(
         "--shared", type=Path, metavar="DIR", help="of findings, for several machines; default: --out"
     )
-    fuzz.add_argument("--corpus", metavar="DIR", action="append", default=[], help="as of dmat check")
-    fuzz.add_argument(
-        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
-    )
+    _add_corpus(fuzz)
+    _add_time_limit(fuzz)
     fuzz.set_defaults(run=_fuzz, json=None)
 
 
-def _add_common(command: argparse.ArgumentParser, otherwise: str) -> None:
+def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
     command.add_argument(
         "targets",
         nargs="*",
@@ -137,7 +128,26 @@ def _add_common(command: argparse.ArgumentParser, otherwise: str) -> None:
     )
     command.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
     command.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+
+
+def _add_corpus(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="cases tried first; more than once for several; default: corpus",
+    )
+
+
+def _add_time_limit(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
+    )
 
 
 def _count(text: str) -> int:

@@ -11,11 +11,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from dmat.strategies import Gates
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.casefile import encoded
 from dmat.testing.corpus import Corpus
-from dmat.testing.journal import SLOW, DidNotEnd, Entry
+from dmat.testing.journal import SLOW, DidNotEnd, Entry, Journal
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure, attempted, minimal
@@ -114,7 +113,7 @@ def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keep
 
 def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None:
     """Make the plainest call there is. Raises Failed where it kills the process or does not end."""
-    case: Case = {"gates": Gates(subject.dtype, (1, 1, subject.contract.seq_multiple_of))}
+    case: Case = {"gates": subject.plainest}
     journal = keeping.journal
     fate = journal.fate_of_plainest if journal is not None else ""
     try:
@@ -137,13 +136,17 @@ def without_end(case: Case, fate: str) -> Failure:
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
-    """After an error that CUDA does not recover from, end this worker; what it found is in the journal."""
-    if subject.device != "cuda" or keeping.journal is None or "PYTEST_XDIST_WORKER" not in os.environ:
-        return
+    """In a worker, which is replaced, leave a device that has failed for good."""
+    if subject.device == "cuda" and keeping.journal is not None and "PYTEST_XDIST_WORKER" in os.environ:
+        leave_a_failed_device(keeping.journal, record.reason, record.folder)
+
+
+def leave_a_failed_device(journal: Journal, message: str, folder: str | None) -> None:
+    """After an error that CUDA does not recover from, end this process; what it found is in the journal."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:
-        keeping.journal.ended("broken", record.reason, record.folder or "")
+        journal.ended("broken", message, folder or "")
         os._exit(1)
 
 

@@ -185,16 +185,19 @@ class Subject:
         """Return the same, its calls written down nowhere."""
         return replace(self, transcript=None)
 
+    @property
+    def plainest(self) -> Gates:
+        """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
+        return Gates(self.dtype, (1, 1, self.contract.seq_multiple_of))
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest call there is cannot be made, or None."""
-        S = self.contract.seq_multiple_of
         try:
-            gates = Gates(self.dtype, (1, 1, S)).build(self.device)
-            self.call(*gates)
+            self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
             if broken.finding.computed.startswith("raised"):
-                call = f"a call with gates of zeros, (1, 1, {S}, 1), {broken.finding.computed}"
+                call = f"a call with gates of zeros, {(*self.plainest.shape, 1)}, {broken.finding.computed}"
                 return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
         return None
 

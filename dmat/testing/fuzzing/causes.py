@@ -10,7 +10,7 @@ that one short case shows may be taken for one: mend the first, and the next nig
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -98,6 +98,11 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.dtype)
     return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
+
+
+def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
+    """Return the causes of failures that ended so: a death and a wrong number have no cause in common."""
+    return [cause for cause in causes if cause.ended == ended]
 
 
 def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:

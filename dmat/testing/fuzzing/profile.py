@@ -17,11 +17,11 @@ from dmat.testing.fuzzing.told import NoFuzzing
 DATABASE = "hypothesis"  # the folder of it
 
 
-def fuzzing(folder: Path, examples: int = 1000) -> settings:
+def fuzzing(folder: Path) -> settings:
     """Return the profile, its database in this folder: an absolute path, or it would follow the process."""
     return settings(
         settings.get_profile("default"),
-        max_examples=examples,
+        max_examples=1000,
         derandomize=False,
         database=DirectoryBasedExampleDatabase(folder.resolve() / DATABASE),
         verbosity=Verbosity.quiet,

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a table on a terminal, a line a minute where there is none."""
+"""What a run shows while it goes on: a table on a terminal, a line now and then where there is none."""
 
 from __future__ import annotations
 
@@ -27,13 +27,10 @@ class Progress:
         """Show nothing yet."""
         self.total, self.seconds = total, seconds
         self.began, self.before = time.monotonic(), total.examples
+        rich = sys.stderr.isatty()
         self.console = Console(stderr=True, emoji=False, highlight=False)
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if self._rich else None
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if rich else None
         self.shown, self.told = 0.0, 0
-
-    @property
-    def _rich(self) -> bool:
-        return sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         """Begin."""

@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
-from dmat.testing.fuzzing.told import Cell, Planned
+from dmat.testing.fuzzing.told import Planned
 from dmat.testing.fuzzing.worker import COUNTEREXAMPLES, Layout
 from dmat.testing.near import near
 
@@ -61,20 +63,11 @@ def result(
     }
 
 
-def _named(cell: Cell) -> dict[str, str]:
-    return {
-        "law": cell.law,
-        "implementation": cell.implementation,
-        "dtype": cell.dtype,
-        "device": cell.device,
-    }
-
-
 def _cell(total: Sum, planned: Planned) -> dict[str, Any]:
     tally = total.tallies[planned.cell]
     status, reason = _status(total, planned)
     return {
-        **_named(planned.cell),
+        **asdict(planned.cell),
         "status": status,
         "reason": reason,
         "turns": tally.turns,
@@ -110,7 +103,7 @@ def _finding(finding: Finding, folder: Path, shared: Path) -> dict[str, Any]:
     home = None if found.folder is None else shared / COUNTEREXAMPLES / found.folder
     where = near(home or folder)
     return {
-        **_named(found.cell),
+        **asdict(found.cell),
         "ended": found.ended,
         "again": found.again,
         "message": found.message,
@@ -120,5 +113,5 @@ def _finding(finding: Finding, folder: Path, shared: Path) -> dict[str, Any]:
         "replay": shlex.join(["dmat", "replay", str(where), "--impl", found.cell.implementation]),
         "after_seconds": round(finding.after, 1),
         "times": finding.times,
-        "also": [{k: v for k, v in _named(cell).items() if k != "implementation"} for cell in finding.also],
+        "also": [{k: v for k, v in asdict(cell).items() if k != "implementation"} for cell in finding.also],
     }

@@ -33,7 +33,9 @@ from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import AT_A_LOSS, Cell, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
+from dmat.testing.replay import FILE
 
+DEFAULT_MINUTES = 10.0
 GRACE = 5.0  # seconds that turns have to end in when the time is up
 SHORTEST_LEFT = 0.02  # seconds: less is no turn
 PULSE = 0.25  # seconds between two looks at the clock
@@ -48,11 +50,10 @@ def fuzz(options: argparse.Namespace) -> int:
     log = Log(options.out)
     try:
         asked, sitting, before = _asked(options, log)
-        left = asked.seconds - before
         with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dmat-fuzz-") as journals:
             run = Run(options, asked, log, sitting, Path(journals), began - before)
             try:
-                report = run.to_the_end(time.time() + left)
+                report = run.to_the_end()
             finally:
                 run.hands.stop()
     finally:
@@ -102,9 +103,6 @@ def _new(options: argparse.Namespace) -> Asked:
     )
 
 
-DEFAULT_MINUTES = 10.0
-
-
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does: a job that is cancelled reports what it has."""
@@ -130,12 +128,12 @@ class Run:
         self.folder = options.out.resolve()
         gpus = visible() if "cpu" not in asked.devices else ()
         self.processes, sharing = processes(options.n, gpus)
-        cutoff = time.time() + asked.seconds - self.elapsed
+        self.end = time.time() + asked.seconds - self.elapsed
         self.named = tuple(options.corpus)
         self.shared = (options.shared or options.out).resolve()
         corpora = tuple(str(Path(folder).resolve()) for folder in self.named or ("corpus",))
         folders = str(self.folder), str(Path.cwd()), str(self.shared), str(journals)
-        setup = Setup(*folders, options.time_limit, corpora, gpus, sharing, cutoff)
+        setup = Setup(*folders, options.time_limit, corpora, gpus, sharing, self.end)
         self.hands = Pool(setup, self.processes) if options.ray is None else self._cluster(setup, options.ray)
         self.turns: dict[str, Turn] = {}
 
@@ -155,8 +153,8 @@ class Run:
         """Seconds of the run, all sittings together."""
         return time.monotonic() - self.zero
 
-    def to_the_end(self, end: float) -> dict[str, Any]:
-        """Take turns until time.time() is `end`, or Ctrl-C; write the report, and return it."""
+    def to_the_end(self) -> dict[str, Any]:
+        """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
         from dmat.testing.fuzzing.report import write
 
         layout = self._laid_out()
@@ -166,12 +164,12 @@ class Run:
         self.schedule = Schedule(self.total, self.asked.seed, self.sitting)
         with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
             self._settle_what_was_left()
-            while (left := end - time.time()) > SHORTEST_LEFT and self._hand_out(left):
+            while (left := self.end - time.time()) > SHORTEST_LEFT and self._hand_out(left):
                 self.hands.patience = min(SETTLING, left + GRACE)
                 self._hear(min(PULSE, left))
                 self.total.elapsed = self.elapsed
                 progress.show()
-            while self.turns and (left := end + GRACE - time.time()) > 0:
+            while self.turns and (left := self.end + GRACE - time.time()) > 0:
                 self.hands.patience = left
                 self._hear(min(PULSE, left))
         self.total.elapsed = self.elapsed
@@ -208,18 +206,14 @@ class Run:
         """Try again what an earlier sitting had found, and was killed before it had made it small."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
             with suppress(Gone, OSError, msgspec.MsgspecError):
-                told = msgspec.json.decode((folder / "case.json").read_bytes())
+                told = msgspec.json.decode((folder / FILE).read_bytes())
                 cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
                 if cell in self.total.tallies:
-                    found = self.hands.call(
-                        settle, str(folder), self._settling(folder, cell), seconds=SETTLING
-                    )
+                    turn = Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
+                    found = self.hands.call(settle, str(folder), turn, seconds=SETTLING)
                     if found is not None:
                         self._note(found)
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _settling(self, folder: Path, cell: Cell) -> Turn:
-        return Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
 
     # Turns
 

@@ -125,7 +125,8 @@ def lay_out(
     chosen = select(targets, devices, dtypes)
     corpus = current([Path(folder) for folder in _this[0].setup.corpora], chosen)
     cells = []
-    for entry in laws():
+    entries = laws()
+    for entry in entries:
         for implementation, dtype, device in chosen:
             cell = Cell(entry.name, implementation.name, dtype, device)
             reason = entry.not_applicable(Subject(implementation, dtype, device)) or ""
@@ -137,7 +138,7 @@ def lay_out(
             cells.append(Planned(cell, entry.order, least, reason, listed is not None))
     contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
     where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
-    return Layout(cells, contracts, {entry.name: entry.statement for entry in laws()}, where, versions())
+    return Layout(cells, contracts, {entry.name: entry.statement for entry in entries}, where, versions())
 
 
 def _as_json(contract: dict[str, Any]) -> dict[str, object]:
@@ -161,6 +162,7 @@ def take(turn: Turn) -> Done:
     """Take a turn. What kills this process, or does not end, is in its journal."""
     from dmat.testing.counterexample import law_named
     from dmat.testing.journal import Entry
+    from dmat.testing.running import leave_a_failed_device
 
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
@@ -172,9 +174,9 @@ def take(turn: Turn) -> Done:
     with journal.of(entry):
         going = _going(turn, process.setup.cutoff)
         going.trouble = _uncallable(going, subject)
-        done = going.done() if going.over else going.go()
+        done = going.done() if going.trouble else going.go()
         if done.found and cell.device == "cuda":
-            _leave_a_failed_device(done)
+            leave_a_failed_device(journal, done.found[-1].message, done.found[-1].folder)
     return done
 
 
@@ -197,11 +199,10 @@ def _corpus(folders: tuple[str, ...]) -> Any:
 
 def _uncallable(going: Going, subject: Subject) -> str:
     """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
-    from dmat.strategies import Gates
     from dmat.testing.journal import DidNotEnd
     from dmat.testing.running import without_end
 
-    plainest = {"gates": Gates(subject.dtype, (1, 1, subject.contract.seq_multiple_of))}
+    plainest = {"gates": subject.plainest}
     assert going.keeping.journal is not None
     fate = going.keeping.journal.fate_of_plainest
     try:
@@ -221,19 +222,6 @@ def _memory(device: str) -> int:
     import torch
 
     return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
-
-
-def _leave_a_failed_device(done: Done) -> None:
-    """After an error that CUDA does not recover from, end this process; what it found is in the journal."""
-    import torch
-
-    journal = _this[0].keeping.journal
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        assert journal is not None
-        journal.ended("broken", done.found[-1].message, done.found[-1].folder or "")
-        os._exit(1)
 
 
 # What was left by others
@@ -281,9 +269,9 @@ def mourn(turn: Turn) -> Found | None:
 
 def _recipe_in(folder: str | None) -> str:
     """Return the case that is kept there as a line of JSON."""
-    from dmat.testing.casefile import case_of, encoded, read
+    from dmat.testing.casefile import FILE, case_of, encoded, read
 
-    return encoded(case_of(read(Path(folder) / "case.json").case, Path(folder))) if folder else "{}"
+    return encoded(case_of(read(Path(folder) / FILE).case, Path(folder))) if folder else "{}"
 
 
 def settle(folder: str, turn: Turn) -> Found | None:
@@ -321,12 +309,12 @@ def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     """Return the number of the cause that explains a failure after all: both were found at the same time."""
     from dmat.testing.casefile import decoded
     from dmat.testing.counterexample import law_named
-    from dmat.testing.fuzzing.causes import explains, one_cause
+    from dmat.testing.fuzzing.causes import alike, explains, one_cause
 
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law), decoded(found.recipe)
-    for cause in causes:
-        if cause.ended == found.ended and (
+    for cause in alike(causes, found.ended):
+        if (
             found.ended != "broken"
             or explains(cause, entry, subject, trying)
             or one_cause(case, found.symptom, cause, entry, subject, trying)
