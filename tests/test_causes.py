@@ -22,6 +22,7 @@ from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import Cell, Planned, Turn
 from dmat.testing.fuzzing.turn import Going
 from dmat.testing.keep import Keeping
+from dmat.testing.remembered import recall, remember
 from dmat.testing.report import laws
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Finding
@@ -150,3 +151,22 @@ def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:
     assert law_named("values") == going.entry
     going.attempt({"gates": Gates("float32", (1, 1, 101))})
     assert len(going.found) == 1  # memory for so few entries there must be
+
+
+def test_what_could_not_be_tried_is_not_forgotten(tmp_path: Path) -> None:
+    """A remembered case for which there is no memory stays remembered; one that holds does not."""
+
+    def kernel(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+        if igate_preact.shape[2] > 1024:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return masked_cumulative_sum(igate_preact, fgate_preact)
+
+    subject = Subject(Implementation("kernel", kernel, Contract()), "float32")
+    profile, place = fuzzing(tmp_path), ("values", "kernel", "float32", "cpu")
+    long, short = ({"gates": Gates("float32", (1, 1, S))} for S in (1050, 5))
+    for case in (long, short):
+        remember(profile.database, *place, case)
+    turn = Turn("1", Cell(*place), 3, 0.0, first=True)
+    done = Going(turn, subject, Keeping(), profile, tmp_path, time.time() + 60).go()
+    assert done.out_of_memory == 1
+    assert recall(profile.database, law_named("values"), subject) == [long]

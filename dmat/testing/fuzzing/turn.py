@@ -19,7 +19,7 @@ from dmat.strategies.regime import length_class, regime
 from dmat.testing.casefile import FILE, encoded, text_of
 from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.causes import explains, one_cause, signs, symptom
+from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.schedule import DEAR
 from dmat.testing.fuzzing.told import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.journal import DidNotEnd
@@ -108,9 +108,7 @@ class Going:
     def _remembered(self) -> None:
         """Try what broke this law before, in any run that wrote in the database, and the corpus."""
         for case in recall(self.profile.database, self.entry, self.subject):
-            failing = self.failing.total() + self.refused
-            self.attempt(case)
-            if self.failing.total() + self.refused == failing:
+            if self.attempt(case):
                 forget(self.profile.database, *self._place, case)
         for case in self.keeping.corpus.cases_for(self.entry, self.subject) if self.keeping.corpus else ():
             self.attempt(case)
@@ -130,17 +128,17 @@ class Going:
         def led(case: Case) -> None:
             if self.over:
                 raise Over
-            ratio = self.attempt(self.entry.arguments(case))
-            if ratio is not None:
-                target(min(ratio, LARGEST_TARGET), label="error / bound")
+            self.attempt(self.entry.arguments(case))
+            if self.subject.worst is not None:
+                target(min(self.subject.worst, LARGEST_TARGET), label="error / bound")
 
         digest = f"fuzz {self._place}".encode()
         led.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
         with suppress(Over):
             led()
 
-    def attempt(self, case: Case) -> float | None:
-        """Try one case, and note how it ends; return the error over the bound that was let pass, if any."""
+    def attempt(self, case: Case) -> bool:
+        """Try one case, and note how it ends; tell if the law held."""
         self._count(case)
         self.subject.worst = None
         try:
@@ -153,12 +151,13 @@ class Going:
         except DidNotEnd:
             self._failed(without_end(case, "did not end"))
         except torch.OutOfMemoryError:
-            self._shorten(case)
+            self._shorten()
         except Exception as error:  # a law at a loss accuses nobody
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
             self._note_worst(case)
-        return self.subject.worst
+            return True
+        return False
 
     def _count(self, case: Case) -> None:
         self.examples += 1
@@ -172,7 +171,7 @@ class Going:
         if worst is not None and (self.worst is None or worst > self.worst[0]):
             self.worst = worst, case
 
-    def _shorten(self, case: Case) -> None:
+    def _shorten(self) -> None:
         """From now on, draw shorter sequences: memory is no matter of right or wrong."""
         self.out_of_memory += 1
         torch.cuda.empty_cache()
@@ -182,7 +181,7 @@ class Going:
 
     def _failed(self, failure: Failure) -> None:
         if self._is_of_memory(failure):
-            self._shorten(failure.case)
+            self._shorten()
             return
         kind = symptom(failure.broken.finding)
         self.failing[kind] += 1
@@ -202,13 +201,9 @@ class Going:
         """Return a failure made small: with the cause that explains it, or told and kept as a new one."""
         kind = symptom(failure.broken.finding)
         self._write_ahead(failure)
-        for cause in self.turn.causes:
-            if cause.ended == failure.ended != "broken":  # neither is tried once more, only to see it end
-                return self._of(kind, failure, cause=cause.number)
-        comparable = failure.ended == "broken"
-        causes = [cause for cause in self.turn.causes if comparable and cause.ended == "broken"]
-        for cause in causes:
-            if explains(cause, self.entry, self.subject, self.keeping.trying):
+        causes = alike(self.turn.causes, failure.ended)
+        for cause in causes:  # what ended a process is not tried once more, only to see it end another
+            if failure.ended != "broken" or explains(cause, self.entry, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)
         if failure.ended == "broken":
             failure = smallest(failure, self.entry, self.subject, self.keeping, SECONDS_OF_SHRINKING)
