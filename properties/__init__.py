@@ -1,6 +1,8 @@
-"""What every implementation of D~ must keep: one file a family of laws, one test a law.
+"""What every implementation must keep, of D~ or of a fused kernel: one file a family of laws, one test a law.
 
-Reports show the families in this order; a file test_law_FAMILY.py that is not named here is an error.
+Reports show the families in this order; a file test_law_FAMILY.py that is not named here is an error. Of a
+name that both have, the statements are alike.
 """
 
+FUSED_FAMILIES = ("fused_structure", "fused_values", "fused_locality", "fused_gradient", "fused_conduct")
 FAMILIES = ("structure", "locality", "values", "gradient", "derivative", "conduct", "transforms", "cuda")

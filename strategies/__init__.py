@@ -15,6 +15,7 @@ from dmat.strategies.gates import (
     gates,
 )
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
+from dmat.strategies.probes import Probe
 from dmat.strategies.shapes import shapes
 from dmat.strategies.values import (
     Constant,
@@ -27,6 +28,7 @@ from dmat.strategies.values import (
     Row,
     Stored,
     Sum,
+    Within,
     inf,
     nan,
 )
@@ -43,10 +45,12 @@ __all__ = [
     "MinusWindow",
     "Normal",
     "Palette",
+    "Probe",
     "Ramp",
     "Row",
     "Stored",
     "Sum",
+    "Within",
     "cotangents",
     "exact_cotangents",
     "exact_gates",

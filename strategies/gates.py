@@ -167,7 +167,7 @@ def _normal(draw: Draw) -> Background:
     return Normal(seed(draw), scale, choose(draw, (0.0, 3.0, -3.0, 6.0, 12.0, -20.0)))
 
 
-def _edited(
+def edited_field(
     draw: Draw, background: Background, shape: Shape, palettes: Sequence[Sequence[float]]
 ) -> Background:
     """Draw up to three edits; the first place of a sequence, where spikes hide bugs, is favoured."""
@@ -187,7 +187,7 @@ def _field(draw: Draw, shape: Shape, palettes: Sequence[Sequence[float]]) -> Bac
         background = draw_background(draw, choose(draw, palettes))
     else:
         background = _ramp(draw) if kind == 7 else _normal(draw)
-    return _edited(draw, background, shape, palettes)
+    return edited_field(draw, background, shape, palettes)
 
 
 def _minus_window(draw: Draw, shape: Shape) -> Background:
@@ -274,8 +274,8 @@ def draw_exact_gates(
     return Gates(
         dtype,
         (B, NH, S),
-        _edited(draw, draw_background(draw, inputs), (B, NH, S), [inputs]),
-        _edited(draw, draw_background(draw, forget), (B, NH, S), [forget]),
+        edited_field(draw, draw_background(draw, inputs), (B, NH, S), [inputs]),
+        edited_field(draw, draw_background(draw, forget), (B, NH, S), [forget]),
         draw_layout(draw, layouts),
         draw_layout(draw, layouts),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from dmat.strategies.cotangents import Cotangent
 from dmat.strategies.gates import Gates
 from dmat.strategies.recipe import Case, Recipe
-from dmat.strategies.values import Background, Constant, Cycle, Edited, Normal, Palette, Ramp, Stored, Sum
+from dmat.strategies.values import Background, Constant, Cycle, Edited, Normal, Palette, Ramp, Stored, Sum, Within
 
 Size = tuple[float, ...]
 SEEDED = 24  # as much as twelve places told one by one
@@ -52,6 +52,8 @@ def structure(background: Background, least: float = 0.0) -> float:
             return 4.0 + structure(first) + structure(second)
         case Ramp(_, _, head_step):
             return 3.0 + (head_step != 0)
+        case Within(inner):
+            return 1.0 + structure(inner)
         case Palette() | Normal() | Stored():
             return SEEDED
     return 3.0

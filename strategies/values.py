@@ -137,6 +137,19 @@ class Sum(Background):
 
 
 @dataclass(frozen=True, repr=False)
+class Within(Background):
+    """Another background, what lies below `low` or above `high` moved there."""
+
+    background: Background
+    low: float
+    high: float
+
+    def fill(self, shape: Shape) -> Array:
+        """Return a float64 array of this shape."""
+        return np.asarray(np.clip(self.background.fill(shape), self.low, self.high))
+
+
+@dataclass(frozen=True, repr=False)
 class Edited(Background):
     """A background with some places overwritten: ((index, value), ...), a later edit winning."""
 

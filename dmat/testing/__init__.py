@@ -1,7 +1,7 @@
 """The framework's own machinery: contracts, oracles, bounds, verdicts, the command and the plugin.
 
-What a kernel's author needs is `implementation`, to state what a kernel promises, and `from_segment_sum`,
-to lift a function of log decays to D~.
+What a kernel's author needs is `implementation`, to state what a kernel promises, `from_segment_sum`, to lift
+a function of log decays to D~, and `fused`, for an operator on q, k, v and gates.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ _HOME = {
     "Contract": "dmat.testing.contract",
     "LawBroken": "dmat.testing.verdict",
     "from_segment_sum": "dmat.testing.reading",
+    "fused": "dmat.testing.readout",
     "implementation": "dmat.testing.contract",
 }
 
 if TYPE_CHECKING:
     from dmat.testing.contract import Contract, implementation
+    from dmat.testing.readout import fused
     from dmat.testing.reading import from_segment_sum
     from dmat.testing.verdict import LawBroken
 
-__all__ = ["Contract", "LawBroken", "from_segment_sum", "implementation"]
+__all__ = ["Contract", "LawBroken", "from_segment_sum", "fused", "implementation"]
 
 
 def __getattr__(name: str) -> object:

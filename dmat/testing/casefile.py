@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from dmat.strategies.cotangents import Cotangent
 from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
+from dmat.strategies.probes import Probe
 from dmat.strategies.recipe import Case, Recipe
 from dmat.strategies.values import Background, Normal, Palette, Stored
 
@@ -115,9 +116,9 @@ def _beside(folder: Path, file: str) -> Path:
 
 FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}
 AnyBackground = Union[tuple(FORMS.values())]  # type: ignore[valid-type]  # noqa: UP007
-FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent)}
+FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, Probe)}
 KINDS = {form: kind for kind, form in FORMS.items()}
-GatesForm, CotangentForm = FORMS[Gates], FORMS[Cotangent]
+GatesForm, CotangentForm, ProbeForm = FORMS[Gates], FORMS[Cotangent], FORMS[Probe]
 
 
 class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,6 +128,8 @@ class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     rival: GatesForm | None = None  # type: ignore[valid-type]
     direction: GatesForm | None = None  # type: ignore[valid-type]
     cotangent: CotangentForm | None = None  # type: ignore[valid-type]
+    probe: ProbeForm | None = None  # type: ignore[valid-type]
+    noise: Length | None = None
     head: tuple[Length, Length] | None = None
     t: Length | None = None
     s: Length | None = None

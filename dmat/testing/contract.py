@@ -18,6 +18,8 @@ SPECIAL_VALUES = ("-inf", "+inf", "nan")
 GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
 TRANSFORMS = ("compile", "vmap", "export", "autocast")
 
+DTILDE, FUSED = "D~", "fused"  # what a kernel computes: D~ itself, or an operator in which it stands
+
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
@@ -29,7 +31,7 @@ def dtype_name(value: object, argument: str) -> str:
     return name
 
 
-def _one_of(value: object, argument: str, allowed: Collection[str]) -> None:
+def one_of(value: object, argument: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument} is {value!r}; expected one of {', '.join(sorted(allowed))}")
 
@@ -44,7 +46,7 @@ def _subset(value: object, argument: str, allowed: tuple[str, ...]) -> tuple[str
     return tuple(member for member in allowed if member in value)
 
 
-def _positive(value: object, argument: str) -> None:
+def positive(value: object, argument: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{argument} is {value!r}; expected a positive integer")
 
@@ -97,12 +99,14 @@ class Contract:
     peak_memory: float | None = None
     _accumulators: dict[str, str] = field(init=False, repr=False, compare=False)
 
+    of = DTILDE
+
     def __post_init__(self) -> None:
         """Validate every field, and put collections in their canonical order."""
         if isinstance(self.error_scope, str):
-            _one_of(self.error_scope, "error_scope", ("window", "prefix", "sequence"))
+            one_of(self.error_scope, "error_scope", ("window", "prefix", "sequence"))
         else:
-            _positive(self.error_scope, "error_scope")
+            positive(self.error_scope, "error_scope")
         dtypes = tuple(dtype_name(dtype, "dtypes") for dtype in _collection(self.dtypes, "dtypes"))
         self._set("dtypes", _subset(dtypes, "dtypes", DTYPES))
         if not self.dtypes:
@@ -110,12 +114,12 @@ class Contract:
         if self.devices is not None:
             self._set("devices", _subset(self.devices, "devices", DEVICES))
         self._set("special_values", _subset(self.special_values, "special_values", SPECIAL_VALUES))
-        _one_of(self.masked_cotangent, "masked_cotangent", ("ignored", "summed"))
-        _one_of(self.gates, "gates", ("relative", "absolute"))
-        _one_of(self.gate_layout, "gate_layout", GATE_LAYOUTS)
-        _positive(self.seq_multiple_of, "seq_multiple_of")
+        one_of(self.masked_cotangent, "masked_cotangent", ("ignored", "summed"))
+        one_of(self.gates, "gates", ("relative", "absolute"))
+        one_of(self.gate_layout, "gate_layout", GATE_LAYOUTS)
+        positive(self.seq_multiple_of, "seq_multiple_of")
         if self.max_seq is not None:
-            _positive(self.max_seq, "max_seq")
+            positive(self.max_seq, "max_seq")
             if self.max_seq < self.seq_multiple_of:
                 raise ValueError(
                     f"max_seq is {self.max_seq}; expected at least seq_multiple_of = {self.seq_multiple_of}"

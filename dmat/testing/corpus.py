@@ -135,11 +135,12 @@ def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
     there = [folder for folder in folders if folder.is_dir()]
     if not there:
         return None
+    from dmat.testing.contract import DTILDE, FUSED
     from dmat.testing.report import laws
 
     corpus = Corpus.read(*there)
     promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}
-    corpus.require_current({law.name for law in laws()}, promised, datetime.date.today())
+    corpus.require_current({law.name for of in (DTILDE, FUSED) for law in laws(of)}, promised, datetime.date.today())
     return corpus
 
 

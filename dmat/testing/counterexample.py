@@ -8,6 +8,7 @@ from functools import cache
 from dmat.strategies import inside
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded
+from dmat.testing.contract import DTILDE
 from dmat.testing.law import Law
 from dmat.testing.report import laws
 from dmat.testing.subject import Implementation, Refused, Subject
@@ -15,9 +16,9 @@ from dmat.testing.verdict import LawBroken
 
 
 @cache
-def law_named(name: str) -> Law:
-    """Return the law of this name. KeyError where there is none."""
-    return {law.name: law for law in laws()}[name]
+def law_named(name: str, of: str = DTILDE) -> Law:
+    """Return the law of this name, of D~ or of "fused" kernels. KeyError where there is none."""
+    return {law.name: law for law in laws(of)}[name]
 
 
 @dataclass(frozen=True)

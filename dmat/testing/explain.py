@@ -74,13 +74,18 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
     ]
-    if "gates" in case:
-        lines.append(f"  igate_preact, fgate_preact = gates.build({subject.device!r})")
-    if "cotangent" in case:
-        lines.append(f"  G = cotangent.build(gates, {subject.device!r})")
+    lines += building(case, subject.device)
     if not again:
         lines.append(INCONSTANT)
     return "\n".join([*lines, *after])
+
+
+def building(case: Case, device: str) -> list[str]:
+    """Return the lines that build the tensors of a case; a probe's depend on the contract, and replay has it."""
+    if "probe" in case or "gates" not in case:
+        return []
+    lines = [f"  igate_preact, fgate_preact = gates.build({device!r})"]
+    return lines + ([f"  G = cotangent.build(gates, {device!r})"] if "cotangent" in case else [])
 
 
 def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:

@@ -17,19 +17,20 @@ from hypothesis import settings
 
 from dmat.strategies.cases import Case, Cases
 from dmat.strategies.regime import length_class, regime
+from dmat.testing.contract import DTILDE
 from dmat.testing.subject import Subject
 
 if TYPE_CHECKING:
     from dmat.testing.keep import Keeping
 
-Need = Callable[[Subject], str | None]
+Need = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
 class Law:
     """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first.
 
-    most: of a law whose examples are dear (a compilation, a process), how many the search tries at most.
+    of: what it is a law of, "D~" or "fused" kernels; of each, a name is given once. most: of a law whose examples are dear (a compilation, a process), how many the search tries at most.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Law:
     order: int
     needs: tuple[Need, ...]
     most: int | None = None
+    of: str = DTILDE
 
     @property
     def parameters(self) -> list[str]:
@@ -98,14 +100,19 @@ class Record:
 
 
 def law(
-    cases: Cases, *, order: int, needs: tuple[Need, ...] = (), most: int | None = None
+    cases: Cases,
+    *,
+    order: int,
+    needs: tuple[Need, ...] = (),
+    most: int | None = None,
+    of: str = DTILDE,
 ) -> Callable[..., Any]:
     """Make a law of a function (subject, **case) whose docstring's first line states it."""
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
         statement = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         name = check.__name__.removeprefix("test_law_")
-        entry = Law(name, statement, check, cases, order, needs, most)
+        entry = Law(name, statement, check, cases, order, needs, most, of)
 
         def test(subject: Subject, dmat_keeping: Keeping, request: pytest.FixtureRequest) -> None:
             from dmat.testing.running import run_law

@@ -8,13 +8,14 @@ from typing import Any
 from dmat.strategies.recipe import shown
 from dmat.testing.casefile import case_of, encoded
 from dmat.testing.counterexample import law_named
+from dmat.testing.explain import building
 from dmat.testing.journal import SLOW, Entry, note_fate
 from dmat.testing.keep import Keeping, case_file, folder_name, next_steps, write
 from dmat.testing.law import Record
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
 from dmat.testing.select import implementation_named
-from dmat.testing.subject import Subject
+from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import Finding, LawBroken
 
 DEADLY = "not made smaller: every try costs a process"
@@ -40,14 +41,15 @@ def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, An
 
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     """Put the case that it was trying into the record, and into a folder."""
-    law, fate, what = law_named(entry.law), entry.ended, _what(entry)
+    implementation, fate, what = implementation_named(entry.implementation), entry.ended, _what(entry)
+    law = law_named(entry.law, implementation.contract.of)
     if entry.case is None:
         return
     case = case_of(entry.case, None)
     record.case, record.recipe = shown(case), encoded(case)
     finding = Finding("call", (), what, "a result", note=DEADLY if fate == "died" else SLOW)
     failure = Failure(case, LawBroken(finding), ended=fate)
-    subject = Subject(implementation_named(entry.implementation), entry.dtype, entry.device)
+    subject = subject_of(implementation, entry.dtype, entry.device)
     file = case_file(law, subject, failure)
     home = None if folder is None else folder / folder_name(file)
     record.reason = message(entry, law.statement, failure, [] if home is None else next_steps(home, file))
@@ -74,6 +76,6 @@ def message(entry: Entry, statement: str, failure: Failure, after: list[str]) ->
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(failure.case).splitlines()),
-        f"  igate_preact, fgate_preact = gates.build({entry.device!r})",
+        *building(failure.case, entry.device),
     ]
     return "\n".join([*lines, *after])

@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Planned:
-    """An implementation, what its contract states, and a dtype and device in which it is tried."""
+    """An implementation, what its contract states, and a dtype and device in which it is tried.
+
+    of: which laws are its: those of "D~" or of "fused" kernels.
+    """
 
     implementation: str
     contract: dict[str, object]
     dtype: str
     device: str
+    of: str = "D~"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The names of all laws, in order, and what each is tried on. error: why nothing is, in a line."""
+    """The names of all laws, in order, by what they are of, and what is tried. error: why nothing is, in a line."""
 
-    laws: Sequence[str] = ()
+    laws: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subjects: Sequence[Planned] = ()
     error: str = ""
 

@@ -142,19 +142,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan, in a process that has loaded what is tried."""
     file = session.config.getoption("--dmat-plan")
     if file and KEEPING in session.config.stash:  # else the reason stands there why nothing is tried
+        from dmat.testing.contract import DTILDE, FUSED
         from dmat.testing.plan import Plan
         from dmat.testing.report import laws
         from dmat.testing.select import planned
 
         chosen = _selection(session.config)
-        Plan([law.name for law in laws()], planned(chosen)).write(Path(file))
+        names = {of: [law.name for law in laws(of)] for of in (DTILDE, FUSED)}
+        Plan(names, planned(chosen)).write(Path(file))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each law one test per implementation, dtype and device."""
     if metafunc.definition.get_closest_marker("dmat_law") is None:
         return
-    chosen = _selection(metafunc.config)
+    of = metafunc.function.law.of
+    chosen = [subject for subject in _selection(metafunc.config) if subject[0].contract.of == of]
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
     _keeping(metafunc.config)  # a corpus that cannot be used is told here, once
     subjects = [(*subject, part) for part in parts for subject in chosen]
@@ -169,11 +172,12 @@ def subject(request: pytest.FixtureRequest) -> Any:
     """Return what the law is tried on."""
     import torch
 
-    from dmat.testing.subject import Subject
+    from dmat.testing.subjects import subject_of
 
     # Cases are small: a second thread saves nothing, and on a busy machine each waits for the other.
     torch.set_num_threads(1)
-    return Subject(*request.param)
+    implementation, dtype, device, part = request.param
+    return subject_of(implementation, dtype, device, part=part)
 
 
 @pytest.fixture
@@ -183,9 +187,17 @@ def dmat_keeping(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --dmat-first, all ladders first, a dtype at a time, then the searches, a law at a time."""
+    """Leave out the laws of what is not tried; with --dmat-first, all ladders first, then the searches."""
+    items[:] = [item for item in items if not _of_nothing(item)]
     if config.getoption("--dmat-first"):
         items.sort(key=_rank)  # stable: dtypes stay in the order of the contract
+
+
+def _of_nothing(item: pytest.Item) -> bool:
+    """Whether this is a law of D~ where only fused kernels are tried, or the other way round."""
+    if item.get_closest_marker("dmat_law") is None:
+        return False
+    return not isinstance(item.callspec.params["subject"], tuple)  # type: ignore[attr-defined]
 
 
 def _rank(item: pytest.Item) -> tuple[int, int, int]:

@@ -142,11 +142,12 @@ def tried(
     before: called before each try.
     """
     from dmat.testing.counterexample import forbidden, law_named
-    from dmat.testing.subject import Refused, Subject
+    from dmat.testing.subject import Refused
+    from dmat.testing.subjects import subject_of
     from dmat.testing.verdict import LawBroken
 
     try:
-        entry = law_named(law)
+        entry = law_named(law, implementation.contract.of)
     except KeyError:
         return COULD_NOT, f"there is no law {law!r}"
     if dtype not in implementation.contract.dtypes:
@@ -156,7 +157,8 @@ def tried(
             COULD_NOT,
             f"{implementation.name} does not promise {device}, or this machine has none: see --device",
         )
-    subject, case = Subject(implementation, dtype, device), in_dtype(case, dtype)
+    subject = subject_of(implementation, dtype, device)
+    case = in_dtype(case, subject.domain.dtype)
     until = time.monotonic() + SECONDS_OF_TRIES
     try:
         reason = forbidden(entry, subject, case)
@@ -178,12 +180,11 @@ def _other_call(subject: Any, case: Any) -> None:
     """Call the kernel on other gates of the same shape: it may answer by what it answered before."""
     from contextlib import suppress
 
-    from dmat.testing.repro import other_gates
     from dmat.testing.verdict import LawBroken
 
     if "gates" in case:
         with suppress(LawBroken):
-            subject.call(*other_gates(case["gates"]).build(subject.device))
+            subject.answer(case, subject.other_gates(case["gates"]))
 
 
 def in_dtype(case: Any, dtype: str) -> Any:

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from dmat.testing.law import Law
 
 Record = dict[str, Any]
+DTILDE = "D~"  # dmat.testing.contract's, which loads torch
 OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
 NOT_REACHED = "not reached: the run stopped before it was done"
 
 
-def laws() -> list[Law]:
-    """Return every law there is, family by family, each in the order of its file."""
-    from dmat.properties import FAMILIES
+def laws(of: str = DTILDE) -> list[Law]:
+    """Return every law of D~, or of "fused" kernels: family by family, each in the order of its file."""
+    from dmat.properties import FAMILIES, FUSED_FAMILIES
     from dmat.testing.law import Law
 
     found = []
-    for family in FAMILIES:
+    for family in FAMILIES if of == DTILDE else FUSED_FAMILIES:
         module = importlib.import_module(f"dmat.properties.test_law_{family}")
         found += [x.law for x in vars(module).values() if isinstance(getattr(x, "law", None), Law)]
     return found
@@ -98,9 +99,10 @@ def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Rep
             came.setdefault(key, {})[record.pop("part")] = record
     reports = []
     contracts = {subject.implementation: subject.contract for subject in plan.subjects}
+    kinds = {subject.implementation: subject.of for subject in plan.subjects}
     for name, contract in contracts.items():
         places = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
-        keys = [(law, name, *place) for law in plan.laws for place in places]
+        keys = [(law, name, *place) for law in plan.laws[kinds[name]] for place in places]
         records = [_record(key, came.get(key, {}), lost) for key in keys]
         if first and any(r["status"] == "failed" for r in records):
             records = [r | {"promised": False} if _unreached(r) else r for r in records]

@@ -24,14 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dmat.operator import dtilde
-from dmat.strategies import Constant, Gates
+from dmat.strategies import Gates
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded, encoded
 from dmat.testing.child import Died, OutOfTime, apart
-from dmat.testing.contract import Contract
+from dmat.testing.contract import FUSED, Contract
 from dmat.testing.law import Law
 from dmat.testing.scripted import IMPORTS, sources
 from dmat.testing.subject import Subject, unarranged
+from dmat.testing.subjects import subject_of
 from dmat.testing.target import load
 from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import Finding, LawBroken, watched
@@ -100,7 +101,9 @@ def alone_script(
 
     warm: a call on other gates of the same shape comes first.
     """
-    place = target, subject.contract, subject.dtype, subject.device
+    # A fused contract may hold functions, which go to no other process: there it is what the target states.
+    contract = None if subject.contract.of == FUSED else subject.contract
+    place = target, contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
     try:
         found: Repro | None = apart(_in_a_child, *arguments, heard=lambda told: None, seconds=PATIENCE)
@@ -119,6 +122,8 @@ def deadly_script(
     It is not called for that: a right kernel stands in for it. became: what became of the process, in words.
     """
     recorded = Transcript()
+    if subject.contract.of == FUSED:
+        return None
     layout = subject.contract.gate_layout
 
     def stand_in(igate: Tensor, fgate: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ def deadly_script(
 
 def _in_a_child(
     name: str,
-    place: tuple[str, Contract, str, str],
+    place: tuple[str, Contract | None, str, str],
     case: str,
     folder: str,
     warm: bool,
@@ -144,13 +149,13 @@ def _in_a_child(
     from dmat.testing.counterexample import law_named
 
     target, contract, dtype, device = place
-    law, read = law_named(name), decoded(case)
     recorded = Transcript()
-    implementation = replace(load(target), contract=contract)
-    subject = Subject(implementation, dtype, device, transcript=recorded)
+    implementation = load(target) if contract is None else replace(load(target), contract=contract)
+    law, read = law_named(name, implementation.contract.of), decoded(case)
+    subject = subject_of(implementation, dtype, device, transcript=recorded)
     for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
         with suppress(LawBroken):
-            subject.call(*other_gates(gates).build(device))
+            subject.answer(read, subject.other_gates(gates))
     finding = _broken(law, subject, read, 0)
     return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
 
@@ -164,20 +169,15 @@ def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Pat
 
 
 def remembers(subject: Subject, case: Case) -> bool:
-    """Whether the kernel gives the same D~ for these gates as for others of their shape."""
+    """Whether the kernel gives the same for these gates as for others of their shape."""
     gates = case.get("gates")
     if gates is None or 0 in gates.shape:
         return False
     try:
-        here, there = (subject.call(*g.build(subject.device)) for g in (gates, other_gates(gates)))
+        here, there = (subject.answer(case, g) for g in (gates, subject.other_gates(gates)))
     except LawBroken:
         return False
     return bool(torch.equal(here.nan_to_num(), there.nan_to_num()))
-
-
-def other_gates(gates: Gates) -> Gates:
-    """Return gates of the same shape and dtype, of values that no small case has."""
-    return Gates(gates.dtype, gates.shape, Constant(-2.75), Constant(1.375))
 
 
 def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE) -> int:

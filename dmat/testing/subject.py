@@ -14,6 +14,8 @@ from torch import Tensor
 from dmat.strategies.cotangents import Cotangent
 from dmat.strategies.domain import Domain
 from dmat.strategies.gates import Gates
+from dmat.strategies.recipe import Case
+from dmat.strategies.values import Constant
 from dmat.testing.bounds import (
     Format,
     Rounding,
@@ -189,6 +191,14 @@ class Subject:
     def plainest(self) -> Gates:
         """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
         return Gates(self.dtype, (1, 1, self.contract.seq_multiple_of))
+
+    def other_gates(self, gates: Gates) -> Gates:
+        """Return gates of the same shape and dtype, of values that no small case has."""
+        return Gates(gates.dtype, gates.shape, Constant(-2.75), Constant(1.375))
+
+    def answer(self, case: Case, gates: Gates) -> Tensor:
+        """Return what the implementation gives for these gates, and all else as in the case."""
+        return self.call(*gates.build(self.device))
 
     @cached_property
     def uncallable(self) -> str | None:

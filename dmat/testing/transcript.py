@@ -6,7 +6,7 @@ of the same memory a view, each later change an assignment. dmat.testing.repro m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -67,6 +67,7 @@ class Transcript:
     _indent: int = 0
     _used: dict[str, int] = field(default_factory=dict)
     _memory: dict[int, Tensor] = field(default_factory=dict)
+    _states: dict[int, tuple[str, object]] = field(default_factory=dict)
 
     # Writing
 
@@ -212,6 +213,56 @@ class Transcript:
             if variable.tensor.untyped_storage().data_ptr() in self._memory:
                 self._remember(variable.tensor)
 
+    # Calls of fused kernels: dmat.testing.fused
+
+    def call_fused(
+        self, callee: str, tensors: Mapping[str, Tensor], names: Mapping[str, str], layout: str, more: Mapping[str, object]
+    ) -> str:
+        """Write the call that is about to be made; return the name of its output.
+
+        tensors: (B, NH, S, n), by role; names: what each is called. more: keywords.
+        """
+        arguments = [fused_text(self.name(x, names[role]), role, layout, x.is_contiguous()) for role, x in tensors.items()]
+        arguments += [f"{keyword}={self._value(value)}" for keyword, value in more.items()]
+        name = self.fresh("o")
+        self.write(f"{name} = {callee}({', '.join(arguments)})")
+        return name
+
+    def _value(self, value: object) -> str:
+        """Return a keyword's value: a state that was returned, or ends of sequences."""
+        if isinstance(value, Tensor) and value.dtype == torch.int64:
+            return f"torch.tensor({value.tolist()})" + ("" if value.device.type == "cpu" else f".to({value.device.type!r})")
+        return "None" if value is None else self._states[id(value)][0]
+
+    def returned_fused(self, name: str, output: Tensor, rest: tuple[object, ...]) -> None:
+        """Note the output of the call written last, and the state beside it."""
+        if rest:
+            state = self.fresh("state")
+            self._states[id(rest[0])] = state, rest[0]
+            left = f"{name}, {state}" + (", *_" if len(rest) > 1 else "")
+            self.lines[-1] = self.lines[-1].replace(f"{name} = ", f"{left} = ", 1)
+        self.returned(name, output)
+
+    def fused_leaves(self, tensors: Mapping[str, Tensor], leaves: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        """Write that leaves are made of inputs."""
+        for role, leaf in leaves.items():
+            given, made = self.name(tensors[role], names[role]), self.fresh(f"{names[role]}_")
+            asked = ".requires_grad_()" if leaf.requires_grad else ""
+            self.write(f"{made} = {given}.detach(){asked}")
+            self.stands_for(made, leaf)
+
+    def pull_fused(
+        self, output: Tensor, leaves: Mapping[str, Tensor], W: Tensor, names: Mapping[str, str], layout: str, *, retain: bool
+    ) -> list[str]:
+        """Write that W, (B, NH, S, V), is about to be pulled back; return the names of the gradients."""
+        cotangent = self.name(W, "W") + ("" if layout == "BHSD" else ".transpose(1, 2)")
+        made = [self.fresh(f"d{names[role]}") for role in leaves]
+        of = ", ".join(self.name(leaf, "") for leaf in leaves.values())
+        more = ", retain_graph=True" if retain else ""
+        arguments = f"{self.name(output, '')}, ({of},), {cotangent}{more}, materialize_grads=True"
+        self.write(f"{', '.join(made)}, = torch.autograd.grad({arguments})")
+        return made
+
     def define(self, tensor: Tensor, name: str, *lines: str) -> None:
         """Write lines that define an input too large for a literal."""
         self.fresh(name)
@@ -271,6 +322,12 @@ def arranged_text(name: str, layout: str, contiguous: bool) -> str:
     if layout == "B NH S":
         return f"{name}.squeeze(-1)"
     return f"{name}.squeeze(-1).transpose(1, 2)" + (".contiguous()" if contiguous else "")
+
+
+def fused_text(name: str, role: str, layout: str, contiguous: bool) -> str:
+    """Return a tensor (B, NH, S, n) in a fused kernel's axes, as dmat.testing.readout.subject.arranged does."""
+    flat = f"{name}.squeeze(-1)" if role in ("i", "g") else name
+    return flat if layout == "BHSD" else f"{flat}.transpose(1, 2)" + (".contiguous()" if contiguous else "")
 
 
 def _place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:

@@ -29,6 +29,11 @@ from dmat.testing.exact import (
 
 AXES = {
     "D~": ("b", "h", "t", "s"),
+    "o": ("b", "h", "t", "c"),
+    "dl": ("b", "h", "k"),
+    "dq": ("b", "h", "t", "d"),
+    "dk": ("b", "h", "s", "d"),
+    "dv": ("b", "h", "s", "c"),
     "di": ("b", "h", "s"),
     "df": ("b", "h", "k"),
     "J v": ("b", "h", "t", "s"),
@@ -124,6 +129,10 @@ class Expected:
         """Return the same with nothing required of the entries where told."""
         free = np.asarray(self.bound.free | where)
         return replace(self, bound=replace(self.bound, free=free))
+
+    def noted(self, note: str) -> Expected:
+        """Return the same with a note on what was done."""
+        return replace(self, note=note)
 
     def part(self, where: tuple[slice, ...]) -> Expected:
         """Return what is expected of a block of the entries, slices with a start of 0 or more."""

@@ -29,7 +29,7 @@ def ending(finding: Finding, recorded: Transcript) -> list[str] | None:
 
 def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
     """Return the check of what has no entries."""
-    quantity, exact, last = finding.quantity, finding.exact, recorded.latest("dtilde")
+    quantity, exact, last = finding.quantity, finding.exact, recorded.latest("o" if finding.quantity == "o" else "dtilde")
     if finding.computed.startswith("raised"):
         return ["wrong = False  # had it raised, this line would not be reached"]
     if finding.computed.startswith("shares memory with "):
@@ -39,7 +39,7 @@ def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
         return ["wrong = died"]
     if exact == "a strided tensor":
         return [f"wrong = {last}.layout != torch.strided"]
-    if quantity == "D~":
+    if quantity in ("D~", "o"):
         return [f"wrong = unlike(described({last}), {exact!r})"]
     if quantity in ("di", "df"):
         of = recorded.latest(quantity)

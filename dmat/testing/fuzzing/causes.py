@@ -66,7 +66,7 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
 
     parts: of a case that breaks it: those that the cause's case lacks are taken from there.
     """
-    case = in_dtype(decoded(cause.recipe), subject.dtype)
+    case = in_dtype(decoded(cause.recipe), subject.domain.dtype)
     if parts is not None and "gates" in case and "gates" in parts:
         fitting = parts["gates"].shape == case["gates"].shape
         others = {name: part for name, part in parts.items() if fitting or isinstance(part, Cotangent)}
@@ -94,9 +94,9 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
         and _length(found) > MUCH_LONGER * _length(theirs)
     ):
         return False
-    entry = law_named(cause.cell.law)
+    entry = law_named(cause.cell.law, subject.contract.of)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
-    case = in_dtype(found, there.dtype)
+    case = in_dtype(found, there.domain.dtype)
     return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
 
 
@@ -123,7 +123,7 @@ def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return how this case breaks the general laws, the vague ways left out."""
     found = {}
     for name in GENERAL:
-        entry = law_named(name)
+        entry = law_named(name, subject.contract.of)
         for whole in completed(case, entry, subject):
             broken = _broken(entry, subject, whole, trying)
             if broken is not None and not symptom(broken.finding).endswith(VAGUE):
@@ -169,6 +169,7 @@ def _plain_parts(gates: Gates, subject: Subject) -> Case:
         "rival": Gates(gates.dtype, gates.shape, others, others),
         "direction": Gates(gates.dtype, gates.shape, ones, ones),
         "head": (0, 0),
+        "noise": 1,
         "t": max(S - 1, 0),
         "s": 0,
         "cut": S // block // 2 * block,

@@ -1,0 +1,315 @@
+"""How far rounding may take a fused kernel: docs/fused.md section 2, one function an inequality.
+
+Arrays are float64; every bound is absolute, in the unit of the entry it bounds, and rounded up by EVALUATION.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dmat.testing.bounds import CONDITION_ULPS, EVALUATION, LOG_SIGMOID_ULPS, RATE_ULPS, Bound, Format, gamma
+from dmat.testing.exact import Array, Mask
+from dmat.testing.readout.contract import TF32, FusedContract
+from dmat.testing.readout.truth import Pulled, Truth, rectangles, rows_from
+
+EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a
+PER_FACTOR = 6  # an exponential, and the product with it, in u_a
+OPERANDS = 4  # roundings of operands on the way of a term: q, k, the coefficient or the state, v
+OPERANDS_BACK = 6  # and of a gradient's
+PRODUCT = 8  # scale, copies, casts, in u_a
+PULLED = 24  # the same, of a gradient
+LARGEST_LOG = 700.0
+
+
+def _format(name: str) -> Format:
+    if name == TF32:  # 2^-10, for tensor cores may cut off instead of rounding
+        single = Format.of("float32")
+        return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
+    return Format.of(name)
+
+
+@dataclass(frozen=True)
+class FusedRounding:
+    """The formats of one dtype under a contract: accumulator, operands of products, output, gates."""
+
+    accumulator: Format
+    operands: Format
+    output: Format
+    gates: Format
+    products: Format
+
+    @classmethod
+    def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
+        """Return the formats that the contract names."""
+        names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
+        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype)))
+
+    @property
+    def u_a(self) -> float:
+        """Unit roundoff of the accumulator."""
+        return self.accumulator.u
+
+    @property
+    def u_m(self) -> float:
+        """Unit roundoff of the operands of products, 0 where they are not narrower than the accumulator."""
+        return self.operands.u if self.operands.u > self.accumulator.u else 0.0
+
+    @property
+    def tiny(self) -> float:
+        """What a step may lose to underflow."""
+        return max(f.floor for f in (self.accumulator, self.operands, self.output, self.products))
+
+    @property
+    def largest(self) -> float:
+        """The least of the largest numbers on the way."""
+        return min(f.largest for f in (self.accumulator, self.operands, self.output))
+
+
+@dataclass(frozen=True)
+class FusedBounds:
+    """The bounds of one call."""
+
+    truth: Truth
+    rounding: FusedRounding
+
+    # One term
+
+    @cached_property
+    def factors(self) -> Array:
+        """J, how many exponentials are multiplied into one E, [t, s]."""
+        seen, stated = self.truth.seen, self.truth.contract.factors
+        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
+        handed_over = 3.0 * seen.crossing
+        if stated == "one":
+            return 1.0 + handed_over
+        if stated == "steps":
+            return np.maximum(t - s, 0) + 1.0 + handed_over
+        chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
+        return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
+
+    def over_scope(self, terms: Array, windows: Array) -> Array:
+        """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
+        scope, seen = self.truth.contract.error_scope, self.truth.seen
+        if scope == "window":
+            return windows
+        step = max(seen.S, 1) if scope == "prefix" else int(scope)
+        start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
+        down_to = windows[..., :, start] + terms[..., None, start]
+        down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+        return np.asarray(down_to + down_to_s[..., None, :])
+
+    @cached_property
+    def length(self) -> Array:
+        """n, how many terms the error scope counts, [t, s]."""
+        seen, scope = self.truth.seen, self.truth.contract.error_scope
+        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
+        if scope == "window":
+            return np.maximum(t - s, 0).astype(np.float64)
+        step = max(seen.S, 1) if scope == "prefix" else int(scope)
+        start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
+        return np.maximum(t - start[None, :], 0) + 2.0
+
+    @cached_property
+    def stabiliser(self) -> tuple[Array, Array]:
+        """The least and the largest that m of a row may be, (B, NH, t): some forms start from m = 0."""
+        with np.errstate(invalid="ignore"):
+            low = np.max(self.truth.exponent, -1, initial=-np.inf)
+        low = np.where(np.isfinite(low), low, 0.0)
+        if self.truth.contract.reads != "mlstm":
+            return low, low
+        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
+        since = total - (total[..., begin] - self.truth.log[..., begin])
+        return low, np.maximum(low, since)
+
+    @cached_property
+    def rho(self) -> Array:
+        """The relative error of one term a[t, s] v_s.
+
+        expm1(e + u_a (6 J + K + 8) + [u_m > u_a] 4 u_m), e that of what is exponentiated:
+        gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and of a stabiliser 4 (J + 1) u_a |m|.
+        """
+        truth, u_a = self.truth, self.rounding.u_a
+        K = truth.seen.q.shape[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.seen.igate)[..., None, :]
+            C = self.over_scope(truth.condition, self._windows_of(truth.condition))
+            e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
+            if truth.contract.gates == "absolute":
+                e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
+            if truth.contract.reads == "softmax":
+                e = e + (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
+            if truth.contract.reads != "linear":
+                sizes = np.maximum(*map(np.abs, self.stabiliser))
+                reached = np.maximum.accumulate(sizes, axis=-1) if truth.seen.S else sizes
+                e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
+            e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
+            e = e + truth.seen.crossing * 2 * self.rounding.products.u  # a state may be handed over in it
+            return np.expm1(np.minimum(np.nan_to_num(e, nan=LARGEST_LOG), LARGEST_LOG))
+
+    def _windows_of(self, terms: Array) -> Array:
+        if not terms.any():
+            return np.zeros_like(self.truth.windows)
+        from dmat.testing.exact import window_sums
+        from dmat.testing.readout.truth import single
+
+        return window_sums(single(terms), wide=False).hi
+
+    # The output
+
+    @cached_property
+    def big(self) -> float:
+        """The largest factor by which what a step loses may still be multiplied."""
+        seen = self.truth.seen
+        parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
+        grown = float(np.exp(min(seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
+        return float(np.prod(parts)) * max(1.0, self.truth.scale) * grown
+
+    @property
+    def _linear(self) -> bool:
+        return self.truth.contract.reads == "linear"
+
+    @property
+    def lost(self) -> float:
+        """What underflow may cost a sum of S terms of K products."""
+        seen = self.truth.seen
+        return (seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big
+
+    @cached_property
+    def n_error(self) -> Array:
+        """The error of the normaliser, (B, NH, t)."""
+        truth, u_a = self.truth, self.rounding.u_a
+        error = (truth.sizes * self.rho).sum(-1) + gamma(truth.seen.S, u_a) * truth.sizes.sum(-1)
+        _, high = self.stabiliser
+        eps = truth.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        return error + eps + 8 * u_a * truth.normaliser[..., 0]
+
+    def output(self) -> Bound:
+        """Bound |computed - o|.
+
+        dN = sum a rho |v| + gamma(terms - 1) sum a |v|; linear: dN + u (|o| + dN) + lost. Else, with dn the error
+        of the normaliser: (dN + |o| dn) / (normaliser - dn) + u |o| + lost (1 + e^m / normaliser); nothing is
+        promised where dn reaches the normaliser.
+        """
+        truth, u = self.truth, self.rounding.output.u
+        v = np.abs(truth.seen.v)
+        sums, value = truth.sizes @ v, np.abs(truth.o)
+        terms = np.maximum(np.count_nonzero(truth.seen.v, axis=-2) - 1, 0)[..., None, :]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            dN = (truth.sizes * self.rho) @ v + gamma(terms, self.rounding.u_a) * sums
+            if self._linear:
+                bound = dN + u * (value + dN) + self.lost
+            else:
+                dn, den = self.n_error[..., None], truth.normaliser
+                bound = (dN + value * dn) / (den - dn)
+                grown = np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None]
+                bound = bound + u * (value + bound) + self.lost * (1 + grown / den)
+                bound = np.where(dn >= den, np.inf, bound)
+            overflow = sums >= self.rounding.largest / 2
+        return self._bound(bound, overflow)
+
+    def _bound(self, bound: Array, overflow: Mask) -> Bound:
+        free = ~np.isfinite(bound)
+        return Bound(np.where(free, 0.0, bound) * EVALUATION, np.asarray(overflow | free), free)
+
+    # Gradients
+
+    @cached_property
+    def n_relative(self) -> Array:
+        """The relative error of the normaliser, (B, NH, t, 1)."""
+        if self._linear:
+            return np.zeros((*self.truth.n.shape, 1))
+        return (self.n_error / self.truth.normaliser[..., 0])[..., None]
+
+    def relative(self, pulled: Pulled) -> Array:
+        """The relative error of one gradient term: 2 rho + 2 dn/n + u_a (2 S + V + K + 24) + 6 u_m."""
+        seen = self.truth.seen
+        depth = 2 * seen.S + seen.v.shape[-1] + seen.q.shape[-1] + PULLED
+        return 2 * self.rho + 2 * self.n_relative + self.rounding.u_a * depth + OPERANDS_BACK * self.rounding.u_m
+
+    def entry_error(self, pulled: Pulled) -> Array:
+        """The error of the gradient of D~[t, s].
+
+        Of a normalised kernel, what a stabiliser's derivative leaves where it should cancel comes to it: that of
+        the terms of the row that are no larger. Where |n| is not known to be beyond 1 or not, either may be so.
+        """
+        error = pulled.sizes * self.relative(pulled)
+        if self._linear:
+            return error
+        near = np.abs(np.abs(self.truth.n) - 1) <= self.n_error
+        if self.truth.contract.reads == "mlstm":
+            either = self.truth.sizes / self.truth.normaliser * np.abs(pulled.along)[..., None]
+            error = error + np.where(near[..., None], either, 0.0)
+        return error + no_larger(self.truth.exponent, error)
+
+    def gate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of the rows t >= k."""
+        truth, u_a = self.truth, self.rounding.u_a
+        error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))
+        suffix = truth.contract.widest_gradient == "suffix"
+        e, A = (2 * rows_from(error), 2 * rows_from(pulled.sizes)) if suffix else (rectangles(error), rectangles(pulled.sizes))
+        e = e + gamma(N, u_a) * A
+        if truth.contract.weight == "dt":
+            column = truth.E * truth.product_sizes * pulled.slope_sizes
+            e = e + (column * self.relative(pulled)).sum(-2)
+            A = A + column.sum(-2)
+        if truth.terms is not None:
+            condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * truth.terms.rate_condition
+            e = truth.rate * (e + condition * A)
+        return self._stored(e, pulled.dgate, A, self.rounding.gates)
+
+    def igate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of i: the errors of its column."""
+        A = pulled.sizes.sum(-2)
+        return self._stored(self.entry_error(pulled).sum(-2), pulled.di, A, self.rounding.gates)
+
+    def product(self, name: str, pulled: Pulled) -> Bound:
+        """Bound the gradient of q, k or v: the errors of its row or column of terms, each times the other."""
+        truth, seen = self.truth, self.truth.seen
+        relative = self.relative(pulled)
+        if name == "v":
+            sizes = truth.sizes / truth.normaliser
+            A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
+            e = np.swapaxes(sizes * relative, -1, -2) @ np.abs(pulled.W)
+            return self._stored(e, pulled.dv, A, self.rounding.products)
+        sizes = pulled.per_product_sizes * truth.scale
+        error = sizes * relative
+        if truth.contract.reads == "mlstm":
+            near = (np.abs(np.abs(truth.n) - 1) <= self.n_error)[..., None]
+            either = np.abs(truth.weight) * truth.E / truth.normaliser * np.abs(pulled.along)[..., None]
+            error = error + np.where(near, truth.scale * either, 0.0)
+        if name == "k":
+            sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
+        other, value = (seen.k, pulled.dq) if name == "q" else (seen.q, pulled.dk)
+        return self._stored(error @ np.abs(other), value, sizes @ np.abs(other), self.rounding.products)
+
+    def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
+        """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = self.stabiliser
+            grown = 1.0
+            if self.truth.contract.reads == "mlstm":
+                grown = float(np.exp(min(max(high.max(initial=0.0), -low.min(initial=0.0)), LARGEST_LOG)))
+            tiny = max(self.lost, self.lost / self.rounding.tiny * output.floor)
+            lost = 64 * tiny * grown * (1 + size + np.abs(value))
+            bound = error * (1 + output.u) + output.u * np.abs(value) + lost
+            overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
+        return self._bound(bound, overflow)
+
+
+def no_larger(exponent: Array, error: Array) -> Array:
+    """Return, for each entry, the sum of `error` over those of its row whose exponent is no larger."""
+    S = exponent.shape[-1]
+    flat_D, flat_e = exponent.reshape(-1, S), error.reshape(-1, S)
+    order = np.argsort(flat_D, axis=-1)
+    sorted_D = np.take_along_axis(flat_D, order, -1)
+    sums = np.cumsum(np.take_along_axis(flat_e, order, -1), -1)
+    sums = np.concatenate([np.zeros((len(sums), 1)), sums], -1)
+    result = np.empty_like(flat_e)
+    for row, (D, ordered) in enumerate(zip(flat_D, sorted_D, strict=True)):
+        with np.errstate(invalid="ignore"):
+            limit = D + 1e-3 * (1 + np.abs(np.where(np.isfinite(D), D, 0.0)))
+        result[row] = sums[row][np.searchsorted(ordered, limit, side="right")]
+    return result.reshape(error.shape)

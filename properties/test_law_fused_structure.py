@@ -1,0 +1,63 @@
+"""Laws of structure of fused kernels: the shape, the exact zeros above the diagonal, integers."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import torch
+
+from dmat.properties import fused_needs as needs
+from dmat.strategies import Gates, Probe
+from dmat.strategies.probe_cases import EXACT, PROBED
+from dmat.testing.contract import FUSED
+from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.law import law
+from dmat.testing.verdict import as_array, require_same
+
+
+@law(PROBED, order=10, of=FUSED)
+def test_law_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed.
+
+    Why: Wrong for one head, one time or no batch, a shape is broadcast in silence.
+    Bound: none.
+    """
+    subject.run(gates, probe)
+
+
+@law(PROBED, order=2, of=FUSED)
+def test_law_future(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """The future is 0, exactly: o[t] has nothing of v_s for s > t.
+
+    Why: What is masked by a small number, or after exp, leaks tomorrow into today.
+    Bound: zero.
+    """
+    inputs = subject.inputs(gates, probe)
+    run = subject.run_of(inputs)
+    S = gates.shape[-1]
+    later = np.zeros((S, probe.V), dtype=bool)
+    for s, c in enumerate(inputs.column):
+        if c >= 0:
+            later[:s, c] = True
+    where = np.broadcast_to(later, run.o.shape) & np.isfinite(run.o)
+    if subject.fused.positive:  # a zero of theirs is e^-300
+        return
+    require_same("o", run.o, np.zeros_like(run.o), where, "column c is that of a later source alone")
+
+
+@law(EXACT, order=3, of=FUSED, needs=(needs.integers,))
+def test_law_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """On integers the output is exact: gates open or closed for good, q, k, v of -1, 0 and 1.
+
+    Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
+    Bound: zero: E is 1 or 0 in any order of summation, and sums stay within 8 bits.
+    """
+    run = subject.run(gates, probe)
+    truth = subject.truth(run.seen)
+    held = as_array(torch.from_numpy(truth.o).to(run.output.dtype))
+    fits = np.asarray((truth.sizes @ np.abs(run.seen.v)) < 256) & (held == truth.o)
+    # What a float16 or a subnormal cannot hold is the business of the law of values.
+    large = np.asarray((np.abs(truth.o) >= subject.fused_rounding.output.smallest_normal) | (truth.o == 0))
+    require_same("o", run.o, truth.o, fits & large)
+
+

@@ -1,0 +1,83 @@
+"""Laws of values of fused kernels: every output within its bound, whole, in two calls, packed."""
+
+from __future__ import annotations
+
+
+from dmat.properties import fused_needs as needs
+from dmat.strategies import Gates, Probe
+from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED
+from dmat.testing.contract import FUSED
+from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.law import law
+from dmat.testing.verdict import as_array, require_kinds, require_within
+
+
+@law(PROBED, order=1, of=FUSED)
+def test_law_values(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """Every entry is within the bound: o[t] in column s is E[t, s] times a power of two, for every regime.
+
+    Why: One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide.
+    Bound: docs/fused.md section 2, the output.
+    """
+    run = subject.run(gates, probe)
+    subject.observe(require_within(run.o, subject.expected(run)))
+
+
+@law(DENSE, order=8, of=FUSED)
+def test_law_dense(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
+
+    Why: Channels left out, a tile transposed, a head's width: one channel cannot show them.
+    Bound: docs/fused.md section 2, the output.
+    """
+    run = subject.run(gates, probe)
+    subject.observe(require_within(run.o, subject.expected(run)))
+
+
+@law(PROBED, order=6, of=FUSED)
+def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """Finite inputs give finite outputs, unless they overflow.
+
+    Why: exp of a positive number before the mask is inf, and inf times 0 is NaN.
+    Bound: none but overflow.
+    """
+    run = subject.run(gates, probe)
+    require_kinds(run.o, subject.expected(run))
+
+
+@law(CUTS, order=7, of=FUSED, needs=(needs.states,))
+def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: int) -> None:
+    """Running to a cut, handing the state over and going on gives the whole, within its bound.
+
+    Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
+    Bound: docs/fused.md section 2, chunks counted from each call's start.
+    """
+    inputs, S = subject.inputs(gates, probe), gates.shape[-1]
+    seen = subject.seen(inputs, (0, cut))
+    first, state = subject.call_with_state(inputs.part(0, cut), None)
+    second, _ = subject.call_with_state(inputs.part(cut, S), state)
+    expected = subject.expected_of(seen)
+    for output, times, note in (
+        (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
+        (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
+    ):
+        part = expected.part((slice(None), slice(None), times, slice(None)))
+        subject.observe(require_within(as_array(output), part.noted(note)))
+
+
+@law(PACKED, order=9, of=FUSED, needs=(needs.packed,))
+def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int, t: int) -> None:
+    """Sequences packed one behind another do not see each other; each is as if it were alone.
+
+    Why: A carry that is not reset mixes two documents; chunks that start anew lose a tail.
+    Bound: docs/fused.md section 2, chunks counted from each sequence's start; 0 across.
+    """
+    S = gates.shape[-1]
+    ends = sorted({0, min(cut, S), min(t, S), S})
+    inputs = subject.inputs(gates, probe)
+    seen = subject.seen(inputs, tuple(n for n in ends if n < S), packed=True)
+    output = subject.call_packed(inputs, ends)
+    expected = subject.expected_of(seen, f"{subject.fused.packed} = {ends}")
+    subject.observe(require_within(as_array(output), expected))
+
+

@@ -1,0 +1,312 @@
+"""What each kind of law of a fused kernel is tried on: gates and a probe, a ladder and then a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import cast
+
+from dmat.strategies.cases import Cases
+from dmat.strategies.choose import Draw, between, choose, seed
+from dmat.strategies.domain import Domain
+from dmat.strategies.gates import Gates, draw_background
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.probes import Probe, draw_probe, is_probe, plain_probe
+from dmat.strategies.recipe import Case
+from dmat.strategies.values import Background, Constant, Edited, Ramp
+
+CLOSED_FOR_GOOD = -1024.0  # exp of it is 0 in every format, and 16 times it is exact in each
+TRIES = 4
+
+
+def _of(domain: Domain) -> ProbeDomain:
+    return cast(ProbeDomain, domain)
+
+
+def _inside(kind: str) -> Callable[[Case, Domain], bool]:
+    """Make the test for gates that the contract allows, and a probe of this kind for them."""
+
+    def inside(case: Case, domain: Domain) -> bool:
+        gates, probe = case["gates"], case["probe"]
+        known = isinstance(domain, ProbeDomain) and probe.kind == kind and domain.has_gates(gates)
+        return known and is_probe(probe, gates, domain)
+
+    return inside
+
+
+def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False) -> Gates:
+    """Draw gates until their sums do not overflow."""
+    for _ in range(TRIES):
+        gates = domain.draw_gates(draw, zero=zero)
+        if domain.has_gates(gates):
+            return gates
+    return Gates(domain.dtype, gates.shape)
+
+
+# The ladder: constant gates at the shortest lengths, the ends of the input gate, several unlike heads
+
+
+def _forget(domain: ProbeDomain) -> list[Background]:
+    """Return the canonical forget gates."""
+    if domain.gate == "fixed":
+        return [Constant(0.0)]
+    values = (100.0, 0.0, -20.0, -89.0) if domain.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
+    spike = Edited(Constant(3.0 if domain.gate == "preact" else 0.0), (((0, 0, 0), -1e4),))
+    constants = [Constant(x) for x in values if domain.least <= x <= domain.most]
+    return [*constants, *([spike] if domain.least <= -1e4 else [])]
+
+
+def _inputs(domain: ProbeDomain) -> list[Background]:
+    return [Constant(x) for x in dict.fromkeys((0.0, *domain.i_range))] if domain.igate else [Constant(0.0)]
+
+
+def _uneven(domain: ProbeDomain, S: int) -> Gates:
+    """Return gates of several heads, each unlike the others."""
+    step = -0.25 if domain.gate != "fixed" else 0.0
+    fgate = Ramp(max(-0.5, domain.least), head_step=max(step, domain.least / 8)) if step else Constant(0.0)
+    igate = Ramp(0.0, head_step=min(0.25, domain.i_range[1] / 8)) if domain.igate else Constant(0.0)
+    return Gates(domain.dtype, (2, 3, S), igate, fgate)
+
+
+def gate_ladder(domain: ProbeDomain) -> list[Gates]:
+    """Return the canonical gates, shortest first."""
+    ladder = [
+        Gates(domain.dtype, (1, 1, S), igate, fgate)
+        for S in domain.shortest(3)
+        for fgate in _forget(domain)
+        for igate in _inputs(domain)
+    ]
+    for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
+        ladder.append(_uneven(domain, S))
+    for S in domain.past_chunks():
+        ladder += [Gates(domain.dtype, (1, 1, S), igate, _forget(domain)[1 % len(_forget(domain))])
+                   for igate in _inputs(domain)]
+    return [gates for gates in ladder if domain.has_gates(gates)]
+
+
+def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
+    """Return the canonical probes for these gates: the plain one, and one of many signs and places."""
+    S = gates.shape[-1]
+    several = gates.shape[:2] != (1, 1)
+    seeded = plain_probe(domain, S, kind, seed=1, pull=1)
+    plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
+    probes = [*plain, *([seeded] if several or kind == "dense" else [])]
+    if domain.normalised:
+        probes += [replace(probe, regime="small") for probe in probes]
+    return [probe for probe in probes if is_probe(probe, gates, domain)]
+
+
+# Gates and a probe
+
+
+def _kind(kind: str, *, zero: bool = False) -> Cases:
+    """Make the cases of gates of any regime and probes of one kind."""
+
+    def draw(draw: Draw, domain: Domain) -> Case:
+        gates = _gates(draw, _of(domain), zero=zero)
+        return {"gates": gates, "probe": draw_probe(draw, _of(domain), gates, kind)}
+
+    def ladder(domain: Domain) -> Iterator[Case]:
+        for gates in gate_ladder(_of(domain)):
+            for probe in _probes(_of(domain), gates, kind):
+                yield {"gates": gates, "probe": probe}
+
+    return Cases(draw, ladder, _inside(kind))
+
+
+# Gates that are open or closed for good, and a probe of integers
+
+
+def _exact(draw: Draw, domain: ProbeDomain) -> Gates:
+    shape = domain.draw_shape(draw, zero=False)
+    return Gates(domain.dtype, shape, Constant(0.0), draw_background(draw, _exact_values(domain)))
+
+
+def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
+    """Return an open gate and, where the contract allows it, a closed one."""
+    opened = -CLOSED_FOR_GOOD if domain.gate == "preact" else 0.0
+    return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
+
+
+def _draw_exact(draw: Draw, domain: Domain) -> Case:
+    gates = _exact(draw, _of(domain))
+    probe = draw_probe(draw, _of(domain), gates, "integers")
+    return {"gates": gates, "probe": _in_small(probe, gates, _of(domain))}
+
+
+def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:
+    """Return the probe as an mLSTM's normaliser is 1 of it: only then are its results integers."""
+    return replace(probe, regime="small", level=0) if domain.normalised else probe
+
+
+def _exact_ladder(domain: Domain) -> Iterator[Case]:
+    of = _of(domain)
+    for S in dict.fromkeys((*of.shortest(3), *of.past_chunks())):
+        for heads in ((1, 1), (2, 3)):
+            values = _exact_values(of)
+            closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
+            for fgate in (Constant(values[0]), *closed):
+                gates = Gates(of.dtype, (*heads, S), Constant(0.0), fgate)
+                probe = plain_probe(of, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1)
+                case = {"gates": gates, "probe": _in_small(probe, gates, of)}
+                if EXACT.inside is not None and EXACT.inside(case, domain):
+                    yield case
+
+
+def _exact_inside(case: Case, domain: Domain) -> bool:
+    if not _inside("integers")(case, domain):
+        return False
+    igate, fgate = case["gates"].values()
+    known = all(x in _exact_values(_of(domain)) for x in fgate.ravel())
+    small = case["probe"].regime == ("small" if _of(domain).normalised else "unit")
+    return known and not igate.any() and small and case["probe"].level == 0
+
+
+# Gates, a probe, and a place in a head: others are changed, or one gate is made special
+
+
+def _place(draw: Draw, gates: Gates) -> Case:
+    B, NH, S = gates.shape
+    return {"head": (between(draw, 0, B - 1), between(draw, 0, NH - 1)), "t": between(draw, 0, S - 1)}
+
+
+def _draw_place(draw: Draw, domain: Domain) -> Case:
+    gates = _gates(draw, _of(domain))
+    probe = draw_probe(draw, _of(domain), gates, choose(draw, ("one-hot", "one-hot")))
+    return {"gates": gates, "probe": probe, **_place(draw, gates)}
+
+
+def _place_ladder(domain: Domain) -> Iterator[Case]:
+    for gates in gate_ladder(_of(domain)):
+        B, NH, S = gates.shape
+        for probe in _probes(_of(domain), gates, "one-hot")[:2]:
+            for t in sorted({0, S // 2, S - 1}):
+                yield {"gates": gates, "probe": probe, "head": (B // 2, NH // 2), "t": t}
+
+
+def _within(case: Case) -> bool:
+    B, NH, S = case["gates"].shape
+    b, h = case["head"]
+    return 0 <= b < B and 0 <= h < NH and 0 <= case["t"] < S
+
+
+def _place_inside(case: Case, domain: Domain) -> bool:
+    return _inside("one-hot")(case, domain) and _within(case)
+
+
+def _draw_rival(draw: Draw, domain: Domain) -> Case:
+    case = _draw_place(draw, domain)
+    return {
+        "gates": case["gates"],
+        "probe": case["probe"],
+        "rival": _rival(draw, _of(domain), case["gates"]),
+        "noise": 1 + seed(draw),
+        "head": case["head"],
+        "t": case["t"],
+    }
+
+
+def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
+    """Draw other gates of the same shape."""
+    for _ in range(TRIES):
+        rival = domain.draw_gates_of(draw, gates.shape)
+        if domain.has_gates(rival):
+            return replace(rival, igate_layout="contiguous", fgate_layout="contiguous")
+    return Gates(domain.dtype, gates.shape)
+
+
+def _rival_ladder(domain: Domain) -> Iterator[Case]:
+    rivals = [Gates(_of(domain).dtype, (1, 1, 1), igate, fgate)
+              for fgate in _forget(_of(domain))[-2:] for igate in _inputs(_of(domain))[-1:]]
+    for case in _place_ladder(domain):
+        for rival in rivals:
+            other = replace(rival, shape=case["gates"].shape)
+            if _of(domain).has_gates(other):
+                yield {"gates": case["gates"], "probe": case["probe"], "rival": other, "noise": 1,
+                       "head": case["head"], "t": case["t"]}
+
+
+def _rival_inside(case: Case, domain: Domain) -> bool:
+    rival, gates = case["rival"], case["gates"]
+    alike = rival.shape == gates.shape and _of(domain).has_gates(rival)
+    return alike and _place_inside(case, domain) and case["noise"] > 0
+
+
+# Gates, a probe, and a cut between two calls, or two between packed sequences
+
+
+def _draw_cut(draw: Draw, domain: Domain) -> Case:
+    gates = _gates(draw, _of(domain))
+    cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], _of(domain))]
+    if not cuts:
+        gates = _longer(gates, _of(domain))
+        cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], _of(domain))] or [0]
+    probe = draw_probe(draw, _of(domain), gates, choose(draw, ("one-hot", "one-hot")))
+    return {"gates": gates, "probe": probe, "cut": choose(draw, cuts)}
+
+
+def _longer(gates: Gates, domain: ProbeDomain) -> Gates:
+    B, NH, _ = gates.shape
+    wider = Gates(domain.dtype, (B, NH, domain.all_lengths[-1]))
+    return wider if domain.has_gates(wider) else gates
+
+
+def _two_calls(cut: int, S: int, domain: ProbeDomain) -> bool:
+    """Whether both parts have a length that the contract allows."""
+    return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
+
+
+def _cut_ladder(domain: Domain) -> Iterator[Case]:
+    of = _of(domain)
+    lengths = dict.fromkeys((*of.shortest(4), *of.past_chunks(), of.all_lengths[-1]))
+    for S in lengths:
+        cuts = [n for n in range(S) if _two_calls(n, S, of)]
+        for cut in dict.fromkeys(cuts[:1] + cuts[len(cuts) // 2 : len(cuts) // 2 + 1] + cuts[-1:]):
+            for fgate in _forget(of)[:2]:
+                for igate in _inputs(of)[:2]:
+                    gates = Gates(of.dtype, (1, 1, S), igate, fgate)
+                    for probe in _probes(of, gates, "one-hot")[:2] if of.has_gates(gates) else ():
+                        yield {"gates": gates, "probe": probe, "cut": cut}
+
+
+def _cut_inside(case: Case, domain: Domain) -> bool:
+    whole = _inside("one-hot")(case, domain)
+    return whole and _two_calls(case["cut"], case["gates"].shape[-1], _of(domain))
+
+
+def _draw_packed(draw: Draw, domain: Domain) -> Case:
+    gates = replace(_gates(draw, _of(domain)), igate_layout="contiguous", fgate_layout="contiguous")
+    gates = replace(gates, shape=(1, *gates.shape[1:]))
+    if not _of(domain).has_gates(gates):
+        gates = Gates(gates.dtype, gates.shape)
+    S = gates.shape[-1]
+    probe = replace(draw_probe(draw, _of(domain), gates, "one-hot"), layout="contiguous")
+    return {"gates": gates, "probe": probe, "cut": between(draw, 0, S), "t": between(draw, 0, S)}
+
+
+def _packed_ladder(domain: Domain) -> Iterator[Case]:
+    of = _of(domain)
+    for S in dict.fromkeys((*of.shortest(4), *of.past_chunks())):
+        for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S))):
+            for heads in (1, 2):
+                for fgate in _forget(of)[:2]:
+                    gates = Gates(of.dtype, (1, heads, S), Constant(0.0), fgate)
+                    for probe in _probes(of, gates, "one-hot")[:1] if of.has_gates(gates) else ():
+                        yield {"gates": gates, "probe": probe, "cut": min(cut, S), "t": t}
+
+
+def _packed_inside(case: Case, domain: Domain) -> bool:
+    S = case["gates"].shape[-1]
+    contiguous = case["probe"].layout == case["gates"].fgate_layout == "contiguous"
+    return (_inside("one-hot")(case, domain) and case["gates"].shape[0] == 1 and contiguous
+            and 0 <= case["cut"] <= S and 0 <= case["t"] <= S)
+
+
+PROBED = _kind("one-hot", zero=True)
+DENSE = _kind("dense")
+EXACT = Cases(_draw_exact, _exact_ladder, _exact_inside)
+PLACES = Cases(_draw_place, _place_ladder, _place_inside)
+RIVALS = Cases(_draw_rival, _rival_ladder, _rival_inside)
+CUTS = Cases(_draw_cut, _cut_ladder, _cut_inside)
+PACKED = Cases(_draw_packed, _packed_ladder, _packed_inside)
+
