@@ -35,7 +35,7 @@ def test_law_future(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     inputs = subject.inputs(gates, probe)
     run = subject.run_of(inputs)
     S = gates.shape[-1]
-    later = np.zeros((S, probe.V), dtype=bool)
+    later = np.zeros((S, run.o.shape[-1]), dtype=bool)
     for s, c in enumerate(inputs.column):
         if c >= 0:
             later[:s, c] = True

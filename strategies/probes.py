@@ -24,6 +24,7 @@ KINDS = ("one-hot", "dense", "integers")
 REGIMES = ("unit", "small")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
 LEVELS = (0, 0, -4, 4)
+LARGEST = 2**12  # columns of v that a recipe may ask for
 SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}  # powers of two that q may reach
 
 Places = npt.NDArray[np.int_]
@@ -43,14 +44,14 @@ class Products:
 class Probe(Recipe):
     """A recipe for q, k (B, NH, S, K), v (B, NH, S, V) and the cotangent of the output, for given gates.
 
-    seed: 0 for ones, in order; else signs, sizes and places are drawn. level: q.k is about 2^level. regime:
+    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes and places are drawn. level: q.k is about 2^level. regime:
     "small" scales q so that an mLSTM's normaliser is at most 1/2 whatever the gates. pull: as seed, of the
     cotangent. layout: how all three lie in memory.
     """
 
     kind: str = "one-hot"
     K: int = 1
-    V: int = 1
+    V: int = 0
     seed: int = 0
     level: int = 0
     regime: str = "unit"
@@ -85,6 +86,10 @@ class _Builder:
         return self.probe.seed == 0
 
     @property
+    def V(self) -> int:
+        return self.probe.V or self.domain.value_size(self.gates.shape[-1], self.probe.K)
+
+    @property
     def products(self) -> Products:
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.probe.kind]()
@@ -109,7 +114,7 @@ class _Builder:
         return sizes if self.domain.positive else sizes * (2.0 * self.random.integers(0, 2, size=shape) - 1)
 
     def _one_hot(self) -> Products:
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.probe.V
+        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
         column = self._columns(S, V)
         v = np.zeros((B, NH, S, V))
         sources = np.flatnonzero(column >= 0)
@@ -140,7 +145,7 @@ class _Builder:
         return column
 
     def _dense(self) -> Products:
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.probe.V
+        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
         q, k = (self.random.standard_normal((B, NH, S, K)) for _ in range(2))
         v = self.random.standard_normal((B, NH, S, V))
         if self.domain.positive:
@@ -152,7 +157,7 @@ class _Builder:
 
     def _integers(self) -> Products:
         """Return -1, 0 and 1: at most 16 channels are not 0, so that half types hold the sums."""
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.probe.V
+        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
         q[..., 16:] = 0.0
@@ -172,8 +177,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     """Draw a probe of this kind for these gates."""
     S = gates.shape[-1]
     K = choose(draw, domain.key_sizes(S))
-    V = domain.value_size(S if kind == "one-hot" else choose(draw, (1, 3, 4)), K)
-    K = V if domain.V_equals_K else K
+    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(choose(draw, (1, 3, 4)), K)
     signs = choose(draw, (0, 1, 2, 3))
     regime = choose(draw, REGIMES) if domain.normalised else "unit"
     probe = Probe(
@@ -194,8 +198,8 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
 def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
     """Return the plainest probe of this kind for this length."""
     K = domain.key_sizes(S)[0]
-    V = domain.value_size(S if kind == "one-hot" else 1, K)
-    return Probe(kind, V if domain.V_equals_K else K, V, **more)  # type: ignore[arg-type]
+    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(1, K)
+    return Probe(kind, K, V, **more)  # type: ignore[arg-type]
 
 
 def representable(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
@@ -213,12 +217,12 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
     if not isinstance(domain, ProbeDomain) or probe.kind not in KINDS or probe.regime not in REGIMES:
         return False
     S = gates.shape[-1]
-    if probe.K < 1 or probe.V < 1 or probe.K not in domain.key_sizes(S):
+    if not 0 <= probe.V <= LARGEST or probe.K not in domain.key_sizes(S):
         return False
-    if domain.V_equals_K and probe.V != probe.K:
+    if domain.V_equals_K and probe.V != 0:
         return False
     layouts = PROBE_LAYOUTS if domain.strided else ("contiguous",)
     regimes = REGIMES if domain.normalised else ("unit",)
-    fits = domain.has_value_size(probe.V) and probe.layout in layouts and probe.regime in regimes
+    fits = (probe.V == 0 or domain.has_value_size(probe.V)) and probe.layout in layouts and probe.regime in regimes
     at_seed = probe.seed > 0 or probe.kind != "dense"
     return fits and at_seed and probe.level in LEVELS and representable(probe, gates, domain)

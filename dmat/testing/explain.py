@@ -18,6 +18,7 @@ from dmat.testing.exact import Array
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
 from dmat.testing.pattern import failing_entries
+from dmat.testing.readout.decays import read_out
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken, as_array
 
@@ -100,7 +101,7 @@ def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
 def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
     """Say which entries fail, in the smallest case and in the longer one."""
     for look in looks:
-        fitted = failing_entries(look.finding)
+        fitted = failing_entries(read_out(look.finding))
         if fitted is not None:
             gates = look.case.get("gates")
             length = f" at S = {gates.shape[-1]}" if len(looks) > 1 and gates is not None else ""

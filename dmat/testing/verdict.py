@@ -30,6 +30,7 @@ from dmat.testing.exact import (
 AXES = {
     "D~": ("b", "h", "t", "s"),
     "o": ("b", "h", "t", "c"),
+    "exp(D~)": ("b", "h", "t", "s"),
     "dl": ("b", "h", "k"),
     "dq": ("b", "h", "t", "d"),
     "dk": ("b", "h", "s", "d"),
@@ -49,7 +50,8 @@ class Evidence:
     All have the axes of AXES[quantity], or are parts of such. computed, exact: float64, exact to some 15
     digits. allowed: absolute, 0 where bits are compared. wrong: the entries that break the law. judged: those
     that the law requires something of. truth: what `exact` was read from, where that is another call, and
-    `times` that; overflow: where a result need not be finite.
+    `times` that; overflow: where a result need not be finite. decays: how exp(D~) stands in the entries, if it
+    does (dmat.testing.readout.decays).
     """
 
     computed: Array
@@ -60,6 +62,7 @@ class Evidence:
     truth: Array | None = None
     times: float = 1.0
     overflow: Mask | None = None
+    decays: Any = None
 
     @property
     def ratio(self) -> Array:
@@ -124,6 +127,7 @@ class Expected:
     bound: Bound
     ball: Callable[[tuple[int, ...]], arb]
     note: str = ""
+    decays: Any = None
 
     def freed(self, where: Mask) -> Expected:
         """Return the same with nothing required of the entries where told."""
@@ -208,7 +212,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
     judged = ~(expected.bound.free | (kind == FREE))
     wrong = _wrong_kinds(computed, expected) | beyond
     bound = expected.bound
-    return Evidence(computed, exact, bound.bound, wrong, np.asarray(judged), overflow=bound.overflow)
+    return Evidence(computed, exact, bound.bound, wrong, np.asarray(judged), overflow=bound.overflow, decays=expected.decays)
 
 
 def require_within(computed: Array, expected: Expected) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from dmat.testing.exact import Array, Mask
 from dmat.testing.look import Look
 from dmat.testing.pattern import head_name, inner_axes, split_shape, worst_head
+from dmat.testing.readout.decays import read_out
 from dmat.testing.verdict import Evidence, Finding
 
 MOST = 6  # so many heads are drawn
@@ -88,6 +89,7 @@ def gates_of(look: Look) -> tuple[Array, Array] | None:
 
 def view_of(look: Look) -> View | None:
     """Return what is to be drawn, or None where the finding has no entries."""
+    look = replace(look, finding=read_out(look.finding))
     finding, evidence = look.finding, look.finding.evidence
     if evidence is None or evidence.wrong.size == 0 or evidence.wrong.ndim == 0:
         return None

@@ -22,6 +22,7 @@ from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.contract import FusedContract
+from dmat.testing.readout.decays import Decays
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
 from dmat.testing.subject import DETACHED, Subject, raised
@@ -365,7 +366,8 @@ class FusedSubject(Subject):
             truth = self.truth(seen)
             bound = FusedBounds(truth, self.fused_rounding).output()
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
-            return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note)
+            decays = Decays.of(truth)
+            return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
 
     def _heads(self, seen: Seen, W: Array | None):  # type: ignore[no-untyped-def]
         known: dict[tuple[int, int], HeadBalls] = {}
