@@ -34,10 +34,11 @@ def _inside(kind: str) -> Callable[[Case, Domain], bool]:
     return inside
 
 
-def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False) -> Gates:
+def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
     """Draw gates until their sums do not overflow."""
     for _ in range(TRIES):
-        gates = domain.draw_gates(draw, zero=zero)
+        B, NH, S = domain.draw_shape(draw, zero=zero)
+        gates = domain.draw_gates_of(draw, (1 if one_batch else B, NH, S))
         if domain.has_gates(gates):
             return gates
     return Gates(domain.dtype, gates.shape)
@@ -275,10 +276,8 @@ def _cut_inside(case: Case, domain: Domain) -> bool:
 
 
 def _draw_packed(draw: Draw, domain: Domain) -> Case:
-    gates = replace(_gates(draw, _of(domain)), igate_layout="contiguous", fgate_layout="contiguous")
-    gates = replace(gates, shape=(1, *gates.shape[1:]))
-    if not _of(domain).has_gates(gates):
-        gates = Gates(gates.dtype, gates.shape)
+    gates = _gates(draw, _of(domain), one_batch=True)
+    gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     S = gates.shape[-1]
     probe = replace(draw_probe(draw, _of(domain), gates, "one-hot"), layout="contiguous")
     return {"gates": gates, "probe": probe, "cut": between(draw, 0, S), "t": between(draw, 0, S)}
