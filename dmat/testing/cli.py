@@ -155,7 +155,9 @@ def _add_time_limit(command: argparse.ArgumentParser) -> None:
 
 
 def _add_interpret(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--interpret", action="store_true", help="run Triton kernels on the CPU; dmat[interpret]")
+    command.add_argument(
+        "--interpret", action="store_true", help="run Triton kernels on the CPU; dmat[interpret]"
+    )
     command.add_argument(
         "--config", type=_number, metavar="N", help="interpreted: of autotuned kernels; default: 0, the first"
     )

@@ -1,8 +1,8 @@
 """Triton kernels run on CPU tensors by Triton's interpreter, mended: `dmat check --interpret TARGET`.
 
 Stock, it runs few real kernels, and multiplies the raw bits of bfloat16. What is mended are private parts of
-one version of Triton, and they are touched in this package alone: docs/decisions/0014-an-interpreter-of-its-own.md.
-A file a repair, each with mend(); this one imports neither torch nor triton before install().
+one version of Triton, and they are touched in this package alone (docs/decisions/0014). A file a repair, each
+with mend(); this one imports neither torch nor triton before install().
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def require_triton() -> None:
     except metadata.PackageNotFoundError:
         raise CannotRun("interpreting needs triton: pip install 'dmat[interpret]'") from None
     if found != TRITON:
-        raise CannotRun(f"interpreting needs triton {TRITON}, and {found} is here: pip install 'dmat[interpret]'")
+        raise CannotRun(
+            f"interpreting needs triton {TRITON}, and {found} is here: pip install 'dmat[interpret]'"
+        )
 
 
 def install() -> None:
@@ -90,15 +92,7 @@ def install() -> None:
 
     if early and not isinstance(standard.sum, InterpretedFunction):
         raise CannotRun("triton was imported before its interpreter was chosen: set TRITON_INTERPRET=1")
-    from dmat.testing.interpret import (
-        autotuner,
-        bfloat16,
-        devices,
-        launch,
-        ranges,
-        sanitizer,
-        tf32,
-    )
+    from dmat.testing.interpret import autotuner, bfloat16, devices, launch, ranges, sanitizer, tf32
 
     for repair in (launch, devices, ranges, autotuner, bfloat16, tf32, sanitizer):
         repair.mend()

@@ -18,13 +18,12 @@ from triton.runtime import interpreter
 BF16 = language.bfloat16
 Handle = interpreter.TensorHandle
 NAN = 0x7FC0  # its bits
-ROUNDED = (
-    "fadd fsub fmul fdiv frem precise_divf minimumf minnumf maximumf maxnumf clampf fma exp exp2 log log2 sqrt"
-    " precise_sqrt rsqrt sin cos floor ceil erf"
-).split()
+ROUNDED = ["fadd", "fsub", "fmul", "fdiv", "frem", "precise_divf", "fma", "clampf"]
+ROUNDED += ["minimumf", "minnumf", "maximumf", "maxnumf", "floor", "ceil"]
+ROUNDED += ["exp", "exp2", "log", "log2", "sqrt", "precise_sqrt", "rsqrt", "sin", "cos", "erf"]
 COMPARED = [f"fcmp{order}{kind}" for order in "OU" for kind in ("LT", "GT", "LE", "GE", "EQ", "NE")]
 _RMW = interpreter._ir.ATOMIC_OP
-ATOMIC = {_RMW.FADD: np.add, _RMW.XCHG: lambda old, new: new}
+ATOMIC: dict[Any, Callable[[Any, Any], Any]] = {_RMW.FADD: np.add, _RMW.XCHG: lambda old, new: new}
 
 
 def wide(bits: Any) -> Any:
@@ -140,8 +139,8 @@ def _summed(bits: Any, axis: int) -> Any:
 
 def _reduced(plain: Callable[..., Any]) -> Callable[..., Any]:
     standard = language.standard
-    choices = ("_argmin_combine_tie_break_left", "_argmax_combine_tie_break_left")
-    choices += ("_elementwise_max", "_elementwise_min")
+    choices = ["_argmin_combine_tie_break_left", "_argmax_combine_tie_break_left"]
+    choices += ["_elementwise_max", "_elementwise_min"]
 
     def apply_impl(self: Any, given: Any) -> Any:
         if given[0].dtype.scalar != BF16:
@@ -150,9 +149,7 @@ def _reduced(plain: Callable[..., Any]) -> Callable[..., Any]:
         if self.combine_fn == standard._sum_combine:
             total = _summed(data.ravel() if self.axis is None else data, self.axis or 0)
             if self.keep_dims:
-                one = 1 if self.axis is None else data.shape[self.axis]
-                total = total.reshape([1] * data.ndim) if self.axis is None else np.expand_dims(total, self.axis)
-                assert one >= 1
+                total = np.expand_dims(total, tuple(range(data.ndim)) if self.axis is None else self.axis)
             return self.to_tensor(total, BF16)
         if not any(self.combine_fn == getattr(standard, name) for name in choices):
             return plain(self, given)  # one after the other, by the operations above

@@ -45,7 +45,7 @@ def known_integers(loop: Iterable[Any]) -> Iterator[Any]:
 class Rewriter(interpreter.ASTTransformer):  # type: ignore[misc]
     """Rewrites the source of a kernel: what Triton's own does, and the loops."""
 
-    def visit_For(self, node: ast.For) -> ast.AST:
+    def visit_For(self, node: ast.For) -> Any:
         """Put what it runs over through known_integers."""
         node.iter = ast.Call(ast.Name(NAME, ast.Load()), [node.iter], [])
         return self.generic_visit(node)

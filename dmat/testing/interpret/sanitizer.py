@@ -120,7 +120,9 @@ def _merged(plain: Callable[..., Any]) -> Callable[..., Any]:
         if both:
             known = all(isinstance(t, Pointer) for t in both)
             memories = frozenset().union(*(t.memories for t in both)) if known else None
-            found.dtype = Pointer(both[0], memories) if memories else language.pointer_type(both[0].element_ty)
+            found.dtype = (
+                Pointer(both[0], memories) if memories else language.pointer_type(both[0].element_ty)
+            )
         return found
 
     return operation

@@ -36,7 +36,7 @@ def _dot(x, y, out, N: tl.constexpr, PRECISION: tl.constexpr):
 def _count(out, n):
     total = tl.zeros((), tl.int64)
     for i in range(n):
-        total += (i + 1).to(tl.int64)
+        total += (i + 1).to(tl.int64)  # type: ignore[attr-defined]
     tl.store(out, total)
 
 
@@ -122,4 +122,6 @@ def require_mended() -> None:
             why = ""
         if why or not works:
             name = repair.__name__.replace("_", " ")
-            raise CannotRun(f"in this triton, {triton.__version__}, {name} cannot be mended{why}; it needs {TRITON}")
+            raise CannotRun(
+                f"in this triton, {triton.__version__}, {name} cannot be mended{why}; it needs {TRITON}"
+            )
