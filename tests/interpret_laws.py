@@ -162,7 +162,16 @@ def test_bfloat16_dots(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, (x.float() @ y.float()).to(dtype), **close)
 
 
-# tf32
+# tf32 and NaN
+
+
+def test_extrema_beside_nan() -> None:
+    """A NaN is dropped, unless it is to be kept, as on the device."""
+    x = torch.tensor([3.0, math.nan, -3.0, 0.5] * 4)
+    found = torch.zeros(5, N)
+    kernels.extrema[(1,)](x, found, N=N)
+    wanted = [[3, 0, 0, 0.5], [0, 0, -3, 0], [1, -1, -1, 0.5], [3, math.nan, 0, 0.5], [1, math.nan, -1, 0.5]]
+    torch.testing.assert_close(found[:, :4], torch.tensor(wanted), rtol=0, atol=0, equal_nan=True)
 
 
 def test_tf32_is_rounded_to_ten_bits() -> None:
@@ -231,9 +240,9 @@ def test_other_accesses(where: str) -> None:
 
 
 def test_what_is_masked_is_not_looked_at() -> None:
-    """Nor what a strided view leaves out; masks of integers are masks; of two pointers either may be meant."""
-    x = torch.arange(2 * N)[::2].float()
-    assert torch.equal(ran(kernels.masked, x[:5], out=torch.zeros(N))[:5], x[:5].contiguous()[:5] * 0 + x[0])
+    """A mask may be of integers; of two pointers, either may be meant."""
+    found = ran(kernels.masked, torch.arange(2.0 * N)[: 2 * 5 : 2], out=torch.zeros(N))
+    assert found.tolist() == [0, 2, 4, 6, 8, *[-1] * (N - 5)]
     a, b, out = torch.zeros(N), torch.ones(N), torch.zeros(N)
     kernels.either[(1,)](a, b, out, N=N)
     assert torch.equal(out, torch.tensor([0.0, 1.0] * (N // 2)))

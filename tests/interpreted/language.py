@@ -38,6 +38,17 @@ def operation(x, y, out, N: tl.constexpr, OPERATION: tl.constexpr):
 
 
 @triton.jit
+def extrema(x, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    a = tl.load(x + i)
+    tl.store(out + i, tl.maximum(a, 0.0))
+    tl.store(out + N + i, tl.minimum(a, 0.0))
+    tl.store(out + 2 * N + i, tl.clamp(a, -1.0, 1.0))
+    tl.store(out + 3 * N + i, tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL))
+    tl.store(out + 4 * N + i, tl.clamp(a, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
 def cast(x, out, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(out + i, tl.load(x + i).to(out.dtype.element_ty))
@@ -131,8 +142,7 @@ def recast(x, out, N: tl.constexpr):
 @triton.jit
 def masked(x, out, N: tl.constexpr):
     i = tl.arange(0, N)
-    tl.store(out + i, tl.load(x + i * 100, mask=(i < 1).to(tl.int32), other=0.0))
-    tl.store(out + i, tl.load(x + i * 0, mask=i < 5, other=0.0))
+    tl.store(out + i, tl.load(x + i * 2, mask=(i < 5).to(tl.int32) * 256, other=-1.0))
 
 
 @triton.jit

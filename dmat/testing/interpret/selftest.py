@@ -22,6 +22,12 @@ def _add(x, y, out, N: tl.constexpr):
 
 
 @triton.jit
+def _limit(x, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(out + i, tl.maximum(tl.load(x + i), 0.0))
+
+
+@triton.jit
 def _sum(x, out, N: tl.constexpr):
     tl.store(out, tl.sum(tl.load(x + tl.arange(0, N)), axis=0))
 
@@ -69,6 +75,14 @@ def bfloat16_dots() -> bool:
     return torch.equal(out, x.float() @ x.float())
 
 
+def extrema_beside_nan() -> bool:
+    """The greater of NaN and 0 is 0."""
+    x = torch.tensor([float("nan"), 2.0] * (N // 2))
+    out = torch.ones(N)
+    _limit[(1,)](x, out, N=N)
+    return out[:2].tolist() == [0.0, 2.0]
+
+
 def tf32_dots() -> bool:
     """The 12th bit of an operand is lost in tf32, and kept in ieee."""
     x, out = torch.eye(N) * (1 + 2.0**-12), torch.zeros(2, N, N)
@@ -104,6 +118,7 @@ REPAIRS: tuple[Callable[[], bool], ...] = (
     bfloat16_arithmetic,
     bfloat16_sums,
     bfloat16_dots,
+    extrema_beside_nan,
     tf32_dots,
     the_address_sanitizer,
     the_integers_of_loops,
