@@ -186,9 +186,10 @@ def _place_ladder(domain: Domain) -> Iterator[Case]:
 
 
 def _within(case: Case) -> bool:
+    """Whether a place is in the gates; a law may take no head, or no time."""
     B, NH, S = case["gates"].shape
-    b, h = case["head"]
-    return 0 <= b < B and 0 <= h < NH and 0 <= case["t"] < S
+    b, h = case.get("head", (0, 0))
+    return 0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S
 
 
 def _place_inside(case: Case, domain: Domain) -> bool:
@@ -230,7 +231,7 @@ def _rival_ladder(domain: Domain) -> Iterator[Case]:
 def _rival_inside(case: Case, domain: Domain) -> bool:
     rival, gates = case["rival"], case["gates"]
     alike = rival.shape == gates.shape and _of(domain).has_gates(rival)
-    return alike and _place_inside(case, domain) and case["noise"] > 0
+    return alike and _place_inside(case, domain) and case.get("noise", 1) > 0
 
 
 # Gates, a probe, and a cut between two calls, or two between packed sequences
