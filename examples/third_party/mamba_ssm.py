@@ -6,14 +6,11 @@ only if there is something of that name: an empty module stands in, and nothing 
 so that dt = -log gate is both the decay and the weight. Chunks are 4 long, an argument of theirs.
 """
 
-import sys
-import types
-from importlib.util import find_spec
-
-if find_spec("selective_scan_cuda") is None:
-    sys.modules.setdefault("selective_scan_cuda", types.ModuleType("selective_scan_cuda"))
-
 import torch
+from mamba_ssm_imports import stand_in
+
+stand_in()
+
 from mamba_ssm.modules import ssd_minimal
 from mamba_ssm.ops import selective_scan_interface as mamba1
 from mamba_ssm.ops.triton import ssd_combined as mamba2
