@@ -70,9 +70,10 @@ class FusedRounding:
 
 @dataclass(frozen=True)
 class FusedBounds:
-    """The bounds of one call."""
+    """The bounds of one call under a contract, which need not be that which tells what is computed."""
 
     truth: Truth
+    contract: FusedContract
     rounding: FusedRounding
 
     # One term
@@ -80,7 +81,7 @@ class FusedBounds:
     @cached_property
     def factors(self) -> Array:
         """J, how many exponentials are multiplied into one E, [t, s]."""
-        seen, stated = self.truth.seen, self.truth.contract.factors
+        seen, stated = self.truth.seen, self.contract.factors
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         handed_over = 3.0 * seen.crossing
         if stated == "one":
@@ -92,7 +93,7 @@ class FusedBounds:
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
-        scope, seen = self.truth.contract.error_scope, self.truth.seen
+        scope, seen = self.contract.error_scope, self.truth.seen
         if scope == "window":
             return windows
         step = max(seen.S, 1) if scope == "prefix" else int(scope)
@@ -104,7 +105,7 @@ class FusedBounds:
     @cached_property
     def length(self) -> Array:
         """n, how many terms the error scope counts, [t, s]."""
-        seen, scope = self.truth.seen, self.truth.contract.error_scope
+        seen, scope = self.truth.seen, self.contract.error_scope
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
             return np.maximum(t - s, 0).astype(np.float64)
@@ -137,7 +138,7 @@ class FusedBounds:
             M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.seen.igate)[..., None, :]
             C = self.over_scope(truth.condition, self._windows_of(truth.condition))
             e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
-            if truth.contract.gates == "absolute":
+            if self.contract.gates == "absolute":
                 e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
             if truth.contract.reads == "softmax":
                 e = e + (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
@@ -183,7 +184,7 @@ class FusedBounds:
         truth, u_a = self.truth, self.rounding.u_a
         error = (truth.sizes * self.rho).sum(-1) + gamma(truth.seen.S, u_a) * truth.sizes.sum(-1)
         _, high = self.stabiliser
-        eps = truth.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
         return error + eps + 8 * u_a * truth.normaliser[..., 0]
 
     def output(self) -> Bound:
@@ -248,7 +249,7 @@ class FusedBounds:
         """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of the rows t >= k."""
         truth, u_a = self.truth, self.rounding.u_a
         error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))
-        suffix = truth.contract.widest_gradient == "suffix"
+        suffix = self.contract.widest_gradient == "suffix"
         e, A = (2 * rows_from(error), 2 * rows_from(pulled.sizes)) if suffix else (rectangles(error), rectangles(pulled.sizes))
         e = e + gamma(N, u_a) * A
         if truth.contract.weight == "dt":

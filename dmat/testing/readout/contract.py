@@ -137,6 +137,10 @@ class FusedContract(Contract):
         """Return the dtype of the output."""
         return self.output_dtype or dtype
 
+    def stated(self) -> dict[str, object]:
+        """Return what it reads, and the fields that differ from the strictest default, for reports."""
+        return {"reads": self.reads, **{k: v for k, v in super().stated().items() if k != "differentiable"}}
+
     @property
     def widest_gradient(self) -> str:
         """The scope of gradients, stated or implied."""
