@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,17 +45,17 @@ def causal(S: int, diagonal: int = 0) -> Tensor:
     return torch.ones(S, S, dtype=torch.bool).tril(diagonal)
 
 
-def by_windows(l: Tensor) -> Tensor:
+def by_windows(log_f: Tensor) -> Tensor:
     """D~ of log gates, each column a cumulative sum that starts with zeros."""
-    S = l.shape[-1]
-    windows = torch.where(causal(S, -1), l[..., None], 0.0).cumsum(-2)
+    S = log_f.shape[-1]
+    windows = torch.where(causal(S, -1), log_f[..., None], 0.0).cumsum(-2)
     return windows.masked_fill(~causal(S), -math.inf)
 
 
-def by_differences(l: Tensor) -> Tensor:
+def by_differences(log_f: Tensor) -> Tensor:
     """D~ of log gates, differences of one cumulative sum, masked before they are exponentiated."""
-    c = l.cumsum(-1)
-    return (c[..., :, None] - c[..., None, :]).masked_fill(~causal(l.shape[-1]), -math.inf)
+    c = log_f.cumsum(-1)
+    return (c[..., :, None] - c[..., None, :]).masked_fill(~causal(log_f.shape[-1]), -math.inf)
 
 
 def product(q: Tensor, k: Tensor, v: Tensor, E: Tensor, scale: float = 1.0) -> Tensor:
@@ -66,24 +67,24 @@ def product(q: Tensor, k: Tensor, v: Tensor, E: Tensor, scale: float = 1.0) -> T
 
 
 @sound(dtypes=ALL, factors="one", special_values=SPECIAL, zero_length=True)
-def parallel_windows(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_windows(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """All of E, from window sums."""
-    q, k, v_, l = widen(q, k, v, l)
-    return product(q, k, v_, by_windows(l).exp()).to(v.dtype)
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    return product(q, k, v_, by_windows(log_f).exp()).to(v.dtype)
 
 
 @sound(error_scope="prefix", factors="one", special_values=("nan",), scale=ROOT)
-def parallel_differences(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_differences(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """All of E, from differences of cumulative sums."""
-    q, k, v_, l = widen(q, k, v, l)
-    return product(q, k, v_, by_differences(l).exp(), q.shape[-1] ** -0.5).to(v.dtype)
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    return product(q, k, v_, by_differences(log_f).exp(), q.shape[-1] ** -0.5).to(v.dtype)
 
 
 @sound(factors="one", special_values=SPECIAL, exact_sums=False)
-def parallel_base_two(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_base_two(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """All of E, by exp2 of window sums of l log2 e, as GPUs have it."""
-    q, k, v_, l = widen(q, k, v, l)
-    return product(q, k, v_, torch.exp2(by_windows(l * math.log2(math.e)))).to(v.dtype)
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    return product(q, k, v_, torch.exp2(by_windows(log_f * math.log2(math.e)))).to(v.dtype)
 
 
 @sound(igate=True, gate="preact", factors="one", scale=ROOT, special_values=SPECIAL)
@@ -95,29 +96,38 @@ def parallel_input_gate(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -
 
 
 @sound(factors="one", multiplies_in="input", dtypes=("bfloat16", "float16"), special_values=SPECIAL)
-def parallel_tensor_cores(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_tensor_cores(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """All of E; the coefficients are rounded to the type of v before the product with it."""
-    q_, k_, v_, l_ = widen(q, k, v, l)
+    q_, k_, v_, l_ = widen(q, k, v, log_f)
     coefficients = (q_ @ k_.mT) * by_windows(l_).exp()
     return (coefficients.to(v.dtype).float() @ v_).to(v.dtype)
 
 
 @sound(factors="one", gate_dtype="float32", output_dtype="float32", special_values=SPECIAL)
-def parallel_float32_gates(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_float32_gates(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """All of E; gates and output are float32 whatever q, k, v are."""
-    q, k, v, l = widen(q, k, v, l)
-    return product(q, k, v, by_windows(l).exp())
+    q, k, v, log_f = widen(q, k, v, log_f)
+    return product(q, k, v, by_windows(log_f).exp())
 
 
 @sound(weight="dt", factors="one", error_scope="prefix")
-def parallel_weighted(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def parallel_weighted(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """Mamba-2 with A = -1: the source is weighted by dt = -l."""
-    q, k, v_, l = widen(q, k, v, l)
-    return product(q, k, -l[..., None] * v_, by_differences(l).exp()).to(v.dtype)
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    return product(q, k, -log_f[..., None] * v_, by_differences(log_f).exp()).to(v.dtype)
 
 
-@sound(reads="softmax", scale=ROOT, V_equals_K=True, gate="preact", error_scope="prefix", factors="one",
-       homogeneous=False, exact_sums=False, special_values=("nan",))  # fmt: skip
+@sound(
+    reads="softmax",
+    scale=ROOT,
+    V_equals_K=True,
+    gate="preact",
+    error_scope="prefix",
+    factors="one",
+    homogeneous=False,
+    exact_sums=False,
+    special_values=("nan",),
+)
 def forgetting_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
     """Softmax attention whose logits have D~ added."""
     q, k, v_, f = widen(q, k, v, f)
@@ -147,17 +157,16 @@ def cut(C: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Pad the time axis, 2, with zeros to a multiple of C, and cut it into chunks."""
     missing = -tensors[0].shape[2] % C
     padded = [pad(x, (0, missing) if x.dim() == 3 else (0, 0, 0, missing)) for x in tensors]
-    return list(zip(*(x.split(C, 2) for x in padded), strict=True))
+    return list(zip(*(torch.split(x, C, 2) for x in padded), strict=True))
 
 
-def chunkwise(
-    C: int, q: Tensor, k: Tensor, v: Tensor, l: Tensor, state: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return o and the last state, in chunks of C; all in the accumulator's format."""
+def chunkwise(C: int, inputs: Sequence[Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return o and the last state for q, k, v, l, in chunks of C; all in the accumulator's format."""
+    q, k, v, log_f = inputs
     S, outputs = q.shape[2], []
     if state is None:
         state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
-    for q_, k_, v_, l_ in cut(C, q, k, v, l):
+    for q_, k_, v_, l_ in cut(C, q, k, v, log_f):
         c = l_.cumsum(-1)[..., None]
         outputs.append(product(q_, k_, v_, by_differences(l_).exp()) + q_ * c.exp() @ state)
         last = c[..., -1:, :]
@@ -169,39 +178,37 @@ def in_chunks_of(C: int) -> Kernel:
     """Return the kernel in chunks of C, with states, differentiated by autograd."""
 
     def kernel(
-        q: Tensor, k: Tensor, v: Tensor, l: Tensor, state: Tensor | None = None
+        q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        o, state = chunkwise(C, *widen(q, k, v, l), state)
+        o, state = chunkwise(C, widen(q, k, v, log_f), state)
         return o.to(v.dtype), state
 
     kernel.__name__ = f"chunks_of_{C}"
     return kernel
 
 
-for size in (4, 16):
-    sound(error_scope=size, factors=size, states="state", special_values=("nan",),
-          dtypes=ALL if size == 4 else ALL[1:])(in_chunks_of(size))  # fmt: skip
+for size, dtypes in ((4, ALL), (16, ALL[1:])):
+    in_chunks = sound(error_scope=size, factors=size, states="state", special_values=("nan",), dtypes=dtypes)
+    in_chunks(in_chunks_of(size))
 
 
 @sound(error_scope=4, factors=4, packed="cu_seqlens", layout="BSHD", special_values=("nan",))
-def chunks_packed(
-    q: Tensor, k: Tensor, v: Tensor, l: Tensor, cu_seqlens: Tensor | None = None
-) -> Tensor:
+def chunks_packed(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """In chunks of 4, packed sequences one by one, time before heads."""
     S = q.shape[1]
     ends = [0, S] if cu_seqlens is None else cu_seqlens.tolist()
-    inputs = [x.transpose(1, 2) for x in widen(q, k, v, l)]
-    spans = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True) if a < b]
-    parts = [chunkwise(4, *(x[:, :, span] for x in inputs))[0] for span in spans]
+    inputs = [x.transpose(1, 2) for x in widen(q, k, v, log_f)]
+    spans = [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
+    parts = [chunkwise(4, [x[:, :, span] for x in inputs])[0] for span in spans]
     return torch.cat(parts, 2).transpose(1, 2).to(v.dtype)
 
 
 @sound(error_scope=4, factors=4, l_min=-5.0, causal="bound")
-def chunks_factored(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def chunks_factored(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """In chunks of 4, E as exp(c[t] - c[last]) exp(c[last] - c[s]): what GLA does for tensor cores."""
     S, outputs = q.shape[2], []
     state: Any = 0.0
-    for q_, k_, v_, l_ in cut(4, *widen(q, k, v, l)):
+    for q_, k_, v_, l_ in cut(4, *widen(q, k, v, log_f)):
         c = l_.cumsum(-1)[..., None]
         last = c[..., -1:, :]
         left, right = q_ * (c - last).exp(), k_ * (last - c).exp()
@@ -217,10 +224,10 @@ class _Chunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, l: Tensor, state: Tensor | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(q, k, v, l)
-        o, state = chunkwise(4, *widen(q, k, v, l), state)
+        ctx.save_for_backward(q, k, v, log_f)
+        o, state = chunkwise(4, widen(q, k, v, log_f), state)
         ctx.mark_non_differentiable(state)
         return o.to(v.dtype), state
 
@@ -232,11 +239,11 @@ class _Chunks(torch.autograd.Function):
 
 
 def chunk_gradients(
-    C: int, W: Tensor, q: Tensor, k: Tensor, v: Tensor, l: Tensor
+    C: int, W: Tensor, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return dq, dk, dv, dl: dl by reverse cumulative sums of q.dq - k.dk."""
     S, states = q.shape[2], [q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])]
-    chunks = cut(C, W, q, k, v, l)
+    chunks = cut(C, W, q, k, v, log_f)
     for _, _, k_, v_, l_ in chunks[:-1]:
         c = l_.cumsum(-1)[..., None]
         states.append(c[..., -1:, :].exp() * states[-1] + (k_ * (c[..., -1:, :] - c).exp()).mT @ v_)
@@ -257,10 +264,10 @@ def chunk_gradients(
 
 @sound(error_scope=4, factors=4, grad_scope="suffix", states="initial_state", special_values=("nan",))
 def chunks_own_backward(
-    q: Tensor, k: Tensor, v: Tensor, l: Tensor, initial_state: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """In chunks of 4, with a backward of its own."""
-    return _Chunks.apply(q, k, v, l, initial_state)  # type: ignore[no-any-return, no-untyped-call]
+    return _Chunks.apply(q, k, v, log_f, initial_state)  # type: ignore
 
 
 # Recurrent: one step after another.
@@ -268,19 +275,19 @@ def chunks_own_backward(
 
 @sound(states="state", special_values=SPECIAL, dtypes=ALL)
 def recurrent(
-    q: Tensor, k: Tensor, v: Tensor, l: Tensor, state: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """State <- exp(l) state + k v'; o = q state."""
-    q, k, v_, l = widen(q, k, v, l)
+    q, k, v_, log_f = widen(q, k, v, log_f)
     state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
     outputs = []
     for t in range(q.shape[2]):
-        state = l[:, :, t, None, None].exp() * state + k[:, :, t, :, None] * v_[:, :, t, None, :]
+        state = log_f[:, :, t, None, None].exp() * state + k[:, :, t, :, None] * v_[:, :, t, None, :]
         outputs.append((q[:, :, t, :, None] * state).sum(-2))
     return torch.stack(outputs, 2).to(v.dtype), state
 
 
-@sound(layout="BSHD", gate="preact", special_values=SPECIAL)
+@sound(layout="BSHD", gate="preact", gates="absolute", special_values=SPECIAL)
 def recurrent_time_first(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
     """The same in layout (B, S, NH, K), sigmoid instead of exp of log sigmoid."""
     q, k, v_, f = widen(q, k, v, f)
@@ -294,14 +301,14 @@ def recurrent_time_first(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
 
 @sound(keys="orthonormal", states="state", special_values=SPECIAL)
 def gated_delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, l: Tensor, state: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """State <- exp(l) state, then what it holds under k is replaced by v (beta = 1)."""
-    q, k, v_, l = widen(q, k, v, l)
+    q, k, v_, log_f = widen(q, k, v, log_f)
     state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
     outputs = []
     for t in range(q.shape[2]):
-        state = l[:, :, t, None, None].exp() * state
+        state = log_f[:, :, t, None, None].exp() * state
         held = (k[:, :, t, :, None] * state).sum(-2)
         state = state + k[:, :, t, :, None] * (v_[:, :, t] - held)[..., None, :]
         outputs.append((q[:, :, t, :, None] * state).sum(-2))
@@ -312,10 +319,10 @@ def gated_delta_rule(
 
 
 @sound(special_values=("nan",))
-def doubling_scan(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def doubling_scan(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """Associative scan of (decay, state) by doubling (Hillis and Steele)."""
-    q, k, v_, l = widen(q, k, v, l)
-    decay, state = l.exp()[..., None, None], k[..., :, None] * v_[..., None, :]
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    decay, state = log_f.exp()[..., None, None], k[..., :, None] * v_[..., None, :]
     step = 1
     while step < q.shape[2]:
         earlier = pad(state[:, :, :-step], (0, 0, 0, 0, step, 0))
@@ -326,10 +333,10 @@ def doubling_scan(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
 
 
 @sound(positive=True, homogeneous=False, exact_sums=False, error_scope="prefix", factors="one")
-def log_space_scan(q: Tensor, k: Tensor, v: Tensor, l: Tensor) -> Tensor:
+def log_space_scan(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """Heinsen's scan: exp(a + logcumsumexp(log(k v) - a)), a the cumulative sum; log 0 stands at -300."""
-    q, k, v_, l = widen(q, k, v, l)
-    a = l.cumsum(-1)[..., None, None]
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    a = log_f.cumsum(-1)[..., None, None]
     kv = k[..., :, None] * v_[..., None, :]
     logs = torch.where(kv > 0, kv.clamp(min=1e-30).log(), -300.0)
     state = (a + torch.logcumsumexp(logs - a, 2)).exp()
@@ -392,7 +399,7 @@ class _Truncated(torch.autograd.Function):
 @sound(**MLSTM, factors="one", gradient="truncated", grad_scope="suffix")
 def mlstm_truncated(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     """The parallel form with the backward of mlstm_kernels."""
-    return _Truncated.apply(q, k, v, i, f)  # type: ignore[no-any-return, no-untyped-call]
+    return _Truncated.apply(q, k, v, i, f)  # type: ignore
 
 
 State = tuple[Tensor, Tensor, Tensor]  # the matrix, the normaliser, m
@@ -410,12 +417,12 @@ def mlstm_recurrent(
 ) -> tuple[Tensor, State]:
     """One step after another, with a running m."""
     q, k, v_, i, f = widen(q, k, v, i, f)
-    q, l = q * q.shape[-1] ** -0.5, logsigmoid(f)
+    q, log_f = q * q.shape[-1] ** -0.5, logsigmoid(f)
     C, n, m = mlstm_zeros(q, v.shape[-1]) if state is None else state
     outputs = []
     for t in range(q.shape[2]):
         now = slice(t, t + 1)
-        i_, l_ = i[:, :, now, None], l[:, :, now, None]
+        i_, l_ = i[:, :, now, None], log_f[:, :, now, None]
         grown = torch.maximum(l_ + m, i_)
         decay, gate = (l_ + m - grown).exp(), (i_ - grown).exp()
         C = decay * C + gate * k[:, :, now].mT @ v_[:, :, now]
@@ -424,13 +431,11 @@ def mlstm_recurrent(
     return torch.cat(outputs, 2).to(v.dtype), (C, n, m)
 
 
-def mlstm_chunk(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, l: Tensor, state: State
-) -> tuple[Tensor, State]:
-    """One chunk, q already scaled; i and l with a last axis of 1."""
-    C, n, m = state
-    c = l.cumsum(-2)
-    D = by_differences(l[..., 0]) + i.mT
+def mlstm_chunk(inputs: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
+    """One chunk of q, k, v, i, l; q already scaled, i and l with a last axis of 1."""
+    (q, k, v, i, log_f), (C, n, m) = inputs, state
+    c = log_f.cumsum(-2)
+    D = by_differences(log_f[..., 0]) + i.mT
     highest = torch.maximum(D.amax(-1, keepdim=True), c + m)
     a, carried = q @ k.mT * (D - highest).exp(), q * (c + m - highest).exp()
     below = torch.maximum((a.sum(-1, keepdim=True) + carried @ n).abs(), (-highest).exp())
@@ -447,9 +452,10 @@ def mlstm_chunks(
 ) -> tuple[Tensor, State]:
     """In chunks of 4, a shorter one last."""
     q, k, v_, i, f = widen(q, k, v, i, f)
-    q, l = q * q.shape[-1] ** -0.5, logsigmoid(f)
+    q, log_f = q * q.shape[-1] ** -0.5, logsigmoid(f)
     state, outputs = mlstm_zeros(q, v.shape[-1]) if state is None else state, []
-    for parts in zip(*(x.split(4, 2) for x in (q, k, v_, i[..., None], l[..., None])), strict=True):
-        o, state = mlstm_chunk(*parts, state)
+    inputs = (q, k, v_, i[..., None], log_f[..., None])
+    for parts in zip(*(torch.split(x, 4, 2) for x in inputs), strict=True):
+        o, state = mlstm_chunk(parts, state)
         outputs.append(o)
     return torch.cat(outputs, 2).to(v.dtype), state

@@ -113,16 +113,18 @@ class FusedBounds:
         return np.maximum(t - start[None, :], 0) + 2.0
 
     @cached_property
+    def since(self) -> Array:
+        """The sum of l since the call began, (B, NH, t): what m is in forms that start from m = 0."""
+        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
+        return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
+
+    @cached_property
     def stabiliser(self) -> tuple[Array, Array]:
-        """The least and the largest that m of a row may be, (B, NH, t): some forms start from m = 0."""
+        """The least and the largest that m of a row may be, (B, NH, t)."""
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
-        if self.truth.contract.reads != "mlstm":
-            return low, low
-        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
-        since = total - (total[..., begin] - self.truth.log[..., begin])
-        return low, np.maximum(low, since)
+        return low, np.maximum(low, self.since) if self.truth.contract.reads == "mlstm" else low
 
     @cached_property
     def log_error(self) -> Array:
@@ -292,36 +294,54 @@ class FusedBounds:
         return error
 
     def entry_error(self, pulled: Pulled) -> Array:
-        """The error of the gradient of D~[t, s].
-
-        Of a normalised kernel, what a stabiliser's derivative leaves where it should cancel comes to it: that of
-        the terms of the row that are no larger.
-        """
+        """The error of the gradient of D~[t, s], before what a stabiliser leaves."""
         error = self.per_product_error(pulled)
-        if self.truth.contract.reads != "softmax":
-            error = error * self.truth.product_sizes
-        return error if self._linear else error + no_larger(self.truth.exponent, error)
+        return error if self.truth.contract.reads == "softmax" else error * self.truth.product_sizes
+
+    def left_over(self, error: Array) -> tuple[Array, Array]:
+        """What a stabiliser's derivative leaves where it should cancel: [t, s], and of a start from m = 0, [t].
+
+        It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
+        """
+        if self._linear:
+            return np.zeros_like(error), np.zeros(error.shape[:-1])
+        e = self.log_error
+        low, high = (
+            self.truth.exponent - e,
+            np.where(self.truth.seen.unread, -np.inf, self.truth.exponent + e),
+        )
+        left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
+        if self.truth.contract.reads == "mlstm":
+            reach = self.since + np.max(e, -1, initial=0.0)
+            from_start = no_larger(low, error, reach[..., None])[..., 0]
+        return left, from_start
 
     def gate(self, pulled: Pulled) -> Bound:
-        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of the rows t >= k."""
+        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows t >= k.
+
+        Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed and c the condition of the
+        rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more (dmat.testing.bounds).
+        """
         truth, u_a = self.truth, self.rounding.u_a
         error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))
+        left, from_start = self.left_over(error)
         suffix = truth.contract.widest_gradient == "suffix"
-        e, A = (2 * rows_from(error), 2 * rows_from(pulled.sizes)) if suffix else (rectangles(error), rectangles(pulled.sizes))
-        e = e + gamma(N, u_a) * A
+        e, A = (2 * rows_from(x) if suffix else rectangles(x) for x in (error + left, pulled.sizes))
+        e = e + gamma(N, u_a) * A + rows_from(from_start[..., None])
         if truth.contract.weight == "dt":
             column = truth.product_sizes * pulled.slope_sizes
             e = e + (column * self.E_error_back).sum(-2)
             A = A + (column * truth.E).sum(-2)
         if truth.terms is not None:
             condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * truth.terms.rate_condition
-            e = truth.rate * (e + condition * A)
+            absolute = RATE_ULPS * u_a * A if truth.contract.gates == "absolute" else 0.0
+            e = truth.rate * (e + condition * A) + absolute
         return self._stored(e, pulled.dgate, A, self.rounding.gates)
 
     def igate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of i: the errors of its column."""
-        A = pulled.sizes.sum(-2)
-        return self._stored(self.entry_error(pulled).sum(-2), pulled.di, A, self.rounding.gates)
+        A, error = pulled.sizes.sum(-2), self.entry_error(pulled)
+        return self._stored((error + self.left_over(error)[0]).sum(-2), pulled.di, A, self.rounding.gates)
 
     def product(self, name: str, pulled: Pulled) -> Bound:
         """Bound the gradient of q, k or v: the errors of its row or column of terms, each times the other."""
@@ -339,7 +359,9 @@ class FusedBounds:
         if name == "k":
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
         other, value = (seen.k, pulled.dq) if name == "q" else (seen.q, pulled.dk)
-        return self._stored(_product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products)
+        return self._stored(
+            _product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
+        )
 
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
         """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
@@ -361,17 +383,12 @@ def _product(left: Array, right: Array) -> Array:
         return np.asarray(left @ right)
 
 
-def no_larger(exponent: Array, error: Array) -> Array:
-    """Return, for each entry, the sum of `error` over those of its row whose exponent is no larger."""
-    S = exponent.shape[-1]
-    flat_D, flat_e = exponent.reshape(-1, S), error.reshape(-1, S)
-    order = np.argsort(flat_D, axis=-1)
-    sorted_D = np.take_along_axis(flat_D, order, -1)
-    sums = np.cumsum(np.take_along_axis(flat_e, order, -1), -1)
-    sums = np.concatenate([np.zeros((len(sums), 1)), sums], -1)
-    result = np.empty_like(flat_e)
-    for row, (D, ordered) in enumerate(zip(flat_D, sorted_D, strict=True)):
-        with np.errstate(invalid="ignore"):
-            limit = D + 1e-3 * (1 + np.abs(np.where(np.isfinite(D), D, 0.0)))
-        result[row] = sums[row][np.searchsorted(ordered, limit, side="right")]
-    return result.reshape(error.shape)
+def no_larger(low: Array, error: Array, high: Array) -> Array:
+    """Return, for each of `high`, the sum of `error` over those of its row whose `low` is no larger."""
+    S = low.shape[-1]
+    with np.errstate(invalid="ignore"):
+        order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")
+        padded = np.concatenate([error, np.zeros_like(high)], -1)
+        sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
+    where = np.argsort(order, axis=-1)[..., S:]
+    return np.asarray(np.take_along_axis(sums, where, -1))
