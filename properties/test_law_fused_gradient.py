@@ -100,7 +100,9 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
     if subject.fused.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True
-        require_same(subject.gradient_name("g"), computed, np.zeros_like(computed), first, "no window holds it")
+        require_same(
+            subject.gradient_name("g"), computed, np.zeros_like(computed), first, "no window holds it"
+        )
     else:
         later = np.broadcast_to(np.arange(computed.shape[-1]) > 0, computed.shape)
         require_within(computed, subject.expected_gradient(gradients, "g").freed(later))

@@ -59,5 +59,3 @@ def test_law_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     # What a float16 or a subnormal cannot hold is the business of the law of values.
     large = np.asarray((np.abs(truth.o) >= subject.fused_rounding.output.smallest_normal) | (truth.o == 0))
     require_same("o", run.o, truth.o, fits & large)
-
-

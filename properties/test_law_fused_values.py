@@ -79,5 +79,3 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     output = subject.call_packed(inputs, ends)
     expected = subject.expected_of(seen, f"{subject.fused.packed} = {ends}")
     subject.observe(require_within(as_array(output), expected))
-
-

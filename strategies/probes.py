@@ -25,7 +25,8 @@ REGIMES = ("unit", "small")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
 LEVELS = (0, 0, -4, 4)
 LARGEST = 2**12  # columns of v that a recipe may ask for
-SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}  # powers of two that q may reach
+# Powers of two that q may reach.
+SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}
 
 Places = npt.NDArray[np.int_]
 
@@ -93,7 +94,7 @@ class _Builder:
     def products(self) -> Products:
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.probe.kind]()
-        q = products.q * 2.0**self.power(products)
+        q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
     def power(self, products: Products) -> int:
@@ -141,7 +142,9 @@ class _Builder:
             return column
         first = np.unique(np.linspace(0, S - 1, V).astype(int))
         sources = first if self.plain else np.sort(self.random.permutation(S)[: len(first)])
-        column[sources] = np.arange(len(sources)) if self.plain else self.random.permutation(V)[: len(sources)]
+        column[sources] = (
+            np.arange(len(sources)) if self.plain else self.random.permutation(V)[: len(sources)]
+        )
         return column
 
     def _dense(self) -> Products:

@@ -47,5 +47,3 @@ def _require_known(contract: dict[str, Any], known: Any, where: str) -> None:
     unknown = [name for name in contract if name not in known]
     if unknown:
         raise TypeError(f"{unknown[0]!r} is no field of {where}; expected {', '.join(known)}")
-
-

@@ -103,7 +103,7 @@ class FusedContract(Contract):
         one_of(self.keys, "keys", ("any", "orthonormal"))
         one_of(self.gradient, "gradient", ("full", "truncated", "none"))
         if self.error_scope == "sequence":
-            raise ValueError("error_scope is 'sequence'; expected \"window\", \"prefix\" or a chunk size")
+            raise ValueError('error_scope is \'sequence\'; expected "window", "prefix" or a chunk size')
         one_of(self.causal, "causal", ("bits", "bound"))
         _flags(self)
         _gates(self)
@@ -168,7 +168,7 @@ def _gates(contract: FusedContract) -> None:
     if contract.fixed is not None and not callable(contract.fixed):
         raise ValueError(f"fixed is {contract.fixed!r}; expected a function NH -> l of shape (NH,)")
     if contract.weight is not None:
-        one_of(contract.weight, 'weight (or None)', ("dt",))
+        one_of(contract.weight, "weight (or None)", ("dt",))
         if contract.gate != "log" or contract.reads != "linear":
             raise ValueError(
                 f'weight is "dt" with gate={contract.gate!r}, reads={contract.reads!r}; expected gate="log", '
@@ -228,7 +228,11 @@ def _ranges(contract: FusedContract) -> None:
         if not isinstance(contract.l_min, int | float) or not -float("inf") < contract.l_min < 0:
             raise ValueError(f"l_min is {contract.l_min!r}; expected a finite negative number, or None")
         contract._set("l_min", float(contract.l_min))
-    if isinstance(contract.eps, bool) or not isinstance(contract.eps, int | float) or not 0 <= contract.eps < 1:
+    if (
+        isinstance(contract.eps, bool)
+        or not isinstance(contract.eps, int | float)
+        or not 0 <= contract.eps < 1
+    ):
         raise ValueError(f"eps is {contract.eps!r}; expected 0 <= eps < 1")
 
 
@@ -289,7 +293,7 @@ def _multiplies(value: object, contract: Contract) -> dict[str, str]:
     if value == TF32:
         return own | {"float32": TF32}
     name = dtype_name(value, "multiplies_in")
-    return {dtype: name for dtype in DTYPES}
+    return dict.fromkeys(DTYPES, name)
 
 
 def accepted() -> list[str]:

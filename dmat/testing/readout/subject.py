@@ -249,7 +249,9 @@ class FusedSubject(Subject):
         arguments = self.arguments(inputs)
         name = ""
         if self.transcript:
-            name = self.transcript.call_fused(self.callee, inputs.named, self.letters, self.fused.layout, more)
+            name = self.transcript.call_fused(
+                self.callee, inputs.named, self.letters, self.fused.layout, more
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -412,7 +414,9 @@ class FusedSubject(Subject):
     @property
     def letters(self) -> dict[str, str]:
         """What each tensor of a call is called."""
-        return dict(zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True))
+        return dict(
+            zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True)
+        )
 
     @property
     def wide(self) -> bool:

@@ -187,11 +187,14 @@ class Pulled:
 
     @cached_property
     def slope_sizes(self) -> Array:
-        """The magnitude of the terms of the slope; those that cancel in a stabiliser are among them."""
+        """The magnitude of the terms of the slope; those that cancel in a stabiliser are among them.
+
+        W_t . o_t is one of them: its own error is told apart (bounds.along_error).
+        """
         plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
         if self.truth.contract.reads == "linear":
             return plain
-        return plain + np.abs(self.W * self.truth.o).sum(-1)[..., None]
+        return plain + np.abs(self.along)[..., None]
 
     @cached_property
     def X(self) -> Array:
