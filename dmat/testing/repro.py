@@ -218,8 +218,9 @@ def confirmed(
 # The script
 
 _INTERPRETED = """
-It was found in Triton's interpreter as dmat mends it, and takes that where dmat is installed. Triton's own
-sees no access out of bounds, takes bfloat16 and tf32 wrongly, and has no autotuner and no device's context."""
+It was found in Triton's interpreter as dmat mends it, which this takes where dmat is installed. Triton's
+own sees no access out of bounds, has bfloat16 and tf32 wrong, no autotuner and no context of a device.
+"""
 
 _MENDED = """\
 os.environ |= {{"TRITON_INTERPRET": "1", "{asked}": "{config}"}}
