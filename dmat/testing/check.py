@@ -19,6 +19,8 @@ import pytest
 
 from dmat.testing.asked import require_known
 from dmat.testing.cannot import CannotRun
+from dmat.testing.interpret import EXAMPLES as INTERPRETED
+from dmat.testing.interpret import asked, told
 from dmat.testing.plan import Plan, Planned
 from dmat.testing.report import Report, gather
 
@@ -40,7 +42,7 @@ def check(options: argparse.Namespace) -> list[Report]:
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise NothingRun(f"no law was run; pytest ended with {code}: {' '.join(last)}")
-    reports = gather(lines, plan, first=options.first)
+    reports = [replace(r, interpreter=told()) for r in gather(lines, plan, first=options.first)]
     return reports if options.first else [with_wider_contract(report, plan.subjects) for report in reports]
 
 
@@ -145,7 +147,7 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments += ["--no-summary"]  # nobody reads it, and the table of examples loads torch
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
-    arguments += ["--dmat-examples", str(EXAMPLES)]
+    arguments += ["--dmat-examples", str(EXAMPLES if asked() is None else INTERPRETED)]
     arguments += ["--dmat-time-limit", str(options.time_limit)]
     kept = str(Path(options.counterexamples).resolve()) if options.counterexamples else ""
     arguments += ["--dmat-counterexamples", kept]

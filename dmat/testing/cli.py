@@ -14,9 +14,11 @@ from typing import NoReturn
 
 from dmat import __version__
 from dmat.testing.cannot import CannotRun
+from dmat.testing.interpret import TIME_LIMIT, asking, caveat, told
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
+SECONDS = 60.0  # an example may take
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,6 +65,7 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         help="where each failure is kept; default: counterexamples; '' for nowhere",
     )
     _add_time_limit(check)
+    _add_interpret(check)
     check.set_defaults(run=_check)
 
 
@@ -77,7 +80,8 @@ def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
     replay.add_argument("--impl", metavar="TARGET", help="what to try them on; a case imports nothing itself")
     replay.add_argument("--device", choices=("cpu", "cuda"), help="default: the case's own")
     replay.add_argument("--dtype", metavar="DTYPE", help="default: the case's own")
-    replay.add_argument("--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for a case")
+    _add_time_limit(replay)
+    _add_interpret(replay)
     replay.add_argument("--keep", action="store_true", help="add the cases to the corpus")
     replay.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="default: corpus")
     replay.set_defaults(run=_replay, json=None)
@@ -93,6 +97,7 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_selection(grade, "the operator and the two ways that the formula is written, to compare")
     _add_json(grade)
     grade.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 150")
+    _add_interpret(grade)
     grade.set_defaults(run=_grade)
 
 
@@ -145,14 +150,28 @@ def _add_corpus(command: argparse.ArgumentParser) -> None:
 
 
 def _add_time_limit(command: argparse.ArgumentParser) -> None:
+    limit = f"for an example; default: {SECONDS:.0f}, interpreted {TIME_LIMIT:.0f}"
+    command.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help=limit)
+
+
+def _add_interpret(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--time-limit", type=_seconds, metavar="SECONDS", default=60.0, help="for an example; default: 60"
+        "--interpret", action="store_true", help="run Triton kernels on the CPU; dmat[interpret]"
+    )
+    command.add_argument(
+        "--config", type=_number, metavar="N", help="interpreted: of autotuned kernels; default: 0, the first"
     )
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a config; they count from 0")
     return int(text)
 
 
@@ -189,8 +208,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise CannotRun(f"--json is {str(options.json)!r}; there is no folder to write it in")
-    code: int = options.run(options)
+    interpreted = getattr(options, "interpret", False)
+    if getattr(options, "time_limit", 0.0) is None:
+        options.time_limit = TIME_LIMIT if interpreted else SECONDS
+    if not interpreted and getattr(options, "config", None) is not None:
+        raise CannotRun("--config is of --interpret, which is not there")
+    if interpreted:
+        _onto_the_cpu(options)
+    with asking((options.config or 0) if interpreted else None):
+        code: int = options.run(options)
     return code
+
+
+def _onto_the_cpu(options: argparse.Namespace) -> None:
+    """Have the options name a target, and the CPU."""
+    if not getattr(options, "targets", True):
+        raise CannotRun("--interpret needs a TARGET: the built-in implementations run no Triton on a CPU")
+    if "cuda" in (options.device or ()):
+        raise CannotRun("--interpret runs kernels on the CPU; --device is 'cuda'")
+    options.device = "cpu" if options.command == "replay" else ["cpu"]
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -217,9 +253,14 @@ def _grade(options: argparse.Namespace) -> int:
 
     from dmat.testing.grade_report import exit_code, show, write_json
     from dmat.testing.grading import grade_all
+    from dmat.testing.report import plain
 
     graded = grade_all(options)
-    show(graded, Console(emoji=False))
+    console = Console(emoji=False)
+    show(graded, console)
+    interpreter = told()
+    if interpreter is not None:
+        plain(console, caveat(interpreter))
     if options.json is not None:
         write_json(graded, options.json)
     return exit_code(graded)
@@ -237,6 +278,9 @@ def _replay(options: argparse.Namespace) -> int:
     for outcome in outcomes:
         first, *others = outcome.text.splitlines()
         print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
+    interpreter = told()
+    if interpreter is not None:
+        print(caveat(interpreter))
     if options.keep:
         _keep(files, options.corpus)
     return exit_code(outcomes)

@@ -27,6 +27,7 @@ from dmat.strategies.recipe import Case
 from dmat.testing import explain
 from dmat.testing.casefile import FILE, TENSORS, CaseFile, FindingForm, as_plain, parts_of, text_of, told
 from dmat.testing.corpus import Corpus
+from dmat.testing.interpret import TRITON, asked
 from dmat.testing.journal import DidNotEnd, Journal
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
@@ -93,7 +94,9 @@ def next_steps(home: Path, file: CaseFile) -> list[str]:
 
 def replay_command(home: Path, file: CaseFile) -> str:
     """Return the command that tries the case again."""
-    return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation])
+    config = asked()
+    interpreted = [] if config is None else ["--interpret", *(["--config", str(config)] if config else [])]
+    return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation, *interpreted])
 
 
 # What stands in the folder
@@ -130,7 +133,9 @@ def _clean(text: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of all that takes part."""
-    return {"dmat": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+    interpreter = {} if asked() is None else {"triton interpreter": TRITON}
+    found = {p: version(p) for p in PACKAGES}
+    return {"dmat": __version__, "python": platform.python_version()} | found | interpreter
 
 
 def machine(device: str) -> str:

@@ -44,8 +44,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dmat-counterexamples", metavar="DIR", default="counterexamples", help=kept)
     limit = "how long an example may take; default: 60, 0 for no limit"
     group.addoption("--dmat-time-limit", type=float, metavar="SECONDS", default=60.0, help=limit)
+    interpret = "run Triton kernels on the CPU, in its interpreter"
+    group.addoption("--dmat-interpret", action="store_true", help=interpret)
+    config = "interpreted: the config of autotuned kernels; default: 0, the first"
+    group.addoption("--dmat-config", type=int, metavar="N", default=0, help=config)
     group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
     group.addoption("--dmat-plan", metavar="FILE", help="write what is tried, or why nothing can be")
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Choose Triton's interpreter before a conftest.py may import triton; workers inherit the choice."""
+    options = early_config.known_args_namespace
+    if options.dmat_interpret:
+        from dmat.testing.interpret import ask
+
+        ask(options.dmat_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,14 +130,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 def _selection(config: pytest.Config) -> list[Any]:
     """Return the subjects that the options name, loaded once."""
-    from dmat.testing.asked import SelectionError, TargetError
+    from dmat.testing.cannot import CannotRun
     from dmat.testing.select import select
 
     if SELECTION not in config.stash:
         options = ("--dmat-impl", "--dmat-device", "--dmat-dtype")
         try:
             config.stash[SELECTION] = select(*(config.getoption(name) or [] for name in options))
-        except (SelectionError, TargetError) as error:
+        except CannotRun as error:
             raise _cannot(config, str(error)) from None
     return config.stash[SELECTION]
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.interpret import caveat
 from dmat.testing.near import near
 from dmat.testing.plan import Plan, subject_ids
 
@@ -46,12 +47,14 @@ class Report:
     """What became of one implementation. `records` has one entry a law, dtype and device.
 
     stands_under: of a bare function that falls, what was found of a wider contract, as the schema has it.
+    interpreter: of Triton, that the kernels ran in, as the schema has it.
     """
 
     implementation: str
     contract: dict[str, object]
     records: list[Record]
     stands_under: dict[str, Any] | None = None
+    interpreter: dict[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
@@ -79,6 +82,7 @@ class Report:
             "contract": json.loads(json.dumps(contract, default=str)),
             "laws": self.records,
             "stands_under": self.stands_under,
+            "interpreter": self.interpreter,
         }
 
 
@@ -174,6 +178,8 @@ def show(report: Report, console: Console) -> None:
         plain(console, f"known: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
     plain(console, _verdict_line(report))
+    if report.interpreter is not None:
+        plain(console, caveat(report.interpreter))
     for line in _wider(report.stands_under):
         plain(console, line)
 

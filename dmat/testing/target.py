@@ -6,17 +6,24 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from dmat.testing.asked import TargetError, parted
 from dmat.testing.builtin import BUILTIN
+from dmat.testing.interpret import asked, install
 from dmat.testing.subject import Implementation
 
 
 def load(target: str) -> Implementation:
-    """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line."""
+    """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line.
+
+    Where Triton is to be interpreted, it is made so first, and what is promised of a GPU is tried on the CPU.
+    """
     where, attribute = parted(target)
+    if asked() is not None:
+        install()
     module = _file(where, target) if where.endswith(".py") else _module(where, target)
     found: object = module
     for name in attribute.split("."):
@@ -28,7 +35,10 @@ def load(target: str) -> Implementation:
             return Implementation(target, known.function, known.contract)
     if not callable(found):
         raise TargetError(f"TARGET is {target!r}; that is a {type(found).__name__}, not callable")
-    return Implementation.of(target, found)
+    implementation = Implementation.of(target, found)
+    if asked() is None or implementation.contract.devices is None:
+        return implementation
+    return replace(implementation, contract=replace(implementation.contract, devices=("cpu",)))
 
 
 def _module(name: str, target: str) -> ModuleType:

@@ -1,0 +1,102 @@
+"""Triton kernels run on CPU tensors by Triton's interpreter, mended: `dmat check --interpret TARGET`.
+
+Stock, it runs few real kernels, and multiplies the raw bits of bfloat16. What is mended are private parts of
+one version of Triton, and they are touched in this package alone (docs/decisions/0014). A file a repair, each
+with mend(); this one imports neither torch nor triton before install().
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+from dmat.testing.cannot import CannotRun
+
+TRITON = "3.7.1"  # the version whose private parts are known here
+ASKED = "DMAT_INTERPRET"  # in the environment of a process that interprets: the number of the autotune config
+EXAMPLES = 5  # random cases a law and dtype, where one takes 100 to 1000 times as long
+TIME_LIMIT = 600.0  # seconds an example, if nothing is said
+UNSEEN = (
+    "races, warps and stages, the architecture, fast exponentials and real tensor cores were not seen;"
+    " a pass here is no pass on the device."
+)
+_DONE: list[bool] = []
+
+
+def asked() -> int | None:
+    """Return the number of the autotune config if this process interprets Triton, else None."""
+    number = os.environ.get(ASKED, "")
+    return int(number) if number.isdigit() else None
+
+
+def ask(config: int) -> None:
+    """Have this process, and those that it starts, interpret Triton from its import on."""
+    os.environ |= {ASKED: str(config), "TRITON_INTERPRET": "1"}
+
+
+@contextmanager
+def asking(config: int | None) -> Iterator[None]:
+    """Have all processes that are started meanwhile interpret Triton; None: nothing is asked."""
+    before = {name: os.environ.get(name) for name in (ASKED, "TRITON_INTERPRET")}
+    try:
+        if config is not None:
+            require_triton()
+            ask(config)
+        yield
+    finally:
+        for name, value in before.items() if config is not None else ():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+def told() -> dict[str, Any] | None:
+    """Return what a report says of the interpreter, as its schema has it; None where there is none."""
+    config = asked()
+    return None if config is None else {"triton": TRITON, "config": config}
+
+
+def caveat(interpreter: dict[str, Any]) -> str:
+    """Return the line that says what an interpreter cannot see."""
+    version, config = interpreter["triton"], interpreter["config"]
+    return f"In Triton's interpreter (triton {version}, autotune config {config}): {UNSEEN}"
+
+
+def require_triton() -> None:
+    """Raise CannotRun, a line, without the version of Triton that is known here."""
+    try:
+        found = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        raise CannotRun("interpreting needs triton: pip install 'dmat[interpret]'") from None
+    if found != TRITON:
+        raise CannotRun(
+            f"interpreting needs triton {TRITON}, and {found} is here: pip install 'dmat[interpret]'"
+        )
+
+
+def install() -> None:
+    """Make this process an interpreter of Triton kernels, mended and seen to be so; once is enough.
+
+    It comes before the first import of triton, or after one under TRITON_INTERPRET=1. CannotRun otherwise.
+    """
+    if _DONE:
+        return
+    require_triton()
+    early = "triton" in sys.modules
+    ask(asked() or 0)
+    from triton.language import standard
+    from triton.runtime.interpreter import InterpretedFunction
+
+    if early and not isinstance(standard.sum, InterpretedFunction):
+        raise CannotRun("triton was imported before its interpreter was chosen: set TRITON_INTERPRET=1")
+    from dmat.testing.interpret import autotuner, bfloat16, devices, extrema, launch, ranges, sanitizer, tf32
+
+    for repair in (launch, devices, ranges, autotuner, extrema, bfloat16, tf32, sanitizer):
+        repair.mend()
+    from dmat.testing.interpret.selftest import require_mended
+
+    require_mended()
+    _DONE.append(True)

@@ -1,0 +1,80 @@
+"""What launchers ask of a GPU, answered where there is none: they enter contexts and read properties."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+PROPERTIES = SimpleNamespace(
+    name="interpreter",
+    major=9,
+    minor=0,
+    multi_processor_count=4,
+    total_memory=2**36,
+    shared_memory_per_block=2**16,
+    shared_memory_per_block_optin=227 * 2**10,
+    warp_size=32,
+)
+
+
+class NoDevice(nullcontext[None]):
+    """A context of a device, whatever it is of."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        """Enter nothing."""
+        super().__init__()
+
+
+class Driver:
+    """Triton's driver of no GPU."""
+
+    utils = SimpleNamespace(
+        get_device_properties=lambda device: {
+            "max_shared_mem": PROPERTIES.shared_memory_per_block_optin,
+            "multiprocessor_count": PROPERTIES.multi_processor_count,
+            "warpSize": PROPERTIES.warp_size,
+        }
+    )
+
+    def get_current_target(self) -> GPUTarget:
+        """Return the architecture that PROPERTIES tells."""
+        return GPUTarget("cuda", 10 * PROPERTIES.major + PROPERTIES.minor, PROPERTIES.warp_size)
+
+    def get_active_torch_device(self) -> torch.device:
+        """Return where tensors are."""
+        return torch.device("cpu")
+
+    def get_current_device(self) -> int:
+        """Return the one there is."""
+        return 0
+
+    def set_current_device(self, device: object) -> None:
+        """Stay."""
+
+    def get_current_stream(self, device: object = None) -> int:
+        """Return the default one."""
+        return 0
+
+
+def mend() -> None:
+    """Put them in the place of torch.cuda's and Triton's own, which raise."""
+    if torch.cuda.is_available():
+        return
+    answers = {
+        "device": NoDevice,
+        "device_of": NoDevice,
+        "stream": NoDevice,
+        "current_device": lambda: 0,
+        "synchronize": lambda device=None: None,
+        "get_device_properties": lambda device=None: PROPERTIES,
+        "get_device_capability": lambda device=None: (PROPERTIES.major, PROPERTIES.minor),
+        "get_device_name": lambda device=None: PROPERTIES.name,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    driver.set_active(Driver())

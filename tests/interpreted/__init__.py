@@ -1,0 +1,1 @@
+"""Triton kernels of D~ as one would write them, right and wrong: targets of `dmat check --interpret`."""
