@@ -9,9 +9,9 @@ from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import PROBED, RIVALS
 from dmat.testing.contract import FUSED
-from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
+from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.verdict import as_array, require_same, require_within
 
 

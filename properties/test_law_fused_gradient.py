@@ -9,8 +9,8 @@ from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED
 from dmat.testing.exact import Array
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import require, require_kinds, require_same, require_within
 
 NEEDS = (needs.gradients,)

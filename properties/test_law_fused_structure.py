@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 
@@ -10,8 +9,8 @@ from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import as_array, require_same
 
 

@@ -45,9 +45,9 @@ class Products:
 class Probe(Recipe):
     """A recipe for q, k (B, NH, S, K), v (B, NH, S, V) and the cotangent of the output, for given gates.
 
-    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes and places are drawn. level: q.k is about 2^level. regime:
-    "small" scales q so that an mLSTM's normaliser is at most 1/2 whatever the gates. pull: as seed, of the
-    cotangent. layout: how all three lie in memory.
+    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes
+    and places are drawn. level: q.k is about 2^level. regime: "small" scales q so that an mLSTM's normaliser
+    is at most 1/2 whatever the gates. pull: as seed, of the cotangent. layout: how all three lie in memory.
     """
 
     kind: str = "one-hot"
@@ -226,6 +226,10 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
         return False
     layouts = PROBE_LAYOUTS if domain.strided else ("contiguous",)
     regimes = REGIMES if domain.normalised else ("unit",)
-    fits = (probe.V == 0 or domain.has_value_size(probe.V)) and probe.layout in layouts and probe.regime in regimes
+    fits = (
+        (probe.V == 0 or domain.has_value_size(probe.V))
+        and probe.layout in layouts
+        and probe.regime in regimes
+    )
     at_seed = probe.seed > 0 or probe.kind != "dense"
     return fits and at_seed and probe.level in LEVELS and representable(probe, gates, domain)

@@ -65,7 +65,11 @@ def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> No
     implementation = _named(name)
     for dtype, device in places:
         subject = subject_of(implementation, dtype, device)
-        graded = grade_fused(subject, examples, tell) if isinstance(subject, FusedSubject) else grade(subject, examples, tell)
+        graded = (
+            grade_fused(subject, examples, tell)
+            if isinstance(subject, FusedSubject)
+            else grade(subject, examples, tell)
+        )
         tell(graded.as_dict())
 
 

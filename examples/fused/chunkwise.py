@@ -1,6 +1,6 @@
 """Linear attention with decay gates, chunk by chunk: o[t] = sum of exp(l[s+1] + .. + l[t]) (q_t . k_s) v_s.
 
-    dmat check examples/fused/chunkwise.py:linear_attention
+dmat check examples/fused/chunkwise.py:linear_attention
 """
 
 import torch
@@ -28,7 +28,9 @@ def chunkwise(
     windows = (decay[..., :, None] - decay[..., None, :]).masked_fill(~causal, -torch.inf).exp()
     inside = (qs @ ks.mT * windows) @ vs
     kept = (ks * (decay[..., -1:] - decay).exp()[..., None]).mT @ vs  # what a chunk adds to the state
-    state = q.new_zeros(B, NH, K, v.shape[-1], dtype=torch.float32) if initial_state is None else initial_state
+    state = (
+        q.new_zeros(B, NH, K, v.shape[-1], dtype=torch.float32) if initial_state is None else initial_state
+    )
     before = []
     for chunk in range(gates.shape[2]):
         before.append(state)

@@ -1,6 +1,6 @@
 """The mLSTM, all rows at once, stabilised: a row's maximum of D~ is taken out and put back.
 
-    dmat check examples/fused/mlstm.py:mlstm
+dmat check examples/fused/mlstm.py:mlstm
 """
 
 import torch

@@ -1,6 +1,6 @@
 """A seeded bug: the carry between chunks is decayed by the gates of the chunk that it enters, too early.
 
-    dmat check --first examples/fused/wrong_carry.py:linear_attention
+dmat check --first examples/fused/wrong_carry.py:linear_attention
 """
 
 import torch

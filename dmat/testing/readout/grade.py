@@ -1,4 +1,4 @@
-"""The strictest accuracy class that a fused kernel survives: its error scope and accumulator, seen from outside.
+"""The strictest accuracy class that a fused kernel survives: error scope and accumulator, from outside.
 
 As dmat.testing.grade does of D~: each case is drawn once, the kernel is called once on it, and the result is
 held against the bounds of all classes that still stand. "Scope" of the gradients: "window" where rectangles
@@ -81,7 +81,7 @@ def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
 def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
     """Call the kernel once, and return the judges of what it gave."""
     gates, probe = case["gates"], case["probe"]
-    if "gradients" not in quantities(subject) or probe.regime != "small" and subject.fused.reads == "mlstm":
+    if "gradients" not in quantities(subject) or (probe.regime != "small" and subject.fused.reads == "mlstm"):
         return {"forward": judge_output(subject, subject.run(gates, probe))}
     gradients = subject.pull(gates, probe)
     return {
@@ -103,7 +103,7 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
     """Yield what tells scopes apart: a spike early in a chunk, and windows of few digits behind it."""
     lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
     probes = [Probe(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
-    low, high = domain.i_range
+    high = domain.i_range[1]
     igate = Ramp(0.0, min(0.01, high / 256)) if domain.igate and high > 0 else Constant(0.0)
     for S in lengths[-1:]:
         smooth = Gates(domain.dtype, (1, 2, S), igate, Ramp(-0.11, -0.0007, -0.013))

@@ -36,7 +36,7 @@ NAMES = ("q", "k", "v", "i", "g")  # how a call's tensors are named; "g" is l or
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i and g (B, NH, S, 1), None if not taken."""
+    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1), None if not taken."""
 
     q: Tensor
     k: Tensor
