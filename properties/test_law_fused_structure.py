@@ -15,7 +15,7 @@ from dmat.testing.verdict import as_array, require_same
 
 
 @law(PROBED, order=10, of=FUSED)
-def test_law_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_output_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed.
 
     Why: Wrong for one head, one time or no batch, a shape is broadcast in silence.
