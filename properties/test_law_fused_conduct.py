@@ -9,13 +9,15 @@ from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import PROBED, RIVALS
 from dmat.testing.contract import FUSED
-from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
+from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.verdict import as_array, require_same, require_within
 
 
-def outcome(subject: FusedSubject, gates: Gates, probe: Probe, filler: float = float("nan")) -> FusedGradients:
+def outcome(
+    subject: FusedSubject, gates: Gates, probe: Probe, filler: float = float("nan")
+) -> FusedGradients:
     """Call, and pull back where there are gradients."""
     needed = ("q", "k", "v", "i", "g") if subject.fused.gradient != "none" else ()
     return subject.pull_of(subject.inputs(gates, probe, filler), probe, needed)
@@ -132,5 +134,3 @@ def test_law_retained_graph(subject: FusedSubject, gates: Gates, probe: Probe) -
     first, second = (subject.pull_of(inputs, probe, times=times) for times in (1, 2))
     if subject.contract.deterministic:
         require_same_call(subject, second, first, "the second backward through one graph, against the first")
-
-

@@ -9,8 +9,8 @@ from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED
 from dmat.testing.exact import Array
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import require, require_kinds, require_same, require_within
 
 NEEDS = (needs.gradients,)
@@ -100,7 +100,9 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
     if subject.fused.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True
-        require_same(subject.gradient_name("g"), computed, np.zeros_like(computed), first, "no window holds it")
+        require_same(
+            subject.gradient_name("g"), computed, np.zeros_like(computed), first, "no window holds it"
+        )
     else:
         later = np.broadcast_to(np.arange(computed.shape[-1]) > 0, computed.shape)
         require_within(computed, subject.expected_gradient(gradients, "g").freed(later))

@@ -10,8 +10,8 @@ from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import PLACES, RIVALS
 from dmat.testing.contract import FUSED
 from dmat.testing.exact import Mask
-from dmat.testing.readout.subject import FusedRun, FusedSubject, Inputs
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedRun, FusedSubject, Inputs
 from dmat.testing.verdict import as_array, require_same, require_within
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 
@@ -10,13 +9,13 @@ from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import as_array, require_same
 
 
 @law(PROBED, order=10, of=FUSED)
-def test_law_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_output_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed.
 
     Why: Wrong for one head, one time or no batch, a shape is broadcast in silence.
@@ -59,5 +58,3 @@ def test_law_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     # What a float16 or a subnormal cannot hold is the business of the law of values.
     large = np.asarray((np.abs(truth.o) >= subject.fused_rounding.output.smallest_normal) | (truth.o == 0))
     require_same("o", run.o, truth.o, fits & large)
-
-

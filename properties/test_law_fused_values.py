@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-
 from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.law import law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import as_array, require_kinds, require_within
 
 
@@ -79,5 +78,3 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     output = subject.call_packed(inputs, ends)
     expected = subject.expected_of(seen, f"{subject.fused.packed} = {ends}")
     subject.observe(require_within(as_array(output), expected))
-
-

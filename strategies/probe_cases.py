@@ -80,8 +80,10 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         ladder.append(_uneven(domain, S))
     for S in domain.past_chunks():
-        ladder += [Gates(domain.dtype, (1, 1, S), igate, _forget(domain)[1 % len(_forget(domain))])
-                   for igate in _inputs(domain)]
+        ladder += [
+            Gates(domain.dtype, (1, 1, S), igate, _forget(domain)[1 % len(_forget(domain))])
+            for igate in _inputs(domain)
+        ]
     return [gates for gates in ladder if domain.has_gates(gates)]
 
 
@@ -218,14 +220,23 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
 
 
 def _rival_ladder(domain: Domain) -> Iterator[Case]:
-    rivals = [Gates(_of(domain).dtype, (1, 1, 1), igate, fgate)
-              for fgate in _forget(_of(domain))[-2:] for igate in _inputs(_of(domain))[-1:]]
+    rivals = [
+        Gates(_of(domain).dtype, (1, 1, 1), igate, fgate)
+        for fgate in _forget(_of(domain))[-2:]
+        for igate in _inputs(_of(domain))[-1:]
+    ]
     for case in _place_ladder(domain):
         for rival in rivals:
             other = replace(rival, shape=case["gates"].shape)
             if _of(domain).has_gates(other):
-                yield {"gates": case["gates"], "probe": case["probe"], "rival": other, "noise": 1,
-                       "head": case["head"], "t": case["t"]}
+                yield {
+                    "gates": case["gates"],
+                    "probe": case["probe"],
+                    "rival": other,
+                    "noise": 1,
+                    "head": case["head"],
+                    "t": case["t"],
+                }
 
 
 def _rival_inside(case: Case, domain: Domain) -> bool:
@@ -298,8 +309,13 @@ def _packed_ladder(domain: Domain) -> Iterator[Case]:
 def _packed_inside(case: Case, domain: Domain) -> bool:
     S = case["gates"].shape[-1]
     contiguous = case["probe"].layout == case["gates"].fgate_layout == "contiguous"
-    return (_inside("one-hot")(case, domain) and case["gates"].shape[0] == 1 and contiguous
-            and 0 <= case["cut"] <= S and 0 <= case["t"] <= S)
+    return (
+        _inside("one-hot")(case, domain)
+        and case["gates"].shape[0] == 1
+        and contiguous
+        and 0 <= case["cut"] <= S
+        and 0 <= case["t"] <= S
+    )
 
 
 PROBED = _kind("one-hot", zero=True)
@@ -309,4 +325,3 @@ PLACES = Cases(_draw_place, _place_ladder, _place_inside)
 RIVALS = Cases(_draw_rival, _rival_ladder, _rival_inside)
 CUTS = Cases(_draw_cut, _cut_ladder, _cut_inside)
 PACKED = Cases(_draw_packed, _packed_ladder, _packed_inside)
-

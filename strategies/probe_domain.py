@@ -34,9 +34,9 @@ OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0
 class ProbeDomain(Domain):
     """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v.
 
-    gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the sizes
-    that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0 in
-    probes. chunk: the contract's, if any.
+    gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the
+    sizes that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0
+    in probes. chunk: the contract's, if any.
     """
 
     products_dtype: str = "float32"

@@ -25,7 +25,8 @@ REGIMES = ("unit", "small")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
 LEVELS = (0, 0, -4, 4)
 LARGEST = 2**12  # columns of v that a recipe may ask for
-SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}  # powers of two that q may reach
+# Powers of two that q may reach.
+SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}
 
 Places = npt.NDArray[np.int_]
 
@@ -44,9 +45,9 @@ class Products:
 class Probe(Recipe):
     """A recipe for q, k (B, NH, S, K), v (B, NH, S, V) and the cotangent of the output, for given gates.
 
-    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes and places are drawn. level: q.k is about 2^level. regime:
-    "small" scales q so that an mLSTM's normaliser is at most 1/2 whatever the gates. pull: as seed, of the
-    cotangent. layout: how all three lie in memory.
+    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes
+    and places are drawn. level: q.k is about 2^level. regime: "small" scales q so that an mLSTM's normaliser
+    is at most 1/2 whatever the gates. pull: as seed, of the cotangent. layout: how all three lie in memory.
     """
 
     kind: str = "one-hot"
@@ -93,7 +94,7 @@ class _Builder:
     def products(self) -> Products:
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.probe.kind]()
-        q = products.q * 2.0**self.power(products)
+        q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
     def power(self, products: Products) -> int:
@@ -141,7 +142,9 @@ class _Builder:
             return column
         first = np.unique(np.linspace(0, S - 1, V).astype(int))
         sources = first if self.plain else np.sort(self.random.permutation(S)[: len(first)])
-        column[sources] = np.arange(len(sources)) if self.plain else self.random.permutation(V)[: len(sources)]
+        column[sources] = (
+            np.arange(len(sources)) if self.plain else self.random.permutation(V)[: len(sources)]
+        )
         return column
 
     def _dense(self) -> Products:
@@ -223,6 +226,10 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
         return False
     layouts = PROBE_LAYOUTS if domain.strided else ("contiguous",)
     regimes = REGIMES if domain.normalised else ("unit",)
-    fits = (probe.V == 0 or domain.has_value_size(probe.V)) and probe.layout in layouts and probe.regime in regimes
+    fits = (
+        (probe.V == 0 or domain.has_value_size(probe.V))
+        and probe.layout in layouts
+        and probe.regime in regimes
+    )
     at_seed = probe.seed > 0 or probe.kind != "dense"
     return fits and at_seed and probe.level in LEVELS and representable(probe, gates, domain)

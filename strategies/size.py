@@ -9,7 +9,18 @@ from typing import Any
 from dmat.strategies.cotangents import Cotangent
 from dmat.strategies.gates import Gates
 from dmat.strategies.recipe import Case, Recipe
-from dmat.strategies.values import Background, Constant, Cycle, Edited, Normal, Palette, Ramp, Stored, Sum, Within
+from dmat.strategies.values import (
+    Background,
+    Constant,
+    Cycle,
+    Edited,
+    Normal,
+    Palette,
+    Ramp,
+    Stored,
+    Sum,
+    Within,
+)
 
 Size = tuple[float, ...]
 SEEDED = 24  # as much as twelve places told one by one

@@ -158,8 +158,8 @@ def test_bfloat16_dots(dtype: torch.dtype) -> None:
     x, y = torch.randn(2, N, N).to(BF16)
     found = torch.zeros(N, N, dtype=dtype)
     kernels.dot[(1,)](x, y, found, N=N, PRECISION="tf32")
-    close = {"rtol": 2.0**-7 if dtype == BF16 else 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(found, (x.float() @ y.float()).to(dtype), **close)
+    rtol = 2.0**-7 if dtype == BF16 else 1e-5
+    torch.testing.assert_close(found, (x.float() @ y.float()).to(dtype), rtol=rtol, atol=1e-5)
 
 
 # tf32 and NaN
@@ -179,7 +179,7 @@ def test_tf32_is_rounded_to_ten_bits() -> None:
     ulp = 2.0**-10
     x = [1 + ulp / 2, 1 + 3 * ulp / 2, 1 + 0.51 * ulp, -(1 + ulp), math.inf, math.nan]
     wanted = [1.0, 1 + 2 * ulp, 1 + ulp, -(1 + ulp), math.inf, math.nan]
-    assert np.array_equal(tf32(np.float32(x)), np.float32(wanted), equal_nan=True)
+    assert np.array_equal(tf32(x), np.array(wanted, dtype=np.float32), equal_nan=True)
 
 
 @pytest.mark.parametrize("precision", ["tf32", None, "tf32x3", "ieee"])

@@ -6,10 +6,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+
+from dmat.testing.interpret import TRITON
 
 LAWS = Path(__file__).with_name("triton_laws.py")
 
@@ -19,6 +22,8 @@ def test_the_kernels_keep_their_laws(where: str) -> None:
     """Every law of triton_laws.py passes, in a process of its own: triton is either one or the other."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("needs triton")
+    if where == "interpreter" and metadata.version("triton") != TRITON:
+        pytest.skip(f"needs triton {TRITON}")
     if where == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
     environment = os.environ | {"TRITON_INTERPRET": "1" if where == "interpreter" else "0"}

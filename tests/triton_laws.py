@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dmat import triton_kernels
+from dmat.testing.interpret import install
 from dmat.triton_kernels import rectangle_sums, window_sums
 from tests.test_operator import (
     DTYPES,
@@ -32,38 +31,11 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 LENGTHS = [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 257, 400]  # around the edges of a chunk
 ABOVE = [-INF, 0.0, None]
-PATCHED: set[str] = set()  # modules whose triton.language the interpreter has patched
+if INTERPRETED:
+    install()
 
-# NumPy warns of what the interpreter does with infinities.
-pytestmark = pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
 on_cuda = pytest.mark.skipif(INTERPRETED, reason="needs CUDA: the interpreter has no device")
 each_summed = pytest.mark.parametrize("summed", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def mended_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the interpreter round float32 to bfloat16 as the device does, and not take twice its time."""
-    if not INTERPRETED:
-        return
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    convert, call = interpreter._convert_float, interpreter.InterpretedFunction.__call__
-
-    def rounded(x: Any, source: Any, target: Any, mode: Any) -> Any:
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(x, source, target, mode)
-        return torch.from_numpy(np.ascontiguousarray(x)).bfloat16().view(torch.int16).numpy().view(np.uint16)
-
-    def called(function: Any, *args: Any, **kwargs: Any) -> Any:
-        # At each inner call the interpreter patches triton.language anew; once a module is enough.
-        if function.fn.__module__ in PATCHED:
-            return function.rewrite()(*args, **kwargs)
-        PATCHED.add(function.fn.__module__)
-        return call(function, *args, **kwargs)
-
-    monkeypatch.setattr(interpreter, "_convert_float", rounded)
-    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", called)
 
 
 @pytest.fixture

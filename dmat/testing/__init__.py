@@ -19,8 +19,8 @@ _HOME = {
 
 if TYPE_CHECKING:
     from dmat.testing.contract import Contract, implementation
-    from dmat.testing.readout import fused
     from dmat.testing.reading import from_segment_sum
+    from dmat.testing.readout import fused
     from dmat.testing.verdict import LawBroken
 
 __all__ = ["Contract", "LawBroken", "from_segment_sum", "fused", "implementation"]

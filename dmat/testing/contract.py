@@ -32,6 +32,7 @@ def dtype_name(value: object, argument: str) -> str:
 
 
 def one_of(value: object, argument: str, allowed: Collection[str]) -> None:
+    """Raise ValueError unless the value is one of these."""
     if value not in allowed:
         raise ValueError(f"{argument} is {value!r}; expected one of {', '.join(sorted(allowed))}")
 
@@ -47,6 +48,7 @@ def _subset(value: object, argument: str, allowed: tuple[str, ...]) -> tuple[str
 
 
 def positive(value: object, argument: str) -> None:
+    """Raise ValueError unless the value is an integer of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{argument} is {value!r}; expected a positive integer")
 

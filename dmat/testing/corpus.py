@@ -140,7 +140,9 @@ def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
 
     corpus = Corpus.read(*there)
     promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}
-    corpus.require_current({law.name for of in (DTILDE, FUSED) for law in laws(of)}, promised, datetime.date.today())
+    corpus.require_current(
+        {law.name for of in (DTILDE, FUSED) for law in laws(of)}, promised, datetime.date.today()
+    )
     return corpus
 
 

@@ -82,7 +82,7 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
 
 
 def building(case: Case, device: str) -> list[str]:
-    """Return the lines that build the tensors of a case; a probe's depend on the contract, and replay has it."""
+    """Return the lines that build the tensors of a case, where they depend on it alone."""
     if "probe" in case or "gates" not in case:
         return []
     lines = [f"  igate_preact, fgate_preact = gates.build({device!r})"]

@@ -59,7 +59,7 @@ class AccuracyClass:
     def implies(self, other: AccuracyClass) -> bool:
         """Whether every bound of this class is within the other's."""
         return (
-            SCOPES.index(self.error_scope) <= SCOPES.index(other.error_scope)
+            _width(self.error_scope) <= _width(other.error_scope)
             and Format.of(self.accumulates_in).u <= Format.of(other.accumulates_in).u
             and GATES.index(self.gates) <= GATES.index(other.gates)
         )
@@ -68,6 +68,12 @@ class AccuracyClass:
         """Return the class as the table shows it, with a star where gates="absolute"."""
         scope = f"chunk {self.error_scope}" if isinstance(self.error_scope, int) else self.error_scope
         return f"{scope}, {self.accumulates_in}" + ("*" if self.gates == "absolute" else "")
+
+
+def _width(scope: str | int) -> float:
+    """Order scopes, the strictest first."""
+    named = {"window": 0.0, "prefix": 2.0**62, "sequence": 2.0**63}
+    return float(scope) if isinstance(scope, int) else named[scope]
 
 
 def classes(dtype: str, quantity: str) -> list[AccuracyClass]:

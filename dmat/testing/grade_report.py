@@ -53,12 +53,23 @@ def show(graded: Sequence[Graded], console: Console) -> None:
     for line in _legend(graded):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for one in graded:
+        if one.contract.get("reads"):
+            plain(console, f"\ndeclared of {one.implementation}: {_declared(one.contract)}")
         for grade in one.grades:
             for line in _notes(one.implementation, grade):
                 plain(console, line)
 
 
 WIDTHS = (10, 25, 25, 7, 7)  # of the columns: 80 characters, and each table in line with the next
+
+
+def _declared(contract: dict[str, object]) -> str:
+    """Return what a fused kernel's contract says of its class."""
+    scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
+    shown = f"chunk {scope}" if isinstance(scope, int) else scope
+    rows = contract.get("grad_scope") or ("rectangle" if scope == "window" else "suffix")
+    known = {"rectangle": "window", "suffix": "prefix"}
+    return f"forward {shown}, {wide}; gradients {known[str(rows)]} (grad_scope {rows})"
 
 
 def _table(one: Graded) -> Table:

@@ -10,8 +10,11 @@ from dmat.testing.builtin import COMPARED
 from dmat.testing.child import Died, Tell, apart
 from dmat.testing.grade import EXAMPLES, Grade, grade
 from dmat.testing.grade_report import Graded
+from dmat.testing.readout.grade import grade_fused
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.select import select
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
+from dmat.testing.subjects import subject_of
 from dmat.testing.target import load
 
 Place = tuple[str, str]  # a dtype and a device
@@ -61,7 +64,13 @@ def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> No
     torch.set_num_threads(1)  # cases are small: a second thread saves nothing
     implementation = _named(name)
     for dtype, device in places:
-        tell(grade(Subject(implementation, dtype, device), examples, tell).as_dict())
+        subject = subject_of(implementation, dtype, device)
+        graded = (
+            grade_fused(subject, examples, tell)
+            if isinstance(subject, FusedSubject)
+            else grade(subject, examples, tell)
+        )
+        tell(graded.as_dict())
 
 
 def _named(name: str) -> Implementation:

@@ -30,7 +30,8 @@ Need = Callable[[Any], str | None]
 class Law:
     """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first.
 
-    of: what it is a law of, "D~" or "fused" kernels; of each, a name is given once. most: of a law whose examples are dear (a compilation, a process), how many the search tries at most.
+    of: what it is a law of, "D~" or "fused" kernels; of each, a name is given once. most: of a law whose
+    examples are dear (a compilation, a process), how many the search tries at most.
     """
 
     name: str

@@ -26,7 +26,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The names of all laws, in order, by what they are of, and what is tried. error: why nothing is, in a line."""
+    """The names of all laws, in order, by what they are of, and what is tried. error: why nothing is."""
 
     laws: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subjects: Sequence[Planned] = ()

@@ -29,7 +29,7 @@ from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded, encoded
 from dmat.testing.child import Died, OutOfTime, apart
 from dmat.testing.contract import FUSED, Contract
-from dmat.testing.interpret import asked
+from dmat.testing.interpret import ASKED, asked
 from dmat.testing.law import Law
 from dmat.testing.scripted import IMPORTS, sources
 from dmat.testing.subject import Subject, unarranged
@@ -218,9 +218,19 @@ def confirmed(
 # The script
 
 _INTERPRETED = """
-It was found in Triton's interpreter as dmat mends it. This script takes it as triton has it, which sees no
-access out of bounds, takes bfloat16 and tf32 wrongly and runs no autotuner without a GPU: where that matters,
-`dmat replay FOLDER --impl TARGET --interpret` is the faithful way."""
+It was found in Triton's interpreter as dmat mends it, which this takes where dmat is installed. Triton's
+own sees no access out of bounds, has bfloat16 and tf32 wrong, no autotuner and no context of a device.
+"""
+
+_MENDED = """\
+os.environ |= {{"TRITON_INTERPRET": "1", "{asked}": "{config}"}}
+try:
+    from dmat.testing.interpret import install
+
+    install()
+except Exception as error:
+    print(f"in Triton's own interpreter, for dmat's is not to be had: {{error}}")
+"""
 
 _APART = """\
 if "REPRO_INSIDE" not in os.environ:  # the kernel may kill its process, or not end: another makes the call
@@ -265,8 +275,8 @@ def _composed(
 ) -> Repro:
     """Put together: what it is about, the functions it needs, the kernel, and the body."""
     code = "\n".join(wrapped(line) for line in body)
-    interpreted = asked() is not None
-    imports = ("import os", "import subprocess") if deadly else ("import os",) if interpreted else ()
+    config = asked()
+    imports = ("import os", "import subprocess") if deadly else () if config is None else ("import os",)
     used = {name for name in IMPORTS if name == "load" or re.search(rf"\b{name}\b", code)}
     typed = "sys.argv[1] if len(sys.argv) > 1 else TARGET" if target is not None else "sys.argv[1]"
     lines = [
@@ -278,7 +288,7 @@ def _composed(
         'inf, nan = float("inf"), float("nan")',
         *([] if target is None else [f"TARGET = {json.dumps(target, ensure_ascii=False)}"]),
         f"FOUND_IN = {json.dumps(str(folder), ensure_ascii=False)}",
-        *(['os.environ["TRITON_INTERPRET"] = "1"'] if interpreted else []),
+        *([] if config is None else ["", _MENDED.format(asked=ASKED, config=config)]),
         *(["", _APART.format(patience=PATIENCE)] if deadly else []),
         f"kernel = load({typed}, FOUND_IN)",
         *(['stored = read(Path(__file__).with_suffix(".safetensors"))'] if "stored" in used else []),

@@ -216,13 +216,21 @@ class Transcript:
     # Calls of fused kernels: dmat.testing.fused
 
     def call_fused(
-        self, callee: str, tensors: Mapping[str, Tensor], names: Mapping[str, str], layout: str, more: Mapping[str, object]
+        self,
+        callee: str,
+        tensors: Mapping[str, Tensor],
+        names: Mapping[str, str],
+        layout: str,
+        more: Mapping[str, object],
     ) -> str:
         """Write the call that is about to be made; return the name of its output.
 
         tensors: (B, NH, S, n), by role; names: what each is called. more: keywords.
         """
-        arguments = [fused_text(self.name(x, names[role]), role, layout, x.is_contiguous()) for role, x in tensors.items()]
+        arguments = [
+            fused_text(self.name(x, names[role]), role, layout, x.is_contiguous())
+            for role, x in tensors.items()
+        ]
         arguments += [f"{keyword}={self._value(value)}" for keyword, value in more.items()]
         name = self.fresh("o")
         self.write(f"{name} = {callee}({', '.join(arguments)})")
@@ -231,7 +239,9 @@ class Transcript:
     def _value(self, value: object) -> str:
         """Return a keyword's value: a state that was returned, or ends of sequences."""
         if isinstance(value, Tensor) and value.dtype == torch.int64:
-            return f"torch.tensor({value.tolist()})" + ("" if value.device.type == "cpu" else f".to({value.device.type!r})")
+            return f"torch.tensor({value.tolist()})" + (
+                "" if value.device.type == "cpu" else f".to({value.device.type!r})"
+            )
         return "None" if value is None else self._states[id(value)][0]
 
     def returned_fused(self, name: str, output: Tensor, rest: tuple[object, ...]) -> None:
@@ -243,7 +253,9 @@ class Transcript:
             self.lines[-1] = self.lines[-1].replace(f"{name} = ", f"{left} = ", 1)
         self.returned(name, output)
 
-    def fused_leaves(self, tensors: Mapping[str, Tensor], leaves: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    def fused_leaves(
+        self, tensors: Mapping[str, Tensor], leaves: Mapping[str, Tensor], names: Mapping[str, str]
+    ) -> None:
         """Write that leaves are made of inputs."""
         for role, leaf in leaves.items():
             given, made = self.name(tensors[role], names[role]), self.fresh(f"{names[role]}_")
@@ -252,7 +264,14 @@ class Transcript:
             self.stands_for(made, leaf)
 
     def pull_fused(
-        self, output: Tensor, leaves: Mapping[str, Tensor], W: Tensor, names: Mapping[str, str], layout: str, *, retain: bool
+        self,
+        output: Tensor,
+        leaves: Mapping[str, Tensor],
+        W: Tensor,
+        names: Mapping[str, str],
+        layout: str,
+        *,
+        retain: bool,
     ) -> list[str]:
         """Write that W, (B, NH, S, V), is about to be pulled back; return the names of the gradients."""
         cotangent = self.name(W, "W") + ("" if layout == "BHSD" else ".transpose(1, 2)")
@@ -325,7 +344,7 @@ def arranged_text(name: str, layout: str, contiguous: bool) -> str:
 
 
 def fused_text(name: str, role: str, layout: str, contiguous: bool) -> str:
-    """Return a tensor (B, NH, S, n) in a fused kernel's axes, as dmat.testing.readout.subject.arranged does."""
+    """Return a tensor (B, NH, S, n) in a fused kernel's axes, as dmat.testing.readout.subject does."""
     flat = f"{name}.squeeze(-1)" if role in ("i", "g") else name
     return flat if layout == "BHSD" else f"{flat}.transpose(1, 2)" + (".contiguous()" if contiguous else "")
 

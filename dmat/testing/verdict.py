@@ -50,8 +50,8 @@ class Evidence:
     All have the axes of AXES[quantity], or are parts of such. computed, exact: float64, exact to some 15
     digits. allowed: absolute, 0 where bits are compared. wrong: the entries that break the law. judged: those
     that the law requires something of. truth: what `exact` was read from, where that is another call, and
-    `times` that; overflow: where a result need not be finite. decays: how exp(D~) stands in the entries, if it
-    does (dmat.testing.readout.decays).
+    `times` that; overflow: where a result need not be finite. decays: how exp(D~) stands in the entries, if
+    it does (dmat.testing.readout.decays).
     """
 
     computed: Array
@@ -212,7 +212,15 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
     judged = ~(expected.bound.free | (kind == FREE))
     wrong = _wrong_kinds(computed, expected) | beyond
     bound = expected.bound
-    return Evidence(computed, exact, bound.bound, wrong, np.asarray(judged), overflow=bound.overflow, decays=expected.decays)
+    return Evidence(
+        computed,
+        exact,
+        bound.bound,
+        wrong,
+        np.asarray(judged),
+        overflow=bound.overflow,
+        decays=expected.decays,
+    )
 
 
 def require_within(computed: Array, expected: Expected) -> float:

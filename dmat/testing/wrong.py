@@ -29,7 +29,11 @@ def ending(finding: Finding, recorded: Transcript) -> list[str] | None:
 
 def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
     """Return the check of what has no entries."""
-    quantity, exact, last = finding.quantity, finding.exact, recorded.latest("o" if finding.quantity == "o" else "dtilde")
+    quantity, exact, last = (
+        finding.quantity,
+        finding.exact,
+        recorded.latest("o" if finding.quantity == "o" else "dtilde"),
+    )
     if finding.computed.startswith("raised"):
         return ["wrong = False  # had it raised, this line would not be reached"]
     if finding.computed.startswith("shares memory with "):

@@ -6,10 +6,9 @@ from functools import cached_property
 
 from flint import arb
 
-from dmat.testing.exact import log_sigmoid, sigmoid_minus
+from dmat.testing.exact import Array, log_sigmoid, sigmoid_minus
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.seen import Seen
-from dmat.testing.exact import Array
 
 ZERO, ONE = arb(0), arb(1)
 

@@ -70,9 +70,10 @@ class FusedRounding:
 
 @dataclass(frozen=True)
 class FusedBounds:
-    """The bounds of one call."""
+    """The bounds of one call under a contract, which need not be that which tells what is computed."""
 
     truth: Truth
+    contract: FusedContract
     rounding: FusedRounding
 
     # One term
@@ -80,7 +81,7 @@ class FusedBounds:
     @cached_property
     def factors(self) -> Array:
         """J, how many exponentials are multiplied into one E, [t, s]."""
-        seen, stated = self.truth.seen, self.truth.contract.factors
+        seen, stated = self.truth.seen, self.contract.factors
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         handed_over = 3.0 * seen.crossing
         if stated == "one":
@@ -92,7 +93,7 @@ class FusedBounds:
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
-        scope, seen = self.truth.contract.error_scope, self.truth.seen
+        scope, seen = self.contract.error_scope, self.truth.seen
         if scope == "window":
             return windows
         step = max(seen.S, 1) if scope == "prefix" else int(scope)
@@ -104,7 +105,7 @@ class FusedBounds:
     @cached_property
     def length(self) -> Array:
         """n, how many terms the error scope counts, [t, s]."""
-        seen, scope = self.truth.seen, self.truth.contract.error_scope
+        seen, scope = self.truth.seen, self.contract.error_scope
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
             return np.maximum(t - s, 0).astype(np.float64)
@@ -113,23 +114,25 @@ class FusedBounds:
         return np.maximum(t - start[None, :], 0) + 2.0
 
     @cached_property
+    def since(self) -> Array:
+        """The sum of l since the call began, (B, NH, t): what m is in forms that start from m = 0."""
+        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
+        return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
+
+    @cached_property
     def stabiliser(self) -> tuple[Array, Array]:
-        """The least and the largest that m of a row may be, (B, NH, t): some forms start from m = 0."""
+        """The least and the largest that m of a row may be, (B, NH, t)."""
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
-        if self.truth.contract.reads != "mlstm":
-            return low, low
-        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
-        since = total - (total[..., begin] - self.truth.log[..., begin])
-        return low, np.maximum(low, since)
+        return low, np.maximum(low, self.since) if self.truth.contract.reads == "mlstm" else low
 
     @cached_property
-    def rho(self) -> Array:
-        """The relative error of one term a[t, s] v_s.
+    def log_error(self) -> Array:
+        """The error e of the logarithm of one term a[t, s] v_s.
 
-        expm1(e + u_a (6 J + K + 8) + [u_m > u_a] 4 u_m), e that of what is exponentiated:
-        gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and of a stabiliser 4 (J + 1) u_a |m|.
+        That of what is exponentiated, gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and
+        of a stabiliser 4 (J + 1) u_a |m|; then u_a (6 J + K + 8) + [u_m > u_a] 4 u_m of the product.
         """
         truth, u_a = self.truth, self.rounding.u_a
         K = truth.seen.q.shape[-1]
@@ -137,7 +140,7 @@ class FusedBounds:
             M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.seen.igate)[..., None, :]
             C = self.over_scope(truth.condition, self._windows_of(truth.condition))
             e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
-            if truth.contract.gates == "absolute":
+            if self.contract.gates == "absolute":
                 e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
             if truth.contract.reads == "softmax":
                 e = e + (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
@@ -147,7 +150,26 @@ class FusedBounds:
                 e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
             e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
             e = e + truth.seen.crossing * 2 * self.rounding.products.u  # a state may be handed over in it
-            return np.expm1(np.minimum(np.nan_to_num(e, nan=LARGEST_LOG), LARGEST_LOG))
+            return np.where(np.isnan(e), np.inf, e)
+
+    @cached_property
+    def E_error(self) -> Array:
+        """The error of E, and with it of its term: exp(D~ + e) - exp(D~), inf where that overflows.
+
+        E itself may be 0 in float64 where exp(D~ + e) is large: a difference of sums keeps nothing of -1000
+        beside -1e15, and gives 1 for exp(-1000).
+        """
+        e = self.log_error
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            error = np.exp(self.truth.exponent + e + np.log(-np.expm1(-e)))
+        return np.where(self.truth.exponent == -np.inf, 0.0, error)
+
+    @cached_property
+    def term_error(self) -> Array:
+        """The error of the coefficient a[t, s], before any normaliser."""
+        if self.truth.contract.reads == "softmax":
+            return self.E_error
+        return np.abs(self.truth.weight) * self.E_error * self.truth.product_sizes
 
     def _windows_of(self, terms: Array) -> Array:
         if not terms.any():
@@ -181,33 +203,43 @@ class FusedBounds:
     def n_error(self) -> Array:
         """The error of the normaliser, (B, NH, t)."""
         truth, u_a = self.truth, self.rounding.u_a
-        error = (truth.sizes * self.rho).sum(-1) + gamma(truth.seen.S, u_a) * truth.sizes.sum(-1)
+        error = self.term_error.sum(-1)
+        error = error + gamma(truth.seen.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
-        eps = truth.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
         return error + eps + 8 * u_a * truth.normaliser[..., 0]
 
-    def output(self) -> Bound:
-        """Bound |computed - o|.
+    @cached_property
+    def o_sizes(self) -> Array:
+        """The magnitude of the terms of the output, before any normaliser, (B, NH, t, V)."""
+        return self.truth.sizes @ np.abs(self.truth.seen.v)
 
-        dN = sum a rho |v| + gamma(terms - 1) sum a |v|; linear: dN + u (|o| + dN) + lost. Else, with dn the error
-        of the normaliser: (dN + |o| dn) / (normaliser - dn) + u |o| + lost (1 + e^m / normaliser); nothing is
-        promised where dn reaches the normaliser.
+    @cached_property
+    def o_error(self) -> Array:
+        """The error of the output before it is stored, (B, NH, t, V).
+
+        dN = sum da |v| + gamma(terms - 1) sum (a + da) |v|. Over a normaliser with the error dn:
+        (dN + |o| dn) / (normaliser - dn); nothing is promised where dn reaches the normaliser.
         """
-        truth, u = self.truth, self.rounding.output.u
-        v = np.abs(truth.seen.v)
-        sums, value = truth.sizes @ v, np.abs(truth.o)
+        truth = self.truth
         terms = np.maximum(np.count_nonzero(truth.seen.v, axis=-2) - 1, 0)[..., None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            dN = (truth.sizes * self.rho) @ v + gamma(terms, self.rounding.u_a) * sums
+            dN = _product(self.term_error, np.abs(truth.seen.v))
+            dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
             if self._linear:
-                bound = dN + u * (value + dN) + self.lost
-            else:
-                dn, den = self.n_error[..., None], truth.normaliser
-                bound = (dN + value * dn) / (den - dn)
+                return dN
+            dn, den = self.n_error[..., None], truth.normaliser
+            return np.where(dn < den, (dN + np.abs(truth.o) * dn) / (den - dn), np.inf)
+
+    def output(self) -> Bound:
+        """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser)."""
+        u, error = self.rounding.output.u, self.o_error
+        with np.errstate(over="ignore", invalid="ignore"):
+            bound = error + u * (np.abs(self.truth.o) + error) + self.lost
+            if not self._linear:
                 grown = np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None]
-                bound = bound + u * (value + bound) + self.lost * (1 + grown / den)
-                bound = np.where(dn >= den, np.inf, bound)
-            overflow = sums >= self.rounding.largest / 2
+                bound = bound + self.lost * grown / self.truth.normaliser
+            overflow = self.o_sizes >= self.rounding.largest / 2
         return self._bound(bound, overflow)
 
     def _bound(self, bound: Array, overflow: Mask) -> Bound:
@@ -218,72 +250,120 @@ class FusedBounds:
 
     @cached_property
     def n_relative(self) -> Array:
-        """The relative error of the normaliser, (B, NH, t, 1)."""
+        """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
         if self._linear:
             return np.zeros((*self.truth.n.shape, 1))
-        return (self.n_error / self.truth.normaliser[..., 0])[..., None]
+        relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
+        return np.where(relative <= 0.5, relative, np.inf)
 
-    def relative(self, pulled: Pulled) -> Array:
-        """The relative error of one gradient term: 2 rho + 2 dn/n + u_a (2 S + V + K + 24) + 6 u_m."""
-        seen = self.truth.seen
+    @cached_property
+    def E_error_back(self) -> Array:
+        """The error of E over the normaliser as a factor of a gradient term, times the normaliser.
+
+        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
+        """
+        seen, u_a = self.truth.seen, self.rounding.u_a
         depth = 2 * seen.S + seen.v.shape[-1] + seen.q.shape[-1] + PULLED
-        return 2 * self.rho + 2 * self.n_relative + self.rounding.u_a * depth + OPERANDS_BACK * self.rounding.u_m
+        rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m
+        return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
+
+    def along_error(self, pulled: Pulled) -> Array:
+        """The error of W_t . o_t in a slope, (B, NH, t, 1).
+
+        A backward may take it over all terms, in any order, or from o as it was stored.
+        """
+        if self._linear:
+            return np.zeros((*self.truth.n.shape, 1))
+        u = self.rounding.output.u
+        sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
+        each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser
+        return np.asarray((np.abs(pulled.W) * each).sum(-1, keepdims=True))
+
+    def per_product_error(self, pulled: Pulled) -> Array:
+        """The error of the gradient of scale q_t.k_s, of a softmax of that of D~ as well.
+
+        Where |n| is not known to be beyond 1 or not, its part of the slope may be there or not.
+        """
+        truth = self.truth
+        weight = np.abs(truth.weight)
+        error = weight * self.E_error_back / truth.normaliser * pulled.slope_sizes
+        error = error + weight * truth.E / truth.normaliser * self.along_error(pulled)
+        if truth.contract.reads == "mlstm":
+            near = (np.abs(np.abs(truth.n) - 1) <= self.n_error)[..., None]
+            either = weight * truth.E / truth.normaliser * np.abs(pulled.along)[..., None]
+            error = error + np.where(near, either, 0.0)
+        return error
 
     def entry_error(self, pulled: Pulled) -> Array:
-        """The error of the gradient of D~[t, s].
+        """The error of the gradient of D~[t, s], before what a stabiliser leaves."""
+        error = self.per_product_error(pulled)
+        return error if self.truth.contract.reads == "softmax" else error * self.truth.product_sizes
 
-        Of a normalised kernel, what a stabiliser's derivative leaves where it should cancel comes to it: that of
-        the terms of the row that are no larger. Where |n| is not known to be beyond 1 or not, either may be so.
+    def left_over(self, error: Array) -> tuple[Array, Array]:
+        """What a stabiliser's derivative leaves where it should cancel: [t, s]; of a start from m = 0, [t].
+
+        It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
         """
-        error = pulled.sizes * self.relative(pulled)
         if self._linear:
-            return error
-        near = np.abs(np.abs(self.truth.n) - 1) <= self.n_error
+            return np.zeros_like(error), np.zeros(error.shape[:-1])
+        e = self.log_error
+        low, high = (
+            self.truth.exponent - e,
+            np.where(self.truth.seen.unread, -np.inf, self.truth.exponent + e),
+        )
+        left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
         if self.truth.contract.reads == "mlstm":
-            either = self.truth.sizes / self.truth.normaliser * np.abs(pulled.along)[..., None]
-            error = error + np.where(near[..., None], either, 0.0)
-        return error + no_larger(self.truth.exponent, error)
+            reach = self.since + np.max(e, -1, initial=0.0)
+            from_start = no_larger(low, error, reach[..., None])[..., 0]
+        return left, from_start
 
     def gate(self, pulled: Pulled) -> Bound:
-        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of the rows t >= k."""
+        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows t >= k.
+
+        Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed and c the condition
+        of the rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more
+        (dmat.testing.bounds).
+        """
         truth, u_a = self.truth, self.rounding.u_a
         error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))
-        suffix = truth.contract.widest_gradient == "suffix"
-        e, A = (2 * rows_from(error), 2 * rows_from(pulled.sizes)) if suffix else (rectangles(error), rectangles(pulled.sizes))
-        e = e + gamma(N, u_a) * A
+        left, from_start = self.left_over(error)
+        suffix = self.contract.widest_gradient == "suffix"
+        e, A = (2 * rows_from(x) if suffix else rectangles(x) for x in (error + left, pulled.sizes))
+        e = e + gamma(N, u_a) * A + rows_from(from_start[..., None])
         if truth.contract.weight == "dt":
-            column = truth.E * truth.product_sizes * pulled.slope_sizes
-            e = e + (column * self.relative(pulled)).sum(-2)
-            A = A + column.sum(-2)
+            column = truth.product_sizes * pulled.slope_sizes
+            e = e + (column * self.E_error_back).sum(-2)
+            A = A + (column * truth.E).sum(-2)
         if truth.terms is not None:
             condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * truth.terms.rate_condition
-            e = truth.rate * (e + condition * A)
+            absolute = RATE_ULPS * u_a * A if self.contract.gates == "absolute" else 0.0
+            e = truth.rate * (e + condition * A) + absolute
         return self._stored(e, pulled.dgate, A, self.rounding.gates)
 
     def igate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of i: the errors of its column."""
-        A = pulled.sizes.sum(-2)
-        return self._stored(self.entry_error(pulled).sum(-2), pulled.di, A, self.rounding.gates)
+        A, error = pulled.sizes.sum(-2), self.entry_error(pulled)
+        return self._stored((error + self.left_over(error)[0]).sum(-2), pulled.di, A, self.rounding.gates)
 
     def product(self, name: str, pulled: Pulled) -> Bound:
         """Bound the gradient of q, k or v: the errors of its row or column of terms, each times the other."""
         truth, seen = self.truth, self.truth.seen
-        relative = self.relative(pulled)
         if name == "v":
             sizes = truth.sizes / truth.normaliser
+            error = self.E_error_back / truth.normaliser
+            if truth.contract.reads != "softmax":
+                error = error * np.abs(truth.weight) * truth.product_sizes
             A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
-            e = np.swapaxes(sizes * relative, -1, -2) @ np.abs(pulled.W)
+            e = _product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
             return self._stored(e, pulled.dv, A, self.rounding.products)
         sizes = pulled.per_product_sizes * truth.scale
-        error = sizes * relative
-        if truth.contract.reads == "mlstm":
-            near = (np.abs(np.abs(truth.n) - 1) <= self.n_error)[..., None]
-            either = np.abs(truth.weight) * truth.E / truth.normaliser * np.abs(pulled.along)[..., None]
-            error = error + np.where(near, truth.scale * either, 0.0)
+        error = self.per_product_error(pulled) * truth.scale
         if name == "k":
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
         other, value = (seen.k, pulled.dq) if name == "q" else (seen.q, pulled.dk)
-        return self._stored(error @ np.abs(other), value, sizes @ np.abs(other), self.rounding.products)
+        return self._stored(
+            _product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
+        )
 
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
         """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
@@ -299,17 +379,18 @@ class FusedBounds:
         return self._bound(bound, overflow)
 
 
-def no_larger(exponent: Array, error: Array) -> Array:
-    """Return, for each entry, the sum of `error` over those of its row whose exponent is no larger."""
-    S = exponent.shape[-1]
-    flat_D, flat_e = exponent.reshape(-1, S), error.reshape(-1, S)
-    order = np.argsort(flat_D, axis=-1)
-    sorted_D = np.take_along_axis(flat_D, order, -1)
-    sums = np.cumsum(np.take_along_axis(flat_e, order, -1), -1)
-    sums = np.concatenate([np.zeros((len(sums), 1)), sums], -1)
-    result = np.empty_like(flat_e)
-    for row, (D, ordered) in enumerate(zip(flat_D, sorted_D, strict=True)):
-        with np.errstate(invalid="ignore"):
-            limit = D + 1e-3 * (1 + np.abs(np.where(np.isfinite(D), D, 0.0)))
-        result[row] = sums[row][np.searchsorted(ordered, limit, side="right")]
-    return result.reshape(error.shape)
+def _product(left: Array, right: Array) -> Array:
+    """Return left @ right, where 0 times an infinity is NaN and frees what it is an error of."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(left @ right)
+
+
+def no_larger(low: Array, error: Array, high: Array) -> Array:
+    """Return, for each of `high`, the sum of `error` over those of its row whose `low` is no larger."""
+    S = low.shape[-1]
+    with np.errstate(invalid="ignore"):
+        order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")
+        padded = np.concatenate([error, np.zeros_like(high)], -1)
+        sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
+    where = np.argsort(order, axis=-1)[..., S:]
+    return np.asarray(np.take_along_axis(sums, where, -1))

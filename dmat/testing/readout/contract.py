@@ -32,15 +32,16 @@ Sizes = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class FusedContract(Contract):
-    """The promises of an operator o = fn(q, k, v, ...). ValueError names the field, its value, what it may be.
+    """The promises of an operator o = fn(q, k, v, ...). ValueError names field, value, and what may be.
 
     With E = exp(D~), w = 1 (or dt), a[t, s] = w[s] E[t, s] scale (q_t . k_s):
 
     reads: "linear", o = sum of a v; "mlstm", that over max(|n|, 1), n the sum of a; "softmax", the sum of
         E exp(scale q.k) v over that of E exp(scale q.k).
-    gate: "log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", `fixed(NH)` gives l, a
-        number a head. igate: it takes an input gate. fn is called (q, k, v, [i,] [l or f]).
-    weight: "dt" where the source is weighted by -l (Mamba with A = -1). scale: a number, or an expression in K.
+    gate: "log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", `fixed(NH)` gives l,
+        a number a head. igate: it takes an input gate. fn is called (q, k, v, [i,] [l or f]).
+    weight: "dt" where the source is weighted by -l (Mamba with A = -1). scale: a number, or an expression in
+    K.
     layout: "BHSD" or "BSHD". states, packed: the names of the keywords that take a state (fn then returns
         (o, state)) and the ends of packed sequences.
     keys: "any", or "orthonormal" for delta rules. positive: values must be above 0 (log-space scans).
@@ -103,7 +104,7 @@ class FusedContract(Contract):
         one_of(self.keys, "keys", ("any", "orthonormal"))
         one_of(self.gradient, "gradient", ("full", "truncated", "none"))
         if self.error_scope == "sequence":
-            raise ValueError("error_scope is 'sequence'; expected \"window\", \"prefix\" or a chunk size")
+            raise ValueError('error_scope is \'sequence\'; expected "window", "prefix" or a chunk size')
         one_of(self.causal, "causal", ("bits", "bound"))
         _flags(self)
         _gates(self)
@@ -137,6 +138,10 @@ class FusedContract(Contract):
         """Return the dtype of the output."""
         return self.output_dtype or dtype
 
+    def stated(self) -> dict[str, object]:
+        """Return what it reads, and the fields that differ from the strictest default, for reports."""
+        return {"reads": self.reads, **{k: v for k, v in super().stated().items() if k != "differentiable"}}
+
     @property
     def widest_gradient(self) -> str:
         """The scope of gradients, stated or implied."""
@@ -164,7 +169,7 @@ def _gates(contract: FusedContract) -> None:
     if contract.fixed is not None and not callable(contract.fixed):
         raise ValueError(f"fixed is {contract.fixed!r}; expected a function NH -> l of shape (NH,)")
     if contract.weight is not None:
-        one_of(contract.weight, 'weight (or None)', ("dt",))
+        one_of(contract.weight, "weight (or None)", ("dt",))
         if contract.gate != "log" or contract.reads != "linear":
             raise ValueError(
                 f'weight is "dt" with gate={contract.gate!r}, reads={contract.reads!r}; expected gate="log", '
@@ -224,7 +229,11 @@ def _ranges(contract: FusedContract) -> None:
         if not isinstance(contract.l_min, int | float) or not -float("inf") < contract.l_min < 0:
             raise ValueError(f"l_min is {contract.l_min!r}; expected a finite negative number, or None")
         contract._set("l_min", float(contract.l_min))
-    if isinstance(contract.eps, bool) or not isinstance(contract.eps, int | float) or not 0 <= contract.eps < 1:
+    if (
+        isinstance(contract.eps, bool)
+        or not isinstance(contract.eps, int | float)
+        or not 0 <= contract.eps < 1
+    ):
         raise ValueError(f"eps is {contract.eps!r}; expected 0 <= eps < 1")
 
 
@@ -285,7 +294,7 @@ def _multiplies(value: object, contract: Contract) -> dict[str, str]:
     if value == TF32:
         return own | {"float32": TF32}
     name = dtype_name(value, "multiplies_in")
-    return {dtype: name for dtype in DTYPES}
+    return dict.fromkeys(DTYPES, name)
 
 
 def accepted() -> list[str]:

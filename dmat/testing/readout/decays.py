@@ -15,7 +15,7 @@ QUANTITY = "exp(D~)"
 
 @dataclass(frozen=True)
 class Decays:
-    """How exp(D~) stands in an output. column: of each source, (S,). factor: what it is times, (B, NH, t, s)."""
+    """How exp(D~) stands in an output: in `column`, (S,), of each source, times `factor`, (B, NH, t, s)."""
 
     column: Array
     factor: Array

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
 import numpy as np
 import torch
+from flint import arb
 from torch import Tensor
 
 from dmat.strategies.gates import Gates
@@ -28,12 +30,13 @@ from dmat.testing.readout.truth import Pulled, Truth, single
 from dmat.testing.subject import DETACHED, Subject, raised
 from dmat.testing.verdict import Expected, Finding, LawBroken, as_array
 
+BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 NAMES = ("q", "k", "v", "i", "g")  # how a call's tensors are named; "g" is l or f, as the contract has it
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i and g (B, NH, S, 1), None if not taken."""
+    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1), None if not taken."""
 
     q: Tensor
     k: Tensor
@@ -246,7 +249,9 @@ class FusedSubject(Subject):
         arguments = self.arguments(inputs)
         name = ""
         if self.transcript:
-            name = self.transcript.call_fused(self.callee, inputs.named, self.letters, self.fused.layout, more)
+            name = self.transcript.call_fused(
+                self.callee, inputs.named, self.letters, self.fused.layout, more
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -356,43 +361,42 @@ class FusedSubject(Subject):
 
     def expected_of(self, seen: Seen, note: str = "") -> Expected:
         """Return what the output must be for these inputs."""
-        heads = self._heads(seen, None)
+        return self.output_of(self.truth(seen), self.fused, self.fused_rounding, note)
 
-        def ball(index: tuple[int, ...]):  # type: ignore[no-untyped-def]
+    def output_of(
+        self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
+    ) -> Expected:
+        """Return what the output must be under this contract."""
+        heads = _heads(truth, None)
+
+        def ball(index: tuple[int, ...]) -> arb:
             b, h, t, c = index
             return heads(b, h).o(t, c)
 
         with np.errstate(all="ignore"):
-            truth = self.truth(seen)
-            bound = FusedBounds(truth, self.fused_rounding).output()
+            bound = FusedBounds(truth, contract, rounding).output()
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
 
-    def _heads(self, seen: Seen, W: Array | None):  # type: ignore[no-untyped-def]
-        known: dict[tuple[int, int], HeadBalls] = {}
-
-        def heads(b: int, h: int) -> HeadBalls:
-            if (b, h) not in known:
-                known[b, h] = HeadBalls(self.fused, seen, b, h, None if W is None else W[b, h])
-            return known[b, h]
-
-        return heads
-
     def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
         """Return what the gradient of one input of this call must be."""
-        seen, W = gradients.run.seen, gradients.W
-        heads = self._heads(seen, W)
+        pulled = Pulled(self.truth(gradients.run.seen), gradients.W)
         note = DETACHED if gradients.detached else note
+        return self.gradient_of(pulled, name, self.fused, self.fused_rounding, note)
 
-        def ball(index: tuple[int, ...]):  # type: ignore[no-untyped-def]
+    def gradient_of(
+        self, pulled: Pulled, name: str, contract: FusedContract, rounding: FusedRounding, note: str = ""
+    ) -> Expected:
+        """Return what the gradient of one input must be under this contract."""
+        heads = _heads(pulled.truth, pulled.W)
+
+        def ball(index: tuple[int, ...]) -> arb:
             b, h, *place = index
-            of = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}[name]
-            return getattr(heads(b, h), of)(*place)
+            return getattr(heads(b, h), BALLS[name])(*place)
 
         with np.errstate(all="ignore"):
-            pulled = Pulled(self.truth(seen), W)
-            bounds = FusedBounds(pulled.truth, self.fused_rounding)
+            bounds = FusedBounds(pulled.truth, contract, rounding)
             if name in ("g", "i"):
                 bound = bounds.gate(pulled) if name == "g" else bounds.igate(pulled)
                 value = pulled.dgate if name == "g" else pulled.di
@@ -410,12 +414,24 @@ class FusedSubject(Subject):
     @property
     def letters(self) -> dict[str, str]:
         """What each tensor of a call is called."""
-        return dict(zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True))
+        return dict(
+            zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True)
+        )
 
     @property
     def wide(self) -> bool:
         """Whether float64 is too coarse an oracle for it."""
         return self.contract.accumulator(self.dtype) == "float64"
+
+
+def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
+    """Return the balls of each head of a call, made when they are asked for."""
+
+    @functools.cache
+    def heads(b: int, h: int) -> HeadBalls:
+        return HeadBalls(truth.contract, truth.seen, b, h, None if W is None else W[b, h])
+
+    return heads
 
 
 def arranged(x: Tensor, name: str, layout: str) -> Tensor:

@@ -1,7 +1,7 @@
 """What a fused kernel must give: docs/fused.md sections 1 and 2, in float64, each with its own error.
 
-a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where there
-is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
+a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where
+there is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
 """
 
 from __future__ import annotations
@@ -187,11 +187,14 @@ class Pulled:
 
     @cached_property
     def slope_sizes(self) -> Array:
-        """The magnitude of the terms of the slope; those that cancel in a stabiliser are among them."""
+        """The magnitude of the terms of the slope; those that cancel in a stabiliser are among them.
+
+        W_t . o_t is one of them: its own error is told apart (bounds.along_error).
+        """
         plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
         if self.truth.contract.reads == "linear":
             return plain
-        return plain + np.abs(self.W * self.truth.o).sum(-1)[..., None]
+        return plain + np.abs(self.along)[..., None]
 
     @cached_property
     def X(self) -> Array:
