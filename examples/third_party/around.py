@@ -1,4 +1,4 @@
-"""What several adapters put around a published function: gates for every channel, scans that have no q and k."""
+"""What several adapters put around a function: gates for every channel, scans without q and k."""
 
 import torch
 
@@ -20,7 +20,7 @@ def scan(solve):
 
 
 def log(values):
-    """Return the logarithm of values, -300 for 0: log-space scans take what is above 0, and e^-300 is their 0."""
+    """Return the logarithm, -300 of 0: scans in log space take what is above 0, and e^-300 is their 0."""
     return torch.where(values > 0, values.clamp(min=1e-30).log(), -300.0)
 
 

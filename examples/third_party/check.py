@@ -2,12 +2,12 @@
 
     python examples/third_party/check.py                      # everything; hours on two cores
     python examples/third_party/check.py fla.py mamba_ssm.py  # these adapters alone
-    python examples/third_party/check.py --page               # the page alone, from the results that there are
+    python examples/third_party/check.py --page               # the page alone, from results that there are
 
-Each adapter goes through `dmat check --json`; of each broken law the counterexample's repro.py, a plain call that
-imports no test framework, is run too, and an accusation that it does not confirm is shown as such. Results stay in
-.third-party/, one file an adapter; docs/third-party.md is made of them and of notes.toml, which says in words what
-was promised, what was seen, and whether it may be so by design.
+Each adapter goes through `dmat check --json`; of each broken law the counterexample's repro.py, a plain
+call that imports no test framework, is run too, and an accusation that it does not confirm is shown as
+such. Results stay in .third-party/, one file an adapter; docs/third-party.md is made of them and of
+notes.toml, which says in words what was promised, what was seen, and whether it may be so by design.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / ".third-party"
 PAGE = ROOT / "docs" / "third-party.md"
-NO_ADAPTERS = ("check.py", "around.py", "mamba_ssm_imports.py")
-UNBUILT = {"mamba-ssm": {"MAMBA_FORCE_BUILD": "TRUE", "MAMBA_SKIP_CUDA_BUILD": "TRUE"}}  # built here, without CUDA
+NO_ADAPTERS = ("check.py", "page.py", "around.py", "mamba_ssm_imports.py")
+UNBUILT = {
+    "mamba-ssm": {"MAMBA_FORCE_BUILD": "TRUE", "MAMBA_SKIP_CUDA_BUILD": "TRUE"}
+}  # built here, without CUDA
 LIMIT = 1500.0  # seconds for an adapter
 PATIENCE = 120.0  # seconds for a repro.py
 INTERPRETED = "_triton.py"
@@ -61,15 +63,16 @@ class Adapter:
         return ["--interpret"] if self.file.endswith(INTERPRETED) else []
 
 
-def adapters(files: list[str]) -> list[Adapter]:
-    """Return all adapters of these files, in their order there: what is assigned from fused(...)."""
+def adapters(asked: list[str]) -> list[Adapter]:
+    """Return those that are asked for, by file or by FILE:NAME, or all: what is assigned from fused(...)."""
     found = []
-    for file in files or sorted(path.name for path in HERE.glob("*.py") if path.name not in NO_ADAPTERS):
-        for node in ast.parse((HERE / file).read_text(encoding="utf-8")).body:
+    for path in sorted(path for path in HERE.glob("*.py") if path.name not in NO_ADAPTERS):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             match node:
                 case ast.Assign(targets=[ast.Name(name)], value=ast.Call(func=ast.Name("fused"))):
-                    found.append(Adapter(file, name))
-    return found
+                    found.append(Adapter(path.name, name))
+    wanted = [a for a in found if not asked or a.file in asked or f"{a.file}:{a.name}" in asked]
+    return sorted(wanted, key=lambda a: a.file.endswith(INTERPRETED))
 
 
 # Installing
@@ -82,7 +85,7 @@ def requirements() -> list[str]:
 
 
 def install(folder: Path) -> Path:
-    """Make the venv, put the pinned packages and dmat into it, each without what it asks for; return its Python."""
+    """Make the venv, put the pinned packages and dmat into it, each alone; return its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -99,12 +102,13 @@ def install(folder: Path) -> Path:
 # Trying
 
 
-def try_one(adapter: Adapter, python: Path, limit: float) -> dict[str, Any]:
+def try_one(adapter: Adapter, python: Path, limit: float, examples: int | None) -> dict[str, Any]:
     """Check one adapter and run the repro.py of each counterexample; return and keep what became of it."""
     adapter.result.parent.mkdir(parents=True, exist_ok=True)
     report, kept = adapter.result.with_suffix(".report"), WORK / "counterexamples" / adapter.result.stem
     report.unlink(missing_ok=True)
     command = [str(python), "-m", "dmat.testing.cli", "check", "-n", "1", *adapter.options]
+    command += ["--examples", str(examples)] if examples else []
     command += ["--json", str(report), "--counterexamples", str(kept), adapter.target]
     started = time.monotonic()
     code, said = _run(command, limit)
@@ -113,6 +117,7 @@ def try_one(adapter: Adapter, python: Path, limit: float) -> dict[str, Any]:
         "said": said[-4000:] if not report.exists() else "",
         "ended": "in time" if code is not None else f"not done in {limit:.0f} s",
         "report": json.loads(report.read_text()) if report.exists() else None,
+        "examples": examples,
         "seconds": round(time.monotonic() - started),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -125,7 +130,13 @@ def _run(command: list[str], limit: float) -> tuple[int | None, str]:
     """Run a command in the repository; return its exit code, None where it did not end, and what it said."""
     one = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=one, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
+        command,
+        cwd=ROOT,
+        env=one,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
     ) as process:
         try:
             said, _ = process.communicate(timeout=limit)
@@ -181,9 +192,14 @@ def write_page(python: Path) -> list[str]:
 def main() -> int:
     """Do what the command line says; 1 where an accusation stands that is not confirmed or not explained."""
     top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    top.add_argument("files", nargs="*", help="adapter files; default: all that need no Triton, then those")
-    top.add_argument("--python", type=Path, help="of an environment that has them; default: .third-party/venv")
+    top.add_argument("files", nargs="*", help="FILE.py or FILE.py:NAME; default: all, Triton's last")
+    top.add_argument(
+        "--python", type=Path, help="of an environment that has them; default: .third-party/venv"
+    )
     top.add_argument("--page", action="store_true", help="write the page from results that there are")
+    top.add_argument(
+        "--examples", type=int, help="random cases a law and dtype; default: as dmat check has it"
+    )
     top.add_argument("--limit", type=float, default=LIMIT, help="seconds for an adapter")
     options = top.parse_args()
     WORK.mkdir(exist_ok=True)
@@ -191,8 +207,8 @@ def main() -> int:
     if not options.page:
         if options.python is None:
             install(WORK / "venv")
-        for adapter in sorted(adapters(options.files), key=lambda a: a.file.endswith(INTERPRETED)):
-            result = try_one(adapter, python, options.limit)
+        for adapter in adapters(options.files):
+            result = try_one(adapter, python, options.limit, options.examples)
             verdict = result["report"]["verdict"] if result["report"] else "error"
             print(f"{verdict:8} {result['seconds']:5} s  {adapter.target}", flush=True)
     doubts = write_page(python)

@@ -1,7 +1,9 @@
-"""fla-core 0.6.0, its plain PyTorch forms: simple GLA, GLA, (gated) delta rules, retention, forgetting attention.
+"""fla-core 0.6.0, its plain PyTorch forms: simple GLA, GLA, (gated) delta rules, retention, forgetting
+attention.
 
-Install: pip install --no-deps fla-core==0.6.0, and einops. Of the delta rules, only what D~ stands in: one-hot
-keys that do not overlap, beta = 1. Chunks are 4 long here, an argument of theirs, so that cases are small.
+Install: pip install --no-deps fla-core==0.6.0, and einops. Of the delta rules, only what D~ stands in:
+one-hot keys that do not overlap, beta = 1. Chunks are 4 long here, an argument of theirs, so that cases are
+small.
 """
 
 import torch

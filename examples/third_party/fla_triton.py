@@ -1,8 +1,8 @@
-"""fla-core 0.6.0, its Triton kernels: simple GLA, GLA, gated delta rule, KDA, forgetting attention, retention.
+"""fla-core 0.6.0, its Triton kernels: (simple) GLA, gated delta rule, KDA, forgetting attention, retention.
 
-Install: pip install --no-deps fla-core==0.6.0, and einops, triton==3.7.1; `dmat check --interpret` runs them on the
-CPU. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1. Gates are float32, as
-its layers give them.
+Install: pip install --no-deps fla-core==0.6.0, and einops, triton==3.7.1; `dmat check --interpret` runs
+them on the CPU. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1.
+Gates are float32, as its layers give them.
 """
 
 import torch
@@ -52,17 +52,20 @@ chunk_gla = fused(
     lambda q, k, v, g, **s: going_on(gla.chunk_gla)(q, k, v, channels(g, k).contiguous(), scale=1, **s),
     **STATES, **CHUNKS, **FLA)
 fused_recurrent_gla = fused(
-    lambda q, k, v, g, **s: going_on(gla.fused_recurrent_gla)(q, k, v, channels(g, k).contiguous(), scale=1, **s),
+    lambda q, k, v, g, **s: going_on(gla.fused_recurrent_gla)(
+        q, k, v, channels(g, k).contiguous(), scale=1, **s),
     **STATES, **STEPS, **FLA)
 chunk_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(q, k, v, g, ones(q), scale=1.0, **s),
+    lambda q, k, v, g, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(
+        q, k, v, g, ones(q), scale=1.0, **s),
     **STATES, **CHUNKS, **(FLA | ONE_HOT))
 fused_recurrent_gated_delta_rule = fused(
     lambda q, k, v, g, **s: going_on(gated_delta_rule.fused_recurrent_gated_delta_rule)(
         q, k, v, g, beta=ones(q), scale=1.0, **s),
     gradient="none", **STATES, **SHORT, **(FLA | ONE_HOT))
 chunk_kda = fused(
-    lambda q, k, v, g, **s: going_on(kda.chunk_kda)(q, k, v, channels(g, k).contiguous(), ones(q), scale=1.0, **s),
+    lambda q, k, v, g, **s: going_on(kda.chunk_kda)(
+        q, k, v, channels(g, k).contiguous(), ones(q), scale=1.0, **s),
     **STATES, **CHUNKS, **(FLA | ONE_HOT))
 fused_recurrent_kda = fused(
     lambda q, k, v, g, **s: going_on(kda.fused_recurrent_kda)(

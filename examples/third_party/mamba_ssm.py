@@ -1,9 +1,10 @@
 """mamba-ssm 2.3.2.post1, its plain PyTorch forms: Mamba-1's selective scan, Mamba-2's SSD, segment sums.
 
 Install: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation
-mamba-ssm==2.3.2.post1, and einops, triton, transformers, which it imports. Without its CUDA extension it imports
-only if there is something of that name: an empty module stands in, and nothing here calls it. A = -1 throughout,
-so that dt = -log gate is both the decay and the weight. Chunks are 4 long, an argument of theirs.
+mamba-ssm==2.3.2.post1, and einops, triton, transformers, which it imports. Without its CUDA extension it
+imports only if there is something of that name: an empty module stands in, and nothing here calls it. A =
+-1 throughout, so that dt = -log gate is both the decay and the weight. Chunks are 4 long, an argument of
+theirs.
 """
 
 import torch
@@ -41,7 +42,7 @@ selective_scan_ref = fused(
 ssd_minimal_discrete = fused(
     lambda q, k, v, g: ssd_minimal.ssd_minimal_discrete(v, g, k, q, block_len=4)[0],
     error_scope=4, **CHUNKS, **ONLY)
-ssd_chunk_scan_combined_ref = fused(  # its states pass by differences of cumulative sums of all chunks: "prefix"
+ssd_chunk_scan_combined_ref = fused(  # states pass by differences of sums over all chunks: "prefix"
     lambda q, k, v, g: mamba2.ssd_chunk_scan_combined_ref(v, -g, minus_one(g.shape[-1]), k, q, chunk_size=4),
     weight="dt", error_scope="prefix", **CHUNKS, **ONLY)
 segsum = fused(ssd_minimal.segsum, reads="log")

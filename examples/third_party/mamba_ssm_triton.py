@@ -1,7 +1,7 @@
 """mamba-ssm 2.3.2.post1, its Triton kernels: Mamba-2's chunked scan.
 
-Install: as mamba_ssm.py says, with triton==3.7.1; `dmat check --interpret` runs them on the CPU. A = -1, so that
-dt = -log gate is both the decay and the weight.
+Install: as mamba_ssm.py says, with triton==3.7.1; `dmat check --interpret` runs them on the CPU. A = -1, so
+that dt = -log gate is both the decay and the weight.
 """
 
 import torch

@@ -1,8 +1,9 @@
 """mlstm_kernels 2.0.6, its plain PyTorch forms ("native"): parallel, chunkwise, recurrent.
 
-Install: pip install --no-deps mlstm_kernels==2.0.6, and einops, triton, which it imports. eps = 0 and chunks of 4
-are arguments of theirs. "custbw" has a backward of its own, in which the normaliser counts as a constant, as its
-authors say. `..._wide`: input gates down to -100; the xLSTM models start them at about -10.
+Install: pip install --no-deps mlstm_kernels==2.0.6, and einops, triton, which it imports. eps = 0 and
+chunks of 4 are arguments of theirs. "custbw" has a backward of its own, in which the normaliser counts as a
+constant, as its authors say. `..._wide`: input gates down to -100; the xLSTM models start them at about
+-10.
 """
 
 from mlstm_kernels.torch.chunkwise import native as chunkwise

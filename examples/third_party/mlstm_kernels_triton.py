@@ -1,8 +1,8 @@
 """mlstm_kernels 2.0.6, its Triton kernels: xl_chunk, limit_chunk, parallel limit_headdim.
 
-Install: pip install --no-deps mlstm_kernels==2.0.6, and einops, triton==3.7.1 (later ones lack the block pointers it
-needs); `dmat check --interpret` runs them on the CPU. The normaliser counts as a constant in its backward, as its
-authors say. eps = 0 and the chunk sizes are arguments of theirs.
+Install: pip install --no-deps mlstm_kernels==2.0.6, and einops, triton==3.7.1 (later ones lack the block
+pointers it needs); `dmat check --interpret` runs them on the CPU. The normaliser counts as a constant in
+its backward, as its authors say. eps = 0 and the chunk sizes are arguments of theirs.
 """
 
 from mlstm_kernels.torch.chunkwise.triton_limit_chunk import mlstm_chunkwise__limit_chunk
@@ -33,11 +33,11 @@ def given(fn, size=None, states=True):
 # fmt: off
 
 xl_chunk_64 = fused(
-    given(mlstm_chunkwise__xl_chunk, 64), states="state", K=(16,), lengths=(64, 128), error_scope=64, factors=64,
-    **MLSTM)
+    given(mlstm_chunkwise__xl_chunk, 64), states="state", K=(16,), lengths=(64, 128), error_scope=64,
+    factors=64, **MLSTM)
 xl_chunk_32 = fused(
-    given(mlstm_chunkwise__xl_chunk, 32), states="state", K=(16,), lengths=(32, 64, 128), error_scope="prefix",
-    factors=32, **MLSTM)
+    given(mlstm_chunkwise__xl_chunk, 32), states="state", K=(16,), lengths=(32, 64, 128),
+    error_scope="prefix", factors=32, **MLSTM)
 limit_chunk_16 = fused(
     given(mlstm_chunkwise__limit_chunk, 16), states="state", K=(16,), lengths=(16, 32, 64), error_scope=16,
     factors=16, **MLSTM)

@@ -18,7 +18,9 @@ PACKAGES = {  # files that are not named like what they adapt
     "mingru_scans": "mingru-scans",
     "yet_another_retnet": "yet-another-retnet",
 }
-VARIANTS = re.compile(r"_(wide|float16|as_defined|\d+)$")  # one function held to another contract, or with other sizes
+VARIANTS = re.compile(
+    r"_(wide|float16|as_defined|\d+)$"
+)  # one function held to another contract, or with other sizes
 VERDICTS = {"sound": "keeps all", "broken": "**breaks**", "error": "not to the end"}
 SCOPES = {"window": "errors of the window", "prefix": "errors of the whole prefix"}
 WIDTH = 112
@@ -27,14 +29,18 @@ WIDTH = 112
 class Page:
     """The page of these results: (adapter, what became of it)."""
 
-    def __init__(self, results: list[tuple[Any, dict]], notes: dict, versions: dict[str, str], cores: int) -> None:
+    def __init__(
+        self, results: list[tuple[Any, dict]], notes: dict, versions: dict[str, str], cores: int
+    ) -> None:
         """Take everything that it tells."""
         self.results, self.notes, self.versions, self.cores = results, notes["note"], versions, cores
         self.excused = notes.get("uncheckable", {})
 
     def text(self) -> str:
         """Return the page."""
-        template = jinja2.Template(TEMPLATE.read_text(), keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+        template = jinja2.Template(
+            TEMPLATE.read_text(), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+        )
         verdicts = [verdict(result) for _, result in self.results]
         dates = sorted(result["date"] for _, result in self.results)
         answers = [answer for _, result in self.results for answer in result["confirmed"].values()]
@@ -56,7 +62,9 @@ class Page:
             rows=[self.row(adapter, result) for adapter, result in self.results],
             notes=[self.section(note) for note in self.notes if self.accused(note)],
             uncheckable=self.uncheckable(),
-            versions=wrapped(", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))),
+            versions=wrapped(
+                ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
+            ),
         )
 
     def doubts(self) -> list[str]:
@@ -189,7 +197,7 @@ def by_law(result: dict) -> list[str]:
 
 
 def seen(records: list[dict]) -> str:
-    """Say what the smallest case of the first law shows: the entry, what is computed, what is right, on what."""
+    """Say what the smallest case shows: the entry, what is computed, what is right, on what."""
     record = min(records, key=lambda record: (length(record), len(record["case"] or "")))
     entry = re.search(r"on \w+:\n  (\S.*)", record["reason"])
     told = dict(re.findall(r"^    (computed|exact|before|after)\s+(.+)$", record["reason"], re.M))

@@ -1,8 +1,9 @@
 """transformers 5.24.0, its plain PyTorch fallbacks: gated delta rule, KDA, mLSTM, Mamba-2's segment sum.
 
-Install: pip install transformers==5.24.0. Its mLSTM is defined only where the package xlstm is not installed: that
-is said here. Kernels from a hub would replace some of the others: their plain form is __wrapped__. Of the delta
-rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1. Chunks are 4 long, an argument of theirs.
+Install: pip install transformers==5.24.0. Its mLSTM is defined only where the package xlstm is not
+installed: that is said here. Kernels from a hub would replace some of the others: their plain form is
+__wrapped__. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1. Chunks
+are 4 long, an argument of theirs.
 """
 
 import torch
@@ -24,8 +25,8 @@ DELTA = {
 }  # fmt: skip
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 MLSTM = {
-    "reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "states": "state", "dtypes": ("float32",),
-    "max_seq": 24,
+    "reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "states": "state",
+    "dtypes": ("float32",), "max_seq": 24,
 }  # fmt: skip
 KEPT = {"output_final_state": True}
 LAST = {"eps": 0.0, "return_last_states": True}

@@ -1,7 +1,8 @@
 """xlstm 2.0.6, its plain PyTorch mLSTM: parallel, in chunks, step by step.
 
-Install: pip install --no-deps xlstm==2.0.6, and einops, omegaconf, dacite, which it imports. eps = 0 and chunks of
-4 are arguments of theirs. `..._wide`: input gates down to -100; the blocks of xlstm start them at about -10.
+Install: pip install --no-deps xlstm==2.0.6, and einops, omegaconf, dacite, which it imports. eps = 0 and
+chunks of 4 are arguments of theirs. `..._wide`: input gates down to -100; the blocks of xlstm start them at
+about -10.
 """
 
 import torch

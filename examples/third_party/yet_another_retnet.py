@@ -1,7 +1,7 @@
 """yet-another-retnet 0.5.1: retention in parallel, in chunks, step by step.
 
-Install: pip install --no-deps yet-another-retnet==0.5.1, and einops. The decays are those that it builds, in
-float32; `..._as_defined` asks for those of the paper instead.
+Install: pip install --no-deps yet-another-retnet==0.5.1, and einops. The decays are those that it builds,
+in float32; `..._as_defined` asks for those of the paper instead.
 """
 
 import math
@@ -14,7 +14,7 @@ from dmat.testing import fused
 
 
 def built(NH):
-    """Return the log decays that it builds; it caches them by arguments, and clears what it has been given."""
+    """Return the log decays that it builds; its cache knows no copies."""
     retention._build_decay_gammas.cache_clear()
     return retention._build_decay_gammas(num_heads=NH, device=None, dtype=torch.float32).double().log()
 
