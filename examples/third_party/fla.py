@@ -20,17 +20,18 @@ from fla.ops.simple_gla import naive as simple
 from dmat.testing import fused
 
 F32 = {"accumulates_in": "float32", "layout": "BSHD", "max_seq": 40}
-HALVES = {"dtypes": ("float32", "bfloat16", "float16")}
+HALF = {"dtypes": ("float32", "bfloat16")}
 WIDENED = {"dtypes": ("float32", "bfloat16"), "output_dtype": "float32"}  # they return what they sum in
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 KEPT = {"output_final_state": True}
+SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
 ONE_HOT = {"keys": "orthonormal", "K": (1, 2, 4, 8, 16), "max_seq": 16, "states": "initial_state"}
 
 # fmt: off
 
 naive_recurrent_simple_gla = fused(
     lambda q, k, v, g, **s: simple.naive_recurrent_simple_gla(q, k, v, g, scale=1.0, **s),
-    states="initial_state", **HALVES, **F32)
+    states="initial_state", **HALF, **F32)
 naive_parallel_simple_gla = fused(
     lambda q, k, v, g: simple.naive_parallel_simple_gla(q, k, v, g, scale=1.0)[0],
     error_scope="prefix", factors="one", grad_scope="suffix", **WIDENED, **F32)
@@ -39,7 +40,7 @@ naive_chunk_simple_gla = fused(
     states="initial_state", **CHUNKS, **WIDENED, **F32)
 naive_recurrent_gla = fused(
     lambda q, k, v, g, **s: gla.naive_recurrent_gla(q, k, v, channels(g, k), **KEPT, **s),
-    scale="K**-0.5", states="initial_state", **HALVES, **F32)
+    scale="K**-0.5", states="initial_state", **HALF, **F32)
 naive_recurrent_gated_delta_rule = fused(
     lambda q, k, v, g, **s: delta.naive_recurrent_gated_delta_rule(
         q, k, v, torch.ones_like(g), g, scale=1.0, **KEPT, **s),
@@ -51,11 +52,11 @@ naive_chunk_gated_delta_rule = fused(
 naive_recurrent_kda = fused(
     lambda q, k, v, g, **s: kda.naive_recurrent_kda(
         q, k, v, channels(g, k), torch.ones_like(g), scale=1.0, **KEPT, **s),
-    **HALVES, **(F32 | ONE_HOT))
+    **HALF, **(F32 | ONE_HOT))
 naive_chunk_kda = fused(
     lambda q, k, v, g, **s: kda.naive_chunk_kda(
         q, k, v, channels(g, k), torch.ones_like(g), chunk_size=4, scale=1.0, **KEPT, **s),
-    seq_multiple_of=4, **CHUNKS, **HALVES, **(F32 | ONE_HOT))
+    seq_multiple_of=4, **CHUNKS, **HALF, **(F32 | ONE_HOT))
 naive_forgetting_attn = fused(
     lambda q, k, v, g: forgetting.naive_forgetting_attn(q, k, v, g),
     reads="softmax", scale="K**-0.5", V_equals_K=True, error_scope="prefix", factors="one",
@@ -63,6 +64,6 @@ naive_forgetting_attn = fused(
 naive_retention = fused(
     lambda q, k, v: retention.naive_retention(q, k, v),
     gate="fixed", fixed=lambda NH: torch.log1p(-(2.0 ** (-5.0 - torch.arange(NH).double()))),
-    scale="K**-0.5", factors="one", gradient="none", **HALVES, **(F32 | {"layout": "BHSD"}))
+    scale="K**-0.5", factors="one", gradient="none", **HALF, **(F32 | {"layout": "BHSD"}))
 naive_recurrent_hgrn = fused(scan(lambda g, x: hgrn.naive_recurrent_hgrn(x, g)[0]), K=1, max_seq=40)
-segsum = fused(log_linear.segsum, reads="log", error_scope="prefix")
+segsum = fused(log_linear.segsum, error_scope="prefix", **SUMS)

@@ -19,6 +19,7 @@ from mamba_ssm.ops.triton import ssd_combined as mamba2
 from dmat.testing import fused
 
 CHUNKS = {"factors": 4, "grad_scope": "suffix", "seq_multiple_of": 4, "max_seq": 24, "layout": "BSHD"}
+SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
 ONLY = {"dtypes": ("float32",)}
 
 
@@ -38,12 +39,12 @@ selective_scan_ref = fused(
     lambda q, k, v, g: mamba1.selective_scan_ref(
         folded(v), folded(-g.float()[..., None].expand(v.shape)), minus_one(v.shape[-1], k.shape[-1]),
         folded(k), folded(q)).mT.reshape(v.shape),
-    weight="dt", accumulates_in="float32", dtypes=("float32", "bfloat16", "float16"), max_seq=40)
+    weight="dt", accumulates_in="float32", dtypes=("float32", "bfloat16"), max_seq=40)
 ssd_minimal_discrete = fused(
     lambda q, k, v, g: ssd_minimal.ssd_minimal_discrete(v, g, k, q, block_len=4)[0],
     error_scope=4, **CHUNKS, **ONLY)
 ssd_chunk_scan_combined_ref = fused(  # states pass by differences of sums over all chunks: "prefix"
     lambda q, k, v, g: mamba2.ssd_chunk_scan_combined_ref(v, -g, minus_one(g.shape[-1]), k, q, chunk_size=4),
     weight="dt", error_scope="prefix", **CHUNKS, **ONLY)
-segsum = fused(ssd_minimal.segsum, reads="log")
-segsum_unstable = fused(ssd_minimal.segsum_unstable, reads="log", error_scope="prefix")
+segsum = fused(ssd_minimal.segsum, **SUMS)
+segsum_unstable = fused(ssd_minimal.segsum_unstable, error_scope="prefix", **SUMS)

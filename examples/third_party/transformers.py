@@ -21,13 +21,14 @@ from dmat.testing import fused
 
 DELTA = {
     "layout": "BSHD", "keys": "orthonormal", "K": (4, 16), "max_seq": 16, "scale": "K**-0.5",
-    "states": "initial_state", "accumulates_in": "float32",
+    "states": "initial_state", "accumulates_in": "float32", "dtypes": ("float32", "bfloat16"),
 }  # fmt: skip
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 MLSTM = {
     "reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "states": "state",
     "dtypes": ("float32",), "max_seq": 24,
 }  # fmt: skip
+SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
 KEPT = {"output_final_state": True}
 LAST = {"eps": 0.0, "return_last_states": True}
 
@@ -60,7 +61,7 @@ recurrent_kimi_delta_attention = fused(
     lambda q, k, v, g, **s: plain(kimi.recurrent_kimi_delta_attention)(
         q, k, v, channels(g, k), torch.ones_like(g), **(KEPT | {"initial_state": None} | s)),
     **DELTA)
-segment_sum = fused(of_mamba2, reads="log")
+segment_sum = fused(of_mamba2, **SUMS)
 mlstm_recurrent_sequence_native = fused(
     lambda q, k, v, i, f, state=None: xlstm.mlstm_recurrent_sequence_native(
         q, k, v, i, f, **LAST, **initial(state)),
