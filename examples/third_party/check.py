@@ -121,9 +121,25 @@ def try_one(adapter: Adapter, python: Path, limit: float, examples: int | None) 
         "seconds": round(time.monotonic() - started),
         "date": datetime.now(UTC).date().isoformat(),
     }
+    kept_grades = json.loads(adapter.result.read_text()).get("grades") if adapter.result.exists() else None
+    result["grades"] = kept_grades
     result["confirmed"] = {record["folder"]: confirmed(record, python) for record in broken(result)}
     adapter.result.write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def grade_one(adapter: Adapter, python: Path, limit: float) -> None:
+    """Find the strictest accuracy class that an adapter survives in its first dtype; keep it with its result."""
+    if adapter.options or not adapter.result.exists():
+        return  # interpreted kernels take too long
+    result = json.loads(adapter.result.read_text())
+    dtypes = sorted({record["dtype"] for record in result["report"]["laws"]}) if result["report"] else []
+    graded = adapter.result.with_suffix(".grade")
+    graded.unlink(missing_ok=True)
+    command = [str(python), "-m", "dmat.testing.cli", "grade", "--examples", "40", "--json", str(graded)]
+    _run([*command, "--dtype", "float32" if "float32" in dtypes else dtypes[0], adapter.target], limit)
+    result["grades"] = json.loads(graded.read_text())[0]["grades"] if graded.exists() else None
+    adapter.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _run(command: list[str], limit: float) -> tuple[int | None, str]:
@@ -196,6 +212,7 @@ def main() -> int:
     top.add_argument(
         "--python", type=Path, help="of an environment that has them; default: .third-party/venv"
     )
+    top.add_argument("--steps", nargs="+", choices=("check", "grade"), default=("check", "grade"))
     top.add_argument("--page", action="store_true", help="write the page from results that there are")
     top.add_argument(
         "--examples", type=int, help="random cases a law and dtype; default: as dmat check has it"
@@ -208,9 +225,12 @@ def main() -> int:
         if options.python is None:
             install(WORK / "venv")
         for adapter in adapters(options.files):
-            result = try_one(adapter, python, options.limit, options.examples)
-            verdict = result["report"]["verdict"] if result["report"] else "error"
-            print(f"{verdict:8} {result['seconds']:5} s  {adapter.target}", flush=True)
+            if "check" in options.steps:
+                result = try_one(adapter, python, options.limit, options.examples)
+                verdict = result["report"]["verdict"] if result["report"] else "error"
+                print(f"{verdict:8} {result['seconds']:5} s  {adapter.target}", flush=True)
+            if "grade" in options.steps:
+                grade_one(adapter, python, options.limit)
     doubts = write_page(python)
     print(*doubts, f"written: {PAGE.relative_to(ROOT)}", sep="\n")
     return 1 if doubts else 0

@@ -22,6 +22,7 @@ VARIANTS = re.compile(
     r"_(wide|float16|as_defined|\d+)$"
 )  # one function held to another contract, or with other sizes
 VERDICTS = {"sound": "keeps all", "broken": "**breaks**", "error": "not to the end"}
+BESIDE = ("torch", "triton", "einops", "numpy", "dmat")
 SCOPES = {"window": "errors of the window", "prefix": "errors of the whole prefix"}
 WIDTH = 112
 
@@ -57,14 +58,13 @@ class Page:
             first=dates[0],
             last=dates[-1],
             cores=self.cores,
-            torch=self.versions["torch"],
-            triton_version=self.versions["triton"],
+            torch=self.version("torch"),
+            triton_version=self.version("triton"),
             rows=[self.row(adapter, result) for adapter, result in self.results],
             notes=[self.section(note) for note in self.notes if self.accused(note)],
             uncheckable=self.uncheckable(),
-            versions=wrapped(
-                ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
-            ),
+            cases=self.cases(),
+            versions=wrapped(", ".join(f"{name} {self.version(name)}" for name in self.told)),
         )
 
     def doubts(self) -> list[str]:
@@ -78,6 +78,23 @@ class Page:
                 if not any(speaks_of(note, record) for note in noted):
                     found.append(f"not explained: {adapter.target}, {record['law']}, {record['dtype']}")
         return found
+
+    @property
+    def told(self) -> list[str]:
+        """Return the packages that the page names with their versions, in order."""
+        return [*sorted({self.package(adapter) for adapter, _ in self.results}, key=str.lower), *BESIDE]
+
+    def version(self, package: str) -> str:
+        """Return what is installed of a package, whichever way its name is written."""
+        known = {canonical(name): version for name, version in self.versions.items()}
+        return known.get(canonical(package), "")
+
+    def cases(self) -> str:
+        """Return how many random cases a law and dtype got, in words."""
+        counts = sorted(
+            {result["examples"] or 200 for adapter, result in self.results if not adapter.options}
+        )
+        return " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
 
     # Rows
 
@@ -96,12 +113,13 @@ class Page:
         answers = set(result["confirmed"].values())
         worst = max((r["worst"] for r in laws(result) if r["worst"] is not None), default=None)
         return {
-            "package": f"{package} {self.versions.get(package, '')}",
+            "package": f"{package} {self.version(package)}",
             "name": adapter.name + (" (Triton)" if adapter.options else ""),
             "promise": promise((result["report"] or {}).get("contract", {})),
             "verdict": VERDICTS[verdict(result)],
+            "grade": grade(result.get("grades")),
             "worst": "" if worst is None else f"{worst:.2f}",
-            "laws": "; ".join(by_law(result)),
+            "laws": "; ".join(by_length(result)),
             "confirmed": ("yes" if answers == {"yes"} else ", ".join(sorted(answers))) if answers else "",
         }
 
@@ -134,12 +152,12 @@ class Page:
         return {
             "title": note["title"],
             "functions": wrapped(", ".join(names)),
-            "promised": wrapped(note["promised"]),
-            "seen": wrapped(note["seen"]),
+            "promised": wrapped("*Promised.* " + note["promised"]),
+            "seen": wrapped("*Seen.* " + note["seen"]),
             "lines": [f"`{adapter.name}`: {seen(records)}" for adapter, _, records in accused],
             "call": note.get("call", "").strip(),
             "again": f"dmat check {options} {adapter.target}",
-            "by_design": wrapped(note["by_design"]),
+            "by_design": wrapped("*By design?* " + note["by_design"]),
         }
 
 
@@ -182,18 +200,35 @@ def length(record: dict) -> int:
     return int(found[1]) if found else 0
 
 
-def by_law(result: dict) -> list[str]:
-    """Return each broken law with its shortest length, and the dtypes where it is not all of them."""
+def by_length(result: dict) -> list[str]:
+    """Return the broken laws by their shortest length, with the dtypes where these are not all."""
     found: dict[str, list[dict]] = {}
     for record in failed(result):
         found.setdefault(record["law"], []).append(record)
     every = {record["dtype"] for record in laws(result)}
-    lines = []
+    grouped: dict[str, list[str]] = {}
     for law, records in found.items():
-        dtypes = [record["dtype"] for record in records]
+        dtypes = dict.fromkeys(record["dtype"] for record in records)
         where = "" if len(every) == len(dtypes) else f" in {', '.join(dtypes)}"
-        lines.append(f"{law} at S = {min(map(length, records))}{where}")
-    return lines
+        grouped.setdefault(f"S = {min(map(length, records))}{where}", []).append(law)
+    return [f"{', '.join(names)} at {where}" for where, names in grouped.items()]
+
+
+def grade(grades: list[dict] | None) -> str:
+    """Return the strictest classes that stand, of the output and of the gates' gradients."""
+    if not grades or grades[0]["reason"]:
+        return ""
+    forward, gradients = ((grades[0][name] or {}).get("class") for name in ("forward", "gradients"))
+    words = [f"{forward['error_scope']}, {forward['accumulates_in']}"] if forward else ["none"]
+    if grades[0]["gradients"]:
+        scopes = {"window": "rectangle", "prefix": "rows"}
+        words.append(f"gradients {scopes[gradients['error_scope']]}" if gradients else "gradients none")
+    return "; ".join(words)
+
+
+def canonical(package: str) -> str:
+    """Return a package's name as an index compares it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def seen(records: list[dict]) -> str:
