@@ -129,7 +129,7 @@ def try_one(adapter: Adapter, python: Path, limit: float, examples: int | None) 
 
 
 def grade_one(adapter: Adapter, python: Path, limit: float) -> None:
-    """Find the strictest accuracy class that an adapter survives in its first dtype; keep it with its result."""
+    """Find the strictest accuracy class that an adapter survives, in float32 if it may; keep it."""
     if adapter.options or not adapter.result.exists():
         return  # interpreted kernels take too long
     result = json.loads(adapter.result.read_text())
