@@ -108,7 +108,7 @@ def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) ->
         return False
     if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
         return False
-    both = (in_dtype(one, subject.dtype) for one in (case, other))
+    both = (in_dtype(one, subject.domain.dtype) for one in (case, other))
     ours, theirs = (set(ways(one, subject, trying)) for one in both)
     return bool(ours & theirs)
 
