@@ -52,7 +52,8 @@ def _forget(domain: ProbeDomain) -> list[Background]:
     if domain.gate == "fixed":
         return [Constant(0.0)]
     values = (100.0, 0.0, -20.0, -89.0) if domain.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
-    spike = Edited(Constant(3.0 if domain.gate == "preact" else 0.0), (((0, 0, 0), -1e4),))
+    # Past the spike gates are small and no integers: what a sum keeps of them beside it is not exact.
+    spike = Edited(Constant(3.0 if domain.gate == "preact" else -0.3), (((0, 0, 0), -1e4),))
     constants = [Constant(x) for x in values if domain.least <= x <= domain.most]
     return [*constants, *([spike] if domain.least <= -1e4 else [])]
 
@@ -79,11 +80,10 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
     ]
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         ladder.append(_uneven(domain, S))
+    forget = _forget(domain)
     for S in domain.past_chunks():
-        ladder += [
-            Gates(domain.dtype, (1, 1, S), igate, _forget(domain)[1 % len(_forget(domain))])
-            for igate in _inputs(domain)
-        ]
+        some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
+        ladder += [Gates(domain.dtype, (1, 1, S), i, f) for f in some for i in _inputs(domain)]
     return [gates for gates in ladder if domain.has_gates(gates)]
 
 
@@ -188,10 +188,10 @@ def _place_ladder(domain: Domain) -> Iterator[Case]:
 
 
 def _within(case: Case) -> bool:
-    """Whether a place is in the gates; a law may take no head, or no time."""
+    """Whether the places that there are, for a law may take some of them only, lie in the sequence."""
     B, NH, S = case["gates"].shape
     b, h = case.get("head", (0, 0))
-    return 0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S
+    return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
 
 
 def _place_inside(case: Case, domain: Domain) -> bool:

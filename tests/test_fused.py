@@ -204,7 +204,8 @@ def windows(log: Tensor) -> Tensor:
 
 def linear(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
     """Right, and short."""
-    return (q.float() @ k.float().mT * windows(log.float()).exp() @ v.float()).to(v.dtype)
+    o: Tensor = q.float() @ k.float().mT * windows(log.float()).exp() @ v.float()
+    return o.to(v.dtype)
 
 
 def normalised(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
@@ -324,11 +325,11 @@ def test_gradients_are_autograds(name: str) -> None:
     gates = Gates("float32", (1, 1, 6), Constant(0.5 if name == "mlstm" else 0.0), Constant(-0.5))
     inputs = here.inputs(gates, Probe("dense", K=4, V=3, seed=7, pull=1))
     wide = {n: x.detach().double().requires_grad_() for n, x in inputs.named.items()}
-    formula = {"linear": linear, "mlstm": normalised, "softmax": softmax}[name]
+    formulas: dict[str, Callable[..., Tensor]] = {"linear": linear, "mlstm": normalised, "softmax": softmax}
     with torch.no_grad():
         W = torch.from_numpy(Probe(pull=1).cotangent((1, 1, 6, 3)))
     plain = [x.squeeze(-1) if n in ("i", "g") else x for n, x in wide.items()]
-    double = _in_float64(formula)(*plain)
+    double = _in_float64(formulas[name])(*plain)
     found = dict(zip(wide, torch.autograd.grad(double, list(wide.values()), W), strict=True))
     truth = here.truth(here.seen(inputs))
     pulled = truth.pulled(W.numpy())
@@ -344,7 +345,7 @@ def _in_float64(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def run(*arguments: Tensor) -> Tensor:
         original = Tensor.float
-        Tensor.float = lambda self: self  # type: ignore[method-assign,assignment,misc]
+        Tensor.float = lambda self: self  # type: ignore[method-assign,assignment,return-value]
         try:
             return formula(*arguments)
         finally:
@@ -409,7 +410,7 @@ def in_chunks(C: int) -> Callable[..., Tensor]:
     """Return a chunkwise kernel that differences cumulative sums within a chunk of C."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
-        state, rows = 0.0, []
+        state, rows = torch.zeros(()), []
         for start in range(0, q.shape[2], C):
             qc, kc, vc, lc = (x[:, :, start : start + C].float() for x in (q, k, v, log))
             decay = lc.cumsum(-1)

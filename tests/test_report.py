@@ -16,7 +16,7 @@ from dmat.testing.report import Report, exit_code, gather, laws, show
 LAW = laws()[0].name
 ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))
 ALL = [law.name for law in laws()]
-BOTH = Plan(ALL, [ONE, OTHER])
+BOTH = Plan({"D~": ALL}, [ONE, OTHER])
 
 
 def line(name: str, part: str, status: str = "passed") -> str:
@@ -49,7 +49,7 @@ def test_a_search_does_not_hide_its_ladder() -> None:
         ([line("k.py:a", "ladder", "failed")], "failed"),
         ([], "not run"),
     ):
-        reports = gather([*before, line("k.py:a", "search")], Plan(ALL, [ONE]), first=True)
+        reports = gather([*before, line("k.py:a", "search")], Plan({"D~": ALL}, [ONE]), first=True)
         assert statuses(reports) == [status]
         assert reports[0].verdict != "sound"
 
@@ -84,6 +84,6 @@ WIDER: dict[str, tuple[dict[str, Any] | None, str]] = {
 def test_the_verdict_ends_with_what_was_searched(found: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Behind the verdict stands the wider contract, or that it is a bug, or that nobody knows."""
     stands_under, last = WIDER[found]
-    [report] = gather([line("k.py:a", "all", "failed")], Plan(ALL, [ONE]))
+    [report] = gather([line("k.py:a", "all", "failed")], Plan({"D~": ALL}, [ONE]))
     show(replace(report, stands_under=stands_under), Console())
     assert last in capsys.readouterr().out.splitlines()[-1]

@@ -21,8 +21,8 @@ def chunkwise(
     """
     B, NH, S, K = q.shape
     tail = -S % C
-    qs, ks, vs = (pad(x.float(), (0, 0, 0, tail)).unflatten(2, (-1, C)) for x in (q, k, v))
-    gates = pad(log_gate.float(), (0, tail)).unflatten(2, (-1, C))  # (B, NH, chunks, C)
+    qs, ks, vs = (pad(x.float(), (0, 0, 0, tail)).reshape(B, NH, -1, C, x.shape[-1]) for x in (q, k, v))
+    gates = pad(log_gate.float(), (0, tail)).reshape(B, NH, -1, C)  # (B, NH, chunks, C)
     decay = gates.cumsum(-1)
     causal = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
     windows = (decay[..., :, None] - decay[..., None, :]).masked_fill(~causal, -torch.inf).exp()

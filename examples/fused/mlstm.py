@@ -21,7 +21,8 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, igate_preact: Tensor, fgate_preact
     m = dtilde.max(-1, keepdim=True).values
     a = q @ k.mT * K**-0.5 * (dtilde - m).exp()
     n = torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp())
-    return ((a / n) @ values).to(v.dtype)
+    h: Tensor = (a / n) @ values
+    return h.to(v.dtype)
 
 
 mlstm = fused(

@@ -15,6 +15,7 @@ from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.subjects import subject_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def rejection(entry: Law, subject: Subject, profile: settings) -> Rejection | No
 def subjects(function: Callable[..., Any], name: str, device: str = "cpu") -> list[Subject]:
     """Return the function as a subject in each dtype that it promises."""
     implementation = Implementation.of(name, function)
-    return [Subject(implementation, dtype, device) for dtype in implementation.contract.dtypes]
+    return [subject_of(implementation, dtype, device) for dtype in implementation.contract.dtypes]
 
 
 def first_rejection(entry: Law, wrong: list[Subject], profiles: list[settings]) -> Rejection | None:

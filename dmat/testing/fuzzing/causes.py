@@ -84,6 +84,8 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
     that is much longer says nothing: it may show another bug, beside this one that shorter ones show.
     """
     alike = _quantity(sign) == _quantity(cause.symptom)
+    if _break_one_law(found, decoded(cause.recipe), subject, trying):
+        return True
     if sign in cause.signs or (alike and set(cause.signs) & set(signs(found, subject, trying))):
         return True
     theirs = decoded(cause.recipe)
@@ -98,6 +100,17 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.domain.dtype)
     return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
+
+
+def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
+    """Whether two cases of about one length break one general law in one way, however vague."""
+    if "gates" not in case or "gates" not in other:
+        return False
+    if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
+        return False
+    both = (in_dtype(one, subject.domain.dtype) for one in (case, other))
+    ours, theirs = (set(ways(one, subject, trying)) for one in both)
+    return bool(ours & theirs)
 
 
 def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
@@ -121,12 +134,17 @@ def _length(case: Case) -> int:
 
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return how this case breaks the general laws, the vague ways left out."""
+    return tuple(way for way in ways(case, subject, trying) if not way.endswith(VAGUE))
+
+
+def ways(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
+    """Return how this case breaks the general laws."""
     found = {}
     for name in GENERAL:
         entry = law_named(name, subject.contract.of)
         for whole in completed(case, entry, subject):
             broken = _broken(entry, subject, whole, trying)
-            if broken is not None and not symptom(broken.finding).endswith(VAGUE):
+            if broken is not None:
                 found[symptom(broken.finding)] = True
     return tuple(found)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import lay_out
 from dmat.strategies.probe_domain import ProbeDomain
-from dmat.strategies.probes import Probe, Products, plain_probe
+from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
 from dmat.testing.exact import FINITE, Array
@@ -43,7 +43,7 @@ class Inputs:
     v: Tensor
     i: Tensor | None
     g: Tensor | None
-    column: Array = field(repr=False, compare=False)
+    column: Places = field(repr=False, compare=False)
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -53,11 +53,11 @@ class Inputs:
     def part(self, start: int, end: int) -> Inputs:
         """Return the same for these times alone."""
         cut = {name: x[:, :, start:end] for name, x in self.named.items()}
-        return replace(self, **cut)
+        return replace(self, **cut)  # type: ignore[arg-type]  # only tensors are named
 
     def with_(self, **tensors: Tensor | None) -> Inputs:
         """Return the same with other tensors."""
-        return replace(self, **tensors)
+        return replace(self, **tensors)  # type: ignore[arg-type]  # only tensors are named
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,8 @@ class FusedSubject(Subject):
 
         def ball(index: tuple[int, ...]) -> arb:
             b, h, *place = index
-            return getattr(heads(b, h), BALLS[name])(*place)
+            enclosed: arb = getattr(heads(b, h), BALLS[name])(*place)
+            return enclosed
 
         with np.errstate(all="ignore"):
             bounds = FusedBounds(pulled.truth, contract, rounding)

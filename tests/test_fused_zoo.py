@@ -1,0 +1,49 @@
+"""The laws of fused kernels tell right from wrong: no sound kernel is accused, every mutant is rejected, shrunk.
+
+`python -m tests.zoo.fused_fresh` tries every ladder in every dtype, and then fresh cases.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import Phase, settings
+
+from dmat.testing import minimal
+from dmat.testing.report import laws
+
+from .zoo.fused_mutants import FUSED_MUTANTS, FusedMutant
+from .zoo.fused_sound import FUSED_SOUND
+from .zoo.trial import first_rejection, rejection, subjects
+
+LAWS = {law.name: law for law in laws("fused")}
+FOR_MUTANTS = [
+    settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
+    for n in (50, 2000)
+]
+FOR_SOUND = settings(max_examples=3, database=None)
+
+
+@pytest.mark.parametrize("number", range(len(FUSED_SOUND)), ids=[right.__name__ for right in FUSED_SOUND])
+def test_sound_is_not_accused(number: int) -> None:
+    """No law rejects a right kernel: the ladder and a few random cases, in one dtype."""
+    right = subjects(FUSED_SOUND[number], FUSED_SOUND[number].__name__)
+    subject = [x for x in right if x.dtype != "float64"][number % 2]
+    for entry in LAWS.values():
+        assert rejection(entry, subject, FOR_SOUND) is None
+
+
+@pytest.mark.parametrize("mutant", FUSED_MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutant_is_rejected(mutant: FusedMutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law named beside a mutant rejects it, in some dtype, on a case as short as can be."""
+    monkeypatch.setattr(minimal, "MOST_SECONDS", math.inf)  # a busy machine finds the same
+    wrong = subjects(mutant.kernel, mutant.name)
+    found = first_rejection(LAWS[mutant.law], wrong, FOR_MUTANTS)
+    assert found is not None, mutant.museum
+    assert found.failure.case["gates"].shape[-1] <= mutant.smallest
+
+
+def test_every_law_has_a_mutant() -> None:
+    """A law that no mutant breaks is not known to work."""
+    assert set(LAWS) == {mutant.law for mutant in FUSED_MUTANTS}
