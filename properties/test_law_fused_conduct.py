@@ -117,10 +117,11 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     twice = subject.run_of(inputs.with_(v=2 * inputs.v))
     rounding = subject.fused_rounding
     expected = subject.expected(twice)
-    grown = FusedBounds(subject.truth(twice.seen), subject.fused, rounding).grown  # o e^-m is subnormal before o is
+    bounds = FusedBounds(subject.truth(twice.seen), subject.fused, rounding)
     normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
     size, S = np.abs(once.o), gates.shape[-1]
-    enough = (size >= (S + 4) * 64 * normal * grown) & (2 * size <= rounding.output.largest)
+    # In a stabilised kernel o e^-m is subnormal before o is.
+    enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
     where = enough & ~expected.bound.overflow & ~expected.bound.free
     require_same("o", twice.o, once.o, where, "the output for 2 v, against twice that for v", times=2)
 
