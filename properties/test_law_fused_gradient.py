@@ -119,8 +119,8 @@ def _unit(truth: Truth) -> float:
 def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     """Whether the formats of the way hold every partial sum, (B, NH, 1).
 
-    What is stored or summed, at most all terms together, within 1/u of the coarsest; what may be an operand of
-    a product (q.k, W.v, the state k v and the gradient q W of it) within that of operands too.
+    What is stored or summed, at most all terms together, within 1/u of the coarsest; what may be an operand
+    of a product (q.k, W.v, the state k v and the gradient q W of it) within that of operands too.
     """
     rounding, unit, seen = subject.fused_rounding, _unit(truth), truth.seen
     q, k, v, W = (np.abs(x) for x in (seen.q * truth.scale / unit, seen.k, seen.v, pulled.W))
