@@ -17,7 +17,17 @@ import pytest
 import dmat.testing
 from dmat.testing.cannot import CannotRun
 from dmat.testing.cli import main
-from dmat.testing.interpret import ASKED, EXAMPLES, TRITON, UNSEEN, asked, asking, require_triton
+from dmat.testing.interpret import (
+    ASKED,
+    EXAMPLES,
+    LADDER,
+    TRITON,
+    UNSEEN,
+    asked,
+    asking,
+    require_triton,
+    spread,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "report.schema.json").read_text())
@@ -153,6 +163,18 @@ def checked(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[
 
 
 @needs_triton
+def test_a_long_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted, of many cases a few are taken, the first and the last among them; else all are."""
+    monkeypatch.delenv(ASKED, raising=False)
+    assert spread(range(100)) == list(range(100))
+    monkeypatch.setenv(ASKED, "0")
+    some = spread(range(100))
+    assert len(some) == LADDER
+    assert (some[0], some[-1]) == (0, 99)
+    assert sorted(set(some)) == some
+    assert spread(range(5)) == list(range(5))
+
+
 def test_a_right_kernel(tmp_path: Path) -> None:
     """SOUND on the CPU though it promises CUDA, few random cases, and a line of what was not seen."""
     run, report = checked(tmp_path, f"{KERNELS}:right", "--dtype", "bfloat16", "--config", "1")
