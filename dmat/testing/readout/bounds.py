@@ -251,7 +251,7 @@ class FusedBounds:
     def n_relative(self) -> Array:
         """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
         if self._linear:
-            return np.zeros((*self.truth.n.shape, 1))
+            return np.zeros((*self.truth.log.shape, 1))
         relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
         return np.where(relative <= 0.5, relative, np.inf)
 
@@ -272,7 +272,7 @@ class FusedBounds:
         A backward may take it over all terms, in any order, or from o as it was stored.
         """
         if self._linear:
-            return np.zeros((*self.truth.n.shape, 1))
+            return np.zeros((*self.truth.log.shape, 1))
         u = self.rounding.output.u
         sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
         each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser

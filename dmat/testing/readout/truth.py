@@ -122,7 +122,7 @@ class Truth:
     def normaliser(self) -> Array:
         """What o is divided by, (B, NH, t, 1)."""
         if self.contract.reads == "linear":
-            return np.ones((*self.n.shape, 1))
+            return np.ones((*self.log.shape, 1))
         n = np.maximum(np.abs(self.n), 1.0) if self.contract.reads == "mlstm" else self.n
         return np.where(n == 0, 1.0, n)[..., None]
 
