@@ -35,8 +35,8 @@ OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0
 class ProbeDomain(Domain):
     """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v.
 
-    gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the sizes
-    that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0 in
+    gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the
+    sizes that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0 in
     probes. chunk: the contract's, if any.
     """
 
@@ -166,7 +166,7 @@ class ProbeDomain(Domain):
 
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """The values that are drawn together, of the forget gate; resets, which free all before, have a law."""
+        """The values that are drawn together, of the forget gate; resets have a law of their own."""
         if self.gate == "preact":
             palettes = [ORDINARY, OPEN, CLOSED, (0.0,), extreme(self.dtype), subnormal(self.dtype)]
         else:

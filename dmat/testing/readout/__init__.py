@@ -18,8 +18,8 @@ OF_LOG += ("seq_multiple_of", "max_seq", "exact_sums", "deterministic", "gates",
 def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> Callable[..., Any]:
     """Return fn, promised to be an operator o = fn(q, k, v, [i,] [l or f], ...) in which D~ stands.
 
-    reads: "linear", "mlstm", "softmax", as dmat.testing.readout.contract.FusedContract has it, whose fields the
-    other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S, S), as
+    reads: "linear", "mlstm", "softmax", as dmat.testing.readout.contract.FusedContract has it, whose fields
+    the other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S, S), as
     Mamba-2's segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v: (B, NH, S, V), gates
     (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
 

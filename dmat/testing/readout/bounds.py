@@ -130,8 +130,8 @@ class FusedBounds:
     def log_error(self) -> Array:
         """The error e of the logarithm of one term a[t, s] v_s.
 
-        That of what is exponentiated, gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and of
-        a stabiliser 4 (J + 1) u_a |m|; then u_a (6 J + K + 8) + [u_m > u_a] 4 u_m of the product.
+        That of what is exponentiated, gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and
+        of a stabiliser 4 (J + 1) u_a |m|; then u_a (6 J + K + 8) + [u_m > u_a] 4 u_m of the product.
         """
         truth, u_a = self.truth, self.rounding.u_a
         K = truth.seen.q.shape[-1]
@@ -299,7 +299,7 @@ class FusedBounds:
         return error if self.truth.contract.reads == "softmax" else error * self.truth.product_sizes
 
     def left_over(self, error: Array) -> tuple[Array, Array]:
-        """What a stabiliser's derivative leaves where it should cancel: [t, s], and of a start from m = 0, [t].
+        """What a stabiliser's derivative leaves where it should cancel: [t, s]; of a start from m = 0, [t].
 
         It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
         """
@@ -319,8 +319,8 @@ class FusedBounds:
     def gate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows t >= k.
 
-        Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed and c the condition of the
-        rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more (dmat.testing.bounds).
+        Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed, c the condition of
+        the rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more (dmat.testing.bounds).
         """
         truth, u_a = self.truth, self.rounding.u_a
         error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))

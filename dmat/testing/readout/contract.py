@@ -32,15 +32,16 @@ Sizes = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class FusedContract(Contract):
-    """The promises of an operator o = fn(q, k, v, ...). ValueError names the field, its value, what it may be.
+    """The promises of an operator o = fn(q, k, v, ...). ValueError names the field, its value, the allowed.
 
     With E = exp(D~), w = 1 (or dt), a[t, s] = w[s] E[t, s] scale (q_t . k_s):
 
     reads: "linear", o = sum of a v; "mlstm", that over max(|n|, 1), n the sum of a; "softmax", the sum of
         E exp(scale q.k) v over that of E exp(scale q.k).
-    gate: "log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", `fixed(NH)` gives l, a
-        number a head. igate: it takes an input gate. fn is called (q, k, v, [i,] [l or f]).
-    weight: "dt" where the source is weighted by -l (Mamba with A = -1). scale: a number, or an expression in K.
+    gate: "log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", `fixed(NH)` gives l,
+        a number a head. igate: it takes an input gate. fn is called (q, k, v, [i,] [l or f]).
+    weight: "dt" where the source is weighted by -l (Mamba with A = -1). scale: a number, or an expression in
+        K.
     layout: "BHSD" or "BSHD". states, packed: the names of the keywords that take a state (fn then returns
         (o, state)) and the ends of packed sequences.
     keys: "any", or "orthonormal" for delta rules. positive: values must be above 0 (log-space scans).

@@ -14,9 +14,9 @@ from dmat.testing.exact import Array, Mask, holds
 class Seen:
     """The inputs of one call in float64, which holds each of their formats exactly.
 
-    q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S), zeros where the kernel takes none; fgate is
-    l itself for gate="log" and "fixed". begins: where calls and packed sequences begin, 0 first. packed: whether
-    nothing crosses those, or a state does.
+    q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S), zeros where the kernel takes none; fgate
+    is l itself for gate="log" and "fixed". begins: where calls and packed sequences begin, 0 first. packed:
+    whether nothing crosses those, or a state does.
     """
 
     q: Array

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
 import numpy as np
 import torch
+from flint import arb
 from torch import Tensor
 
 from dmat.strategies.gates import Gates
@@ -32,7 +33,7 @@ NAMES = ("q", "k", "v", "i", "g")  # how a call's tensors are named; "g" is l or
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i and g (B, NH, S, 1), None if not taken."""
+    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1) or None."""
 
     q: Tensor
     k: Tensor
@@ -359,7 +360,7 @@ class FusedSubject(Subject):
         """Return what the output must be for these inputs."""
         heads = self._heads(seen, None)
 
-        def ball(index: tuple[int, ...]):  # type: ignore[no-untyped-def]
+        def ball(index: tuple[int, ...]) -> arb:
             b, h, t, c = index
             return heads(b, h).o(t, c)
 
@@ -369,7 +370,7 @@ class FusedSubject(Subject):
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note)
 
-    def _heads(self, seen: Seen, W: Array | None):  # type: ignore[no-untyped-def]
+    def _heads(self, seen: Seen, W: Array | None) -> Callable[[int, int], HeadBalls]:
         known: dict[tuple[int, int], HeadBalls] = {}
 
         def heads(b: int, h: int) -> HeadBalls:
@@ -385,7 +386,7 @@ class FusedSubject(Subject):
         heads = self._heads(seen, W)
         note = DETACHED if gradients.detached else note
 
-        def ball(index: tuple[int, ...]):  # type: ignore[no-untyped-def]
+        def ball(index: tuple[int, ...]) -> arb:
             b, h, *place = index
             of = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}[name]
             return getattr(heads(b, h), of)(*place)

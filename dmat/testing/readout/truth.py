@@ -1,7 +1,7 @@
 """What a fused kernel must give: docs/fused.md sections 1 and 2, in float64, each with its own error.
 
-a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where there
-is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
+a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where
+there is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
 """
 
 from __future__ import annotations
