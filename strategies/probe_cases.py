@@ -191,7 +191,7 @@ def _within(case: Case) -> bool:
     """Whether the places that there are, for a law may take some of them only, lie in the sequence."""
     B, NH, S = case["gates"].shape
     b, h = case.get("head", (0, 0))
-    return 0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S
+    return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
 
 
 def _place_inside(case: Case, domain: Domain) -> bool:

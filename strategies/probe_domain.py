@@ -24,7 +24,7 @@ from dmat.strategies.gates import (
 )
 from dmat.strategies.layouts import SAME_VALUES
 from dmat.strategies.shapes import FEW, ONE, TINY
-from dmat.strategies.values import Background, Constant, Normal, Within
+from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
@@ -36,8 +36,8 @@ class ProbeDomain(Domain):
     """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v.
 
     gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the
-    sizes that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0 in
-    probes. chunk: the contract's, if any.
+    sizes that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0
+    in probes. chunk: the contract's, if any.
     """
 
     products_dtype: str = "float32"
@@ -200,7 +200,7 @@ class ProbeDomain(Domain):
             return False
         return self.has_values(*gates.values())
 
-    def has_values(self, igate: np.ndarray, fgate: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def has_values(self, igate: Array, fgate: Array) -> bool:
         """Whether gates may have these values."""
         low, high = self.i_range if self.igate else (0.0, 0.0)
         spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # the ends are rounded to the dtype too

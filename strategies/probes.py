@@ -110,7 +110,7 @@ class _Builder:
         """Return signed powers of two, 1/2 to 2; ones if the probe is plain."""
         if self.plain:
             return np.ones(shape)
-        sizes = 2.0 ** self.random.integers(-1, 2, size=shape)
+        sizes = np.asarray(2.0 ** self.random.integers(-1, 2, size=shape))
         return sizes if self.domain.positive else sizes * (2.0 * self.random.integers(0, 2, size=shape) - 1)
 
     def _one_hot(self) -> Products:

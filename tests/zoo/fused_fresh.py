@@ -1,8 +1,8 @@
 """Fresh cases for all sound fused kernels: `python -m tests.zoo.fused_fresh --runs N`.
 
 A run tries every law on every kernel in float32, bfloat16 and float16: so many random examples each, after
-the ladder in the first run. Of each law, kernel and dtype one accusation is printed, whole, and the exit is 1.
-At the end, of each law, the largest error over bound that was let pass.
+the ladder in the first run. Of each law, kernel and dtype one accusation is printed whole, and the exit is
+1. At the end, of each law, the largest error over bound that was let pass.
 """
 
 from __future__ import annotations

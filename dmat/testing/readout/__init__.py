@@ -11,7 +11,14 @@ from typing import Any
 
 from dmat.testing.readout.contract import FusedContract, accepted
 
-OF_LOG = ("error_scope", "accumulates_in", "dtypes", "devices", "special_values", "zero_length")
+OF_LOG: tuple[str, ...] = (
+    "error_scope",
+    "accumulates_in",
+    "dtypes",
+    "devices",
+    "special_values",
+    "zero_length",
+)
 OF_LOG += ("seq_multiple_of", "max_seq", "exact_sums", "deterministic", "gates", "differentiable")
 
 
@@ -19,9 +26,9 @@ def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> 
     """Return fn, promised to be an operator o = fn(q, k, v, [i,] [l or f], ...) in which D~ stands.
 
     reads: "linear", "mlstm", "softmax", as dmat.testing.readout.contract.FusedContract has it, whose fields
-    the other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S, S), as
-    Mamba-2's segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v: (B, NH, S, V), gates
-    (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
+    the other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) ->
+    (B, NH, S, S), as Mamba-2's segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v:
+    (B, NH, S, V), gates (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
 
     Raises TypeError for a field that does not exist, ValueError for a value that is none.
     """

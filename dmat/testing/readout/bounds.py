@@ -84,9 +84,9 @@ class FusedBounds:
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         handed_over = 3.0 * seen.crossing
         if stated == "one":
-            return 1.0 + handed_over
+            return np.asarray(1.0 + handed_over)
         if stated == "steps":
-            return np.maximum(t - s, 0) + 1.0 + handed_over
+            return np.asarray(np.maximum(t - s, 0) + 1.0 + handed_over)
         chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
         return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
 
@@ -107,7 +107,7 @@ class FusedBounds:
         seen, scope = self.truth.seen, self.truth.contract.error_scope
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
-            return np.maximum(t - s, 0).astype(np.float64)
+            return np.asarray(np.maximum(t - s, 0).astype(np.float64))
         step = max(seen.S, 1) if scope == "prefix" else int(scope)
         start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
         return np.maximum(t - start[None, :], 0) + 2.0
@@ -196,7 +196,7 @@ class FusedBounds:
     def lost(self) -> float:
         """What underflow may cost a sum of S terms of K products."""
         seen = self.truth.seen
-        return (seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big
+        return float((seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
@@ -206,7 +206,7 @@ class FusedBounds:
         error = error + gamma(truth.seen.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
         eps = truth.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
-        return error + eps + 8 * u_a * truth.normaliser[..., 0]
+        return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
 
     @cached_property
     def o_sizes(self) -> Array:
@@ -320,7 +320,7 @@ class FusedBounds:
         """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows t >= k.
 
         Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed, c the condition of
-        the rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more (dmat.testing.bounds).
+        the rate; with gates="absolute", where 1 - sigmoid(f) may stand for it, 16 u_a A more.
         """
         truth, u_a = self.truth, self.rounding.u_a
         error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))

@@ -30,7 +30,7 @@ class Seen:
     @property
     def S(self) -> int:
         """The length of the sequence."""
-        return self.fgate.shape[-1]
+        return int(self.fgate.shape[-1])
 
     @cached_property
     def begin(self) -> Array:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import lay_out
 from dmat.strategies.probe_domain import ProbeDomain
-from dmat.strategies.probes import Probe, Products, plain_probe
+from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
 from dmat.testing.exact import FINITE, Array
@@ -40,7 +40,7 @@ class Inputs:
     v: Tensor
     i: Tensor | None
     g: Tensor | None
-    column: Array = field(repr=False, compare=False)
+    column: Places = field(repr=False, compare=False)
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -49,12 +49,11 @@ class Inputs:
 
     def part(self, start: int, end: int) -> Inputs:
         """Return the same for these times alone."""
-        cut = {name: x[:, :, start:end] for name, x in self.named.items()}
-        return replace(self, **cut)
+        return self.with_(**{name: x[:, :, start:end] for name, x in self.named.items()})
 
     def with_(self, **tensors: Tensor | None) -> Inputs:
         """Return the same with other tensors."""
-        return replace(self, **tensors)
+        return replace(self, **cast(dict[str, Any], tensors))
 
 
 @dataclass(frozen=True)
@@ -389,7 +388,7 @@ class FusedSubject(Subject):
         def ball(index: tuple[int, ...]) -> arb:
             b, h, *place = index
             of = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}[name]
-            return getattr(heads(b, h), of)(*place)
+            return cast(arb, getattr(heads(b, h), of)(*place))
 
         with np.errstate(all="ignore"):
             pulled = Pulled(self.truth(seen), W)
