@@ -1,4 +1,4 @@
-"""The laws of fused kernels tell right from wrong: no sound kernel is accused, every mutant is rejected, shrunk.
+"""The laws of fused kernels tell right from wrong: no sound kernel is accused, every mutant is rejected.
 
 `python -m tests.zoo.fused_fresh` tries every ladder in every dtype, and then fresh cases.
 """
