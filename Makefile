@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check test sound zoo mutation bench docs lint types clean
+.PHONY: check test sound zoo mutation bench docs third-party lint types clean
 
 # Is the tool itself right? Its own operators pass every law; the two wrong examples are accused.
 check: $(VENV)/installed
@@ -38,6 +38,11 @@ bench: $(VENV)/installed
 # docs/laws.md from the laws and the zoo; a test fails when it is stale.
 docs: $(VENV)/installed
 	$(BIN)/python -m tests.zoo.page
+
+# Published functions of other packages, in a venv of their own, into docs/third-party.md: hours on two cores.
+EXAMPLES ?= 200
+third-party: $(VENV)/installed
+	$(BIN)/python examples/third_party/check.py --examples $(EXAMPLES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -220,23 +220,27 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
 
 
 def _rival_ladder(domain: Domain) -> Iterator[Case]:
+    """Yield gates, others to put elsewhere, and a place: none that has no elsewhere, the last of a lone head.
+
+    What is read from elsewhere hangs on places and on the rivals' values, hardly on those of the gates that
+    are kept: of input gates these have 0 alone.
+    """
+    of = _of(domain)
     rivals = [
-        Gates(_of(domain).dtype, (1, 1, 1), igate, fgate)
-        for fgate in _forget(_of(domain))[-2:]
-        for igate in _inputs(_of(domain))[-1:]
+        Gates(of.dtype, (1, 1, 1), igate, fgate) for fgate in _forget(of)[-2:] for igate in _inputs(of)[-1:]
     ]
-    for case in _place_ladder(domain):
-        for rival in rivals:
-            other = replace(rival, shape=case["gates"].shape)
-            if _of(domain).has_gates(other):
-                yield {
-                    "gates": case["gates"],
-                    "probe": case["probe"],
-                    "rival": other,
-                    "noise": 1,
-                    "head": case["head"],
-                    "t": case["t"],
-                }
+    for gates in gate_ladder(of):
+        B, NH, S = gates.shape
+        several = (B, NH) != (1, 1)
+        if not several and (S == 1 or gates.igate != Constant(0.0)):
+            continue
+        for probe in _probes(of, gates, "one-hot")[:1]:
+            for t in sorted({0, S - 1 if several else S // 2}):
+                for rival in rivals:
+                    other = replace(rival, shape=gates.shape)
+                    if of.has_gates(other):
+                        place = {"head": (B // 2, NH // 2), "t": t}
+                        yield {"gates": gates, "probe": probe, "rival": other, "noise": 1, **place}
 
 
 def _rival_inside(case: Case, domain: Domain) -> bool:

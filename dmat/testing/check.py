@@ -147,7 +147,8 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments += ["--no-summary"]  # nobody reads it, and the table of examples loads torch
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
-    arguments += ["--dmat-examples", str(EXAMPLES if asked() is None else INTERPRETED)]
+    examples = options.examples or (EXAMPLES if asked() is None else INTERPRETED)
+    arguments += ["--dmat-examples", str(examples)]
     arguments += ["--dmat-time-limit", str(options.time_limit)]
     kept = str(Path(options.counterexamples).resolve()) if options.counterexamples else ""
     arguments += ["--dmat-counterexamples", kept]

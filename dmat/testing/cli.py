@@ -57,6 +57,8 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         help="processes; default: one a core, with --first one alone, so that its order holds",
     )
+    count = "random cases a law and dtype, beside its ladder; default: 200, interpreted 5"
+    check.add_argument("--examples", type=_count, metavar="N", help=count)
     _add_corpus(check)
     check.add_argument(
         "--counterexamples",

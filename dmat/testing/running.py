@@ -14,6 +14,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.casefile import encoded
 from dmat.testing.corpus import Corpus
+from dmat.testing.interpret import spread
 from dmat.testing.journal import SLOW, DidNotEnd, Entry, Journal
 from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
@@ -232,7 +233,7 @@ def try_all(
                 forget(database, *_place(entry, subject), case)
         for case in keeping.corpus.cases_for(entry, subject) if keeping.corpus else ():
             attempt(case)
-        for case in entry.cases.ladder(subject.domain):
+        for case in spread(entry.cases.ladder(subject.domain)):
             attempt(case)
         if refusals and record.refused == record.examples:
             raise refusals[0]

@@ -9,28 +9,38 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from dmat.testing.cannot import CannotRun
 
 TRITON = "3.7.1"  # the version whose private parts are known here
 ASKED = "DMAT_INTERPRET"  # in the environment of a process that interprets: the number of the autotune config
 EXAMPLES = 5  # random cases a law and dtype, where one takes 100 to 1000 times as long
+LADDER = 16  # and of the canonical cases, so many, evenly spread from the first to the last
 TIME_LIMIT = 600.0  # seconds an example, if nothing is said
 UNSEEN = (
     "races, warps and stages, the architecture, fast exponentials and real tensor cores were not seen;"
     " a pass here is no pass on the device."
 )
 _DONE: list[bool] = []
+T = TypeVar("T")
 
 
 def asked() -> int | None:
     """Return the number of the autotune config if this process interprets Triton, else None."""
     number = os.environ.get(ASKED, "")
     return int(number) if number.isdigit() else None
+
+
+def spread(cases: Iterable[T]) -> list[T]:
+    """Return the cases, in a process that interprets Triton at most LADDER of them, evenly spread."""
+    all_ = list(cases)
+    if asked() is None or len(all_) <= LADDER:
+        return all_
+    return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
 
 
 def ask(config: int) -> None:

@@ -231,14 +231,19 @@ class FusedBounds:
             dn, den = self.n_error[..., None], truth.normaliser
             return np.where(dn < den, (dN + np.abs(truth.o) * dn) / (den - dn), np.inf)
 
+    @cached_property
+    def grown(self) -> Array:
+        """How much what a step loses to underflow may grow: 1 + e^m / normaliser, (B, NH, t, 1)."""
+        if self._linear:
+            return np.ones((*self.truth.n.shape, 1))
+        with np.errstate(over="ignore"):
+            return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
+
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser)."""
         u, error = self.rounding.output.u, self.o_error
         with np.errstate(over="ignore", invalid="ignore"):
-            bound = error + u * (np.abs(self.truth.o) + error) + self.lost
-            if not self._linear:
-                grown = np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None]
-                bound = bound + self.lost * grown / self.truth.normaliser
+            bound = error + u * (np.abs(self.truth.o) + error) + self.lost * self.grown
             overflow = self.o_sizes >= self.rounding.largest / 2
         return self._bound(bound, overflow)
 

@@ -1,0 +1,76 @@
+"""transformers 5.24.0, its plain PyTorch fallbacks: gated delta rule, KDA, mLSTM, Mamba-2's segment sum.
+
+Install: pip install transformers==5.24.0. Its mLSTM is defined only where the package xlstm is not
+installed: that is said here. Kernels from a hub would replace some of the others: their plain form is
+__wrapped__. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1. Chunks
+are 4 long, an argument of theirs.
+"""
+
+import torch
+import transformers.utils as utils
+from around import channels
+
+utils.is_xlstm_available = utils.import_utils.is_xlstm_available = lambda: False
+
+from transformers.models.kimi_linear import modeling_kimi_linear as kimi
+from transformers.models.mamba2.modeling_mamba2 import segment_sum as of_mamba2
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen
+from transformers.models.xlstm import modeling_xlstm as xlstm
+
+from dmat.testing import fused
+
+DELTA = {
+    "layout": "BSHD", "keys": "orthonormal", "K": (4, 16), "max_seq": 16, "scale": "K**-0.5",
+    "states": "initial_state", "accumulates_in": "float32", "dtypes": ("float32", "bfloat16"),
+}  # fmt: skip
+CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
+MLSTM = {
+    "reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "states": "state",
+    "dtypes": ("float32",), "max_seq": 24,
+}  # fmt: skip
+SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
+KEPT = {"output_final_state": True}
+LAST = {"eps": 0.0, "return_last_states": True}
+
+
+def plain(fn):
+    """Return a function as it is written, without what would fetch another in its place."""
+    return getattr(fn, "__wrapped__", fn)
+
+
+def initial(state):
+    """Return an mLSTM's state as its keywords."""
+    return {} if state is None else dict(zip(("c_initial", "n_initial", "m_initial"), state, strict=True))
+
+
+# fmt: off
+
+torch_chunk_gated_delta_rule = fused(
+    lambda q, k, v, g, **s: plain(qwen.torch_chunk_gated_delta_rule)(
+        q, k, v, g, torch.ones_like(g), chunk_size=4, **KEPT, **s),
+    **CHUNKS, **DELTA)
+torch_recurrent_gated_delta_rule = fused(
+    lambda q, k, v, g, **s: plain(qwen.torch_recurrent_gated_delta_rule)(
+        q, k, v, g, torch.ones_like(g), **(KEPT | {"initial_state": None} | s)),
+    **DELTA)
+chunk_kimi_delta_attention = fused(
+    lambda q, k, v, g, **s: plain(kimi.chunk_kimi_delta_attention)(
+        q, k, v, channels(g, k), torch.ones_like(g), chunk_size=4, **KEPT, **s),
+    **CHUNKS, **DELTA)
+recurrent_kimi_delta_attention = fused(
+    lambda q, k, v, g, **s: plain(kimi.recurrent_kimi_delta_attention)(
+        q, k, v, channels(g, k), torch.ones_like(g), **(KEPT | {"initial_state": None} | s)),
+    **DELTA)
+segment_sum = fused(of_mamba2, **SUMS)
+mlstm_recurrent_sequence_native = fused(
+    lambda q, k, v, i, f, state=None: xlstm.mlstm_recurrent_sequence_native(
+        q, k, v, i, f, **LAST, **initial(state)),
+    **MLSTM)
+mlstm_chunkwise_native_autograd = fused(
+    lambda q, k, v, i, f, state=None: xlstm.mlstm_chunkwise_native_autograd(
+        q, k, v, i, f, chunk_size=4, **LAST, **initial(state)),
+    seq_multiple_of=4, **CHUNKS, **MLSTM)
+mlstm_recurrent_sequence_native_wide = fused(
+    mlstm_recurrent_sequence_native, i_range=(-100, 60), **MLSTM)
+mlstm_chunkwise_native_autograd_wide = fused(
+    mlstm_chunkwise_native_autograd, i_range=(-100, 60), seq_multiple_of=4, **CHUNKS, **MLSTM)
