@@ -255,7 +255,8 @@ def test_cases_are_of_their_kind(kind: str, name: str) -> None:
     assert ladder or (kind, name) == ("EXACT", "softmax")
     for case in ladder:
         assert cases.inside(case, domain), case
-        assert {n: repr(x) for n, x in decoded(encoded(case)).items()} == {n: repr(x) for n, x in case.items()}
+        read = decoded(encoded(case))
+        assert {n: repr(x) for n, x in read.items()} == {n: repr(x) for n, x in case.items()}
 
     @settings(max_examples=60, database=None, deadline=None)
     @given(cases.search(domain))
