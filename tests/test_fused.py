@@ -218,7 +218,8 @@ def normalised(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
 def softmax(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
     """Forgetting attention."""
     scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5 + windows(log.float())
-    return (scores.softmax(-1) @ v.float()).to(v.dtype)
+    o: Tensor = scores.softmax(-1) @ v.float()
+    return o.to(v.dtype)
 
 
 KINDS: dict[str, Callable[..., Any]] = {
