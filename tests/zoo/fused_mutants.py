@@ -202,12 +202,12 @@ def wrong_for_bfloat16(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor
     return parallel(q, k, v, log_f * (1.125 if v.dtype == torch.bfloat16 else 1))
 
 
-@mutant("shape", "heads and time of a layout swapped", layout="BSHD", **WINDOWS)
+@mutant("output_shape", "heads and time of a layout swapped", layout="BSHD", **WINDOWS)
 def wrong_layout(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return parallel(*(x.transpose(1, 2) for x in (q, k, v, log_f)))
 
 
-@mutant("shape", "the output in the accumulator's type", **WINDOWS)
+@mutant("output_shape", "the output in the accumulator's type", **WINDOWS)
 def output_not_cast(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     q, k, v, log_f = widen(q, k, v, log_f)
     return product(q, k, v, by_windows(log_f).exp())
