@@ -28,7 +28,8 @@ def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> 
     reads: "linear", "mlstm", "softmax", as dmat.testing.readout.contract.FusedContract has it, whose fields
     the other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) ->
     (B, NH, S, S), as Mamba-2's segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v:
-    (B, NH, S, V), gates (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
+    (B, NH, S, V), gates (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v,
+    or (o, state, ...).
 
     Raises TypeError for a field that does not exist, ValueError for a value that is none.
     """
