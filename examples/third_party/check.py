@@ -102,14 +102,13 @@ def install(folder: Path) -> Path:
 # Trying
 
 
-def try_one(adapter: Adapter, python: Path, limit: float, examples: int | None) -> dict[str, Any]:
+def try_one(adapter: Adapter, python: Path, limit: float, more: list[str]) -> dict[str, Any]:
     """Check one adapter and run the repro.py of each counterexample; return and keep what became of it."""
     adapter.result.parent.mkdir(parents=True, exist_ok=True)
     report, kept = adapter.result.with_suffix(".report"), WORK / "counterexamples" / adapter.result.stem
     report.unlink(missing_ok=True)
     command = [str(python), "-m", "dmat.testing.cli", "check", "-n", "1", *adapter.options]
-    command += ["--examples", str(examples)] if examples else []
-    command += ["--json", str(report), "--counterexamples", str(kept), adapter.target]
+    command += [*more, "--json", str(report), "--counterexamples", str(kept), adapter.target]
     started = time.monotonic()
     code, said = _run(command, limit)
     result = {
@@ -117,7 +116,7 @@ def try_one(adapter: Adapter, python: Path, limit: float, examples: int | None) 
         "said": said[-4000:] if not report.exists() else "",
         "ended": "in time" if code is not None else f"not done in {limit:.0f} s",
         "report": json.loads(report.read_text()) if report.exists() else None,
-        "examples": examples,
+        "told": more,
         "seconds": round(time.monotonic() - started),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -217,16 +216,19 @@ def main() -> int:
     top.add_argument(
         "--examples", type=int, help="random cases a law and dtype; default: as dmat check has it"
     )
+    top.add_argument("--dtype", action="append", default=[], help="try these alone, of those that it takes")
     top.add_argument("--limit", type=float, default=LIMIT, help="seconds for an adapter")
     options = top.parse_args()
     WORK.mkdir(exist_ok=True)
+    more = ["--examples", str(options.examples)] if options.examples else []
+    more += [word for dtype in options.dtype for word in ("--dtype", dtype)]
     python = options.python or WORK / "venv" / "bin" / "python"
     if not options.page:
         if options.python is None:
             install(WORK / "venv")
         for adapter in adapters(options.files):
             if "check" in options.steps:
-                result = try_one(adapter, python, options.limit, options.examples)
+                result = try_one(adapter, python, options.limit, more)
                 verdict = result["report"]["verdict"] if result["report"] else "error"
                 print(f"{verdict:8} {result['seconds']:5} s  {adapter.target}", flush=True)
             if "grade" in options.steps:
