@@ -41,7 +41,7 @@ not promise is not run.
 FUSED_HEAD = """
 # The laws of fused kernels
 
-Of operators on q, k, v and gates, in which D~ stands: `dmat.testing.fused`. Symbols and bounds: docs/fused.md.
+Of operators on q, k, v and gates, in which D~ stands: `dmat.testing.fused`. Symbols, bounds: docs/fused.md.
 Those with the name of a law above say the same of the output o, (B, NH, S, V), as that one of D~.
 """
 
