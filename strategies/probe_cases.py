@@ -74,9 +74,9 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
     """Return the canonical gates, shortest first."""
     ladder = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
-        for S in domain.shortest(3)
+        for n, S in enumerate(domain.shortest(3))
         for fgate in _forget(domain)
-        for igate in _inputs(domain)
+        for igate in _inputs(domain)[: 1 if n == 2 else None]
     ]
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         ladder.append(_uneven(domain, S))
@@ -182,8 +182,8 @@ def _draw_place(draw: Draw, domain: Domain) -> Case:
 def _place_ladder(domain: Domain) -> Iterator[Case]:
     for gates in gate_ladder(_of(domain)):
         B, NH, S = gates.shape
-        for probe in _probes(_of(domain), gates, "one-hot")[:2]:
-            for t in sorted({0, S // 2, S - 1}):
+        for probe in _probes(_of(domain), gates, "one-hot")[:1]:
+            for t in sorted({S // 2, S - 1}):
                 yield {"gates": gates, "probe": probe, "head": (B // 2, NH // 2), "t": t}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from dmat.strategies.gates import (
 )
 from dmat.strategies.layouts import SAME_VALUES
 from dmat.strategies.shapes import FEW, ONE, TINY
-from dmat.strategies.values import Background, Constant, Normal, Within
+from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
@@ -83,7 +84,7 @@ class ProbeDomain(Domain):
         """Whether v may have this size."""
         return V % self.V == 0 if isinstance(self.V, int) else V in self.V
 
-    @property
+    @cached_property
     def all_lengths(self) -> tuple[int, ...]:
         """The lengths that are allowed and tried, shortest first."""
         longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else max(LONG, 4 * (self.chunk or 0) + 2)
@@ -121,16 +122,22 @@ class ProbeDomain(Domain):
 
     def draw_shape(self, draw: Draw, *, zero: bool = True) -> tuple[int, int, int]:
         """Draw (B, NH, S): short ones first, then around the edges of chunks."""
-        lengths = self.all_lengths
         if zero and self.zero_length and between(draw, 0, 29) == 29:
             return (*choose(draw, FEW), 0)
-        kind = choose(draw, ("short", "middle", "edge", "any"))
-        short = [S for S in lengths if S <= 5] or lengths[:2]
-        middle = [S for S in lengths if 5 < S <= 24] or lengths
-        edges = [S for S in lengths if self._at_edge(S)] or lengths
-        S = choose(draw, {"short": short, "middle": middle, "edge": edges, "any": lengths}[kind])
+        S = choose(draw, self.kinds_of_length[choose(draw, ("short", "middle", "edge", "any"))])
         heads = TINY if S <= 24 else FEW if S <= 70 else ONE
         return (*choose(draw, heads), S)
+
+    @cached_property
+    def kinds_of_length(self) -> dict[str, tuple[int, ...]]:
+        """The lengths that are allowed, short ones, middling ones, those around the edges of chunks."""
+        lengths = self.all_lengths
+        return {
+            "short": tuple(S for S in lengths if S <= 5) or lengths[:2],
+            "middle": tuple(S for S in lengths if 5 < S <= 24) or lengths,
+            "edge": tuple(S for S in lengths if self._at_edge(S)) or lengths,
+            "any": lengths,
+        }
 
     def _at_edge(self, S: int) -> bool:
         block = self.chunk or 16
@@ -149,7 +156,7 @@ class ProbeDomain(Domain):
         return Gates(self.dtype, shape, igate, fgate, draw_layout(draw, layouts) if self.igate else own, own)
 
     def _fgate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
-        palettes = self.fgate_palettes()
+        palettes = self.fgate_palettes
         if between(draw, 0, 9) < 7:
             background = draw_background(draw, choose(draw, palettes))
         else:
@@ -157,9 +164,9 @@ class ProbeDomain(Domain):
             background = Within(Normal(seed(draw), scale, mean), self.least, self.most)
         return edited_field(draw, background, shape, palettes)
 
+    @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """Return the values that are drawn together, of the forget gate."""
-        specials = (-np.inf,) if "-inf" in self.special_values else ()
+        """The values that are drawn together, of the forget gate; resets have a law of their own."""
         if self.gate == "preact":
             palettes = [ORDINARY, OPEN, CLOSED, (0.0,), extreme(self.dtype), subnormal(self.dtype)]
         else:
@@ -167,7 +174,6 @@ class ProbeDomain(Domain):
             tiny = tuple(-abs(x) for x in subnormal(self.dtype))
             far = tuple(-abs(x) for x in extreme(self.dtype))
             palettes = [(0.0,), closing[0], OF_UNDERFLOW, (-1e-6, -1e-3, -0.05), closing[1], far, tiny]
-        del specials  # resets are a law of their own: they free what reads them
         allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in palettes]
         return [palette for palette in allowed if palette]
 
@@ -194,7 +200,7 @@ class ProbeDomain(Domain):
             return False
         return self.has_values(*gates.values())
 
-    def has_values(self, igate: np.ndarray, fgate: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def has_values(self, igate: Array, fgate: Array) -> bool:
         """Whether gates may have these values."""
         low, high = self.i_range if self.igate else (0.0, 0.0)
         spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # the ends are rounded to the dtype too
@@ -204,7 +210,7 @@ class ProbeDomain(Domain):
         room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
         return bool(inside_i and inside_f and room < self.largest_sum)
 
-    @property
+    @cached_property
     def largest_sum(self) -> float:
         """What the magnitudes of a sequence's gates may add up to."""
         narrow: Sequence[str] = (self.accumulator, self.dtype)

@@ -218,7 +218,8 @@ def normalised(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
 def softmax(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
     """Forgetting attention."""
     scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5 + windows(log.float())
-    return (scores.softmax(-1) @ v.float()).to(v.dtype)
+    o: Tensor = scores.softmax(-1) @ v.float()
+    return o.to(v.dtype)
 
 
 KINDS: dict[str, Callable[..., Any]] = {
@@ -255,7 +256,8 @@ def test_cases_are_of_their_kind(kind: str, name: str) -> None:
     assert ladder or (kind, name) == ("EXACT", "softmax")
     for case in ladder:
         assert cases.inside(case, domain), case
-        assert repr(decoded(encoded(case))) == repr(case)
+        read = decoded(encoded(case))
+        assert {n: repr(x) for n, x in read.items()} == {n: repr(x) for n, x in case.items()}
 
     @settings(max_examples=60, database=None, deadline=None)
     @given(cases.search(domain))
@@ -275,8 +277,8 @@ def test_one_hot_probes_read_one_term() -> None:
     column = here.inputs(gates, Probe(K=4, seed=3)).column
     factor = run.o[..., column] / np.where(truth.E == 0, 1, truth.E)
     causal = np.tri(9, dtype=bool) & (truth.E > 0)
-    mantissa, _ = np.frexp(np.where(causal, factor, 0.5))
-    assert np.allclose(np.abs(mantissa), 0.5, rtol=1e-5)
+    power = np.log2(np.abs(np.where(causal, factor, 1.0)))
+    assert np.abs(power - np.round(power)).max() < 1e-5
     assert sorted(column) == list(range(9))
 
 

@@ -13,14 +13,15 @@ C = 16
 
 def chunkwise(q: Tensor, k: Tensor, v: Tensor, log_gate: Tensor) -> Tensor:
     """Return o, (B, NH, S, V), of q, k (B, NH, S, K), v (B, NH, S, V) and log gates (B, NH, S)."""
-    state, output = 0.0, []
+    state, output = torch.zeros(()), []
     for start in range(0, q.shape[2], C):
         qc, kc, vc, gc = (x[:, :, start : start + C].float() for x in (q, k, v, log_gate))
         decay = gc.cumsum(-1)
         causal = torch.ones(len(gc[0, 0]), len(gc[0, 0]), dtype=torch.bool, device=q.device).tril()
         windows = (decay[..., :, None] - decay[..., None, :]).masked_fill(~causal, -torch.inf).exp()
-        across = 0.0 if start == 0 else (qc * decay.exp()[..., None]) @ state
-        output.append((qc @ kc.mT * windows) @ vc + across)
+        inside = (qc @ kc.mT * windows) @ vc
+        across = (qc * decay.exp()[..., None]) @ state if start else torch.zeros(())
+        output.append(inside + across)
         state = (state + kc.mT @ (vc * (-decay).exp()[..., None])) * decay[..., -1:].exp()[..., None]
         state = state * decay[..., -1:].exp()[..., None]  # once too often
     return torch.cat(output, 2).to(v.dtype)

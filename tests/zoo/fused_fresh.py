@@ -1,8 +1,8 @@
 """Fresh cases for all sound fused kernels: `python -m tests.zoo.fused_fresh --runs N`.
 
 A run tries every law on every kernel in float32, bfloat16 and float16: so many random examples each, after
-the ladder in the first run. An accusation is printed whole, and the exit is 1. At the end, of each law, the
-largest error over bound that was let pass.
+the ladder in the first run. Of each law, kernel and dtype one accusation is printed whole, and the exit is
+1. At the end, of each law, the largest error over bound that was let pass.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> int:
                     found = tried(entry, subject, options.examples, run == 1 and not options.no_ladder)
                     for _, case, broken in found[:1]:
                         accused += 1
-                        print(f"{entry.name} accuses {kernel.__name__}, {subject.dtype}: {case}\n{broken}")
+                        what = f"{entry.name} accuses {kernel.__name__}, {subject.dtype}"
+                        print(f"{what}: {case}\n{broken}", flush=True)
                     if subject.worst is not None:
                         place = entry.name, subject.dtype
                         worst[place] = max(worst.get(place, 0.0), subject.worst)

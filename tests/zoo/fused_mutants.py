@@ -68,6 +68,12 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return product(q, k, v_, by_windows(log_f).exp()).to(v.dtype)
 
 
+def over(q: Tensor, k: Tensor, v: Tensor, E: Tensor) -> Tensor:
+    """The output of any E."""
+    q, k, v_ = widen(q, k, v)
+    return product(q, k, v_, E).to(v.dtype)
+
+
 # Masks.
 
 
@@ -75,34 +81,34 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 def masked_by_product(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     c = widen(log_f)[0].cumsum(-1)
     E = (c[..., :, None] - c[..., None, :]).exp() * causal(c.shape[-1])
-    return product(*widen(q, k, v), E).to(v.dtype)
+    return over(q, k, v, E)
 
 
 @mutant("gradient_finite", "exp before a where: inf times 0 in its gradient, mamba_ssm 2.3.2", **WINDOWS)
 def masked_after_exp(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     c = widen(log_f)[0].cumsum(-1)
     E = torch.where(causal(c.shape[-1]), (c[..., :, None] - c[..., None, :]).exp(), 0.0)
-    return product(*widen(q, k, v), E).to(v.dtype)
+    return over(q, k, v, E)
 
 
 @mutant("values", "strict triangle: a time does not read itself", **WINDOWS)
 def strict_triangle(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     E = by_windows(widen(log_f)[0]).exp().tril(-1)
-    return product(*widen(q, k, v), E).to(v.dtype)
+    return over(q, k, v, E)
 
 
 @mutant("future", "a mask one diagonal too wide", **WINDOWS)
 def one_step_of_the_future(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     D = by_windows(widen(log_f)[0])
     E = D.exp() + 2.0**-10 * torch.ones_like(D).tril(1).triu(1)
-    return product(*widen(q, k, v), E).to(v.dtype)
+    return over(q, k, v, E)
 
 
 @mutant("values", "exp instead of a mask by sign: zero log gates are taken for masked ones", **WINDOWS)
 def masked_by_sign(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     D = by_windows(widen(log_f)[0])
     off = torch.where(D < 0, D.exp(), 0.0).tril(-1) + torch.eye(D.shape[-1])
-    return product(*widen(q, k, v), off).to(v.dtype)
+    return over(q, k, v, off)
 
 
 # Gates.
@@ -131,7 +137,7 @@ def half_products(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 @mutant("values", "difference of cumulative sums, declared windows", **WINDOWS)
 def undeclared_differences(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     E = by_differences(widen(log_f)[0]).exp()
-    return product(*widen(q, k, v), E).to(v.dtype)
+    return over(q, k, v, E)
 
 
 @mutant("closed_gates", "a clamp against -inf lets a closed gate leak", special_values=("-inf",), **WINDOWS)
@@ -196,14 +202,15 @@ def wrong_for_bfloat16(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor
     return parallel(q, k, v, log_f * (1.125 if v.dtype == torch.bfloat16 else 1))
 
 
-@mutant("shape", "heads and time of a layout swapped", layout="BSHD", **WINDOWS)
+@mutant("output_shape", "heads and time of a layout swapped", layout="BSHD", **WINDOWS)
 def wrong_layout(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return parallel(*(x.transpose(1, 2) for x in (q, k, v, log_f)))
 
 
-@mutant("shape", "the output in the accumulator's type", **WINDOWS)
+@mutant("output_shape", "the output in the accumulator's type", **WINDOWS)
 def output_not_cast(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    return product(*widen(q, k, v), by_windows(widen(log_f)[0]).exp())
+    q, k, v, log_f = widen(q, k, v, log_f)
+    return product(q, k, v, by_windows(log_f).exp())
 
 
 # Chunks: the carry.
@@ -290,7 +297,8 @@ def state_without_last(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: An
     o, last = with_state(q, k, v, log_f, state)
     if q.shape[2] == 1:
         return o, torch.zeros_like(last) if state is None else state
-    return o, with_state(*(x[:, :, :-1] for x in (q, k, v, log_f)), state)[1]
+    q, k, v, log_f = (x[:, :, :-1] for x in (q, k, v, log_f))
+    return o, with_state(q, k, v, log_f, state)[1]
 
 
 @mutant("handover", "the state rounded to bfloat16, declared float32", dtypes=("float32",), states="state",
@@ -355,14 +363,16 @@ def mlstm(
     D = by_windows(logsigmoid(f)) + i[..., None, :]
     m = D.amax(-1, keepdim=True)
     a = q @ k.mT * q.shape[-1] ** -0.5 * (D - m).exp()
-    return (a / below(a.sum(-1, keepdim=True), m) @ v_).to(v.dtype)
+    o: Tensor = a / below(a.sum(-1, keepdim=True), m) @ v_
+    return o.to(v.dtype)
 
 
 @mutant("values", "the stabiliser left out", i_range=(-8.0, 100.0), factors="one", **MLSTM)
 def not_stabilised(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     q, k, v_, i, f = widen(q, k, v, i, f)
     a = q @ k.mT * q.shape[-1] ** -0.5 * (by_windows(logsigmoid(f)) + i[..., None, :]).exp()
-    return (a / a.sum(-1, keepdim=True).abs().clamp(min=1) @ v_).to(v.dtype)
+    o: Tensor = a / a.sum(-1, keepdim=True).abs().clamp(min=1) @ v_
+    return o.to(v.dtype)
 
 
 @mutant("values", "max(n, 1) for max(|n|, 1)", factors="one", **MLSTM)
@@ -517,7 +527,8 @@ def anchored_on_whole_head(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor
     D = by_windows(logsigmoid(f)) + i[..., None, :]
     m = D.amax((-1, -2), keepdim=True)
     a = q @ k.mT * q.shape[-1] ** -0.5 * (D - m).exp()
-    return (a / torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp()) @ v_).to(v.dtype)
+    o: Tensor = a / torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp()) @ v_
+    return o.to(v.dtype)
 
 
 @mutant("causality", "rows are normalised by the mean of the whole sequence", **WINDOWS)

@@ -364,6 +364,13 @@ def mlstm_parallel(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Ten
     return (a / normaliser @ v_).to(v.dtype)
 
 
+@sound(**MLSTM, factors="one", i_range=(-60.0, 60.0), special_values=("nan",))
+def mlstm_parallel_far_gates(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
+    """The same for input gates far from 0."""
+    o: Tensor = mlstm_parallel(q, k, v, i, f)
+    return o
+
+
 @sound(**MLSTM, factors="one", error_scope="prefix", layout="BSHD")
 def mlstm_parallel_differences(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     """The same, of differences of cumulative sums; time before heads; the division after the product."""

@@ -9,11 +9,14 @@ from unittest.mock import patch
 import torch
 from hypothesis import settings
 
-from dmat.properties import FAMILIES
+from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing import minimal
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law import Law
 from dmat.testing.report import laws
+from dmat.testing.subject import Subject
 
+from .fused_mutants import FUSED_MUTANTS, FusedMutant
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
 
@@ -35,36 +38,57 @@ not promise is not run.
 """
 
 
+FUSED_HEAD = """
+# The laws of fused kernels
+
+Of operators on q, k, v and gates, in which D~ stands: `dmat.testing.fused`. Symbols, bounds: docs/fused.md.
+Those with the name of a law above say the same of the output o, (B, NH, S, V), as that one of D~.
+"""
+
+
 def page() -> str:
     """Return the whole page."""
-    families: dict[str, list[Law]] = {family: [] for family in FAMILIES}
-    for entry in laws():
-        families[entry.check.__module__.rpartition("test_law_")[2]].append(entry)
+    rejected = {DTILDE: [(m.law, m.name, m.museum) for m in MUTANTS]}
+    rejected[FUSED] = [(m.law, m.name, m.museum) for m in FUSED_MUTANTS]
     parts = [HEAD]
-    for family, entries in families.items():
-        parts.append(f"\n## {family.capitalize()}\n")
-        parts += [section(entry) for entry in entries]
+    for of, names in ((DTILDE, FAMILIES), (FUSED, FUSED_FAMILIES)):
+        parts += [FUSED_HEAD] if of == FUSED else []
+        for family in names:
+            parts.append(f"\n## {family.replace('_', ', ').capitalize()}\n")
+            parts += [section(entry, rejected[of]) for entry in laws(of) if _family(entry) == family]
     return "\n".join(parts)
 
 
-def section(entry: Law) -> str:
-    """Return one law's entry: statement, why, bound, needs, mutant, published bug."""
+def _family(entry: Law) -> str:
+    return entry.check.__module__.rpartition("test_law_")[2]
+
+
+def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
+    """Return one law's entry: statement, why, bound, needs, mutant, published bug.
+
+    rejected: of each mutant the law that must reject it, its name, and what it restates.
+    """
     parts = inspect.cleandoc(entry.check.__doc__ or "").split("\n\n", 1)[1]
     why, _, bound = " ".join(parts.removeprefix("Why: ").split()).partition(" Bound: ")
     lines = [f"### {entry.name}", "", entry.statement, "", f"- Why: {why}", f"- Bound: {bound}"]
     needs = [(need.__doc__ or "").rstrip(".") for need in entry.needs]
     if needs:
         lines.append(f"- Applies where: {'; '.join(text[:1].lower() + text[1:] for text in needs)}.")
-    return "\n".join([*lines, *_rejects(entry), ""])
+    return "\n".join([*lines, *_rejects(entry, rejected), ""])
 
 
-def _rejects(entry: Law) -> list[str]:
+def _rejects(entry: Law, rejected: list[tuple[str, str, str]]) -> list[str]:
     """Return what is said of the mutant: what it is, what it restates, and the case that shows it."""
-    mutants = [mutant for mutant in MUTANTS if mutant.law == entry.name]
-    first = mutants[0]
-    lines = [f"- Rejects: `{first.name}`, {first.museum}."]
-    others = ", ".join(f"`{mutant.name}`" for mutant in mutants[1:])
-    return lines + ([f"  Also: {others}."] if others else []) + _case(entry, first)
+    (first, museum), *others = [(name, museum) for law, name, museum in rejected if law == entry.name]
+    lines = [f"- Rejects: `{first}`, {museum}."]
+    lines += [f"  Also: {', '.join(f'`{name}`' for name, _ in others)}."] if others else []
+    if entry.of == FUSED:
+        return [*lines, *_case_of_fused(entry, next(m for m in FUSED_MUTANTS if m.name == first))]
+    return [*lines, *_case(entry, next(m for m in MUTANTS if m.name == first))]
+
+
+def _case_of_fused(entry: Law, mutant: FusedMutant) -> list[str]:
+    return _smallest(entry, subjects(mutant.kernel, mutant.name), mutant.name)
 
 
 def _case(entry: Law, mutant: Mutant) -> list[str]:
@@ -74,14 +98,19 @@ def _case(entry: Law, mutant: Mutant) -> list[str]:
         return ["- Smallest case: none is kept, for the kernel draws lots."]
     if entry.most is not None:
         return ["- Smallest case: none is kept, for each costs a compilation or a process."]
+    return _smallest(entry, subjects(mutant.implementation, mutant.name), mutant.name)
+
+
+def _smallest(entry: Law, wrong: list[Subject], name: str) -> list[str]:
+    """Return the smallest case on which the law rejects one of these."""
     with (
         patch.object(minimal, "MOST_SECONDS", float("inf")),
         torch.random.fork_rng(),
     ):  # on any machine the same
         torch.manual_seed(0)
-        found = first_rejection(entry, subjects(mutant.implementation, mutant.name), FOR_PAGE)
+        found = first_rejection(entry, wrong, FOR_PAGE)
     if found is None:
-        raise RuntimeError(f"{entry.name} does not reject {mutant.name}")
+        raise RuntimeError(f"{entry.name} does not reject {name}")
     return ["- Smallest case:", "", *(f"      {line}" for line in found.case.splitlines())]
 
 

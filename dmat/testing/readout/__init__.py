@@ -11,7 +11,14 @@ from typing import Any
 
 from dmat.testing.readout.contract import FusedContract, accepted
 
-OF_LOG = ("error_scope", "accumulates_in", "dtypes", "devices", "special_values", "zero_length")
+OF_LOG: tuple[str, ...] = (
+    "error_scope",
+    "accumulates_in",
+    "dtypes",
+    "devices",
+    "special_values",
+    "zero_length",
+)
 OF_LOG += ("seq_multiple_of", "max_seq", "exact_sums", "deterministic", "gates", "differentiable")
 
 

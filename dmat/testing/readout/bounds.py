@@ -85,9 +85,9 @@ class FusedBounds:
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         handed_over = 3.0 * seen.crossing
         if stated == "one":
-            return 1.0 + handed_over
+            return np.asarray(1.0 + handed_over)
         if stated == "steps":
-            return np.maximum(t - s, 0) + 1.0 + handed_over
+            return np.asarray(np.maximum(t - s, 0) + 1.0 + handed_over)
         chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
         return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
 
@@ -108,7 +108,7 @@ class FusedBounds:
         seen, scope = self.truth.seen, self.contract.error_scope
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
-            return np.maximum(t - s, 0).astype(np.float64)
+            return np.asarray(np.maximum(t - s, 0).astype(np.float64))
         step = max(seen.S, 1) if scope == "prefix" else int(scope)
         start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
         return np.maximum(t - start[None, :], 0) + 2.0
@@ -197,7 +197,7 @@ class FusedBounds:
     def lost(self) -> float:
         """What underflow may cost a sum of S terms of K products."""
         seen = self.truth.seen
-        return (seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big
+        return float((seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
@@ -207,7 +207,7 @@ class FusedBounds:
         error = error + gamma(truth.seen.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
         eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
-        return error + eps + 8 * u_a * truth.normaliser[..., 0]
+        return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
 
     @cached_property
     def o_sizes(self) -> Array:
@@ -257,7 +257,7 @@ class FusedBounds:
     def n_relative(self) -> Array:
         """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
         if self._linear:
-            return np.zeros((*self.truth.n.shape, 1))
+            return np.zeros((*self.truth.log.shape, 1))
         relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
         return np.where(relative <= 0.5, relative, np.inf)
 
@@ -278,7 +278,7 @@ class FusedBounds:
         A backward may take it over all terms, in any order, or from o as it was stored.
         """
         if self._linear:
-            return np.zeros((*self.truth.n.shape, 1))
+            return np.zeros((*self.truth.log.shape, 1))
         u = self.rounding.output.u
         sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
         each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser

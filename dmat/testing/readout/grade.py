@@ -34,7 +34,9 @@ LONG_ENOUGH = 150
 
 def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     """Return the classes from the strictest on; a half type's own format comes after float32."""
-    scopes = SCOPES if quantity == "forward" else ("window", "prefix")
+    longest = subject.domain.all_lengths[-1]  # a chunk as long as all that is tried is a prefix
+    chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
+    scopes = chunks if quantity == "forward" else ["window", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
     gates = ("relative", "absolute") if subject.fused.gate == "preact" else ("relative",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,22 +30,22 @@ class Seen:
     @property
     def S(self) -> int:
         """The length of the sequence."""
-        return self.fgate.shape[-1]
+        return int(self.fgate.shape[-1])
 
-    @property
+    @cached_property
     def begin(self) -> Array:
         """Where the call or sequence of each time begins, (S,)."""
         starts = np.array(self.begins, dtype=np.int64)
         return np.asarray(starts[np.searchsorted(starts, np.arange(self.S), side="right") - 1])
 
-    @property
+    @cached_property
     def unread(self) -> Mask:
         """Which sources a row does not read: later ones, other sequences', those before a closed gate."""
         later = ~np.tri(self.S, dtype=bool)
         other = self.begin[:, None] != self.begin[None, :] if self.packed else np.zeros_like(later)
         return np.asarray(later | other | holds(self.fgate == -np.inf))
 
-    @property
+    @cached_property
     def crossing(self) -> Mask:
         """Which entries go through a state that is handed over, (S, S)."""
         other = self.begin[:, None] != self.begin[None, :]

@@ -81,12 +81,12 @@ class Truth:
     @cached_property
     def products(self) -> Array:
         """scale (q_t . k_s)."""
-        return self.scale * np.einsum("bhtd,bhsd->bhts", self.seen.q, self.seen.k)
+        return np.asarray(self.scale * np.einsum("bhtd,bhsd->bhts", self.seen.q, self.seen.k))
 
     @cached_property
     def product_sizes(self) -> Array:
         """scale (|q_t| . |k_s|)."""
-        return self.scale * np.einsum("bhtd,bhsd->bhts", np.abs(self.seen.q), np.abs(self.seen.k))
+        return np.asarray(self.scale * np.einsum("bhtd,bhsd->bhts", np.abs(self.seen.q), np.abs(self.seen.k)))
 
     @cached_property
     def exponent(self) -> Array:
@@ -116,13 +116,13 @@ class Truth:
     @cached_property
     def n(self) -> Array:
         """The sum of a, (B, NH, t)."""
-        return self.a.sum(-1)
+        return np.asarray(self.a.sum(-1))
 
     @cached_property
     def normaliser(self) -> Array:
         """What o is divided by, (B, NH, t, 1)."""
         if self.contract.reads == "linear":
-            return np.ones((*self.n.shape, 1))
+            return np.ones((*self.log.shape, 1))
         n = np.maximum(np.abs(self.n), 1.0) if self.contract.reads == "mlstm" else self.n
         return np.where(n == 0, 1.0, n)[..., None]
 
@@ -145,7 +145,7 @@ class Truth:
         reach = -self.windows + np.abs(self.seen.igate)[..., None, :] + 1
         if self.contract.reads == "softmax":
             reach = reach + self.product_sizes
-        return U64 * (np.maximum(t - s, 0) + self.seen.S + self.seen.q.shape[-1] + 24) * reach
+        return np.asarray(U64 * (np.maximum(t - s, 0) + self.seen.S + self.seen.q.shape[-1] + 24) * reach)
 
     @cached_property
     def o_slack(self) -> Array:
@@ -155,7 +155,7 @@ class Truth:
         if self.contract.reads == "linear":
             return of_sum + 2.0**-1060
         of_n = (self.sizes * self.own_error).sum(-1, keepdims=True) / self.normaliser
-        return of_sum + np.abs(self.o) * (of_n + 8 * U64) + 2.0**-1060
+        return np.asarray(of_sum + np.abs(self.o) * (of_n + 8 * U64) + 2.0**-1060)
 
     # Gradients, of the cotangent W of o, (B, NH, t, V)
 
@@ -176,14 +176,14 @@ class Pulled:
         """d L / d a[t, s], times the normaliser: W_t . v_s, less W_t . o_t where n normalises."""
         plain = np.einsum("bhtc,bhsc->bhts", self.W, self.truth.seen.v)
         if self.truth.contract.reads == "linear" or self.truth.contract.gradient == "truncated":
-            return plain
+            return np.asarray(plain)
         sign = np.sign(self.truth.n) * self.truth.outside
-        return plain - (self.along * sign)[..., None]
+        return np.asarray(plain - (self.along * sign)[..., None])
 
     @cached_property
     def along(self) -> Array:
         """W_t . o_t, (B, NH, t)."""
-        return (self.W * self.truth.o).sum(-1)
+        return np.asarray((self.W * self.truth.o).sum(-1))
 
     @cached_property
     def slope_sizes(self) -> Array:
@@ -193,8 +193,8 @@ class Pulled:
         """
         plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
         if self.truth.contract.reads == "linear":
-            return plain
-        return plain + np.abs(self.along)[..., None]
+            return np.asarray(plain)
+        return np.asarray(plain + np.abs(self.along)[..., None])
 
     @cached_property
     def X(self) -> Array:
@@ -222,7 +222,7 @@ class Pulled:
     @property
     def di(self) -> Array:
         """The gradient of the input gate, (B, NH, S)."""
-        return self.X.sum(-2)
+        return np.asarray(self.X.sum(-2))
 
     @cached_property
     def per_product(self) -> Array:
@@ -255,7 +255,7 @@ def rectangles(X: Array) -> Array:
     S = X.shape[-1]
     left = np.zeros_like(X)  # [..., t, k]: sum over s < k of row t
     left[..., 1:] = np.cumsum(X[..., :-1], axis=-1)
-    return np.where(np.tri(S, dtype=bool), left, 0.0).sum(-2)
+    return np.asarray(np.where(np.tri(S, dtype=bool), left, 0.0).sum(-2))
 
 
 def rows_from(X: Array) -> Array:
