@@ -11,5 +11,5 @@ from dmat.testing import fused
 # fmt: off
 
 pscan = fused(
-    scan(lambda g, x: of_mambapy(g.exp()[..., None], x[..., None])[..., 0]), K=1,
+    scan(lambda g, x: of_mambapy(g.exp()[..., None], x[..., None])[..., 0]), K=(1,),
     dtypes=("float32",), max_seq=40)

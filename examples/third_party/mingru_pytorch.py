@@ -11,5 +11,5 @@ from dmat.testing import fused
 # fmt: off
 
 heinsen_associative_scan_log = fused(
-    scan(lambda g, x: of_mingru(g, log(x))), K=1, dtypes=("float32",), max_seq=40, error_scope="prefix",
+    scan(lambda g, x: of_mingru(g, log(x))), K=(1,), dtypes=("float32",), max_seq=40, error_scope="prefix",
     factors="one", grad_scope="suffix", positive=True, homogeneous=False)

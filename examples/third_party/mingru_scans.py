@@ -18,7 +18,7 @@ def from_nothing(x):
 # fmt: off
 
 parallel_scan_log = fused(
-    scan(lambda g, x: min_gru.parallel_scan_log(g, from_nothing(x))), K=1, dtypes=("float32",), max_seq=40,
+    scan(lambda g, x: min_gru.parallel_scan_log(g, from_nothing(x))), K=(1,), dtypes=("float32",), max_seq=40,
     error_scope="prefix", factors="one", grad_scope="suffix", positive=True, homogeneous=False)
 linear_scan = fused(
-    scan(lambda g, x: min_gru.linear_scan(g.exp(), x)[1]), K=1, dtypes=("float32",), max_seq=40)
+    scan(lambda g, x: min_gru.linear_scan(g.exp(), x)[1]), K=(1,), dtypes=("float32",), max_seq=40)
