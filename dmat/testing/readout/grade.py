@@ -21,10 +21,9 @@ from dmat.strategies.probes import is_probe
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.child import Tell
 from dmat.testing.grade import AccuracyClass, Grade, Judge, Ledger
-from dmat.testing.readout.bounds import FusedRounding
+from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.subject import FusedGradients, FusedRun, FusedSubject
-from dmat.testing.readout.truth import Pulled
 from dmat.testing.verdict import LawBroken, require_within
 
 SCOPES: tuple[str | int, ...] = ("window", 4, 8, 16, 32, 64, 128, "prefix")
@@ -69,12 +68,12 @@ def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
 
 def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
     """Return the judge of the gates' gradients; their truth is computed once."""
-    pulled = Pulled(subject.truth(gradients.run.seen), gradients.W)
+    pulled = gradients.pulled
     names = [name for name in ("g", "i") if name in gradients.tensors]
 
     def judge(accuracy: AccuracyClass) -> float:
-        promised = _promised(subject, accuracy, "gradients")
-        expected = (subject.gradient_of(pulled, name, *promised) for name in names)
+        bounds = FusedBounds(pulled.truth, *_promised(subject, accuracy, "gradients"))
+        expected = (subject.gradient_of(pulled, name, bounds) for name in names)
         return max(require_within(gradients.of(n), e) for n, e in zip(names, expected, strict=True))
 
     return judge

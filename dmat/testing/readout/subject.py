@@ -78,12 +78,15 @@ class FusedGradients:
     """One backward call: the cotangent W that it saw, and the gradient of each input, by name, float64.
 
     i, g: (B, NH, S). q, k, v: as they are. detached: the output asked for no gradient, so all are zeros.
+    pulled, bounds: what the gradients must be, and how far they may be off, reckoned when they are asked for.
     """
 
     run: FusedRun
     W: Array
     tensors: dict[str, Tensor]
-    detached: bool = False
+    detached: bool
+    pulled: Pulled
+    bounds: FusedBounds
 
     def of(self, name: str) -> Array:
         """Return one of them."""
@@ -312,7 +315,11 @@ class FusedSubject(Subject):
         pulled: dict[str, Tensor] = {}
         for left in reversed(range(times)):
             pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
-        return FusedGradients(run, as_array(tensor), pulled, not output.requires_grad)
+        seen_W = as_array(tensor)
+        truth = self.truth(seen)
+        bounds = FusedBounds(truth, self.fused, self.fused_rounding)
+        detached = not output.requires_grad
+        return FusedGradients(run, seen_W, pulled, detached, Pulled(truth, seen_W), bounds)
 
     def _pulled(
         self,
@@ -381,14 +388,11 @@ class FusedSubject(Subject):
 
     def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
         """Return what the gradient of one input of this call must be."""
-        pulled = Pulled(self.truth(gradients.run.seen), gradients.W)
         note = DETACHED if gradients.detached else note
-        return self.gradient_of(pulled, name, self.fused, self.fused_rounding, note)
+        return self.gradient_of(gradients.pulled, name, gradients.bounds, note)
 
-    def gradient_of(
-        self, pulled: Pulled, name: str, contract: FusedContract, rounding: FusedRounding, note: str = ""
-    ) -> Expected:
-        """Return what the gradient of one input must be under this contract."""
+    def gradient_of(self, pulled: Pulled, name: str, bounds: FusedBounds, note: str = "") -> Expected:
+        """Return what the gradient of one input must be within these bounds."""
         heads = _heads(pulled.truth, pulled.W)
 
         def ball(index: tuple[int, ...]) -> arb:
@@ -397,7 +401,6 @@ class FusedSubject(Subject):
             return enclosed
 
         with np.errstate(all="ignore"):
-            bounds = FusedBounds(pulled.truth, contract, rounding)
             if name in ("g", "i"):
                 bound = bounds.gate(pulled) if name == "g" else bounds.igate(pulled)
                 value = pulled.dgate if name == "g" else pulled.di
