@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from dmat import __version__
@@ -147,7 +148,8 @@ def machine(device: str) -> str:
 
 def folder_name(file: CaseFile) -> str:
     """Return the name of a counterexample's folder: what it is, and a hash of the case."""
-    told = f"{file.law} {file.implementation} {file.dtype} {file.device} {file.case}"
+    case = msgspec.json.encode(file.case).decode()  # the same whatever parts other laws take
+    told = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
     parts = (file.law, file.implementation, file.dtype, file.device, digest)
     return "--".join(re.sub(r"[^\w.]+", "_", part).strip("_.")[-60:] or "_" for part in parts)
@@ -182,7 +184,6 @@ def write(
 
 def write_case(folder: Path, file: CaseFile, case: Any) -> None:
     """Write case.json, and the random numbers of the case, if it has any, beside it."""
-    import msgspec
     from safetensors.numpy import save_file
 
     kept, tensors = told(case)
