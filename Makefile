@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 
 .PHONY: check test sound zoo mutation bench docs third-party lint types clean
 
-# Is the tool itself right? Its own operators pass every law; the two wrong examples are accused.
+# Is the tool itself right? Its own operators pass every law; the wrong examples are accused.
 check: $(VENV)/installed
 	$(BIN)/dmat check
 	$(BIN)/dmat check examples/masked_cumsum.py:dtilde
 	$(BIN)/dmat check examples/cumsum_difference.py:dtilde_declared
 	$(BIN)/dmat check --first examples/cumsum_difference.py:dtilde; test $$? -eq 1
 	$(BIN)/dmat check --first examples/wrong_gradient.py:dtilde; test $$? -eq 1
+	$(BIN)/dmat check examples/fused/mlstm.py:mlstm
+	$(BIN)/dmat check --first examples/fused/wrong_carry.py:linear_attention; test $$? -eq 1
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n auto

@@ -207,7 +207,8 @@ class ProbeDomain(Domain):
         inside_i = (igate >= low * spare).all() and (igate <= high * spare).all()
         least, most = (self.least * spare, self.most) if self.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
-        room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
+        with np.errstate(over="ignore"):
+            room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
         return bool(inside_i and inside_f and room < self.largest_sum)
 
     @cached_property
