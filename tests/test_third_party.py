@@ -90,7 +90,8 @@ def test_page(check: Any, page: Any) -> None:
     note = {"title": "A title", "accuses": ["fla.*"], "laws": ["gradient_finite"], **words}
     versions = {"fla_core": "0.6.0", "torch": "2.13.0", "triton": "3.7.1"}
     text = page.Page(results, {"note": [note]}, versions, 2).text()
-    assert "| fla-core 0.6.0 | `naive_chunk_kda` | errors of the window, one-hot keys | **breaks** |" in text
+    row = "| fla-core 0.6.0 | `fla.py:naive_chunk_kda` | errors of the window, one-hot keys | **breaks** |"
+    assert row in text
     assert "gradient_finite at S = 4 | yes |" in text
     assert "`naive_chunk_kda`: gradient_finite, float32: dq[t=0] computed NaN, exact 1.0, on `gates" in text
     assert "1 of 2 adapters keep every law" in " ".join(text.split())

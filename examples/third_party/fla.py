@@ -65,5 +65,6 @@ naive_retention = fused(
     lambda q, k, v: retention.naive_retention(q, k, v),
     gate="fixed", fixed=lambda NH: torch.log1p(-(2.0 ** (-5.0 - torch.arange(NH).double()))),
     scale="K**-0.5", factors="one", gradient="none", **HALF, **(F32 | {"layout": "BHSD"}))
-naive_recurrent_hgrn = fused(scan(lambda g, x: hgrn.naive_recurrent_hgrn(x, g)[0]), K=(1,), max_seq=40)
+naive_recurrent_hgrn = fused(
+    scan(lambda g, x: hgrn.naive_recurrent_hgrn(x, g)[0]), K=(1,), dtypes=("float32",), max_seq=40)
 segsum = fused(log_linear.segsum, error_scope="prefix", **SUMS)

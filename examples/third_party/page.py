@@ -39,9 +39,7 @@ class Page:
 
     def text(self) -> str:
         """Return the page."""
-        template = jinja2.Template(
-            TEMPLATE.read_text(), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-        )
+        template = template_of(TEMPLATE.read_text(encoding="utf-8"))
         verdicts = [verdict(result) for _, result in self.results]
         dates = sorted(result["date"] for _, result in self.results)
         answers = [answer for _, result in self.results for answer in result["confirmed"].values()]
@@ -64,6 +62,7 @@ class Page:
             notes=[self.section(note) for note in self.notes if self.accused(note)],
             uncheckable=self.uncheckable(),
             cases=self.cases(),
+            interpreted=" and ".join(self.interpreted()),
             versions=wrapped(", ".join(f"{name} {self.version(name)}" for name in self.told)),
         )
 
@@ -94,6 +93,11 @@ class Page:
         counts = [random_cases(result) for adapter, result in self.results if not adapter.options]
         return " to ".join(str(n) for n in dict.fromkeys((min(counts), max(counts)))) if counts else "no"
 
+    def interpreted(self) -> list[str]:
+        """Return the dtypes that interpreted kernels were tried in."""
+        some = {r["dtype"] for adapter, result in self.results if adapter.options for r in laws(result)}
+        return sorted(some, reverse=True)
+
     # Rows
 
     def package(self, adapter: Any) -> str:
@@ -112,7 +116,7 @@ class Page:
         worst = max((r["worst"] for r in laws(result) if r["worst"] is not None), default=None)
         return {
             "package": f"{package} {self.version(package)}",
-            "name": adapter.name + (" (Triton)" if adapter.options else ""),
+            "name": f"{adapter.file}:{adapter.name}",
             "promise": promise((result["report"] or {}).get("contract", {})),
             "verdict": VERDICTS[verdict(result)],
             "grade": grade(result.get("grades")),
@@ -157,6 +161,13 @@ class Page:
             "again": f"dmat check {options} {adapter.target}",
             "by_design": wrapped("*By design?* " + note["by_design"]),
         }
+
+
+def template_of(text: str) -> jinja2.Template:
+    """Return a template that knows `wrapped`, and no missing name."""
+    environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    environment.filters["wrapped"] = wrapped
+    return environment.from_string(text)
 
 
 def random_cases(result: dict) -> int:

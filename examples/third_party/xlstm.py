@@ -13,7 +13,7 @@ from dmat.testing import fused
 MLSTM = {"reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "max_seq": 24}
 ONLY = {"dtypes": ("float32",)}
 WIDE = {"i_range": (-100, 60), **ONLY}
-HALF = {"i_range": (-10, 2), "dtypes": ("float16",), "accumulates_in": "float16"}
+HALF = {"i_range": (-10, 2), "dtypes": ("float16",), "accumulates_in": "float32"}
 PARALLEL = {"error_scope": "prefix", "factors": "one", "grad_scope": "suffix"}
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix", "seq_multiple_of": 4}
 SQUARE = {"K": (16,), "V_equals_K": True}

@@ -59,8 +59,8 @@ class FusedRounding:
 
     @property
     def tiny(self) -> float:
-        """What a step may lose to underflow."""
-        return max(f.floor for f in (self.accumulator, self.operands, self.output, self.products))
+        """What a step may lose to underflow; what is stored at the end loses that of its own format, once."""
+        return max(self.accumulator.floor, self.operands.floor)
 
     @property
     def largest(self) -> float:
@@ -195,9 +195,11 @@ class FusedBounds:
 
     @property
     def lost(self) -> float:
-        """What underflow may cost a sum of S terms of K products."""
-        seen = self.truth.seen
-        return float((seen.S + seen.q.shape[-1] + 4) * self.rounding.tiny * self.big)
+        """What underflow may cost a sum of S terms of K products; a state may be handed over in theirs."""
+        seen, tiny = self.truth.seen, self.rounding.tiny
+        if seen.crossing.any():
+            tiny = max(tiny, self.rounding.products.floor)
+        return float((seen.S + seen.q.shape[-1] + 4) * tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
@@ -240,10 +242,11 @@ class FusedBounds:
             return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
 
     def output(self) -> Bound:
-        """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser)."""
+        """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
         u, error = self.rounding.output.u, self.o_error
         with np.errstate(over="ignore", invalid="ignore"):
             bound = error + u * (np.abs(self.truth.o) + error) + self.lost * self.grown
+            bound = bound + self.rounding.output.floor
             overflow = self.o_sizes >= self.rounding.largest / 2
         return self._bound(bound, overflow)
 
@@ -377,8 +380,7 @@ class FusedBounds:
             grown = 1.0
             if self.truth.contract.reads == "mlstm":
                 grown = float(np.exp(min(max(high.max(initial=0.0), -low.min(initial=0.0)), LARGEST_LOG)))
-            tiny = max(self.lost, self.lost / self.rounding.tiny * output.floor)
-            lost = 64 * tiny * grown * (1 + size + np.abs(value))
+            lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
         return self._bound(bound, overflow)
