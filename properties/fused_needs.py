@@ -27,11 +27,6 @@ def dense(subject: FusedSubject) -> str | None:
     return None if subject.fused.keys == "any" else f'contract: keys="{subject.fused.keys}"'
 
 
-def products(subject: FusedSubject) -> str | None:
-    """Probes of q and k are not 0."""
-    return "in probes of a softmax q and k are 0" if subject.fused.reads == "softmax" else None
-
-
 def integers(subject: FusedSubject) -> str | None:
     """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
     contract = subject.fused

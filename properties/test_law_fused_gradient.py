@@ -74,7 +74,7 @@ def test_law_input_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -
         subject.observe(require_within(gradients.of("i"), subject.expected_gradient(gradients, "i")))
 
 
-@law(DENSE, order=11, of=FUSED, needs=(*NEEDS, needs.dense, needs.products))
+@law(DENSE, order=11, of=FUSED, needs=(*NEEDS, needs.dense))
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 

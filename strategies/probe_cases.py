@@ -65,7 +65,9 @@ def _inputs(domain: ProbeDomain) -> list[Background]:
 def _uneven(domain: ProbeDomain, S: int) -> Gates:
     """Return gates of several heads, each unlike the others."""
     step = -0.25 if domain.gate != "fixed" else 0.0
-    fgate = Ramp(max(-0.5, domain.least), head_step=max(step, domain.least / 8)) if step else Constant(0.0)
+    fgate = (
+        Ramp(max(-0.5, domain.least / 2), head_step=max(step, domain.least / 16)) if step else Constant(0.0)
+    )
     igate = Ramp(0.0, head_step=min(0.25, domain.i_range[1] / 8)) if domain.igate else Constant(0.0)
     return Gates(domain.dtype, (2, 3, S), igate, fgate)
 
@@ -91,7 +93,8 @@ def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
     """Return the canonical probes for these gates: the plain one, and one of many signs and places."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
-    seeded = plain_probe(domain, S, kind, seed=1, pull=1)
+    wider = domain.key_sizes(S)[:2][-1]  # in one channel a scale, and channels left out, do not show
+    seeded = replace(plain_probe(domain, S, kind, seed=1, pull=1), K=wider)
     plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
     probes = [*plain, *([seeded] if several or kind == "dense" else [])]
     if domain.normalised:

@@ -315,9 +315,8 @@ def test_the_filter_agrees_with_balls(name: str) -> None:
         assert near(pulled.dgate[0, 1, t], balls.dgate(t))
         assert near(pulled.di[0, 1, t], balls.di(t))
         assert all(near(pulled.dv[0, 1, t, c], balls.dv(t, c)) for c in range(3))
-        if name != "softmax":
-            assert all(near(pulled.dq[0, 1, t, d], balls.dq(t, d)) for d in range(4))
-            assert all(near(pulled.dk[0, 1, t, d], balls.dk(t, d)) for d in range(4))
+        assert all(near(pulled.dq[0, 1, t, d], balls.dq(t, d)) for d in range(4))
+        assert all(near(pulled.dk[0, 1, t, d], balls.dk(t, d)) for d in range(4))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -335,7 +334,7 @@ def test_gradients_are_autograds(name: str) -> None:
     found = dict(zip(wide, torch.autograd.grad(double, list(wide.values()), W), strict=True))
     truth = here.truth(here.seen(inputs))
     pulled = truth.pulled(W.numpy())
-    names = {"g": "dgate", "i": "di", "v": "dv"} | ({} if name == "softmax" else {"q": "dq", "k": "dk"})
+    names = {"g": "dgate", "i": "di", "v": "dv", "q": "dq", "k": "dk"}
     for n, of in names.items():
         if n in found:
             computed = found[n].squeeze(-1).numpy() if n in ("g", "i") else found[n].numpy()

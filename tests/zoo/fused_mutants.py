@@ -17,9 +17,11 @@ from torch.nn.functional import logsigmoid, pad
 from dmat.testing import fused
 
 from .fused_sound import (
+    FORGETTING,
     MLSTM,
     ROOT,
     Kernel,
+    OnlineSoftmax,
     State,
     by_differences,
     by_windows,
@@ -506,6 +508,29 @@ def dq_without_scale(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     scale = q.shape[-1] ** -0.5
     scaled = q.detach() * scale + (q - q.detach())
     return parallel(scaled if q.dtype == torch.float32 else q * scale, k, v, log_f)
+
+
+# Softmax with gates.
+
+
+def softmax_mutant(law: str, museum: str, fault: str, smallest: int = 4) -> None:
+    """Register forgetting attention over tiles with one thing left out or changed."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+        o: Tensor = OnlineSoftmax.apply(q, k, v, log_f, frozenset({fault}))  # type: ignore
+        return o
+
+    kernel.__name__ = f"softmax_{fault.replace(' ', '_')}"
+    mutant(law, museum, smallest, **FORGETTING)(kernel)
+
+
+softmax_mutant("values", "the sum so far not rescaled when the maximum grows", "rescaling", 5)
+softmax_mutant("values", "the source's own gate decays it too", "own gate")
+softmax_mutant("dense", "scores without the scale", "scale")
+softmax_mutant("forget_gradient", "W.o not taken off going back", "delta")
+softmax_mutant("forget_gradient", "row sums without the column sums", "columns")
+softmax_mutant("product_gradients", "what rows are divided by kept in the type of v", "narrow lse")
+softmax_mutant("product_gradients", "dk without the scale", "dk")
 
 
 @mutant("input_gradient", "di left out: zero", factors="one", **MLSTM)

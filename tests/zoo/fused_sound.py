@@ -135,6 +135,69 @@ def forgetting_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
     return (torch.softmax(logits, -1) @ v_).to(v.dtype)
 
 
+class OnlineSoftmax(torch.autograd.Function):
+    """Forgetting attention over tiles of 4 keys, the maximum and the sum carried along; backward by tiles."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, faults: frozenset[str]) -> Tensor:
+        """Return o; keep what each row was divided by, as a logarithm."""
+        logits, v_ = online_logits(q, k, log_f, faults), widen(v)[0]
+        m = torch.full_like(v_[..., :1], -math.inf)
+        n, o = torch.zeros_like(m), torch.zeros_like(v_)
+        for start in range(0, v.shape[2], 4):
+            tile = logits[..., start : start + 4]
+            higher = torch.maximum(m, tile.amax(-1, keepdim=True))
+            safe = torch.where(higher == -math.inf, 0.0, higher)
+            decay, p = (m - safe).exp(), (tile - safe).exp()
+            n = n * decay + p.sum(-1, keepdim=True)
+            o = o * (1.0 if "rescaling" in faults else decay) + p @ v_[:, :, start : start + 4]
+            m = higher
+        out = (o / n).to(v.dtype)
+        lse = m + n.log()
+        ctx.save_for_backward(q, k, v, log_f, out, lse.to(v.dtype) if "narrow lse" in faults else lse)
+        ctx.faults = faults
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients, from probabilities formed anew."""
+        q, k, v, log_f, out, lse = ctx.saved_tensors
+        faults: frozenset[str] = ctx.faults
+        P = (online_logits(q, k, log_f, faults) - lse).exp()
+        q_, k_, v_, W_, out_ = widen(q, k, v, W, out)
+        along = 0.0 if "delta" in faults else (W_ * out_).sum(-1, keepdim=True)
+        X, scale = P * (W_ @ v_.mT - along), q.shape[-1] ** -0.5
+        dq, dk, dv = scale * X @ k_, (1.0 if "dk" in faults else scale) * X.mT @ q_, P.mT @ W_
+        columns = 0.0 if "columns" in faults else X.sum(-2)
+        dlog = (X.sum(-1) - columns).flip(-1).cumsum(-1).flip(-1)
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dlog.to(log_f.dtype), None
+
+
+def online_logits(q: Tensor, k: Tensor, log_f: Tensor, faults: frozenset[str]) -> Tensor:
+    """What OnlineSoftmax exponentiates."""
+    q_, k_, log_f = widen(q, k, log_f)
+    D = by_differences(log_f)
+    if "own gate" in faults:
+        D = D + log_f[..., None, :]
+    return (1.0 if "scale" in faults else q.shape[-1] ** -0.5) * q_ @ k_.mT + D
+
+
+FORGETTING: dict[str, Any] = {
+    "reads": "softmax",
+    "scale": ROOT,
+    "error_scope": "prefix",
+    "homogeneous": False,
+    "exact_sums": False,
+}
+
+
+@sound(**FORGETTING)
+def forgetting_online(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    """Softmax attention over tiles, with a backward of its own."""
+    o: Tensor = OnlineSoftmax.apply(q, k, v, log_f, frozenset())  # type: ignore
+    return o
+
+
 def retention_gates(NH: int) -> Tensor:
     """The fixed log gates of retention, log(1 - 2^(-5 - h))."""
     return torch.log1p(-(2.0 ** (-5.0 - torch.arange(NH, dtype=torch.float64))))
