@@ -34,6 +34,11 @@ class Domain:
         """Whether some allowed length has exact sums in this dtype."""
         return exact_units(self.dtype, self.accumulator) // 2 >= self.seq_multiple_of
 
+    def has_length(self, S: int) -> bool:
+        """Whether the contract allows this length."""
+        within = self.max_seq is None or S <= self.max_seq
+        return within and S % self.seq_multiple_of == 0 and (S > 0 or self.zero_length)
+
     def draw_shape(self, draw: Draw, *, zero: bool = True) -> tuple[int, int, int]:
         """Draw a shape; with `zero` False, one that has elements."""
         longest = self.longest if self.max_seq is None else min(self.longest, self.max_seq)

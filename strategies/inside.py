@@ -24,9 +24,8 @@ Inside = Callable[[Case, Domain], bool]
 
 def has_shape(gates: Gates, domain: Domain) -> bool:
     """Whether the contract allows this dtype and shape."""
-    S = gates.shape[-1]
-    fits = S % domain.seq_multiple_of == 0 and (domain.max_seq is None or S <= domain.max_seq)
-    return gates.dtype == domain.dtype and fits and (domain.zero_length or 0 not in gates.shape)
+    full = domain.zero_length or 0 not in gates.shape
+    return gates.dtype == domain.dtype and full and domain.has_length(gates.shape[-1])
 
 
 def has_values(gates: Gates, domain: Domain) -> bool:

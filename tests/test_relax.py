@@ -12,13 +12,14 @@ from torch import Tensor
 
 import dmat.testing
 from dmat.strategies import Constant, Gates, nan
-from dmat.testing import relax
+from dmat.testing import promises, relax
 from dmat.testing.casefile import encoded
 from dmat.testing.check import with_wider_contract
 from dmat.testing.contract import Contract, contract_of
 from dmat.testing.counterexample import Counterexample, law_named
 from dmat.testing.law import Law
-from dmat.testing.relax import decorator, nearest_contract
+from dmat.testing.promises import DtildePromises
+from dmat.testing.relax import nearest_contract
 from dmat.testing.report import Report, laws
 from dmat.testing.select import planned
 from dmat.testing.subject import Implementation
@@ -48,7 +49,7 @@ def few_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try the laws that tell contracts apart, on their ladders and a few cases."""
     torch.set_num_threads(1)
     few: list[Law] = [law_named(name) for name in TELLING]
-    monkeypatch.setattr(relax, "laws", lambda: few)
+    monkeypatch.setattr(relax, "laws", lambda of: few)
     monkeypatch.setattr(relax, "EXAMPLES", 2)
 
 
@@ -82,7 +83,7 @@ def test_a_stripped_style_gets_its_contract(name: str) -> None:
     own = contract_of(STYLES[name])
     contract = found(STYLES[name], PRIMARY.get(name, "float32"), gate_layout=own.gate_layout)
     assert contract is not None
-    scopes = relax.PROMISES["error_scope"]
+    scopes = promises.OPTIONS["error_scope"]
     assert scopes.index(contract.error_scope) <= scopes.index(own.error_scope)
     assert contract.stated() == EXACTLY.get(name, contract.stated())
 
@@ -128,7 +129,7 @@ def test_the_decorator_is_the_contract(name: str) -> None:
         pass
 
     own = contract_of(STYLES[name])
-    eval(decorator(own).removeprefix("@"), {"dmat": dmat})(kernel)
+    eval(DtildePromises(promises.OPTIONS).written(own).removeprefix("@"), {"dmat": dmat})(kernel)
     assert contract_of(kernel) == own
 
 

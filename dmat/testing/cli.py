@@ -242,7 +242,8 @@ def _check(options: argparse.Namespace) -> int:
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for report in reports:
         show(report, console)
-    if options.first and any(report.verdict == "broken" and not report.contract for report in reports):
+    unstated = [report for report in reports if not report.contract or "reads" in report.contract]
+    if options.first and any(report.verdict == "broken" for report in unstated):
         print("Without --first, dmat check looks for a wider contract under which it stands.")
     if options.json is not None:
         write_json(reports, options.json)

@@ -6,7 +6,7 @@ A bare function promises the strictest default of every field. `@implementation(
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -147,6 +147,10 @@ class Contract:
     def accumulator(self, dtype: str) -> str:
         """Return the name of the format that this dtype is summed in."""
         return self._accumulators[dtype]
+
+    def without_gradients(self) -> Contract:
+        """Return the same of a kernel that has none."""
+        return replace(self, differentiable=False)
 
     def stated(self) -> dict[str, object]:
         """Return the fields that differ from the strictest default, for reports."""

@@ -12,6 +12,7 @@ from dmat.testing.contract import DTILDE
 from dmat.testing.law import Law
 from dmat.testing.report import laws
 from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import LawBroken
 
 
@@ -42,8 +43,8 @@ class Counterexample:
         """Whether its contract allows the case and implies the law, and the law does not hold."""
         if self.dtype not in implementation.contract.dtypes:
             return False
-        law, case = law_named(self.law), self.read()
-        subject = Subject(implementation, self.dtype, self.device)
+        law, case = law_named(self.law, implementation.contract.of), self.read()
+        subject = subject_of(implementation, self.dtype, self.device)
         if forbidden(law, subject, case):
             return False
         try:

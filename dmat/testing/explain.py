@@ -19,6 +19,8 @@ from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
 from dmat.testing.pattern import failing_entries
 from dmat.testing.readout.decays import read_out
+from dmat.testing.readout.dispute import explanation as of_fused
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken, as_array
 
@@ -70,7 +72,7 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
         *(f"  {line}" for line in finding.lines()),
         *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
         *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(looks))),
-        *(f"  {line}" for line in _whatever_it_says(lambda: explanation(subject, case, finding))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, looks))),
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
@@ -79,6 +81,13 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
     if not again:
         lines.append(INCONSTANT)
     return "\n".join([*lines, *after])
+
+
+def _disputed(subject: Subject, looks: Sequence[Look]) -> list[str]:
+    """Say what an author may hold against the accusation."""
+    if isinstance(subject, FusedSubject):
+        return of_fused(subject, looks)
+    return explanation(subject, looks[0].case, looks[0].finding)
 
 
 def building(case: Case, device: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import LawBroken
 
 LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257)
@@ -36,36 +37,42 @@ def answers(
 
     deadly: the probes of which a process has died. `tell` gets each before it is tried.
     """
+    contract = implementation.contract
+    first = subject_of(implementation, *places[0])
+    lengths = [S for S in LENGTHS if first.domain.has_length(S)] or [first.plainest.shape[-1]]
     found: dict[Place, set[int]] = {}
     differentiable = False
     for dtype, device in places:
-        subject = Subject(implementation, dtype, device)
-        for S in LENGTHS:
+        subject = subject_of(implementation, dtype, device)
+        for S in lengths:
             tell((dtype, device, S))
             output = None if (dtype, device, S) in deadly else _called(subject, S)
             if output is not None:
                 found.setdefault((dtype, device), set()).add(S)
                 differentiable |= S > 1 and output.requires_grad
-    lengths = _lengths(set.intersection(*found.values())) if found else None
-    return Answers(tuple(found), *lengths, differentiable) if lengths else None
+    common = set.intersection(*found.values()) if found else set()
+    if common.issuperset(lengths) and found:  # whatever lengths were asked for, all are answered
+        return Answers(tuple(found), contract.seq_multiple_of, contract.max_seq, differentiable)
+    fitting = _lengths(common, lengths)
+    return Answers(tuple(found), *fitting, differentiable) if fitting else None
 
 
 def _called(subject: Subject, S: int) -> Tensor | None:
-    """Return what it gives for gates of zeros, or None where it raises; what is no D~ counts as a D~."""
-    shape, dtype = (1, 1, S, 1), getattr(torch, subject.dtype)
-    gates = (torch.zeros(shape, dtype=dtype, device=subject.device, requires_grad=True) for _ in range(2))
+    """Return what it gives for gates of zeros, or None where it raises; what is no result counts as one."""
     try:
-        return subject.call(*gates)
+        return subject.answer_to_zeros(S)
     except LawBroken as broken:
         refused = broken.finding.computed.startswith("raised")
         return None if refused else torch.zeros(0, requires_grad=True)
 
 
-def _lengths(answered: set[int]) -> tuple[int, int | None] | None:
+def _lengths(answered: set[int], tried: list[int]) -> tuple[int, int | None] | None:
     """Return seq_multiple_of and max_seq: all lengths of some block if there is one, else the first few."""
     shorter: list[tuple[int, int | None]] = []
     for block in MULTIPLES:
-        multiples = [S for S in LENGTHS if S % block == 0]
+        multiples = [S for S in tried if S % block == 0]
+        if not multiples:
+            break
         missing = [n for n, S in enumerate(multiples) if S not in answered]
         if not missing:
             return block, None

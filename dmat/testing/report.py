@@ -180,18 +180,20 @@ def show(report: Report, console: Console) -> None:
     plain(console, _verdict_line(report))
     if report.interpreter is not None:
         plain(console, caveat(report.interpreter))
-    for line in _wider(report.stands_under):
+    for line in _wider(report):
         plain(console, line)
 
 
-def _wider(found: dict[str, Any] | None) -> list[str]:
+def _wider(report: Report) -> list[str]:
     """Return the lines that say whether a promise was never made, or a bug was found."""
+    found, fused = report.stands_under, "reads" in report.contract
     if found is None:
         return []
     if found["outcome"] == "unfinished":
         return ["Whether it stands under a wider contract was not searched to the end."]
     if found["outcome"] == "none":
-        return ["No contract admits it: this is a bug."]
+        same = " that reads the same from the same arguments" if fused else ""
+        return [f"No contract{same} admits it: this is a bug."]
     lines = ["It stands under a wider contract, which promises less:", f"  {found['decorator']}"]
     wrong = ", ".join(found["wrong_in"])
     return [*lines, f"In {wrong} no contract admits it: there it is a bug."] if wrong else lines

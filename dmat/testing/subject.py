@@ -200,6 +200,11 @@ class Subject:
         """Return what the implementation gives for these gates, and all else as in the case."""
         return self.call(*gates.build(self.device))
 
+    def answer_to_zeros(self, S: int) -> Tensor:
+        """Return what the implementation gives for gates of zeros that ask for gradients."""
+        gates = Gates(self.dtype, (1, 1, S)).build(self.device)
+        return self.call(*(gate.requires_grad_() for gate in gates))
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest call there is cannot be made, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dmat.testing.asked import DTYPES
@@ -137,6 +137,10 @@ class FusedContract(Contract):
     def returns(self, dtype: str) -> str:
         """Return the dtype of the output."""
         return self.output_dtype or dtype
+
+    def without_gradients(self) -> FusedContract:
+        """Return the same of a kernel that has none."""
+        return replace(self, gradient="none")
 
     def stated(self) -> dict[str, object]:
         """Return what it reads, and the fields that differ from the strictest default, for reports."""

@@ -159,6 +159,12 @@ class FusedSubject(Subject):
         probe = case.get("probe") or plain_probe(self.domain, gates.shape[-1])
         return self.call_fused(self.inputs(gates, probe))
 
+    def answer_to_zeros(self, S: int) -> Tensor:
+        """Return what the kernel gives for gates of zeros that ask for gradients, as all else does."""
+        inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_probe(self.domain, S))
+        leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
+        return self.call_fused(inputs.with_(**leaves))
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest calls there are, with each keyword that is promised, cannot be made; or None."""

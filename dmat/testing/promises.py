@@ -1,0 +1,120 @@
+"""What a contract of D~ may give up, dearest first: where dmat.testing.relax looks for a wider one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dmat.strategies.cases import COTANGENTS, Case, Cases
+from dmat.strategies.domain import Domain
+from dmat.testing.contract import DTYPES, SPECIAL_VALUES, Contract
+from dmat.testing.counterexample import law_named
+from dmat.testing.grade import GATES, SCOPES, telling
+from dmat.testing.law import Law
+
+Terms = dict[str, Any]  # a promise: one of its options
+
+
+@dataclass(frozen=True)
+class Promises(ABC):
+    """The promises that may be widened.
+
+    options: promises by what it costs to give them up, dearest first; of each, what may be promised,
+        strictest first.
+    """
+
+    options: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def strictest(self) -> Terms:
+        """The first option of each."""
+        return {name: options[0] for name, options in self.options.items()}
+
+    @property
+    def widest(self) -> Terms:
+        """The last option of each."""
+        return {name: options[-1] for name, options in self.options.items()}
+
+    def no_stricter(self, terms: Terms, other: Terms) -> bool:
+        """Whether no term is stricter than the other's."""
+        return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
+
+    @abstractmethod
+    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+        """Return the contract of these terms; fields that are none of the options stay as they are fixed."""
+
+    def variants(self, plain: Contract) -> list[Contract]:
+        """Return contracts of which none is wider than another; each is tried."""
+        return [plain]
+
+    @abstractmethod
+    def tellers(self) -> list[Law]:
+        """Return laws with a ladder that tells error scopes apart: none should stand by chance."""
+
+    @abstractmethod
+    def written(self, contract: Contract) -> str:
+        """Return a contract as Python, to be pasted."""
+
+
+class DtildePromises(Promises):
+    """Those of D~: a bare function has made none of them."""
+
+    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+        """Return the contract of these terms."""
+        narrowed = {d: terms[d] for d in DTYPES if d in terms and terms[d] != self.strictest[d]}
+        plain = {name: terms[name] for name in self.options if name not in (*DTYPES, *SPECIAL_VALUES)}
+        special = tuple(name for name in SPECIAL_VALUES if terms[name])
+        return replace(fixed, accumulates_in=narrowed or None, special_values=special, **plain)
+
+    def variants(self, plain: Contract) -> list[Contract]:
+        """Return both ways in which a cotangent above the diagonal may be taken."""
+        return [replace(plain, masked_cotangent=masked) for masked in ("ignored", "summed")]
+
+    def tellers(self) -> list[Law]:
+        """Return the laws of values and of gradients."""
+        cases = Cases(draw=COTANGENTS.draw, ladder=_telling)
+        names = ("values", "input_gradient", "forget_gradient")
+        return [replace(law_named(name), cases=cases) for name in names]
+
+    def written(self, contract: Contract) -> str:
+        """Return the decorator to paste above a kernel."""
+        return f"@dmat.testing.implementation({fields_written(contract.stated())})"
+
+
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "error_scope": SCOPES,
+    "gates": GATES,
+    "float64": ("float64", "float32"),
+    "bfloat16": ("float32", "bfloat16"),
+    "float16": ("float32", "float16"),
+    "-inf": (True, False),
+    "zero_length": (True, False),
+    "+inf": (True, False),
+    "nan": (True, False),
+    "exact_sums": (True, False),
+    "second_order": (True, False),
+    "forward_mode": (True, False),
+    "deterministic": (True, False),
+}
+
+
+def _telling(domain: Domain) -> Iterator[Case]:
+    for gates, cotangent in telling(domain):
+        yield {"gates": gates, "cotangent": cotangent}
+
+
+def fields_written(stated: Mapping[str, object]) -> str:
+    """Return fields as keywords in Python."""
+    return ", ".join(f"{name}={_written(value)}" for name, value in stated.items())
+
+
+def _written(value: object) -> str:
+    """Return a field's value as Python: a set where there is no order."""
+    if isinstance(value, tuple):
+        members = ", ".join(_written(member) for member in value)
+        return f"{{{members}}}" if members else "()"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_written(k)}: {_written(v)}" for k, v in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

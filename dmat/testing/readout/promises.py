@@ -1,0 +1,81 @@
+"""What the contract of a fused kernel may give up, dearest first: dmat.testing.relax.
+
+What its author has stated is kept as it stands: only what was left at its default may be widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+from dmat.strategies.cases import Case, Cases
+from dmat.strategies.domain import Domain
+from dmat.strategies.probe_cases import PROBED
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.testing.contract import Contract
+from dmat.testing.counterexample import law_named
+from dmat.testing.law import Law
+from dmat.testing.promises import Promises, Terms, fields_written
+from dmat.testing.readout.contract import FusedContract
+from dmat.testing.readout.grade import SCOPES, telling
+
+HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "gradient": ("full", "truncated"),
+    "l_min": (None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what cumulative sums in an exponent leave of the gates
+    "error_scope": SCOPES,
+    "grad_scope": ("rectangle", "suffix"),
+    "gates": ("relative", "absolute"),
+    "accumulates_in": (None, HALVES),
+    "multiplies_in": (None, HALVES, "input"),
+    "causal": ("bits", "bound"),
+    "homogeneous": (True, False),
+    "exact_sums": (True, False),
+    "strided": (True, False),
+    "deterministic": (True, False),
+}
+
+
+@dataclass(frozen=True)
+class FusedPromises(Promises):
+    """Those that one contract leaves at their defaults."""
+
+    own: FusedContract
+
+    @classmethod
+    def of(cls, own: FusedContract) -> FusedPromises:
+        """Return what this contract leaves open."""
+        absent = {
+            "gradient": own.reads != "mlstm",
+            "gates": own.gate != "preact",
+            "l_min": own.gate == "fixed",
+        }
+        closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())
+        return cls({name: options for name, options in OPTIONS.items() if name not in closed}, own)
+
+    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+        """Return the contract of these terms."""
+        plain = dict(terms)
+        if "grad_scope" in plain:
+            scope = plain.get("error_scope", self.own.error_scope)
+            implied = "rectangle" if scope == "window" else "suffix"
+            plain["grad_scope"] = None if plain["grad_scope"] == implied else plain["grad_scope"]
+        return replace(fixed, **plain)
+
+    def tellers(self) -> list[Law]:
+        """Return the laws of values and of the forget gate's gradient."""
+        if self.own.gate == "fixed":
+            return []
+        cases = Cases(draw=PROBED.draw, ladder=_telling)
+        return [replace(law_named(name, self.own.of), cases=cases) for name in ("values", "forget_gradient")]
+
+    def written(self, contract: Contract) -> str:
+        """Return what is to be added to the call of fused()."""
+        known = {f.name: getattr(self.own, f.name) for f in fields(self.own) if f.init}
+        more = {name: x for name, x in contract.stated().items() if x != known.get(name)}
+        return f"dmat.testing.fused(..., {fields_written(more)})"
+
+
+def _telling(domain: Domain) -> Iterator[Case]:
+    return telling(cast(ProbeDomain, domain))
