@@ -54,7 +54,7 @@ def test_a_lost_node_costs_its_shard(address: str, tmp_path: Path) -> None:
     log = tmp_path / "night" / "log.jsonl"
     fuzz = [sys.executable, "-m", "dmat.testing.cli", "fuzz", "kernels.py:right", "kernels.py:unmasked"]
     run = subprocess.Popen(
-        [*fuzz, "--minutes", "0.9", "--out", "night", "--ray", address],
+        [*fuzz, "--minutes", "1.4", "--out", "night", "--ray", address],
         cwd=tmp_path,
         env=OPEN,
         stdout=subprocess.PIPE,
@@ -62,7 +62,7 @@ def test_a_lost_node_costs_its_shard(address: str, tmp_path: Path) -> None:
         text=True,
     )
     try:
-        until = time.monotonic() + 45
+        until = time.monotonic() + 70
         while (
             run.poll() is None
             and time.monotonic() < until
