@@ -55,7 +55,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
     seen = subject.seen(inputs, (0, cut))
     first, state = subject.call_with_state(inputs.part(0, cut), None)
     second, _ = subject.call_with_state(inputs.part(cut, S), state)
-    expected = subject.expected_of(seen)
+    expected = subject.expected_of(seen, state=state)
     for output, times, note in (
         (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
         (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),

@@ -25,7 +25,6 @@ from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import no_larger
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.decays import read_out
-from dmat.testing.readout.grade import grade_fused
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.report import laws
 from dmat.testing.running import Failed, search
@@ -392,62 +391,3 @@ def test_findings_are_shown_as_decays() -> None:
     np.testing.assert_allclose(
         shown.evidence.exact[0, 0], np.tril(np.exp([[0, 0, 0], [-1, 0, 0], [-2, -1, 0]]))
     )
-
-
-# Grades
-
-
-def differences(log: Tensor) -> Tensor:
-    S, sums = log.shape[-1], log.cumsum(-1)
-    causal = torch.ones(S, S, dtype=torch.bool).tril()
-    return (sums[..., :, None] - sums[..., None, :]).masked_fill(~causal, -torch.inf)
-
-
-def by_prefix(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
-    return (q.float() @ k.float().mT * differences(log.float()).exp() @ v.float()).to(v.dtype)
-
-
-def in_chunks(C: int) -> Callable[..., Tensor]:
-    """Return a chunkwise kernel that differences cumulative sums within a chunk of C."""
-
-    def kernel(q: Tensor, k: Tensor, v: Tensor, log: Tensor) -> Tensor:
-        state, rows = torch.zeros(()), []
-        for start in range(0, q.shape[2], C):
-            qc, kc, vc, lc = (x[:, :, start : start + C].float() for x in (q, k, v, log))
-            decay = lc.cumsum(-1)
-            across = (qc * decay.exp()[..., None]) @ state if start else 0.0
-            rows.append((qc @ kc.mT * differences(lc).exp()) @ vc + across)
-            kept = (kc * (decay[..., -1:] - decay).exp()[..., None]).mT @ vc
-            state = state * decay[..., -1:, None].exp() + kept
-        return torch.cat(rows, 2).to(v.dtype)
-
-    return kernel
-
-
-GRADED: list[tuple[str, Callable[..., Any], tuple[str | int, str], str]] = [
-    ("linear by windows", KINDS["linear"], ("window", "float32"), "window"),
-    (
-        "linear by prefixes",
-        fused(by_prefix, error_scope="prefix", factors="one"),
-        ("prefix", "float32"),
-        "prefix",
-    ),
-    *(
-        (f"chunks of {C}", fused(in_chunks(C), error_scope=C, factors=C), (C, "float32"), "prefix")
-        for C in (4, 8, 16, 32)
-    ),
-    ("mlstm by windows", KINDS["mlstm"], ("window", "float32"), "window"),
-]
-
-
-@pytest.mark.parametrize("case", GRADED, ids=lambda case: case[0])
-def test_the_grade_is_what_the_source_says(case: tuple[Any, ...]) -> None:
-    """From outside, the error scope and the format summed in are those of the source."""
-    name, kernel, forward, gradients = case
-    graded = grade_fused(FusedSubject(Implementation.of(name, kernel), "float32"), 20, lambda told: None)
-    found = graded.ledgers["forward"].strictest
-    assert found is not None
-    assert (found.error_scope, found.accumulates_in) == forward
-    back = graded.ledgers["gradients"].strictest
-    assert back is not None
-    assert back.error_scope == gradients

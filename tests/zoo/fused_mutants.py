@@ -310,6 +310,14 @@ def state_rounded(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = N
     return o, state.bfloat16().float()
 
 
+@mutant("handover", "a float32 state that was rounded to the type of v", dtypes=("bfloat16", "float16"),
+        output_dtype="float32", states="state", **CHUNKS)  # fmt: skip
+def state_once_narrow(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = None) -> Handed:
+    q_, k_, v_, l_ = widen(q, k, v, log_f)
+    o, state = with_state(q_, k_, v_, l_, state)
+    return o, state.to(v.dtype).float()
+
+
 @mutant("handover", "a padded tail decays the state on", states="state", **CHUNKS)
 def tail_decays_state(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = None) -> Handed:
     o, state = with_state(q, k, v, log_f, state)

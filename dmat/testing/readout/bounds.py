@@ -5,7 +5,7 @@ Arrays are float64; every bound is absolute, in the unit of the entry it bounds,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,19 +33,31 @@ def _format(name: str) -> Format:
 
 @dataclass(frozen=True)
 class FusedRounding:
-    """The formats of one dtype under a contract: accumulator, operands of products, output, gates."""
+    """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
+
+    products: of q, k, v. handed: of a state that is handed over.
+    """
 
     accumulator: Format
     operands: Format
     output: Format
     gates: Format
     products: Format
+    handed: Format
 
     @classmethod
     def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
         """Return the formats that the contract names."""
         names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
-        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype)))
+        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
+
+    def handing_over(self, name: str | None) -> FusedRounding:
+        """Return the same where a state is handed over in this format; None: it is not known.
+
+        A state may be rounded to the format of q, k, v, and no further.
+        """
+        told = self.products if name is None else _format(name)
+        return replace(self, handed=min(told, self.products, key=lambda form: form.u))
 
     @property
     def u_a(self) -> float:
@@ -149,7 +161,7 @@ class FusedBounds:
                 reached = np.maximum.accumulate(sizes, axis=-1) if truth.seen.S else sizes
                 e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
             e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
-            e = e + truth.seen.crossing * 2 * self.rounding.products.u  # a state may be handed over in it
+            e = e + truth.seen.crossing * 2 * self.rounding.handed.u
             return np.where(np.isnan(e), np.inf, e)
 
     @cached_property
@@ -195,10 +207,10 @@ class FusedBounds:
 
     @property
     def lost(self) -> float:
-        """What underflow may cost a sum of S terms of K products; a state may be handed over in theirs."""
+        """What underflow may cost a sum of S terms of K products; a state may lose that of its format."""
         seen, tiny = self.truth.seen, self.rounding.tiny
         if seen.crossing.any():
-            tiny = max(tiny, self.rounding.products.floor)
+            tiny = max(tiny, self.rounding.handed.floor)
         return float((seen.S + seen.q.shape[-1] + 4) * tiny * self.big)
 
     @cached_property

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from flint import arb
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import lay_out
@@ -372,9 +373,10 @@ class FusedSubject(Subject):
         """Return what the output of this call must be."""
         return self.expected_of(run.seen, note)
 
-    def expected_of(self, seen: Seen, note: str = "") -> Expected:
-        """Return what the output must be for these inputs."""
-        return self.output_of(self.truth(seen), self.fused, self.fused_rounding, note)
+    def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
+        """Return what the output must be for these inputs; state: what was handed over, if anything was."""
+        rounding = self.fused_rounding.handing_over(coarsest(state))
+        return self.output_of(self.truth(seen), self.fused, rounding, note)
 
     def output_of(
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
@@ -442,6 +444,13 @@ def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
         return HeadBalls(truth.contract, truth.seen, b, h, None if W is None else W[b, h])
 
     return heads
+
+
+def coarsest(state: object) -> str | None:
+    """Return the coarsest format that a state holds numbers in; None where no tensor is found in it."""
+    dtypes = {x.dtype for x in tree_leaves(state) if isinstance(x, Tensor) and x.is_floating_point()}
+    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=None)
+    return None if coarse is None else str(coarse).removeprefix("torch.")
 
 
 def arranged(x: Tensor, name: str, layout: str) -> Tensor:

@@ -1,0 +1,69 @@
+"""The grade of a fused kernel, found from outside, is what its source says: error scope and format."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dmat.testing import fused
+from dmat.testing.readout.contract import FusedContract
+from dmat.testing.readout.grade import grade_fused
+from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.subject import Implementation
+
+from .zoo.fused_sound import FUSED_SOUND, Kernel, chunkwise, widen
+
+# Of the others: operands of tensor cores leave the accumulator open; where steps are multiplied one by one,
+# their rounding hides a prefix; fixed gates, or factors that are exact here, have no sums to be graded.
+TOLD = (
+    "parallel_windows",
+    "parallel_differences",
+    "parallel_base_two",
+    "parallel_input_gate",
+    "parallel_float32_gates",
+    "parallel_weighted",
+    "forgetting_attention",
+    "chunks_of_4",
+    "chunks_of_16",
+    "chunks_packed",
+    "chunks_own_backward",
+    "recurrent",
+    "gated_delta_rule",
+    "doubling_scan",
+    "log_space_scan",
+    "mlstm_parallel",
+    "mlstm_parallel_differences",
+    "mlstm_truncated",
+    "mlstm_recurrent",
+    "mlstm_chunks",
+)
+
+
+def in_chunks(C: int) -> Kernel:
+    """Return a kernel in chunks of C."""
+    return fused(
+        lambda q, k, v, log_f: chunkwise(C, widen(q, k, v, log_f))[0].to(v.dtype), error_scope=C, factors=C
+    )
+
+
+KERNELS = {right.__name__: right for right in FUSED_SOUND if right.__name__ in TOLD}
+KERNELS |= {f"chunks of {C}": in_chunks(C) for C in (8, 32, 64)}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_grade_is_what_the_source_says(name: str) -> None:
+    """The strictest class that stands is the one whose contract each style truly keeps."""
+    torch.set_num_threads(1)
+    subject = FusedSubject(Implementation.of(name, KERNELS[name]), "float32")
+    contract: FusedContract = subject.fused
+    graded = grade_fused(subject, 20, lambda told: None)
+    forward, gradients = (graded.ledgers[quantity].strictest for quantity in ("forward", "gradients"))
+    assert forward is not None
+    assert gradients is not None
+    assert (forward.error_scope, forward.accumulates_in) == (contract.error_scope, "float32")
+    assert gradients.error_scope == {"rectangle": "window", "suffix": "prefix"}[contract.widest_gradient]
+
+
+def test_every_style_is_told_or_left_out() -> None:
+    """No name above is of a style that is gone."""
+    assert set(TOLD) <= set(KERNELS)
