@@ -87,6 +87,7 @@ REPORT: Entry = {
     "processes": 2,
     "machine": "x86_64 Linux, 2 cores",
     "versions": {"dmat": "0.1.0", "torch": "2.13.0"},
+    "interpreter": {"triton": "3.7.1", "config": 0},
     "examples": 200,
     "per_second": 1.1,
     "implementations": [{"name": "a.py:f", "contract": {"error_scope": "prefix"}}],
@@ -376,9 +377,14 @@ def logs(driver: WebDriver) -> tuple[list[Entry], list[str]]:
 
 
 def opened(driver: WebDriver, report: Entry, folder: Path) -> None:
+    """Show the page of a report, when all of it is there."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
     file = folder / "report.html"
     file.write_text(html(report, folder), encoding="utf-8")
     driver.get(file.as_uri())
+    ready = "return document.readyState === 'complete' && typeof refill === 'function'"
+    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(ready))
 
 
 def found(driver: WebDriver, css: str) -> list[WebElement]:

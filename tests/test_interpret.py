@@ -223,12 +223,30 @@ def test_a_kernel_that_rounds_its_terms(tmp_path: Path) -> None:
 
 
 @needs_triton
-def test_grade() -> None:
+def test_grade(tmp_path: Path) -> None:
     """An accuracy class is found in the interpreter, and what was not seen is said."""
-    run = dmat_command("grade", "--interpret", f"{KERNELS}:right", "--dtype", "float32", "--examples", "5")
+    file = tmp_path / "grade.json"
+    told = ("grade", "--interpret", f"{KERNELS}:right", "--dtype", "float32", "--examples", "5")
+    run = dmat_command(*told, "--json", str(file))
     assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(file.read_text())[0]["interpreter"] == {"triton": TRITON, "config": 0}
     assert "window, float32*" in run.stdout
     assert run.stdout.endswith(f"{UNSEEN}\n")
+
+
+@needs_triton
+def test_fuzz(tmp_path: Path) -> None:
+    """New cases in the interpreter, what was not seen is said, and a run goes on as it was begun."""
+    night = tmp_path / "night"
+    command = ["fuzz", f"{KERNELS}:right", "--dtype", "float32", "-n", "1", "--out", str(night)]
+    run = dmat_command(*command, "--minutes", "0.6", "--interpret")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.endswith(f"{UNSEEN}\n")
+    report = json.loads((night / "report.json").read_text())
+    assert report["interpreter"] == {"triton": TRITON, "config": 0}
+    again = dmat_command(*command, "--minutes", "1", "--resume")
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert "the run in it goes on with --interpret --config 0" in again.stderr
 
 
 @needs_triton

@@ -123,6 +123,7 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_corpus(fuzz)
     _add_time_limit(fuzz)
+    _add_interpret(fuzz)
     fuzz.set_defaults(run=_fuzz, json=None)
 
 
@@ -224,10 +225,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _onto_the_cpu(options: argparse.Namespace) -> None:
     """Have the options name a target, and the CPU."""
-    if not getattr(options, "targets", True):
+    if not getattr(options, "targets", True) and not getattr(options, "resume", False):
         raise CannotRun("--interpret needs a TARGET: the built-in implementations run no Triton on a CPU")
     if "cuda" in (options.device or ()):
         raise CannotRun("--interpret runs kernels on the CPU; --device is 'cuda'")
+    if getattr(options, "ray", None) is not None:
+        raise CannotRun("--interpret runs kernels on this machine; --ray sends them to others")
     options.device = "cpu" if options.command == "replay" else ["cpu"]
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dmat.testing.alone import TRAITS
 from dmat.testing.grade import QUANTITIES, AccuracyClass
+from dmat.testing.interpret import told
 from dmat.testing.report import plain, written
 
 Entry = dict[str, Any]  # a grade, a ledger or a trait, as the schema has it
@@ -33,6 +34,7 @@ class Graded:
             "implementation": self.implementation,
             "contract": json.loads(json.dumps(self.contract, default=str)),
             "grades": self.grades,
+            "interpreter": told(),
         }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dmat.testing.interpret import caveat
+
 STATUSES = ("broken", "held", "known", "not reached", "not run")
 
 
@@ -34,6 +36,8 @@ def verdict(report: dict[str, Any]) -> str:
 def figures(report: dict[str, Any]) -> dict[str, str]:
     """Return the figures by their names, most telling first."""
     sittings = f", in {report['sittings']} sittings" if report["sittings"] > 1 else ""
+    interpreter = report["interpreter"]
+    interpreted = {} if interpreter is None else {"not on a device": caveat(interpreter)}
     return {
         "fuzzed": f"{duration(report['seconds'])} of {duration(report['asked_seconds'])} asked{sittings}",
         "examples": f"{report['examples']:,}, {report['per_second']:,.1f} a second",
@@ -44,6 +48,7 @@ def figures(report: dict[str, Any]) -> dict[str, str]:
         "started": report["started"],
         "machine": report["machine"],
         "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+        **interpreted,
     }
 
 

@@ -27,7 +27,8 @@ class RunError(CannotRun):
 class Asked(Struct, frozen=True, tag="asked"):
     """How a sitting of the run was begun.
 
-    started: UTC, ISO 8601. seconds: of fuzzing, all sittings together.
+    started: UTC, ISO 8601. seconds: of fuzzing, all sittings together. config: of Triton's interpreter, where
+    kernels run in it.
     """
 
     targets: tuple[str, ...]
@@ -37,6 +38,7 @@ class Asked(Struct, frozen=True, tag="asked"):
     seed: int
     started: str
     command: str
+    config: int | None = None
 
 
 class Ended(Struct, frozen=True, tag="ended"):

@@ -13,6 +13,7 @@ from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
 from dmat.testing.fuzzing.told import Planned
 from dmat.testing.fuzzing.worker import COUNTEREXAMPLES, Layout
+from dmat.testing.interpret import told
 from dmat.testing.near import near
 
 EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
@@ -53,6 +54,7 @@ def result(
         "processes": processes,
         "machine": layout.machine,
         "versions": layout.versions,
+        "interpreter": told(),
         "examples": total.examples,
         "per_second": round(total.examples / max(seconds, 0.1), 1),
         "implementations": [{"name": n, "contract": c} for n, c in layout.contracts.items()],

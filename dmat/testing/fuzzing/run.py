@@ -33,6 +33,8 @@ from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import AT_A_LOSS, Cell, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
+from dmat.testing.interpret import asked as config
+from dmat.testing.interpret import caveat
 from dmat.testing.replay import FILE
 
 DEFAULT_MINUTES = 10.0
@@ -59,6 +61,8 @@ def fuzz(options: argparse.Namespace) -> int:
     finally:
         log.close()
     print(_last_line(report, options.out))
+    if report["interpreter"] is not None:
+        print(caveat(report["interpreter"]))
     return EXITS[report["verdict"]]
 
 
@@ -85,6 +89,9 @@ def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
         raise RunError(
             f"{where}; the run in it is of {' '.join(first.targets) or 'what is built in'}: {first.command}"
         )
+    if first.config != config():
+        how = "without --interpret" if first.config is None else f"with --interpret --config {first.config}"
+        raise RunError(f"{where}; the run in it goes on {how}: {first.command}")
     if asked.seconds <= before:
         raise RunError(f"{where}; its {asked.seconds / 60:g} minutes are over: --minutes more than that")
     return asked, len(earlier) + 1, before
@@ -100,6 +107,7 @@ def _new(options: argparse.Namespace) -> Asked:
         secrets.randbits(63),
         started,
         shlex.join(["dmat", *sys.argv[1:]]),
+        config(),
     )
 
 
