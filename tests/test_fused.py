@@ -35,6 +35,9 @@ LAWS = {law.name: law for law in laws("fused")}
 KERNELS = '''
 """Fused kernels: one right, others wrong, or named wrongly."""
 
+import os
+import signal
+
 import torch
 from dmat.testing import fused
 
@@ -54,7 +57,12 @@ def strict(q, k, v, l):
     return (q @ k.mT * windows(l).exp().tril(-1) @ v).to(v.dtype)
 
 
+def deadly(q, k, v, l):
+    return parallel(q, k, v, l) if l.shape[-1] < 2 else os.kill(os.getpid(), signal.SIGSEGV)
+
+
 right = fused(parallel, factors="one", dtypes=("float32",))
+kills = fused(deadly, factors="one", dtypes=("float32",))
 leaves_out_the_diagonal = fused(strict, factors="one", dtypes=("float32",))
 of_another_shape = fused(lambda q, k, v, l: parallel(q, k, v, l)[..., :-1, :])
 of_another_dtype = fused(lambda q, k, v, l: parallel(q, k, v, l).double())
@@ -169,6 +177,18 @@ def test_what_cannot_be_called_is_said_before_any_law(kernel: str, why: str, fol
 
 
 # A wrong kernel, from the check to the repro
+
+
+def test_a_deadly_kernel_has_its_repro(folder: Path) -> None:
+    """A kernel that kills its process is accused by name, and its repro makes the same call."""
+    done = command(folder, "check", "--first", "kernels.py:kills", "--counterexamples", "deaths")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the process died while it called kernels.py:kills" in done.stdout
+    [home] = (folder / "deaths").iterdir()
+    for target, code, last in (("kernels.py:kills", 1, "BROKEN: -11"), ("kernels.py:right", 0, "FIXED")):
+        repro = [sys.executable, str(home / "repro.py"), target]
+        run = subprocess.run(repro, cwd=folder, capture_output=True, text=True)
+        assert (run.returncode, run.stdout.splitlines()[-1]) == (code, last), run.stdout + run.stderr
 
 
 def test_a_wrong_kernel_is_found_small_and_replayed(folder: Path) -> None:

@@ -31,6 +31,7 @@ from dmat.testing.child import Died, OutOfTime, apart
 from dmat.testing.contract import FUSED, Contract
 from dmat.testing.interpret import ASKED, asked
 from dmat.testing.law import Law
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.scripted import IMPORTS, sources
 from dmat.testing.subject import Subject, unarranged
 from dmat.testing.subjects import subject_of
@@ -120,23 +121,32 @@ def deadly_script(
 ) -> Repro | None:
     """Return the script of a kernel that kills its process, or hangs: of what the law does with it.
 
-    It is not called for that: a right kernel stands in for it. became: what became of the process, in words.
+    It is not called for that: what gives results of the same kind stands in for it. became: what became of
+    the process, in words.
     """
     recorded = Transcript()
-    if subject.contract.of == FUSED:
-        return None
-    layout = subject.contract.gate_layout
-
-    def stand_in(igate: Tensor, fgate: Tensor) -> Tensor:
-        return dtilde(unarranged(igate, layout), unarranged(fgate, layout))
-
-    right = replace(subject.implementation, function=stand_in)
-    _broken(law, replace(subject, implementation=right, transcript=recorded), case, 0)
+    harmless = replace(subject.implementation, function=_stand_in(subject))
+    _broken(law, replace(subject, implementation=harmless, transcript=recorded), case, 0)
     if not recorded.lines:
         return None
     outcome = ["call", f"  computed  {became}", "  exact     a result"]
     body = [*recorded.lines, "", 'print("FIXED")', "sys.exit(0)"]
     return _composed(law, subject, outcome, recorded, body, target, folder, deadly=True)
+
+
+def _stand_in(subject: Subject) -> Callable[..., Any]:
+    """Return D~ itself, or of a fused kernel zeros that hang on all inputs: laws compare at the end."""
+    layout = subject.contract.gate_layout
+    if not isinstance(subject, FusedSubject):
+        return lambda i, f: dtilde(unarranged(i, layout), unarranged(f, layout))
+    contract, dtype = subject.fused, getattr(torch, subject.fused.returns(subject.dtype))
+
+    def zeros(*tensors: Tensor, **more: object) -> object:
+        none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
+        o = (0 * none + 0 * tensors[2].double()).to(dtype)
+        return (o, o.detach()) if contract.states in more else o
+
+    return zeros
 
 
 def _in_a_child(
