@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+from dmat.strategies import Probe
 from dmat.testing.readout.subject import FusedSubject
 
 
@@ -20,11 +22,6 @@ def igate(subject: FusedSubject) -> str | None:
 def gradients(subject: FusedSubject) -> str | None:
     """The kernel has gradients."""
     return None if subject.fused.gradient != "none" else 'contract: gradient="none"'
-
-
-def dense(subject: FusedSubject) -> str | None:
-    """Keys may overlap."""
-    return None if subject.fused.keys == "any" else f'contract: keys="{subject.fused.keys}"'
 
 
 def integers(subject: FusedSubject) -> str | None:
@@ -95,3 +92,18 @@ def rectangle(subject: FusedSubject) -> str | None:
     """Gradients sum the rectangle alone."""
     scope = subject.fused.widest_gradient
     return None if scope == "rectangle" else f"contract: grad_scope={scope!r}"
+
+
+def told(subject: FusedSubject, names: Iterable[str]) -> list[str]:
+    """Return the inputs whose gradients one-hot probes tell of.
+
+    In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
+    """
+    untold = {"k"} if subject.fused.keys != "any" else set()
+    untold |= {"v"} if subject.fused.positive else set()
+    return [name for name in names if name not in untold]
+
+
+def one_law_serves(subject: FusedSubject, probe: Probe) -> bool:
+    """Whether the gradient is defined by the contract here: truncated ones only where the normaliser is 1."""
+    return subject.fused.gradient == "full" or subject.fused.reads != "mlstm" or probe.regime == "small"

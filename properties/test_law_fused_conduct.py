@@ -49,6 +49,39 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe)
         require_same(subject.letters[name], as_array(x), before[name], note=note)
 
 
+@law(PROBED, order=23, of=FUSED, needs=(needs.gradients,))
+def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """The backward call does not write to its cotangent.
+
+    Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
+    Bound: zero.
+    """
+    inputs = subject.inputs(gates, probe)
+    W = subject.cotangent(inputs, probe)
+    gradients = subject.pull_of(inputs, probe, W=W)
+    require_same("W", as_array(W), gradients.W, note="the cotangent after the backward call, against before")
+
+
+@law(PROBED, order=24, of=FUSED, needs=(needs.gradients,))
+def test_law_one_sided(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+    """Output and gradients are the same where some inputs need none, and in training, within their bounds.
+
+    Why: With an input frozen a backward takes another path, and returns one gradient in the other's place.
+    Bound: docs/fused.md section 2.
+    """
+    inputs = subject.inputs(gates, probe)
+    taken = list(inputs.named)
+    for asked in ("qk", "v", "ig"):
+        needed = [name for name in asked if name in taken]
+        if not needed:
+            continue
+        gradients = subject.pull_of(inputs, probe, needed)
+        note = f"only {', '.join(subject.letters[name] for name in needed)} asked for gradients"
+        require_within(gradients.run.o, subject.expected(gradients.run, note))
+        for name in needs.told(subject, needed) if needs.one_law_serves(subject, probe) else ():
+            require_within(gradients.of(name), subject.expected_gradient(gradients, name, note))
+
+
 @law(RIVALS, order=18, of=FUSED)
 def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
@@ -62,7 +95,9 @@ def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, riv
     for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
         if x is not None:
             x.copy_(other)
-    inputs.v.mul_(2)
+    for name in "qkv":
+        if name != "k" or subject.fused.keys == "any":
+            inputs.named[name].mul_(2)
     second = subject.run_of(inputs)
     require_same("o", as_array(first.output), kept, note="the first result after a second call")
     require_within(second.o, subject.expected(second, "the second call"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dmat.properties import fused_needs as needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED
+from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED, sequence_ends
 from dmat.testing.contract import FUSED
 from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.verdict import as_array, require_kinds, require_within
 
 
@@ -44,11 +44,21 @@ def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     require_kinds(run.o, subject.expected(run))
 
 
+def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
+    """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
+    for name in needs.told(subject, gradients.tensors):
+        expected = subject.expected_gradient(gradients, name, note)
+        times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name in ("q", "k", "v")))
+        expected = expected.part(times)
+        subject.observe(require_within(gradients.of(name), expected))
+
+
 @law(CUTS, order=7, of=FUSED, needs=(needs.states,))
 def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: int) -> None:
-    """Running to a cut, handing the state over and going on gives the whole, within its bound.
+    """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
     Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
+        A backward that does not know of a state it was given lacks what that adds.
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, probe), gates.shape[-1]
@@ -62,19 +72,25 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
         subject.observe(require_within(as_array(output), part.noted(note)))
+    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+        note = f"of the call that was given the state of the times before {cut}"
+        gradients = subject.pull_going_on(inputs, probe, cut)
+        _require_gradients(gradients, subject, cut, note)
 
 
 @law(PACKED, order=9, of=FUSED, needs=(needs.packed,))
 def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int, t: int) -> None:
-    """Sequences packed one behind another do not see each other; each is as if it were alone.
+    """Sequences packed one behind another do not see each other, nor do their gradients.
 
     Why: A carry that is not reset mixes two documents; chunks that start anew lose a tail.
     Bound: docs/fused.md section 2, chunks counted from each sequence's start; 0 across.
     """
     S = gates.shape[-1]
-    ends = sorted({0, min(cut, S), min(t, S), S})
-    inputs = subject.inputs(gates, probe)
+    ends = sequence_ends(S, cut, t)
+    inputs, note = subject.inputs(gates, probe), f"{subject.fused.packed} = {ends}"
     seen = subject.seen(inputs, tuple(n for n in ends if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
-    expected = subject.expected_of(seen, f"{subject.fused.packed} = {ends}")
-    subject.observe(require_within(as_array(output), expected))
+    subject.observe(require_within(as_array(output), subject.expected_of(seen, note)))
+    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+        gradients = subject.pull_packed(inputs, probe, seen, ends)
+        _require_gradients(gradients, subject, 0, note)

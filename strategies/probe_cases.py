@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import cast
 
 from dmat.strategies.cases import Cases
@@ -62,14 +63,14 @@ def _inputs(domain: ProbeDomain) -> list[Background]:
     return [Constant(x) for x in dict.fromkeys((0.0, *domain.i_range))] if domain.igate else [Constant(0.0)]
 
 
-def _uneven(domain: ProbeDomain, S: int) -> Gates:
+def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
     """Return gates of several heads, each unlike the others."""
     step = -0.25 if domain.gate != "fixed" else 0.0
     fgate = (
         Ramp(max(-0.5, domain.least / 2), head_step=max(step, domain.least / 16)) if step else Constant(0.0)
     )
     igate = Ramp(0.0, head_step=min(0.25, domain.i_range[1] / 8)) if domain.igate else Constant(0.0)
-    return Gates(domain.dtype, (2, 3, S), igate, fgate)
+    return Gates(domain.dtype, (*heads, S), igate, fgate)
 
 
 def gate_ladder(domain: ProbeDomain) -> list[Gates]:
@@ -82,6 +83,7 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
     ]
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         ladder.append(_uneven(domain, S))
+    ladder.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
     forget = _forget(domain)
     for S in domain.past_chunks():
         some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
@@ -299,17 +301,35 @@ def _draw_packed(draw: Draw, domain: Domain) -> Case:
     gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     S = gates.shape[-1]
     probe = replace(draw_probe(draw, _of(domain), gates, "one-hot"), layout="contiguous")
-    return {"gates": gates, "probe": probe, "cut": between(draw, 0, S), "t": between(draw, 0, S)}
+    places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, _of(domain))]
+    cut, t = choose(draw, places), choose(draw, places)
+    for way in ((cut, t), (t, cut), (cut, cut)):
+        if _has_sequences(S, *way, _of(domain)):
+            cut, t = way
+            break
+    return {"gates": gates, "probe": probe, "cut": cut, "t": t}
+
+
+def sequence_ends(S: int, cut: int, t: int) -> list[int]:
+    """Return where packed sequences end, 0 first: at both places; where the cut is later, at all between."""
+    return sorted({0, min(cut, S), min(t, S), S, *range(min(t, S), min(cut, S))})
+
+
+def _has_sequences(S: int, cut: int, t: int, domain: ProbeDomain) -> bool:
+    """Whether each packed sequence has a length that the contract allows."""
+    ends = sequence_ends(S, cut, t)
+    return all(domain.has_length(end - start) for start, end in pairwise(ends))
 
 
 def _packed_ladder(domain: Domain) -> Iterator[Case]:
     of = _of(domain)
     for S in dict.fromkeys((*of.shortest(4), *of.past_chunks())):
-        for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S))):
+        for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S), (S, 0))):
             for heads in (1, 2):
                 for fgate in _forget(of)[:2]:
                     gates = Gates(of.dtype, (1, heads, S), Constant(0.0), fgate)
-                    for probe in _probes(of, gates, "one-hot")[:1] if of.has_gates(gates) else ():
+                    fits = of.has_gates(gates) and _has_sequences(S, min(cut, S), t, of)
+                    for probe in _probes(of, gates, "one-hot")[:1] if fits else ():
                         yield {"gates": gates, "probe": probe, "cut": min(cut, S), "t": t}
 
 
@@ -322,6 +342,7 @@ def _packed_inside(case: Case, domain: Domain) -> bool:
         and contiguous
         and 0 <= case["cut"] <= S
         and 0 <= case["t"] <= S
+        and _has_sequences(S, case["cut"], case["t"], _of(domain))
     )
 
 

@@ -28,6 +28,7 @@ from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
+MANY = ((1, 8), (2, 5))
 OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0, -746.0)
 
 
@@ -125,7 +126,8 @@ class ProbeDomain(Domain):
         if zero and self.zero_length and between(draw, 0, 29) == 29:
             return (*choose(draw, FEW), 0)
         S = choose(draw, self.kinds_of_length[choose(draw, ("short", "middle", "edge", "any"))])
-        heads = TINY if S <= 24 else FEW if S <= 70 else ONE
+        few: Sequence[tuple[int, int]] = TINY if S <= 24 else FEW if S <= 70 else ONE
+        heads = MANY if S <= 24 and between(draw, 0, 19) == 19 else few
         return (*choose(draw, heads), S)
 
     @cached_property

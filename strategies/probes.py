@@ -23,7 +23,9 @@ from dmat.strategies.values import Array
 KINDS = ("one-hot", "dense", "integers")
 REGIMES = ("unit", "small")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
-LEVELS = (0, 0, -4, 4)
+LEVELS = (0, 0, -4, 4)  # of an mLSTM's normaliser
+FAR = {"softmax": 6, "linear": 8}  # so large that exp overflows without a maximum, that a clamp bites
+SHORT = 24
 LARGEST = 2**12  # columns of v that a recipe may ask for
 # Powers of two that q may reach.
 SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}
@@ -47,7 +49,8 @@ class Probe(Recipe):
 
     V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes
     and places are drawn. level: q.k is about 2^level. regime: "small" scales q so that an mLSTM's normaliser
-    is at most 1/2 whatever the gates. pull: as seed, of the cotangent. layout: how all three lie in memory.
+    is at most 1/2 whatever the gates. pull: as seed, of the cotangent. layout: how q lies in memory; k, v and
+    the cotangent take the next of PROBE_LAYOUTS, that no stride of one serves for another.
     """
 
     kind: str = "one-hot"
@@ -62,6 +65,23 @@ class Probe(Recipe):
     def build(self, gates: Gates, domain: ProbeDomain) -> Products:
         """Return the products for these gates, as yet unrounded."""
         return _Builder(self, gates, domain).products
+
+    @property
+    def layouts(self) -> tuple[str, str, str]:
+        """The layouts of q, k and v."""
+        return self._layout(0), self._layout(1), self._layout(2)
+
+    @property
+    def pull_layout(self) -> str:
+        """The layout of the cotangent; "" for its own memory. Ones are one number, as those of o.sum()."""
+        if self.layout == "contiguous":
+            return ""
+        return self._layout(3) if self.pull else "expanded over all"
+
+    def _layout(self, further: int) -> str:
+        if self.layout == "contiguous":
+            return self.layout
+        return PROBE_LAYOUTS[(PROBE_LAYOUTS.index(self.layout) + further) % len(PROBE_LAYOUTS)]
 
     def cotangent(self, shape: tuple[int, ...]) -> Array:
         """Return the cotangent of an output of this shape: ones, or integers of -2 .. 2."""
@@ -180,7 +200,8 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     """Draw a probe of this kind for these gates."""
     S = gates.shape[-1]
     K = choose(draw, domain.key_sizes(S))
-    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(choose(draw, (1, 3, 4)), K)
+    some = (1, 3, 4, 1, 3, 4, 130) if S <= SHORT else (1, 3, 4)  # past a block of 128
+    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(choose(draw, some), K)
     signs = choose(draw, (0, 1, 2, 3))
     regime = choose(draw, REGIMES) if domain.normalised else "unit"
     probe = Probe(
@@ -188,7 +209,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
         K,
         V,
         0 if signs == 0 and kind != "dense" else 1 + seed(draw),
-        choose(draw, LEVELS) if kind != "integers" and domain.normalised and regime == "unit" else 0,
+        choose(draw, levels(domain, kind)) if regime == "unit" else 0,
         regime,
         choose(draw, (0, 1)) * (1 + seed(draw)),
         choose(draw, ("contiguous", *PROBE_LAYOUTS)) if domain.strided else "contiguous",
@@ -196,6 +217,18 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     if not representable(probe, gates, domain):
         probe = Probe(kind, K, V, probe.seed, pull=probe.pull, layout=probe.layout)
     return probe
+
+
+def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
+    """Return the levels that are drawn for a kind of probe; a float16 may not reach far."""
+    if kind == "integers":
+        return (0,)
+    if domain.normalised:
+        return LEVELS
+    narrow = "float16" in (domain.products_dtype, domain.accumulator)
+    if narrow or domain.positive or (domain.softmax and kind == "one-hot"):
+        return (0,)
+    return (0, 0, 0, FAR["softmax" if domain.softmax else "linear"])
 
 
 def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
@@ -232,4 +265,5 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
         and probe.regime in regimes
     )
     at_seed = probe.seed > 0 or probe.kind != "dense"
-    return fits and at_seed and probe.level in LEVELS and representable(probe, gates, domain)
+    level = probe.level in levels(domain, probe.kind) and (probe.regime == "unit" or probe.level == 0)
+    return fits and at_seed and level and representable(probe, gates, domain)

@@ -290,6 +290,7 @@ class _Chunks(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(q, k, v, log_f)
+        ctx.state = state
         o, state = chunkwise(4, widen(q, k, v, log_f), state)
         ctx.mark_non_differentiable(state)
         return o.to(v.dtype), state
@@ -297,15 +298,17 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, W: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        gradients = chunk_gradients(4, *widen(W, *inputs))
+        W, q, k, v, log_f = widen(W, *inputs)
+        gradients = chunk_gradients(4, W, q, k, v, log_f, ctx.state)
         return *(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True)), None
 
 
 def chunk_gradients(
-    C: int, W: Tensor, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor
+    C: int, W: Tensor, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return dq, dk, dv, dl: dl by reverse cumulative sums of q.dq - k.dk."""
-    S, states = q.shape[2], [q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])]
+    """Return dq, dk, dv, dl: dl by reverse cumulative sums of q.dq - k.dk. state: what it began with."""
+    S, zeros = q.shape[2], q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    states = [zeros if state is None else state]
     chunks = cut(C, W, q, k, v, log_f)
     for _, _, k_, v_, l_ in chunks[:-1]:
         c = l_.cumsum(-1)[..., None]

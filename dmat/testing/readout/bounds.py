@@ -103,16 +103,24 @@ class FusedBounds:
         chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
         return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
 
+    @cached_property
+    def starts(self) -> list[Array]:
+        """Where the scope of each source may start, (S,): more than one where a kernel has a choice.
+
+        A prefix is all that came before: a cumulative sum may go on over calls and packed sequences. Chunks
+        may be counted from the start of a packed sequence, or of the whole.
+        """
+        seen, scope = self.truth.seen, self.contract.error_scope
+        if scope == "prefix":
+            return [np.zeros(seen.S, dtype=np.int64)]
+        begins = [seen.begin, np.zeros_like(seen.begin)] if seen.packed else [seen.begin]
+        return [np.asarray(n + (np.arange(seen.S) - n) // int(scope) * int(scope)) for n in begins]
+
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
-        scope, seen = self.contract.error_scope, self.truth.seen
-        if scope == "window":
+        if self.contract.error_scope == "window":
             return windows
-        step = max(seen.S, 1) if scope == "prefix" else int(scope)
-        start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
-        down_to = windows[..., :, start] + terms[..., None, start]
-        down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
-        return np.asarray(down_to + down_to_s[..., None, :])
+        return np.asarray(np.max([_from(start, terms, windows) for start in self.starts], axis=0))
 
     @cached_property
     def length(self) -> Array:
@@ -121,9 +129,7 @@ class FusedBounds:
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
             return np.asarray(np.maximum(t - s, 0).astype(np.float64))
-        step = max(seen.S, 1) if scope == "prefix" else int(scope)
-        start = seen.begin + (np.arange(seen.S) - seen.begin) // step * step
-        return np.maximum(t - start[None, :], 0) + 2.0
+        return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
 
     @cached_property
     def since(self) -> Array:
@@ -133,11 +139,14 @@ class FusedBounds:
 
     @cached_property
     def stabiliser(self) -> tuple[Array, Array]:
-        """The least and the largest that m of a row may be, (B, NH, t)."""
+        """The least and the largest that m of a row may be, (B, NH, t); at the most it does not decay."""
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
-        return low, np.maximum(low, self.since) if self.truth.contract.reads == "mlstm" else low
+        if self.truth.contract.reads != "mlstm":
+            return low, low
+        undecayed = np.maximum.accumulate(self.truth.seen.igate, axis=-1)
+        return low, np.maximum(np.maximum(low, self.since), undecayed)
 
     @cached_property
     def log_error(self) -> Array:
@@ -396,6 +405,13 @@ class FusedBounds:
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
         return self._bound(bound, overflow)
+
+
+def _from(start: Array, terms: Array, windows: Array) -> Array:
+    """Sum the magnitudes from where the scope of each source starts, down to it and down to each row."""
+    down_to = windows[..., :, start] + terms[..., None, start]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+    return np.asarray(down_to + down_to_s[..., None, :])
 
 
 def _product(left: Array, right: Array) -> Array:

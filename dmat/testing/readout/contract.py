@@ -27,6 +27,8 @@ OF_DTILDE_ALONE = (
     "peak_memory",
 )
 
+ANY_K = (1, 4, 16)
+
 Sizes = int | tuple[int, ...]
 
 
@@ -45,7 +47,7 @@ class FusedContract(Contract):
     layout: "BHSD" or "BSHD". states, packed: the names of the keywords that take a state (fn then returns
         (o, state)) and the ends of packed sequences.
     keys: "any", or "orthonormal" for delta rules. positive: values must be above 0 (log-space scans).
-    K, V: their sizes, as multiples of an int, or a tuple. V_equals_K.
+    K, V: their sizes, a tuple, or an int: any multiples of V, and K and 4 K of K. V_equals_K.
     lengths: the only lengths to try; else see seq_multiple_of, min_seq, max_seq, zero_length.
     i_range: of the input gate. l_min: the least log gate.
     gate_dtype, output_dtype: where they are not that of q, k, v.
@@ -73,7 +75,7 @@ class FusedContract(Contract):
     packed: str | None = None
     keys: str = "any"
     positive: bool = False
-    K: Sizes = (1, 4, 16)
+    K: Sizes = ANY_K
     V: Sizes = 1
     V_equals_K: bool = False
     lengths: tuple[int, ...] | None = None
@@ -110,6 +112,8 @@ class FusedContract(Contract):
         _gates(self)
         _keywords(self)
         _sizes(self)
+        if self.keys == "orthonormal" and self.K == ANY_K:
+            self._set("K", (*ANY_K, 64))  # a key a source: longer sequences need more
         _ranges(self)
         self._set("_scale", _scale(self.scale))
         self._set("_multiplies", _multiplies(self.multiplies_in, self))

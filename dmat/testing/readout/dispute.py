@@ -50,8 +50,10 @@ LESS_CARE: tuple[dict[str, Any], ...] = (
 
 def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
     """Return a line or two on what else the contract could have said, where that accounts for all."""
-    for fields in OTHER_READINGS:
-        if _accounts(subject, looks, fields):
+    for fields in OTHER_READINGS if _tells(looks) else ():
+        if "gradient" in fields and subject.fused.reads != "mlstm":
+            continue
+        if _accounts(subject, looks, fields, differ=True):
             own = {name: getattr(subject.fused, name) for name in fields}
             told, stated = fields_written(fields), fields_written(own)
             return [f"it is what {told} gives, and the contract says {stated}: is that meant?"]
@@ -63,18 +65,28 @@ def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
     return []
 
 
-def _accounts(subject: FusedSubject, looks: Sequence[Look], fields: dict[str, Any]) -> bool:
-    """Whether the contract with these fields allows all that was seen."""
+def _tells(looks: Sequence[Look]) -> bool:
+    """Whether what was computed wrongly could tell readings apart: zeros are of many, and bits of none."""
+    evidence = looks[0].finding.evidence
+    return evidence is not None and bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
+
+
+def _accounts(
+    subject: FusedSubject, looks: Sequence[Look], fields: dict[str, Any], *, differ: bool = False
+) -> bool:
+    """Whether the contract with these fields allows all that was seen; differ: and says something else."""
     try:
         contract = replace(subject.fused, **fields)
     except ValueError:  # they do not go together with the others
         return False
     if contract == subject.fused or ("gates" in fields and contract.gate != "preact"):
         return False
-    return all(_allows(subject, contract, look.case, look.finding) for look in looks)
+    return all(_allows(subject, contract, look.case, look.finding, differ) for look in looks)
 
 
-def _allows(subject: FusedSubject, contract: FusedContract, case: Case, finding: Finding) -> bool:
+def _allows(
+    subject: FusedSubject, contract: FusedContract, case: Case, finding: Finding, differ: bool
+) -> bool:
     """Whether a contract allows the whole tensor that a finding is of."""
     evidence = finding.evidence
     if evidence is None or set(case) != {"gates", "probe"}:
@@ -84,6 +96,9 @@ def _allows(subject: FusedSubject, contract: FusedContract, case: Case, finding:
         return False
     if not np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong]):
         return False  # the law has judged something else
+    apart = np.abs(own.value.hi - other.value.hi)[evidence.wrong]
+    if differ and not (apart > own.bound.bound[evidence.wrong]).any():
+        return False
     return _within(evidence, other)
 
 

@@ -21,19 +21,20 @@ from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.grade import SCOPES, telling
 
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
+# First what hides most where it is given up: bit for bit laws, whole layouts, digits.
 OPTIONS: dict[str, tuple[Any, ...]] = {
-    "gradient": ("full", "truncated"),
+    "deterministic": (True, False),
+    "strided": (True, False),
+    "accumulates_in": (None, HALVES),
     "l_min": (None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what cumulative sums in an exponent leave of the gates
+    "multiplies_in": (None, HALVES, "input"),
     "error_scope": SCOPES,
     "grad_scope": ("rectangle", "suffix"),
     "gates": ("relative", "absolute"),
-    "accumulates_in": (None, HALVES),
-    "multiplies_in": (None, HALVES, "input"),
+    "gradient": ("full", "truncated"),
     "causal": ("bits", "bound"),
     "homogeneous": (True, False),
     "exact_sums": (True, False),
-    "strided": (True, False),
-    "deterministic": (True, False),
 }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -32,6 +33,7 @@ from dmat.testing.subject import DETACHED, Subject, raised
 from dmat.testing.verdict import Expected, Finding, LawBroken, as_array
 
 BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
+NOTHING: Mapping[str, object] = MappingProxyType({})
 NAMES = ("q", "k", "v", "i", "g")  # how a call's tensors are named; "g" is l or f, as the contract has it
 
 
@@ -189,7 +191,8 @@ class FusedSubject(Subject):
                 found = broken.finding
                 why = found.computed if found.computed.startswith("raised") else f"gives {found.computed}"
                 wanted = "" if found.computed.startswith("raised") else f", expected {found.exact}"
-                return f"a call on zeros, {shapes}, with {call}, {why}{wanted} (see dmat.testing.fused)"
+                unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
+                return f"a call on zeros, {shapes}, with {call}, {why}{wanted} ({unpromised})"
         return None
 
     def _told(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -215,8 +218,8 @@ class FusedSubject(Subject):
         """Build the tensors of a call of these gates, (B, NH, S, 1)."""
         dtype = getattr(torch, self.dtype)
         q, k, v = (
-            lay_out(rounded(x, dtype).to(self.device), probe.layout, filler)
-            for x in (products.q, products.k, products.v)
+            lay_out(rounded(x, dtype).to(self.device), layout, filler)
+            for x, layout in zip((products.q, products.k, products.v), probe.layouts, strict=True)
         )
         fixed = self.fused.gate == "fixed"
         return Inputs(q, k, v, igate if self.fused.igate else None, None if fixed else fgate, products.column)
@@ -303,30 +306,67 @@ class FusedSubject(Subject):
         """Call the kernel and pull the probe's cotangent back through it."""
         return self.pull_of(self.inputs(gates, probe), probe, needed)
 
+    def cotangent(self, inputs: Inputs, probe: Probe, filler: float = float("nan")) -> Tensor:
+        """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
+        dtype = getattr(torch, self.fused.returns(self.dtype))
+        dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
+        return lay_out(dense, probe.pull_layout, filler) if probe.pull_layout else dense
+
     def pull_of(
-        self, inputs: Inputs, probe: Probe, needed: Sequence[str] = NAMES, *, times: int = 1
+        self,
+        inputs: Inputs,
+        probe: Probe,
+        needed: Sequence[str] = NAMES,
+        *,
+        times: int = 1,
+        W: Tensor | None = None,
+        seen: Seen | None = None,
+        more: Mapping[str, object] = NOTHING,
     ) -> FusedGradients:
         """Call the kernel on these inputs, pull the cotangent back; `times` through one graph, the last kept.
 
-        needed: the inputs that ask for a gradient; that of any other is zero.
+        needed: the inputs that ask for a gradient; that of any other is zero. W: the cotangent, else the
+        probe's. more: keywords of the call, and seen: what it sees with them.
         """
-        seen, named = self.seen(inputs), inputs.named
+        seen, named = seen or self.seen(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
         if self.transcript:
             self.transcript.fused_leaves(named, leaves, self.letters)
-        output = self.call_fused(inputs.with_(**leaves))
-        tensor = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, output.dtype)
+        output = self.call_fused(inputs.with_(**leaves), **more)
+        tensor = self.cotangent(inputs, probe) if W is None else W
+        seen_W = as_array(tensor)  # a backward may overwrite it
         run = FusedRun(seen, output.detach())
         if self.transcript:
             self.transcript.stands_for(self.transcript.name(output, ""), run.output, given=False)
         pulled: dict[str, Tensor] = {}
         for left in reversed(range(times)):
             pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
-        seen_W = as_array(tensor)
         truth = self.truth(seen)
         bounds = FusedBounds(truth, self.fused, self.fused_rounding)
         detached = not output.requires_grad
         return FusedGradients(run, seen_W, pulled, detached, Pulled(truth, seen_W), bounds)
+
+    def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
+        """Call the kernel on packed sequences, and pull the probe's cotangent back."""
+        assert self.fused.packed
+        told = torch.tensor(list(ends), dtype=torch.int64, device=self.device)
+        return self.pull_of(inputs, probe, seen=seen, more={self.fused.packed: told})
+
+    def pull_going_on(self, inputs: Inputs, probe: Probe, cut: int) -> FusedGradients:
+        """Call the kernel up to a cut, then from there on its state, and pull the cotangent back to there.
+
+        The truth is that of all times, with a cotangent of 0 before the cut.
+        """
+        assert self.fused.states
+        _, state = self.call_with_state(inputs.part(0, cut), None)
+        W = self.cotangent(inputs, probe)
+        behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
+        gradients = self.pull_of(behind, probe, W=W[:, :, cut:], seen=seen, more={self.fused.states: state})
+        whole = as_array(W).copy()
+        whole[:, :, :cut] = 0.0
+        rounding = self.fused_rounding.handing_over(coarsest(state))
+        bounds = FusedBounds(gradients.pulled.truth, self.fused, rounding)
+        return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
 
     def _pulled(
         self,
