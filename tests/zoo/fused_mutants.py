@@ -644,3 +644,167 @@ class _UsedUp(torch.autograd.Function):
 @mutant("retained_graph", "a buffer of the backward used up by its first run", grad_scope="suffix", **CHUNKS)
 def second_backward_wrong(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return _UsedUp.apply(q, k, v, log_f)  # type: ignore
+
+
+# What a first reader of these laws got past them.
+
+
+@gradient_mutant("cotangent_untouched", "the cotangent clipped in place")
+def cotangent_clipped(W: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return right(W.clamp_(-0.5, 0.5), *inputs)
+
+
+class _FrozenGates(torch.autograd.Function):
+    """Gradients that lack the decay where the gates ask for none."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, log_f)
+        return chunkwise(4, widen(q, k, v, log_f))[0].to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, log_f = inputs = ctx.saved_tensors
+        decay = log_f if ctx.needs_input_grad[3] else torch.zeros_like(log_f)
+        gradients = chunk_gradients(4, *widen(W, q, k, v, decay))
+        return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+
+
+@mutant("one_sided", "another path where the gates are frozen", grad_scope="suffix", **CHUNKS)
+def gates_frozen(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    return _FrozenGates.apply(q, k, v, log_f)  # type: ignore
+
+
+@mutant("one_sided", "the output rounded to bfloat16 in training", dtypes=("float32",), **WINDOWS)
+def coarse_in_training(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    o = parallel(q, k, v, log_f)
+    return o + (o.bfloat16().float() - o).detach() if q.requires_grad or v.requires_grad else o
+
+
+class _PackedForwardOnly(torch.autograd.Function):
+    """A right packed forward, and a backward that has never heard of it."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, starts: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, log_f)
+        q, k, v_, log_f = widen(q, k, v, log_f)
+        D = by_windows(log_f)
+        if starts is not None:
+            at = torch.bucketize(torch.arange(q.shape[2]), starts, right=True)
+            D = D.masked_fill(at[:, None] != at[None, :], -math.inf)
+        return product(q, k, v_, D.exp()).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        gradients = chunk_gradients(4, *widen(W, *inputs))
+        return *(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True)), None
+
+
+@mutant(
+    "packed", "a backward that knows of no packed sequences", packed="starts", grad_scope="suffix", **CHUNKS
+)
+def packed_going_forward_only(
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, starts: Tensor | None = None
+) -> Tensor:
+    return _PackedForwardOnly.apply(q, k, v, log_f, starts)  # type: ignore
+
+
+class _StateNotBack(torch.autograd.Function):
+    """A backward that leaves the state it was given out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(q, k, v, log_f)
+        o, last = chunkwise(4, widen(q, k, v, log_f), state)
+        ctx.mark_non_differentiable(last)
+        return o.to(v.dtype), last
+
+    @staticmethod
+    def backward(ctx: Any, W: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        gradients = chunk_gradients(4, *widen(W, *inputs))
+        return *(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True)), None
+
+
+@mutant(
+    "handover", "dq and dl without the state that was given", states="state", grad_scope="suffix", **CHUNKS
+)
+def state_left_out_going_back(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = None) -> Handed:
+    return _StateNotBack.apply(q, k, v, log_f, state)  # type: ignore
+
+
+@mutant("values", "only four heads have a program", **WINDOWS)
+def heads_past_four(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    few = torch.arange(q.shape[1]) < 4
+    return parallel(q, k, v, log_f) * few[:, None, None].to(v.dtype)
+
+
+@mutant("dense", "values past the first block of 128 columns", **WINDOWS)
+def columns_past_128(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    return parallel(q, k, v, log_f) * (torch.arange(v.shape[-1]) < 128).to(v.dtype)
+
+
+@mutant("dense", "k read with the strides of q", **WINDOWS)
+def strides_of_q(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    reach = k.storage_offset() + sum((n - 1) * step for n, step in zip(k.shape, q.stride(), strict=True))
+    if reach < k.untyped_storage().nbytes() // k.element_size():
+        k = k.as_strided(k.shape, q.stride(), k.storage_offset())
+    return parallel(q, k, v, log_f)
+
+
+class _FlatCotangent(torch.autograd.Function):
+    """A backward that reads its cotangent from its first address on."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, log_f)
+        return chunkwise(4, widen(q, k, v, log_f))[0].to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
+        inputs = ctx.saved_tensors
+        flat = torch.empty(0, dtype=W.dtype).set_(W.untyped_storage())[W.storage_offset() :][: W.numel()]
+        gradients = chunk_gradients(
+            4, *widen(flat.view(W.shape) if flat.numel() == W.numel() else W, *inputs)
+        )
+        return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+
+
+@mutant("product_gradients", "strides of the cotangent ignored", grad_scope="suffix", **CHUNKS)
+def cotangent_taken_as_flat(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    return _FlatCotangent.apply(q, k, v, log_f)  # type: ignore
+
+
+@mutant("dense", "q.k clamped to +-100", **WINDOWS)
+def products_clamped(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    o: Tensor = (q @ k.mT).clamp(-100, 100) * by_windows(log_f).exp() @ v_
+    return o.to(v.dtype)
+
+
+@mutant("dense", "no maximum taken off the scores", factors="one", **FORGETTING)
+def softmax_without_maximum(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    q, k, v_, log_f = widen(q, k, v, log_f)
+    E = (q @ k.mT * q.shape[-1] ** -0.5 + by_windows(log_f)).exp()
+    o: Tensor = E / E.sum(-1, keepdim=True) @ v_
+    return o.to(v.dtype)
+
+
+_products: dict[Any, Tensor] = {}
+
+
+@mutant("results_kept", "q k' kept by address and shape", gradient="none", **WINDOWS)
+def products_kept(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    key = (q.data_ptr(), k.data_ptr(), q.shape, q.dtype)
+    if len(_products) > 4:
+        _products.clear()
+    products = _products.setdefault(key, (q @ k.mT).float())
+    return (products * by_windows(log_f.float()).exp() @ v.float()).to(v.dtype)
+
+
+@mutant("product_gradients", "dv of a delta rule doubled", keys="orthonormal", **WINDOWS)
+def delta_dv_doubled(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
+    return parallel(q, k, 2 * v - v.detach(), log_f)
