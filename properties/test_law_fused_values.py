@@ -86,9 +86,11 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     Bound: docs/fused.md section 2, chunks counted from each sequence's start; 0 across.
     """
     S = gates.shape[-1]
-    ends = sequence_ends(S, cut, t)
+    starts = ends = sequence_ends(S, cut, t)
+    if subject.fused.zero_length and cut == t:
+        ends = sorted([*ends, min(cut, S)])  # a sequence of none among them
     inputs, note = subject.inputs(gates, probe), f"{subject.fused.packed} = {ends}"
-    seen = subject.seen(inputs, tuple(n for n in ends if n < S), packed=True)
+    seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
     subject.observe(require_within(as_array(output), subject.expected_of(seen, note)))
     if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
