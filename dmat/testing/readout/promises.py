@@ -21,12 +21,12 @@ from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.grade import SCOPES, telling
 
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
-# First what hides most where it is given up: bit for bit laws, whole layouts, digits.
+# First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "deterministic": (True, False),
     "strided": (True, False),
-    "accumulates_in": (None, HALVES),
     "l_min": (None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what cumulative sums in an exponent leave of the gates
+    "accumulates_in": (None, HALVES),
     "multiplies_in": (None, HALVES, "input"),
     "error_scope": SCOPES,
     "grad_scope": ("rectangle", "suffix"),
