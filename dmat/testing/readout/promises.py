@@ -47,8 +47,10 @@ class FusedPromises(Promises):
     @classmethod
     def of(cls, own: FusedContract) -> FusedPromises:
         """Return what this contract leaves open."""
+        none = own.gradient == "none"
         absent = {
-            "gradient": own.reads != "mlstm",
+            "gradient": none or own.reads != "mlstm",
+            "grad_scope": none,
             "gates": own.gate != "preact",
             "l_min": own.gate == "fixed",
         }
