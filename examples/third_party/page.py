@@ -121,7 +121,7 @@ class Page:
             "verdict": VERDICTS[verdict(result)],
             "grade": grade(result.get("grades")),
             "worst": "" if worst is None else f"{worst:.2f}",
-            "laws": "; ".join(by_length(result)),
+            "laws": "; ".join([*by_length(result), *wider(result)]),
             "confirmed": ("yes" if answers == {"yes"} else ", ".join(sorted(answers))) if answers else "",
         }
 
@@ -227,6 +227,15 @@ def by_length(result: dict) -> list[str]:
         where = "" if len(every) == len(dtypes) else f" in {', '.join(dtypes)}"
         grouped.setdefault(f"S = {min(map(length, records))}{where}", []).append(law)
     return [f"{', '.join(names)} at {where}" for where, names in grouped.items()]
+
+
+def wider(result: dict) -> list[str]:
+    """Return what the contract would have to say for the function to keep all, where something is known."""
+    found = (result["report"] or {}).get("stands_under") or {}
+    if found.get("outcome") != "found" or found["wrong_in"]:
+        return []
+    added = found["decorator"].removeprefix("dmat.testing.fused(..., ").removesuffix(")")
+    return [f"holds with `{added}`"]
 
 
 def grade(grades: list[dict] | None) -> str:
