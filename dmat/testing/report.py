@@ -46,7 +46,8 @@ def laws(of: str = DTILDE) -> list[Law]:
 class Report:
     """What became of one implementation. `records` has one entry a law, dtype and device.
 
-    stands_under: of a bare function that falls, what was found of a wider contract, as the schema has it.
+    stands_under: of one that falls and left promises unstated, what was found of a wider contract, as the
+    schema has it.
     interpreter: of Triton, that the kernels ran in, as the schema has it.
     """
 
