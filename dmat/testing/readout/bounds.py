@@ -262,13 +262,22 @@ class FusedBounds:
         with np.errstate(over="ignore"):
             return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
 
+    @cached_property
+    def overflows(self) -> bool:
+        """Whether an operand or a state may overflow on the way where no result does: k e^i, or q.k e^i."""
+        seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
+        products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
+        others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]
+        grown = float(np.exp(min(seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
+        return max(products) * float(np.prod(others)) * grown >= min(form.largest for form in way) / 2
+
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
         u, error = self.rounding.output.u, self.o_error
         with np.errstate(over="ignore", invalid="ignore"):
             bound = error + u * (np.abs(self.truth.o) + error) + self.lost * self.grown
             bound = bound + self.rounding.output.floor
-            overflow = self.o_sizes >= self.rounding.largest / 2
+            overflow = (self.o_sizes >= self.rounding.largest / 2) | self.overflows
         return self._bound(bound, overflow)
 
     def _bound(self, bound: Array, overflow: Mask) -> Bound:
@@ -404,6 +413,7 @@ class FusedBounds:
             lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
+            overflow = overflow | self.overflows
         return self._bound(bound, overflow)
 
 
