@@ -44,14 +44,18 @@ def spread(cases: Iterable[T]) -> list[T]:
 
 
 def ask(config: int) -> None:
-    """Have this process, and those that it starts, interpret Triton from its import on."""
-    os.environ |= {ASKED: str(config), "TRITON_INTERPRET": "1"}
+    """Have this process, and those that it starts, interpret Triton from its import on.
+
+    What a kernel's author gives to torch.compile runs as it is written: inductor cannot work beside it.
+    """
+    os.environ |= {ASKED: str(config), "TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
 
 
 @contextmanager
 def asking(config: int | None) -> Iterator[None]:
     """Have all processes that are started meanwhile interpret Triton; None: nothing is asked."""
-    before = {name: os.environ.get(name) for name in (ASKED, "TRITON_INTERPRET")}
+    asks = (ASKED, "TRITON_INTERPRET", "TORCHDYNAMO_DISABLE")
+    before = {name: os.environ.get(name) for name in asks}
     try:
         if config is not None:
             require_triton()
