@@ -191,3 +191,13 @@ def test_a_tensor_is_written_to_the_bit(dtype: str) -> None:
 
 def refuse(tensor: Tensor) -> str:
     raise AssertionError("small enough for a literal")
+
+
+def test_an_axis_of_one_keeps_its_stride() -> None:
+    """A transpose of one head counts as contiguous, and kernels step by its stride: so does the script."""
+    tensor = torch.arange(8.0).view(2, 4, 1, 1).transpose(1, 2)
+    assert tensor.is_contiguous()
+    names = dict(vars(scripted)) | {"torch": torch, "nan": float("nan")}
+    exec("\n".join(written("x", tensor, lambda tensor: "")), names)
+    assert torch.equal(names["x"], tensor)
+    assert names["x"].stride() == tensor.stride()

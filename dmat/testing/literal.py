@@ -107,10 +107,13 @@ def written(name: str, tensor: Tensor, store: Store) -> list[str]:
     expand = f".expand({listed(tensor.shape)})" if expanded else ""
     expression, edits = values(own, store, 0 if expanded else MOST_EDITS)
     after = [f"{name}[{listed(place)}] = {value}" for place, value in edits]
-    if own.is_contiguous() and own.numel() == len(memory):
+    # The stride of an axis of one is no matter to is_contiguous(), and kernels step by it all the same.
+    canonical = expanded or not own.numel() or own.stride() == torch.empty(own.shape, device="meta").stride()
+    plain = canonical and own.is_contiguous()
+    if plain and own.numel() == len(memory):
         return [f"{name} = {expression}{expand}", *after]
     filler = _around(own, memory)
-    if filler is not None and own.is_contiguous() and len(memory) == own.numel() + 2 * own.storage_offset():
+    if filler is not None and plain and len(memory) == own.numel() + 2 * own.storage_offset():
         guards = f"{own.storage_offset()}, {filler}"
         return [f"{name} = guarded({expression}, {guards}){expand}", *after]
     if filler is not None:
