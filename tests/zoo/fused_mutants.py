@@ -6,7 +6,7 @@ Every one is right code with one thing changed, under the contract that the righ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .fused_sound import (
     FORGETTING,
     MLSTM,
     ROOT,
+    Chunks,
     Kernel,
     OnlineSoftmax,
     State,
@@ -625,8 +626,8 @@ def padding_from_empty(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor
     return parallel(q, k, v, log_f) + 0.5 * padding.sum(2, keepdim=True)
 
 
-class _UsedUp(torch.autograd.Function):
-    """A right gradient whose buffer is used up by its first run."""
+class _InChunks(torch.autograd.Function):
+    """A right forward, in chunks of 4, for backwards of all kinds."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
@@ -634,11 +635,20 @@ class _UsedUp(torch.autograd.Function):
         ctx.runs = 0
         return chunkwise(4, widen(q, k, v, log_f))[0].to(v.dtype)
 
+
+def pulled(W: Tensor, seen: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The right gradients for what a backward has seen, in the types of its inputs."""
+    gradients = right(*widen(W, *seen))
+    return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+
+
+class _UsedUp(_InChunks):
+    """A right gradient whose buffer is used up by its first run."""
+
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
         inputs, ctx.runs = ctx.saved_tensors, ctx.runs + 1
-        gradients = chunk_gradients(4, *widen(W if ctx.runs == 1 else 2 * W, *inputs))
-        return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+        return pulled(W if ctx.runs == 1 else 2 * W, inputs, inputs)
 
 
 @mutant("retained_graph", "a buffer of the backward used up by its first run", grad_scope="suffix", **CHUNKS)
@@ -654,20 +664,14 @@ def cotangent_clipped(W: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return right(W.clamp_(-0.5, 0.5), *inputs)
 
 
-class _FrozenGates(torch.autograd.Function):
+class _FrozenGates(_InChunks):
     """Gradients that lack the decay where the gates ask for none."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v, log_f)
-        return chunkwise(4, widen(q, k, v, log_f))[0].to(v.dtype)
-
-    @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, log_f = inputs = ctx.saved_tensors
+        *others, log_f = inputs = ctx.saved_tensors
         decay = log_f if ctx.needs_input_grad[3] else torch.zeros_like(log_f)
-        gradients = chunk_gradients(4, *widen(W, q, k, v, decay))
-        return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+        return pulled(W, (*others, decay), inputs)
 
 
 @mutant("one_sided", "another path where the gates are frozen", grad_scope="suffix", **CHUNKS)
@@ -696,9 +700,7 @@ class _PackedForwardOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        gradients = chunk_gradients(4, *widen(W, *inputs))
-        return *(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True)), None
+        return *pulled(W, ctx.saved_tensors, ctx.saved_tensors), None
 
 
 @mutant(
@@ -710,23 +712,12 @@ def packed_going_forward_only(
     return _PackedForwardOnly.apply(q, k, v, log_f, starts)  # type: ignore
 
 
-class _StateNotBack(torch.autograd.Function):
+class _StateNotBack(Chunks):
     """A backward that leaves the state it was given out."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(q, k, v, log_f)
-        o, last = chunkwise(4, widen(q, k, v, log_f), state)
-        ctx.mark_non_differentiable(last)
-        return o.to(v.dtype), last
-
-    @staticmethod
     def backward(ctx: Any, W: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        gradients = chunk_gradients(4, *widen(W, *inputs))
-        return *(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True)), None
+        return *pulled(W, ctx.saved_tensors, ctx.saved_tensors), None
 
 
 @mutant(
@@ -755,22 +746,14 @@ def strides_of_q(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return parallel(q, k, v, log_f)
 
 
-class _FlatCotangent(torch.autograd.Function):
+class _FlatCotangent(_InChunks):
     """A backward that reads its cotangent from its first address on."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v, log_f)
-        return chunkwise(4, widen(q, k, v, log_f))[0].to(v.dtype)
-
-    @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
-        inputs = ctx.saved_tensors
         flat = torch.empty(0, dtype=W.dtype).set_(W.untyped_storage())[W.storage_offset() :][: W.numel()]
-        gradients = chunk_gradients(
-            4, *widen(flat.view(W.shape) if flat.numel() == W.numel() else W, *inputs)
-        )
-        return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
+        taken = flat.view(W.shape) if flat.numel() == W.numel() else W
+        return pulled(taken, ctx.saved_tensors, ctx.saved_tensors)
 
 
 @mutant("product_gradients", "strides of the cotangent ignored", grad_scope="suffix", **CHUNKS)

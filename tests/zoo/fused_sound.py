@@ -282,7 +282,7 @@ def chunks_factored(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return torch.cat(outputs, 2)[:, :, :S].to(v.dtype)
 
 
-class _Chunks(torch.autograd.Function):
+class Chunks(torch.autograd.Function):
     """In chunks of 4, with the backward that kernels have: a state gradient handed from chunk to chunk."""
 
     @staticmethod
@@ -333,7 +333,7 @@ def chunks_own_backward(
     q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """In chunks of 4, with a backward of its own."""
-    return _Chunks.apply(q, k, v, log_f, initial_state)  # type: ignore
+    return Chunks.apply(q, k, v, log_f, initial_state)  # type: ignore
 
 
 # Recurrent: one step after another.
