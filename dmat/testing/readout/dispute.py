@@ -6,12 +6,11 @@ same case made longer, where that breaks the law too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from dmat.strategies.recipe import Case
 from dmat.testing.look import Look
@@ -22,7 +21,7 @@ from dmat.testing.readout.grade import SCOPES
 from dmat.testing.readout.promises import HALVES
 from dmat.testing.readout.subject import NAMES, FusedSubject
 from dmat.testing.readout.truth import Pulled, Truth
-from dmat.testing.verdict import Evidence, Expected, Finding, as_array
+from dmat.testing.verdict import Evidence, Expected, as_array
 
 # What is computed in another way than was stated; what is computed as stated, but with less care.
 OTHER_READINGS: tuple[dict[str, Any], ...] = (
@@ -48,9 +47,37 @@ LESS_CARE: tuple[dict[str, Any], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A tensor of which a finding is one entry: the case it came of, and what the contract requires of it."""
+
+    case: Case
+    quantity: str
+    evidence: Evidence
+    own: Expected
+
+
 def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
     """Return a line or two on what else the contract could have said, where that accounts for all."""
-    for fields in OTHER_READINGS if _tells(looks) else ():
+    seen = [_seen(subject, look) for look in looks]
+    known = [one for one in seen if one is not None]
+    return _told(subject, known) if len(known) == len(looks) else []
+
+
+def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
+    """Return what a look shows, or None where the law has judged something else than one plain call."""
+    quantity, evidence = look.finding.quantity, look.finding.evidence
+    if evidence is None or set(look.case) != {"gates", "probe"}:
+        return None
+    own = _expected(subject, subject.fused, look.case, quantity)
+    if own is None or own.value.hi.shape != evidence.exact.shape:
+        return None
+    same = np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong])
+    return _Seen(look.case, quantity, evidence, own) if same else None
+
+
+def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
+    for fields in OTHER_READINGS if _tells(looks[0].evidence) else ():
         if "gradient" in fields and subject.fused.reads != "mlstm":
             continue
         if _accounts(subject, looks, fields, differ=True):
@@ -65,14 +92,13 @@ def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
     return []
 
 
-def _tells(looks: Sequence[Look]) -> bool:
+def _tells(evidence: Evidence) -> bool:
     """Whether what was computed wrongly could tell readings apart: zeros are of many, and bits of none."""
-    evidence = looks[0].finding.evidence
-    return evidence is not None and bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
+    return bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
 
 
 def _accounts(
-    subject: FusedSubject, looks: Sequence[Look], fields: dict[str, Any], *, differ: bool = False
+    subject: FusedSubject, looks: Sequence[_Seen], fields: dict[str, Any], *, differ: bool = False
 ) -> bool:
     """Whether the contract with these fields allows all that was seen; differ: and says something else."""
     try:
@@ -81,25 +107,18 @@ def _accounts(
         return False
     if contract == subject.fused or ("gates" in fields and contract.gate != "preact"):
         return False
-    return all(_allows(subject, contract, look.case, look.finding, differ) for look in looks)
+    return all(_allows(subject, contract, look, differ) for look in looks)
 
 
-def _allows(
-    subject: FusedSubject, contract: FusedContract, case: Case, finding: Finding, differ: bool
-) -> bool:
-    """Whether a contract allows the whole tensor that a finding is of."""
-    evidence = finding.evidence
-    if evidence is None or set(case) != {"gates", "probe"}:
+def _allows(subject: FusedSubject, contract: FusedContract, look: _Seen, differ: bool) -> bool:
+    """Whether a contract allows the whole tensor."""
+    own, wrong = look.own, look.evidence.wrong
+    other = _expected(subject, contract, look.case, look.quantity)
+    assert other is not None  # what it is does not depend on the contract
+    apart = np.abs(own.value.hi - other.value.hi)[wrong]
+    if differ and not (apart > own.bound.bound[wrong]).any():
         return False
-    own, other = (_expected(subject, of, case, finding.quantity) for of in (subject.fused, contract))
-    if own is None or other is None or own.value.hi.shape != evidence.exact.shape:
-        return False
-    if not np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong]):
-        return False  # the law has judged something else
-    apart = np.abs(own.value.hi - other.value.hi)[evidence.wrong]
-    if differ and not (apart > own.bound.bound[evidence.wrong]).any():
-        return False
-    return _within(evidence, other)
+    return _within(look.evidence, other)
 
 
 def _within(evidence: Evidence, expected: Expected) -> bool:
@@ -118,15 +137,8 @@ def _expected(subject: FusedSubject, contract: FusedContract, case: Case, quanti
     truth = Truth(contract, subject.seen(inputs))
     if quantity == "o":
         return subject.output_of(truth, contract, rounding)
-    names = dict(_gradients(subject))
+    names = {subject.gradient_name(name): name for name in NAMES}
     if quantity not in names:
         return None
-    W = torch.from_numpy(case["probe"].cotangent(tuple(inputs.v.shape)))
-    dtype = getattr(torch, contract.returns(subject.dtype))
-    pulled = Pulled(truth, as_array(W.to(dtype)))
+    pulled = Pulled(truth, as_array(subject.cotangent(inputs, case["probe"])))
     return subject.gradient_of(pulled, names[quantity], FusedBounds(truth, contract, rounding))
-
-
-def _gradients(subject: FusedSubject) -> Iterator[tuple[str, str]]:
-    for name in NAMES:
-        yield subject.gradient_name(name), name
