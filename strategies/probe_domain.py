@@ -105,9 +105,8 @@ class ProbeDomain(Domain):
             return self.zero_length
         if self.lengths is not None:
             return S in self.lengths
-        within = S >= self.min_seq and (self.max_seq is None or S <= self.max_seq)
         orthonormal = self.keys != "orthonormal" or max(K for K, _ in self.scales) >= S
-        return within and orthonormal and S % self.seq_multiple_of == 0
+        return super().has_length(S) and S >= self.min_seq and orthonormal
 
     def shortest(self, number: int) -> list[int]:
         """Return the shortest lengths."""

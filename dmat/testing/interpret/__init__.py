@@ -43,19 +43,23 @@ def spread(cases: Iterable[T]) -> list[T]:
     return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
 
 
-def ask(config: int) -> None:
-    """Have this process, and those that it starts, interpret Triton from its import on.
+def _environment(config: int) -> dict[str, str]:
+    """Return what says so in the environment.
 
     What a kernel's author gives to torch.compile runs as it is written: inductor cannot work beside it.
     """
-    os.environ |= {ASKED: str(config), "TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
+    return {ASKED: str(config), "TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
+
+
+def ask(config: int) -> None:
+    """Have this process, and those that it starts, interpret Triton from its import on."""
+    os.environ |= _environment(config)
 
 
 @contextmanager
 def asking(config: int | None) -> Iterator[None]:
     """Have all processes that are started meanwhile interpret Triton; None: nothing is asked."""
-    asks = (ASKED, "TRITON_INTERPRET", "TORCHDYNAMO_DISABLE")
-    before = {name: os.environ.get(name) for name in asks}
+    before = {name: os.environ.get(name) for name in _environment(config or 0)}
     try:
         if config is not None:
             require_triton()

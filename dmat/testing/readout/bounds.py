@@ -203,12 +203,18 @@ class FusedBounds:
     # The output
 
     @cached_property
+    def largest_igate(self) -> float:
+        """The largest e^i, where no stabiliser takes it off again, else 1."""
+        return (
+            float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
+        )
+
+    @cached_property
     def big(self) -> float:
         """The largest factor by which what a step loses may still be multiplied."""
         seen = self.truth.seen
         parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
-        grown = float(np.exp(min(seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
-        return float(np.prod(parts)) * max(1.0, self.truth.scale) * grown
+        return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
 
     @property
     def _linear(self) -> bool:
@@ -268,8 +274,8 @@ class FusedBounds:
         seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
         products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
         others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]
-        grown = float(np.exp(min(seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
-        return max(products) * float(np.prod(others)) * grown >= min(form.largest for form in way) / 2
+        reach = max(products) * float(np.prod(others)) * self.largest_igate
+        return reach >= min(form.largest for form in way) / 2
 
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""

@@ -254,9 +254,12 @@ class FusedSubject(Subject):
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
         """Call the kernel on sequences packed one behind another, that end there."""
+        return self.call_fused(inputs, **self._ending(ends))
+
+    def _ending(self, ends: Sequence[int]) -> dict[str, object]:
+        """Return the keyword that says where packed sequences end."""
         assert self.fused.packed
-        ends_ = torch.tensor(list(ends), dtype=torch.int64, device=self.device)
-        return self.call_fused(inputs, **{self.fused.packed: ends_})
+        return {self.fused.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
@@ -348,9 +351,7 @@ class FusedSubject(Subject):
 
     def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
         """Call the kernel on packed sequences, and pull the probe's cotangent back."""
-        assert self.fused.packed
-        told = torch.tensor(list(ends), dtype=torch.int64, device=self.device)
-        return self.pull_of(inputs, probe, seen=seen, more={self.fused.packed: told})
+        return self.pull_of(inputs, probe, seen=seen, more=self._ending(ends))
 
     def pull_going_on(self, inputs: Inputs, probe: Probe, cut: int) -> FusedGradients:
         """Call the kernel up to a cut, then from there on its state, and pull the cotangent back to there.
