@@ -83,17 +83,6 @@ def resets(subject: FusedSubject) -> str | None:
     return None if scope == "window" else f"contract: error_scope={scope!r}: -inf less -inf is no reset"
 
 
-def strided(subject: FusedSubject) -> str | None:
-    """Inputs may have any strides."""
-    return None if subject.fused.strided else "contract: strided=False"
-
-
-def rectangle(subject: FusedSubject) -> str | None:
-    """Gradients sum the rectangle alone."""
-    scope = subject.fused.widest_gradient
-    return None if scope == "rectangle" else f"contract: grad_scope={scope!r}"
-
-
 def told(subject: FusedSubject, names: Iterable[str]) -> list[str]:
     """Return the inputs whose gradients one-hot probes tell of.
 

@@ -309,11 +309,11 @@ class FusedSubject(Subject):
         """Call the kernel and pull the probe's cotangent back through it."""
         return self.pull_of(self.inputs(gates, probe), probe, needed)
 
-    def cotangent(self, inputs: Inputs, probe: Probe, filler: float = float("nan")) -> Tensor:
+    def cotangent(self, inputs: Inputs, probe: Probe) -> Tensor:
         """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
         dtype = getattr(torch, self.fused.returns(self.dtype))
         dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
-        return lay_out(dense, probe.pull_layout, filler) if probe.pull_layout else dense
+        return lay_out(dense, probe.pull_layout) if probe.pull_layout else dense
 
     def pull_of(
         self,
