@@ -273,12 +273,13 @@ def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: Ga
     rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
     N, A = truth.rectangle_count, truth.rectangle_sum
     if rounding.error_scope != "window":
-        N = np.maximum(N, np.minimum(2 * S + 2, 2 * truth.total_count))
-        A = np.maximum(A, np.broadcast_to(2 * truth.total_sum, A.shape))
+        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
     size = A * np.abs(v.fgate)
     value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * _single(-v.fgate)
-    e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
-    e = e + (size + 2 * N + 4) * rounding.eta
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
+        e = e + (size + 2 * N + 4) * rounding.eta
+        e = np.where(np.isnan(e), np.inf, e)
     slack = (4 * S + 48) * 2.0 ** (-96 if subject.wide else -53) * size + 2.0**-1060
     judged = (f != 0) & (np.abs(f) <= LARGEST_GATE) & stays_finite(rounding, f, size)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,7 +23,6 @@ from .sound import (
     SOUND,
     Dtilde,
     causal,
-    chunked,
     chunkwise_sums,
     dress,
     log_decays,
@@ -60,7 +60,7 @@ def base_two(x: Tensor) -> Tensor:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """Differences of cumulative sums that are first shifted by their largest, which autograd differentiates."""
+    """Differences of cumulative sums, shifted by their largest, which autograd differentiates."""
     total = x.cumsum(-1)
     if not total.shape[-1]:
         return from_the_front(x)
@@ -100,15 +100,15 @@ def columns_by_einsum(G: Tensor, wider: Widen) -> Tensor:
     return torch.einsum("bnts,ks->bnk", part, before) - torch.einsum("bnts,kt->bnk", part, before)
 
 
-def one_by_one(G: Tensor, wider: Widen) -> Tensor:
+def entry_after_entry(G: Tensor, wider: Widen) -> Tensor:
     """The columns before k, less the rows before k, entry after entry as a scalar loop adds them."""
-    S = G.shape[-1]
-    if not S:
-        return G.sum(-1)
-    entries, k = below(G, wider).flatten(-2), torch.arange(S, device=G.device)[:, None]
-    t, s = torch.arange(S * S, device=G.device) // S, torch.arange(S * S, device=G.device) % S
-    columns, rows = (torch.where(n < k, entries.unsqueeze(-2), 0.0).cumsum(-1)[..., -1] for n in (s, t))
-    return columns - rows
+    part = below(G, wider)
+    S = part.shape[-1]
+    sums = np.zeros(part.shape[:-1], part.detach().numpy().dtype)
+    for head, of in zip(part.detach().numpy().reshape(-1, S, S), sums.reshape(-1, S), strict=True):
+        for k in range(1, S):  # numpy's cumsum adds one by one, torch's sums and its cumsum do not
+            of[k] = head[:, :k].ravel().cumsum()[-1] - head[:k].ravel().cumsum()[-1]
+    return torch.from_numpy(sums)
 
 
 class _Ends(torch.autograd.Function):
@@ -135,7 +135,7 @@ class _Ends(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, i_dot: Tensor, f_dot: Tensor, _: None) -> Tensor:
-        style, (i, f) = ctx.style, ctx.saved_tensors
+        style, (_, f) = ctx.style, ctx.saved_tensors
         moved = (style.wider(f_dot) * torch.sigmoid(-style.wider(f))).squeeze(-1)
         tangent = style.tangents(moved) + style.wider(i_dot).mT
         return torch.where(causal(tangent), tangent, 0.0).to(i_dot.dtype)
@@ -171,6 +171,7 @@ ENDS: list[Dtilde] = []
 WIDE: dict[str, Any] = {"accumulates_in": "float64"}
 PREFIX: dict[str, Any] = {"error_scope": "prefix", "special_values": ()}
 SEQUENCE: dict[str, Any] = {"error_scope": "sequence", "special_values": ()}
+ONCE: dict[str, Any] = {"second_order": False, "devices": ("cpu",)}
 CHUNKS: dict[str, Any] = {"error_scope": 4, "special_values": ()}
 
 right("front_front", Style(from_the_front, columns_before, from_the_front), **PREFIX)
@@ -179,7 +180,7 @@ right("front_back", Style(from_the_front, rows_after, from_the_back), **PREFIX)
 right("front_back_wide", Style(from_the_front, rows_after, from_the_front, wide=True), **PREFIX, **WIDE)
 right("front_apart_wide", Style(from_the_front, widened_apart, from_the_front, wide=True), **PREFIX, **WIDE)
 right("front_einsum", Style(from_the_front, columns_by_einsum, from_the_back), **PREFIX)
-right("front_one_by_one", Style(from_the_front, one_by_one, from_the_back), **PREFIX, max_seq=48)
+right("front_one_by_one", Style(from_the_front, entry_after_entry, from_the_back), **PREFIX, **ONCE)
 right("base_two_front", Style(base_two, columns_before, base_two), **PREFIX, exact_sums=False)
 right("back_front", Style(from_the_back, columns_before, from_the_front), **SEQUENCE)
 right("back_back_wide", Style(from_the_back, rows_after, from_the_back, wide=True), **SEQUENCE, **WIDE)

@@ -35,7 +35,7 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     """Return the classes from the strictest on; a half type's own format comes after float32."""
     longest = subject.domain.all_lengths[-1]  # a chunk as long as all that is tried is a prefix
     chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
-    scopes = chunks if quantity == "forward" else ["window", "prefix"]
+    scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
     gates = ("relative", "absolute") if subject.fused.gate == "preact" else ("relative",)
@@ -51,8 +51,8 @@ def _promised(
     if quantity == "forward":
         contract = replace(contract, error_scope=accuracy.error_scope)
     else:
-        rectangle = accuracy.error_scope == "window"
-        contract = replace(contract, grad_scope="rectangle" if rectangle else "suffix")
+        scope = accuracy.error_scope
+        contract = replace(contract, grad_scope="rectangle" if scope == "window" else scope)
     return contract, FusedRounding.of(contract, subject.dtype)
 
 
