@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates

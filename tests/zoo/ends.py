@@ -20,7 +20,6 @@ from dmat.testing import implementation
 from .sound import (
     LN_2,
     LOG2_E,
-    SOUND,
     Dtilde,
     causal,
     chunkwise_sums,
@@ -188,4 +187,3 @@ right("chunks_front", Style(chunks_of_4, columns_before, from_the_front), **CHUN
 right("chunks_back", Style(chunks_of_4, rows_after, from_the_back), **CHUNKS)
 right("chunks_chunks", Style(chunks_of_4, rows_after, chunks_of_4), **CHUNKS)
 right("chunks_einsum_wide", Style(chunks_of_4, columns_by_einsum, from_the_back, wide=True), **CHUNKS, **WIDE)
-SOUND.extend(ENDS)

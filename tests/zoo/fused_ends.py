@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid, pad
 from dmat.testing import fused
 
 from .ends import Rectangles, columns_before, columns_by_einsum, entry_after_entry, rows_after
-from .fused_sound import FUSED_SOUND, Kernel, by_differences, by_windows, widen
+from .fused_sound import Kernel, by_differences, by_windows, widen
 
 Decays = Callable[[Tensor], Tensor]  # log gates (B, NH, S) -> D~ without input gate, (B, NH, S, S)
 Sums = Callable[[Tensor, Tensor, Tensor], Tensor]  # X (B, NH, S, S), its row sums, its column sums -> dl
@@ -95,24 +95,36 @@ class _Ends(torch.autograd.Function):
         return *(x.to(of.dtype) for x, of in zip(gradients, saved, strict=True)), None
 
 
-FUSED_ENDS: list[Kernel] = []
+def kernel_of(style: Style) -> Kernel:
+    """The kernel of this style, which states nothing."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> Tensor:
+        i, f = gates if style.reads != "softmax" else (torch.zeros_like(gates[0]), gates[0])
+        return _Ends.apply(q, k, v, i, f, style)  # type: ignore
+
+    return kernel
 
 
 def right(name: str, style: Style, **contract: Any) -> None:
     """Register this style under its contract."""
-    igate = style.reads != "softmax"
-
-    def kernel(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> Tensor:
-        i, f = gates if igate else (torch.zeros_like(gates[0]), gates[0])
-        return _Ends.apply(q, k, v, i, f, style)  # type: ignore
-
+    kernel = kernel_of(style)
     kernel.__name__ = name
-    stated: dict[str, Any] = {"gate": "preact", "igate": igate, "scale": "K**-0.5", "factors": "one"}
-    stated |= {"reads": style.reads, "homogeneous": style.reads != "softmax"}
-    stated |= {"exact_sums": False} if style.reads == "softmax" else {}
-    FUSED_ENDS.append(fused(kernel, **stated, **contract))
+    normal = style.reads != "softmax"
+    FUSED_ENDS.append(
+        fused(
+            kernel,
+            **STATED,
+            reads=style.reads,
+            igate=normal,
+            homogeneous=normal,
+            exact_sums=normal,
+            **contract,
+        )
+    )
 
 
+FUSED_ENDS: list[Kernel] = []
+STATED: dict[str, Any] = {"gate": "preact", "scale": "K**-0.5", "factors": "one"}
 FRONT: dict[str, Any] = {"grad_scope": "prefix"}
 BACK: dict[str, Any] = {"grad_scope": "suffix"}
 PREFIX: dict[str, Any] = {"error_scope": "prefix"}
@@ -134,4 +146,3 @@ right(
 )
 right("softmax_front", Style(by_differences, columns_less_rows, "softmax"), **PREFIX, **FRONT)
 right("softmax_back", Style(by_differences, rows_less_columns, "softmax"), **PREFIX, **BACK)
-FUSED_SOUND.extend(FUSED_ENDS)
