@@ -51,8 +51,8 @@ def _promised(
     if quantity == "forward":
         contract = replace(contract, error_scope=accuracy.error_scope)
     else:
-        scope = accuracy.error_scope
-        contract = replace(contract, grad_scope="rectangle" if scope == "window" else scope)
+        scope = "rectangle" if accuracy.error_scope == "window" else str(accuracy.error_scope)
+        contract = replace(contract, grad_scope=scope)
     return contract, FusedRounding.of(contract, subject.dtype)
 
 

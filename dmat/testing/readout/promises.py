@@ -69,7 +69,8 @@ class FusedPromises(Promises):
 
     def variants(self, plain: Contract) -> list[Contract]:
         """Return both ends from which gradients may be summed, where none is stated."""
-        return [plain, replace(plain, grad_scope="prefix")] if "grad_scope" in self.options else [plain]
+        front = replace(cast(FusedContract, plain), grad_scope="prefix")
+        return [plain, front] if "grad_scope" in self.options else [plain]
 
     def tellers(self) -> list[Law]:
         """Return the laws of values and of the forget gate's gradient."""
