@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.contract.names import DTILDE
 from dmat.testing.interpret import caveat
 from dmat.testing.near import near
 from dmat.testing.plan import Plan, subject_ids
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from dmat.testing.law import Law
 
 Record = dict[str, Any]
-DTILDE = "D~"  # dmat.testing.contract's, which loads torch
 OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
 NOT_REACHED = "not reached: the run stopped before it was done"
 
