@@ -11,7 +11,7 @@ from dmat.strategies.cases import COTANGENTS, Case, Cases
 from dmat.strategies.domain import Domain
 from dmat.testing.contract import DTYPES, SPECIAL_VALUES, AnyContract, Contract
 from dmat.testing.contract.fields import MASKED_COTANGENTS
-from dmat.testing.contract.rows import Promised, rows
+from dmat.testing.contract.rows import BaseContract, rows
 from dmat.testing.counterexample import law_named
 from dmat.testing.grade import telling
 from dmat.testing.law import Law
@@ -86,7 +86,7 @@ class DtildePromises(Promises):
         return f"@dmat.testing.implementation({fields_written(contract.stated())})"
 
 
-def options(kind: type[Promised], *dearest: str) -> dict[str, tuple[Any, ...]]:
+def options(kind: type[BaseContract], *dearest: str) -> dict[str, tuple[Any, ...]]:
     """Return what each row of this kind may give up: these first, then the others as they stand."""
     found: dict[str, tuple[Any, ...]] = {}
     for name, row in rows(kind).items():

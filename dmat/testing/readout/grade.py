@@ -105,8 +105,8 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
     """Yield what tells scopes apart: a spike early in a chunk, and windows of few digits behind it."""
     lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
     probes = [Probe(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
-    high = domain.i_range[1]
-    igate = Ramp(0.0, min(0.01, high / 256)) if domain.igate and high > 0 else Constant(0.0)
+    high = domain.contract.i_range[1]
+    igate = Ramp(0.0, min(0.01, high / 256)) if domain.contract.igate and high > 0 else Constant(0.0)
     for S in lengths[-1:]:
         smooth = Gates(domain.dtype, (1, 2, S), igate, Ramp(-0.11, -0.0007, -0.013))
         for k in (1, 0, S // 3):
