@@ -93,10 +93,7 @@ class Conduct:
     """What holds of its sums and its bits."""
 
     exact_sums: bool = row(
-        True,
-        flag,
-        "sums of integers are exact (not so when rescaled to base 2)",
-        relaxations=GAVE_UP,
+        True, flag, "sums of integers are exact (not so when rescaled to base 2)", relaxations=GAVE_UP
     )
     deterministic: bool = row(True, flag, "the same call gives the same bits", relaxations=GAVE_UP)
     gates: str = row(
