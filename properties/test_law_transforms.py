@@ -15,7 +15,7 @@ from dmat.testing.verdict import as_array, require_within
 
 def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> None:
     """Require D~ and, where the contract has them, its gradients within their bounds."""
-    differentiable = transformed.contract.differentiable
+    differentiable = transformed.contract.has_gradients
     gradients = transformed.gradients(gates, cotangent) if differentiable else None
     run = transformed.forward(gates) if gradients is None else gradients.run
     require_within(run.dtilde, transformed.expected_dtilde(run))
@@ -59,7 +59,7 @@ def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
             seen = [as_array(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)]
             run = Run(seen[0], seen[1], output[n])
             require_within(run.dtilde, subject.expected_dtilde(run))
-            if subject.contract.differentiable:
+            if subject.contract.has_gradients:
                 subject.require_gradients(Gradients(run, as_array(G), (di[n], df[n])))
 
 

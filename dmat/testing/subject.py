@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
-from dmat.testing.contract import DEVICES, Contract, contract_of
+from dmat.testing.contract import DEVICES, AnyContract, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.protected import NotEnded, died_of
 from dmat.testing.transcript import Transcript
@@ -50,7 +51,7 @@ class Implementation:
 
     name: str
     function: Callable[..., object]
-    contract: Contract
+    contract: AnyContract
 
     @classmethod
     def of(cls, name: str, function: Callable[..., object]) -> Implementation:
@@ -122,19 +123,16 @@ class Subject:
     @property
     def contract(self) -> Contract:
         """The implementation's contract."""
-        return self.implementation.contract
+        return cast(Contract, self.implementation.contract)
 
     @cached_property
     def domain(self) -> Domain:
         """What the strategies may draw for it."""
         contract = self.contract
-        return Domain(
+        return Domain.of(
+            contract,
             dtype=self.dtype,
             accumulator=contract.accumulator(self.dtype),
-            special_values=contract.special_values,
-            zero_length=contract.zero_length,
-            seq_multiple_of=contract.seq_multiple_of,
-            max_seq=contract.max_seq,
             masked_cotangent=contract.masked_cotangent,
         )
 
@@ -329,7 +327,7 @@ class Subject:
 
     def _exercise(self, calls: Sequence[Sequence[Tensor]]) -> None:
         for igate, fgate, G in calls:
-            if self.contract.differentiable:
+            if self.contract.has_gradients:
                 self.gradients_of(igate, fgate, G)
             else:
                 self.call(igate, fgate)

@@ -195,12 +195,12 @@ class Transcript:
         names = [self.fresh(name) for name in GIVEN.values()]
         for name, x in zip(names, inputs, strict=True):
             self.write(f"{name} = at_the_edge({values(x, self._store)[0]}, {side_of(x)!r})")
-        asked = ".requires_grad_()" if contract.differentiable else ""
+        asked = ".requires_grad_()" if contract.has_gradients else ""
         with self.block("def call():"):
             self.write(f"i, f = {names[0]}.detach(){asked}, {names[1]}.detach(){asked}")
             arguments = ", ".join(arranged_text(x, contract.gate_layout, True) for x in "if")
             self.write(f"dtilde = {callee}({arguments})")
-            if contract.differentiable:
+            if contract.has_gradients:
                 self.write(f"torch.autograd.grad(dtilde, (i, f), {names[2]}, materialize_grads=True)")
         self.write("died = dies(call)")
 

@@ -92,7 +92,7 @@ def vmapped(
     transcript, subject = subject.transcript, subject.unrecorded()
 
     def pulled(igate: Tensor, fgate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not subject.contract.differentiable:
+        if not subject.contract.has_gradients:
             return subject.call(igate, fgate), torch.zeros_like(igate), torch.zeros_like(fgate)
         output, pull = torch.func.vjp(subject.call, igate, fgate)  # type: ignore[misc]
         di, df = pull(G)
@@ -123,7 +123,7 @@ def _write_vmap(
     cotangent = transcript.name(G, "G")
     with transcript.block("def one(i, f):"):
         transcript.write(f"return kernel({', '.join(arguments)})")
-    if not subject.contract.differentiable:
+    if not subject.contract.has_gradients:
         transcript.write(f"{names[0]} = torch.func.vmap(one, {in_dims})({', '.join(gates)})")
         return names[:1]
     with transcript.block("def pulled(igate_preact, fgate_preact):"):

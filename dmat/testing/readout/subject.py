@@ -22,10 +22,10 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
+from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.decays import Decays
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
@@ -104,41 +104,14 @@ class FusedSubject(Subject):
     @property
     def fused(self) -> FusedContract:
         """The contract, as what it is."""
-        return cast(FusedContract, self.contract)
+        return cast(FusedContract, self.implementation.contract)
 
     @cached_property
     def domain(self) -> ProbeDomain:
         """What the strategies may draw for it."""
         contract, dtype = self.fused, self.dtype
-        gates = contract.gates_in(dtype)
-        largest = float(torch.finfo(getattr(torch, gates)).max)
-        least = -largest if contract.l_min is None else max(contract.l_min, -largest)
-        sizes = contract.K if isinstance(contract.K, tuple) else _multiples(contract.K)
-        return ProbeDomain(
-            dtype=gates,
-            accumulator=contract.accumulator(dtype),
-            special_values=contract.special_values,
-            zero_length=contract.zero_length,
-            seq_multiple_of=contract.seq_multiple_of,
-            max_seq=contract.max_seq,
-            products_dtype=dtype,
-            gate=contract.gate,
-            igate=contract.igate,
-            keys=contract.keys,
-            positive=contract.positive,
-            scales=tuple((K, contract.scale_of(K)) for K in sizes),
-            V=contract.V,
-            V_equals_K=contract.V_equals_K,
-            lengths=contract.lengths,
-            min_seq=contract.min_seq,
-            i_range=contract.i_range,
-            least=least,
-            most=largest if contract.gate == "preact" else 0.0,
-            normalised=contract.reads == "mlstm",
-            softmax=contract.reads == "softmax",
-            strided=contract.strided,
-            chunk=contract.chunk,
-        )
+        formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
+        return ProbeDomain.of(contract, contract=contract, products_dtype=dtype, **formats)
 
     @cached_property
     def fused_rounding(self) -> FusedRounding:
@@ -501,8 +474,3 @@ def arranged(x: Tensor, name: str, layout: str) -> Tensor:
         return flat
     swapped = flat.transpose(1, 2)
     return swapped.contiguous() if x.is_contiguous() else swapped
-
-
-def _multiples(size: int) -> tuple[int, ...]:
-    """Return the multiples of a size of q and k that are tried."""
-    return (size, 4 * size) if 4 * size <= 64 else (size,)
