@@ -32,8 +32,8 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
-from dmat.testing.child import Tell
 from dmat.testing.exact import FINITE, Backward, Forward
+from dmat.testing.processes import Tell
 from dmat.testing.subject import DETACHED, Gradients, Run, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 
