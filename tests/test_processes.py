@@ -76,7 +76,7 @@ def test_a_death_is_told(name: str, code: int) -> None:
 
 def test_an_error_is_told_by_its_text() -> None:
     """What the function raises need not be pickled."""
-    with pytest.raises(RuntimeError, match="^Unpicklable: of two$"):
+    with pytest.raises(RuntimeError, match=r"^Unpicklable: of two$"):
         apart(served, "raises", heard=lambda told: None)
 
 
@@ -127,7 +127,7 @@ def hangs(tell: Tell) -> None:
 def test_a_call_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signals of memory are named, others are not; a call that holds Python did not end."""
     assert died_of(CALLS["reads nowhere"]) == "SIGSEGV"
-    assert died_of(os.abort) is None
+    assert died_of(CALLS["terminates"]) is None
     assert died_of(lambda: None) is None
     monkeypatch.setattr(processes, "PATIENCE", 1)
     with pytest.raises(NotEnded, match="did not end in 1 s"):
