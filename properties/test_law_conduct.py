@@ -13,6 +13,7 @@ from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
 from dmat.testing import protected
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
+from dmat.testing.scripted import at_the_edge
 from dmat.testing.subject import Gradients, Subject
 from dmat.testing.verdict import as_array, require, require_same, require_within
 
@@ -135,7 +136,7 @@ def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangen
     Bound: none: the process lives, or dies.
     """
     dense = [*gates.dense(), cotangent.build(gates)]
-    edges = [[protected.at_the_edge(x, side) for x in dense] for side in protected.SIDES]
+    edges = [[at_the_edge(x, side) for x in dense] for side in protected.SIDES]
     if subject.killed(*edges):
         for side, inputs in zip(protected.SIDES, edges, strict=True):
             killed = subject.killed(inputs)

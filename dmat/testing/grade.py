@@ -32,9 +32,9 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
-from dmat.testing.child import Tell
 from dmat.testing.contract import Contract, relaxations
 from dmat.testing.exact import FINITE, Backward, Forward
+from dmat.testing.processes import Tell
 from dmat.testing.subject import DETACHED, Gradients, Run, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from dmat.testing.builtin import COMPARED
-from dmat.testing.child import Died, Tell, apart
 from dmat.testing.grade import EXAMPLES, Grade, grade
 from dmat.testing.grade_report import Graded
+from dmat.testing.processes import Died, Tell, apart
 from dmat.testing.readout.grade import grade_fused
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.select import select

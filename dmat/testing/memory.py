@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
-import torch
-from torch import Tensor
-
+from dmat.testing import scripted
 from dmat.testing.literal import number
 from dmat.testing.transcript import Transcript
-
-ALLOCATORS = (
-    (torch, "empty"),
-    (torch, "empty_like"),
-    (torch, "empty_strided"),
-    (Tensor, "new_empty"),
-    (Tensor, "new_empty_strided"),
-)
 
 
 @contextmanager
 def uninitialised(filler: float, transcript: Transcript | None = None) -> Iterator[None]:
-    """Make torch.empty and its kin return floating point memory filled with `filler`; write so down.
-
-    torch's deterministic mode would do so too, but makes CUDA's cumulative sums raise.
-    """
-    with ExitStack() as stack:
-        for owner, name in ALLOCATORS:
-            stack.enter_context(patch.object(owner, name, _filled(getattr(owner, name), filler)))
-        if transcript:
-            stack.enter_context(transcript.block(f"with uninitialised({number(filler)}):"))
+    """Fill uninitialised memory with `filler`, and write so down in the transcript."""
+    block = transcript.block(f"with uninitialised({number(filler)}):") if transcript else nullcontext()
+    with scripted.uninitialised(filler), block:
         yield
-
-
-def _filled(allocate: Callable[..., Tensor], filler: float) -> Callable[..., Tensor]:
-    def filled(*arguments: Any, **keywords: Any) -> Tensor:
-        memory = allocate(*arguments, **keywords)
-        if memory.is_floating_point() and memory.device.type != "meta":
-            with torch.no_grad():
-                memory.fill_(filler)
-        return memory
-
-    return filled

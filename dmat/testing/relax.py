@@ -20,11 +20,11 @@ from typing import Any
 from hypothesis import Phase, settings
 
 from dmat.testing.casefile import encoded
-from dmat.testing.child import Died, OutOfTime, Tell, apart
 from dmat.testing.contract import DEVICES, DTYPES, AnyContract, Contract, FusedContract
 from dmat.testing.counterexample import Counterexample
 from dmat.testing.law import Law, Record
 from dmat.testing.probe import Answers, Place, Probe, answers
+from dmat.testing.processes import Died, OutOfTime, Tell, apart
 from dmat.testing.promises import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.readout.promises import FusedPromises
 from dmat.testing.registry import law_named, laws

@@ -7,7 +7,6 @@ and never imported.
 
 from __future__ import annotations
 
-import faulthandler
 import shutil
 import tempfile
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmat.testing.child import Died, Tell, apart
+from dmat.testing.processes import Died, OutOfTime, Tell, apart
 
 BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 FILE = "case.json"
@@ -60,25 +59,27 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> list[Outcome]:
     """Try the cases of these files again; the process is replaced where one of them ends it."""
     outcomes: list[Outcome] = []
-    started: float | None = None  # when the case in hand was begun; None while there is none
+    trying = False
 
-    def heard(told: Outcome | None) -> None:
-        nonlocal started
-        started = time.monotonic() if told is None else None
+    def heard(told: Outcome | None) -> float:
+        nonlocal trying
+        trying = told is None
         if told is not None:
             outcomes.append(told)
+        return seconds
 
     while len(outcomes) < len(files):
-        left, started = files[len(outcomes) :], None
+        left, trying = files[len(outcomes) :], False
         try:
-            apart(_replay_here, left, wanted, seconds, heard=heard)
-        except Died as death:
-            if started is None:
-                outcomes += [Outcome(file, COULD_NOT, f"importing the kernel: {death}") for file in left]
-            else:
-                long = time.monotonic() - started >= seconds
-                what = f"no result in {seconds:.0f} s" if long else f"the process died: {death}"
+            apart(_replay_here, left, wanted, heard=heard, seconds=STARTING)
+        except (Died, OutOfTime) as end:
+            late = isinstance(end, OutOfTime)
+            if trying:
+                what = f"no result in {seconds:.0f} s" if late else f"the process died: {end}"
                 outcomes.append(Outcome(files[len(outcomes)], BROKEN, what))
+            else:
+                what = f"no end in {STARTING:.0f} s" if late else str(end)
+                outcomes += [Outcome(file, COULD_NOT, f"importing the kernel: {what}") for file in left]
         except RuntimeError as error:  # the TARGET is none
             outcomes += [Outcome(file, COULD_NOT, str(error).partition(": ")[2]) for file in left]
     return outcomes
@@ -87,28 +88,20 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
 # In the process of its own
 
 
-def _replay_here(files: Sequence[Path], wanted: Wanted, seconds: float, tell: Tell) -> None:
-    """Tell None before each case, and its outcome after it."""
+def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
+    """Tell None before each case and each try of it, and its outcome after it."""
     import torch
 
     from dmat.testing.target import load
 
     torch.set_num_threads(1)
-    _end_after(STARTING)
     implementation = None if wanted.target is None else load(wanted.target)
     for file in files:
         tell(None)
-        _end_after(seconds)
-        tell(_outcome(file, implementation, wanted, seconds))
-    faulthandler.cancel_dump_traceback_later()
+        tell(_outcome(file, implementation, wanted, tell))
 
 
-def _end_after(seconds: float) -> None:
-    """End this process should it not get here again in time: no Python need run for that."""
-    faulthandler.dump_traceback_later(seconds, exit=True)
-
-
-def _outcome(file: Path, implementation: Any, wanted: Wanted, seconds: float) -> Outcome:
+def _outcome(file: Path, implementation: Any, wanted: Wanted, tell: Tell) -> Outcome:
     import torch
 
     from dmat.testing.builtin import BUILTIN
@@ -126,7 +119,7 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, seconds: float) ->
         return Outcome(file, COULD_NOT, why)
     torch.manual_seed(told.seed)
     dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
-    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: _end_after(seconds)))
+    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: tell(None)))
 
 
 def tried(

@@ -27,10 +27,10 @@ from dmat.operator import dtilde
 from dmat.strategies import Gates
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded, encoded
-from dmat.testing.child import Died, OutOfTime, apart
 from dmat.testing.contract import FUSED, Contract
 from dmat.testing.interpret import ASKED, asked
 from dmat.testing.law import Law
+from dmat.testing.processes import Died, OutOfTime, apart
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.scripted import IMPORTS, sources
 from dmat.testing.subject import Subject, unarranged
@@ -287,7 +287,7 @@ def _composed(
     code = "\n".join(wrapped(line) for line in body)
     config = asked()
     imports = ("import os", "import subprocess") if deadly else () if config is None else ("import os",)
-    used = {name for name in IMPORTS if name == "load" or re.search(rf"\b{name}\b", code)}
+    used = {name for name in IMPORTS if name in ("load", "from_file") or re.search(rf"\b{name}\b", code)}
     typed = "sys.argv[1] if len(sys.argv) > 1 else TARGET" if target is not None else "sys.argv[1]"
     lines = [
         *_says(law, subject, outcome, target),

@@ -1,6 +1,6 @@
-"""Functions that a repro script may hold, copied from here as they stand: torch and nothing else.
+"""Functions that a repro script may hold, copied as they stand: torch and nothing else. dmat calls them too.
 
-Which names they need imported stands in IMPORTS.
+Which names they need imported stands in IMPORTS. `dies` stands in dmat.testing.processes, without torch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import inspect
 import json
 import math
 import mmap
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from dmat.testing.processes import dies
+
 IMPORTS = {
     "load": ("import importlib.util", "import sys", "from pathlib import Path"),
+    "from_file": (),
     "stored": ("import json", "from pathlib import Path"),
     "guarded": (),
     "placed": (),
-    "uninitialised": ("from contextlib import contextmanager",),
+    "uninitialised": ("from contextlib import ExitStack, contextmanager", "from unittest.mock import patch"),
     "refusals": ("import sys", "from contextlib import contextmanager"),
     "at_the_edge": ("import ctypes", "import mmap"),
     "dies": ("import os",),
@@ -47,16 +50,27 @@ def load(target: str, found_in: str) -> Any:
     sys.path += [str(Path.cwd()), found_in]
     if where.endswith(".py"):
         file = next((f for f in (Path(where), Path(found_in, where)) if f.is_file()), Path(where)).resolve()
-        sys.path.append(str(file.parent))
-        spec = importlib.util.spec_from_file_location(f"{file.stem}_here", file)
-        found: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        sys.modules[found.__name__] = found
-        spec.loader.exec_module(found)  # type: ignore[union-attr]
+        found = from_file(file, f"{file.stem}_here")
     else:
         found = importlib.import_module(where)
     for name in attributes.split("."):
         found = getattr(found, name)
     return found
+
+
+def from_file(file: Path, name: str) -> Any:
+    """Import a file under this name; its folder comes last in the path, so that it shadows nothing."""
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -86,10 +100,12 @@ def placed(values: Tensor, size: int, stride: tuple[int, ...], offset: int, fill
 
 @contextmanager
 def uninitialised(filler: float) -> Iterator[None]:
-    """Have the filler stand in what torch.empty and its kin return, which may hold anything."""
+    """Make torch.empty and its kin return floating point memory filled with `filler`.
+
+    torch's deterministic mode would do so too, but makes CUDA's cumulative sums raise.
+    """
     kin = [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided")]
     kin += [(torch.Tensor, "new_empty"), (torch.Tensor, "new_empty_strided")]  # type: ignore[list-item]
-    before = [getattr(*one) for one in kin]
 
     def filled(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def allocated(*arguments: Any, **keywords: Any) -> Tensor:
@@ -101,13 +117,10 @@ def uninitialised(filler: float) -> Iterator[None]:
 
         return allocated
 
-    for (owner, name), allocate in zip(kin, before, strict=True):
-        setattr(owner, name, filled(allocate))
-    try:
+    with ExitStack() as stack:
+        for owner, name in kin:
+            stack.enter_context(patch.object(owner, name, filled(getattr(owner, name))))
         yield
-    finally:
-        for (owner, name), allocate in zip(kin, before, strict=True):
-            setattr(owner, name, allocate)
 
 
 @contextmanager
@@ -121,28 +134,19 @@ def refusals() -> Iterator[None]:
 
 
 def at_the_edge(dense: Tensor, side: str) -> Tensor:
-    """Return an equal tensor whose "end" or "start" touches a page that nobody may touch."""
+    """Return an equal, contiguous tensor whose `side`, "end" or "start", touches a protected page."""
     size, page = dense.numel() * dense.element_size(), mmap.PAGESIZE
     if size == 0:
-        return dense
+        return dense.contiguous()
     pages = -(-size // page)
     memory = mmap.mmap(-1, (pages + 1) * page)
     start, edge = (pages * page - size, pages * page) if side == "end" else (page, 0)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + edge
-    ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(page), 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(page), 0) != 0:  # 0: PROT_NONE
+        raise OSError(ctypes.get_errno(), "mprotect failed")
     flat = torch.frombuffer(memory, dtype=dense.dtype, count=dense.numel(), offset=start)
     return flat.view(dense.shape).copy_(dense)
-
-
-def dies(call: Callable[[], object]) -> bool:
-    """Whether a signal kills the child process that makes the call."""
-    child = os.fork()
-    if child == 0:
-        try:
-            call()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def described(result: object) -> str:
@@ -193,8 +197,8 @@ def sources(names: Collection[str], more: Sequence[str] = ()) -> list[str]:
     """Return the code of these functions: imports, and more of them, and definitions."""
     wanted = [name for name in IMPORTS if name in names]
     imports = {line for name in wanted for line in IMPORTS[name]} | {"import sys", *more}
-    functions = [globals()["read" if name == "stored" else name] for name in wanted]
-    code = [untyped(inspect.getsource(function)).splitlines() for function in functions]
+    functions = {**globals(), "stored": read, "dies": dies}
+    code = [untyped(inspect.getsource(functions[name])).splitlines() for name in wanted]
     ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
     return [*ordered, "", "import torch", *(line for lines in code for line in ("", "", *lines))]
 

@@ -26,7 +26,7 @@ from dmat.testing.bounds import (
 )
 from dmat.testing.contract import DEVICES, AnyContract, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
-from dmat.testing.protected import NotEnded, died_of
+from dmat.testing.processes import NotEnded, died_of
 from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import (
     Expected,

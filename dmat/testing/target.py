@@ -13,6 +13,7 @@ from types import ModuleType
 from dmat.testing.builtin import BUILTIN
 from dmat.testing.contract.names import TargetError, parted
 from dmat.testing.interpret import asked, install
+from dmat.testing.scripted import from_file
 from dmat.testing.subject import Implementation
 
 
@@ -42,7 +43,8 @@ def load(target: str) -> Implementation:
 
 
 def _module(name: str, target: str) -> ModuleType:
-    _see(Path.cwd())
+    if str(Path.cwd()) not in sys.path:  # last in the path: the target's neighbours must not shadow anything
+        sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except BaseException as error:
@@ -60,24 +62,11 @@ def _file(path: str, target: str) -> ModuleType:
         name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
         if name in sys.modules:
             return sys.modules[name]
-    _see(file.parent)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        module: ModuleType = from_file(file, name)
     except BaseException as error:
-        del sys.modules[name]
         raise _unimportable(target, error) from error
     return module
-
-
-def _see(folder: Path) -> None:
-    """Let the target import its neighbours; last in the path, for they must not shadow anything."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
 
 def _unimportable(target: str, error: BaseException) -> BaseException:

@@ -5,7 +5,6 @@ The pool is Pebble's, which tells of each task whether its process died in it.
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import signal
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from dmat.testing.fuzzing.told import Done, Setup, Turn
 from dmat.testing.fuzzing.worker import mourn, once_more, start, take
+from dmat.testing.processes import SPAWN
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
 OUT_OF_TIME = "no result in time"
@@ -35,8 +35,7 @@ class Pool:
 
     def __init__(self, setup: Setup, processes: int) -> None:
         """Start them."""
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA has none
-        self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=context)
+        self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=SPAWN)
         self.room, self.under_way = processes + 1, 0
         self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
 

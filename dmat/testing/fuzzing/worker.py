@@ -5,8 +5,6 @@ No torch is loaded before `start` has chosen the process' GPU.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import signal
 from collections.abc import Sequence
@@ -16,7 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, Turn
+from dmat.testing.processes import end_with_parent, lock
 
 if TYPE_CHECKING:
     from dmat.testing.fuzzing.turn import Going
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"
 LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
 SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass
@@ -40,12 +40,13 @@ class Process:
 
 
 _this: list[Process] = []
+_locks: list[FileLock] = []  # that this process keeps until its end
 
 
 def start(setup: Setup) -> None:
     """Become a process of the run: a GPU of its own, one thread, a journal, the profile."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
-    _end_with_the_run()
+    end_with_parent()  # nobody would hear of its turns
     if Path(setup.where).is_dir():  # another machine may have it elsewhere
         os.chdir(setup.where)
     if setup.devices:
@@ -64,12 +65,6 @@ def start(setup: Setup) -> None:
     _this[:] = [Process(setup, keeping, fuzzing(Path(setup.shared)))]
 
 
-def _end_with_the_run() -> None:
-    """Have Linux end this process when the one that started it is gone: nobody would hear of its turns."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _warm_up(device: str) -> None:
     """Load what the first backward of a process loads, and CUDA's context: no example is timed with it."""
     import torch
@@ -79,17 +74,12 @@ def _warm_up(device: str) -> None:
 
 
 def _place(setup: Setup) -> int:
-    """Return the lowest number that no living process of this run has: a lock, and locks end with it."""
+    """Return the lowest number that no living process of this run has: locks end with their process."""
     number = 0
-    while True:
-        place = os.open(Path(setup.journals) / f"place-{number}", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(place)
-            number += 1
-        else:
-            return number
+    while (place := lock(Path(setup.journals) / f"place-{number}")) is None:
+        number += 1
+    _locks.append(place)
+    return number
 
 
 # What is tried

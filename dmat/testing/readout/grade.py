@@ -19,9 +19,9 @@ from dmat.strategies.probe_cases import PROBED
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import is_probe
 from dmat.strategies.recipe import Case, shown
-from dmat.testing.child import Tell
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.grade import AccuracyClass, Grade, Judge, Ledger
+from dmat.testing.processes import Tell
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.subject import FusedGradients, FusedRun, FusedSubject
 from dmat.testing.verdict import LawBroken, require_within
