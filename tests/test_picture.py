@@ -178,6 +178,15 @@ def test_the_entry_and_its_window_are_marked() -> None:
     assert len(artists(drawn, "allowed")) == 1
 
 
+def test_only_times_have_a_window_and_gates() -> None:
+    """dq, rows t and columns d, has no window, diagonal or gates, not even where it is square."""
+    drawn = figure([look((2, 2, 9, 9), "dq", index=(1, 0, 6, 2))])
+    assert len(artists(drawn, "worst")) == 3
+    assert artists(drawn, "window") == artists(drawn, "mask of exact") == []
+    assert "column d" in texts(drawn)
+    assert "igate" not in texts(drawn)
+
+
 @pytest.mark.parametrize(
     ("quantity", "corner", "size"),
     [("df", (0, 3), (3, 2)), ("di", (3, 3), (1, 2)), ("D~ diagonal", None, None)],

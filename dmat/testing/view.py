@@ -120,7 +120,7 @@ def view_of(look: Look) -> View | None:
         part(np.asarray(evidence.exact, dtype=np.float64)),
         part(_ratio(evidence)),
         part(evidence.judged | evidence.wrong),
-        _gates_beside(look, heads, inside, shown),
+        None if matrix and axes != ("t", "s") else _gates_beside(look, heads, inside, shown),
     )
 
 
