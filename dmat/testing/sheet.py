@@ -1,106 +1,108 @@
-"""Where the entries of a matrix, or of a band, stand in an image: a tile a head, with gates beside it."""
+"""Where the tiles of a panel stand: a tile a head, a matrix or a band, with its gates beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from dmat.testing.colours import Rgb
-from dmat.testing.exact import Mask
+from dmat.testing.colours import Rgba
+from dmat.testing.exact import Array, Mask
 from dmat.testing.view import View
 
-PRINTED = 6  # so many cells in a row have their number written in them
-TILE = 72  # pixels along a tile's longer side, at least
+PRINTED = 6  # a tile, or a row of tiles, of at most so many entries has their numbers written in it
+
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """Tiles in rows and columns, one a head, in pixels: `cell` a side of an entry, across and down.
+class Tiles:
+    """Tiles in rows and columns, in units of an entry: x to the right, y downwards.
 
-    Left of each tile is a strip for fgate and above it one for igate, `strip` wide; of a band (a vector)
-    both lie above it. `gap` separates the tiles.
+    strip: the width of the strips of gates. A matrix has fgate on its left and igate above it; a band (a
+    vector) has both above it. A strip is half its width apart from the next. gap: what separates the tiles.
     """
 
-    tiles: int
+    count: int
     columns: int
     shape: tuple[int, int]
-    cell: tuple[int, int]
-    strip: int
-    gap: int
+    strip: float = 0.0
+    gap: float = 0.0
     band: bool = False
 
     @classmethod
-    def of(cls, view: View) -> Sheet:
-        """Return the sheet for a view."""
-        T, S = view.exact.shape[1:]
-        tiles = len(view.shown)
+    def of(cls, view: View) -> Tiles:
+        """Return the tiles of a view."""
+        (T, S), count, gates = view.exact.shape[1:], len(view.shown), view.gates is not None
         if not view.matrix:
-            return cls(tiles, 1, (T, S), (-(-TILE // S), 16), 4, 5, band=True)
-        cell = -(-TILE // max(T, S))
-        side = cell * max(T, S)
-        return cls(tiles, view.columns, (T, S), (cell, cell), side // 14, side // (6 if tiles > 1 else 18))
+            return cls(count, 1, (T, S), 0.25 * gates, 0.3, band=True)
+        side = max(T, S)
+        return cls(count, view.columns, (T, S), side / 14 * gates, side / (6 if count > 1 else 18))
 
     @property
-    def edges(self) -> tuple[int, int]:
+    def _edges(self) -> tuple[float, float]:
         """What stands left of a tile and above it, gap included."""
-        above = 2 * self.strip + 2 if self.band else self.strip + 2
-        return (0 if self.band else self.strip + 2) + self.gap, above + self.gap
+        strips = (0.0, 2.5) if self.band else (1.5, 1.5)
+        return strips[0] * self.strip + self.gap * (not self.band), strips[1] * self.strip + self.gap
 
     @property
     def printed(self) -> bool:
         """Whether there is room for the number of each entry."""
-        return self.shape[1] * self.columns <= PRINTED
+        return max(self.shape[0], self.shape[1] * self.columns) <= PRINTED
 
     @property
-    def seen(self) -> float:
-        """How wide a frame must be, in pixels, to be seen."""
-        return self.size[0] / (150 if self.band else 40)
+    def margin(self) -> tuple[float, float]:
+        """How far a frame must stand outside an entry, across and down, to be seen."""
+        wider = max(0.0, (self.size[0] / (150 if self.band else 40) - 1) / 2)
+        return wider, 0.06 if self.band else wider
 
     @property
-    def steps(self) -> tuple[int, int]:
+    def _steps(self) -> tuple[float, float]:
         """How far it is from a tile to the next in its row and in its column."""
-        return self.edges[0] + self.cell[0] * self.shape[1], self.edges[1] + self.cell[1] * self.shape[0]
+        return self._edges[0] + self.shape[1], self._edges[1] + self.shape[0]
 
     @property
-    def size(self) -> tuple[int, int]:
-        """The width and the height of the whole."""
-        rows = -(-self.tiles // self.columns)
-        return self.columns * self.steps[0] + 2, rows * self.steps[1] + 2
-
-    def corner(self, tile: int) -> tuple[int, int]:
-        """Return x and y of the upper left corner of a tile's entries."""
-        row, column = divmod(tile, self.columns)
-        return column * self.steps[0] + self.edges[0], row * self.steps[1] + self.edges[1]
+    def size(self) -> tuple[float, float]:
+        """The width and the height of all tiles, and a margin on the right and below."""
+        rows, margin = -(-self.count // self.columns), 0.1 if self.band else max(self.shape) / 36
+        width = self.columns * self._steps[0]
+        return width * 1.002 if self.band else width + margin, rows * self._steps[1] + margin
 
     def at(self, tile: int, t: float, s: float) -> tuple[float, float]:
         """Return x and y of the upper left corner of an entry."""
-        x, y = self.corner(tile)
-        return x + self.cell[0] * s, y + self.cell[1] * t
+        row, column = divmod(tile, self.columns)
+        left, top = self._edges
+        return column * self._steps[0] + left + s, row * self._steps[1] + top + t
 
-    def compose(self, entries: Rgb, edges: tuple[Rgb, Rgb] | None) -> Rgb:
-        """Return one image of the entries of each tile, (tiles, T, S, 3), and the gates beside them."""
-        width, height = self.size
-        image = np.ones((height, width, 3))
-        across, down = self.cell
-        for n in range(self.tiles):
-            x, y = self.corner(n)
-            tile = entries[n].repeat(down, 0).repeat(across, 1)
-            image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-            if edges is None:
-                continue
-            igate, fgate = (edge[n].repeat(across, 0) for edge in edges)
-            image[y - 2 - self.strip : y - 2, x : x + len(igate)] = igate
-            if self.band:
-                image[y - 2 - 2 * self.strip : y - 2 - self.strip, x : x + len(fgate)] = fgate
-            else:
-                image[y : y + len(fgate), x - 2 - self.strip : x - 2] = fgate[:, None]
-        return image
+    def boxes(self, tile: int) -> list[Box]:
+        """Return the box of the entries of a tile, and those of igate and fgate if they are there."""
+        (x, y), (T, S), strip = self.at(tile, 0, 0), self.shape, self.strip
+        if not strip:
+            return [(x, y, S, T)]
+        fgate = (x, y - 2.5 * strip, S, strip) if self.band else (x - 1.5 * strip, y, strip, T)
+        return [(x, y, S, T), (x, y - 1.5 * strip, S, strip), fgate]
 
-    def cells(self, where: Mask) -> Iterator[tuple[float, float, float, float]]:
-        """Yield x, y, width and height of each run of entries in a row of a tile, `where` (tiles, T, S)."""
+    def runs(self, where: Mask) -> list[Box]:
+        """Return a box for each run of entries in a row of a tile, `where` (tiles, T, S)."""
         edge = np.diff(np.pad(where.astype(np.int8), ((0, 0), (0, 0), (1, 1))), axis=-1)
         starts, ends = np.argwhere(edge == 1), np.argwhere(edge == -1)
-        for (tile, t, start), (_, _, end) in zip(starts, ends, strict=True):
-            yield *self.at(tile, t, start), self.cell[0] * (end - start), self.cell[1]
+        return [(*self.at(*start), end - start[2], 1) for start, end in zip(starts, ends[:, 2], strict=True)]
+
+    def compose(self, entries: Rgba, gates: tuple[Rgba, Rgba] | None) -> tuple[Array, Array, Rgba]:
+        """Return one image of the entries, (tiles, T, S, 4), and of the gates, after its edges in x and y."""
+        (T, S), rows, columns = self.shape, -(-self.count // self.columns), self.columns
+        strips = [self.strip] * self.band + [self.strip, self.strip / 2]
+        down = np.tile([self.gap, *strips, *[1.0] * T], rows)
+        across = np.tile([*([] if self.band else [self.gap, *strips]), *[1.0] * S], columns)
+        top, left = len(strips) + 1, 0 if self.band else 3
+        image = np.ones((rows, top + T, columns, left + S, 4))
+        for n in range(self.count):
+            row, column = divmod(n, columns)
+            tile = image[row, :, column]
+            tile[top:, left:] = entries[n]
+            if gates is not None:
+                igate, fgate = gates[0][n], gates[1][n]
+                tile[top - 2, left:] = igate
+                tile[(1, slice(None)) if self.band else (slice(top, None), 1)] = fgate
+        edges = [np.append(0.0, np.cumsum(widths)) for widths in (across, down)]
+        return edges[0], edges[1], image.reshape(len(down), len(across), 4)

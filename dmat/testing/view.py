@@ -1,4 +1,4 @@
-"""What is drawn of a look: its arrays head by head, which heads, which entry, and the gates beside them."""
+"""What is drawn of a look: its arrays head by head, heads shown, entry named, gates beside them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dmat.testing.pattern import head_name, inner_axes, split_shape, worst_head
 from dmat.testing.readout.decays import read_out
 from dmat.testing.verdict import Evidence, Finding
 
-MOST = 6  # so many heads are drawn
+MOST = 6  # heads drawn at most
 
 
 @dataclass(frozen=True)
 class View:
     """A look with its arrays head by head: (heads, T, S) of a matrix, (heads, 1, S) of a vector.
 
-    heads: the shape of the axes before. shown: which heads are drawn, and in how many `columns`. worst: the
-    place of the finding's head among those shown. entry: (t, s) in it, or None. gates: igate and fgate,
-    (heads, S), or None where the entries are no longer beside their gates.
+    heads: the shape of the axes before. shown: the numbers of the heads drawn, in so many `columns`. worst:
+    the finding's head, as an index of `shown`. entry: (t, s) in it, or None. gates: igate and fgate,
+    (heads, S), or None where rows and columns are not those of the gates.
     """
 
     look: Look
@@ -44,6 +44,11 @@ class View:
         return len(self.axes) == 2
 
     @property
+    def times(self) -> bool:
+        """Whether the rows and columns of one head are times t and s."""
+        return self.axes == ("t", "s")
+
+    @property
     def names(self) -> list[str]:
         """The names of the heads shown; "" where there are no heads."""
         if not self.heads:
@@ -52,9 +57,9 @@ class View:
 
     @property
     def causal(self) -> Mask | None:
-        """Which entries of a matrix are causal, (S, S); None of a vector, or of a part of a matrix."""
+        """Which entries (t, s) are causal, (S, S); None of other axes, or of a part of a matrix."""
         T, S = self.exact.shape[1:]
-        return np.tri(S, dtype=bool) if self.matrix and T == S else None
+        return np.tri(S, dtype=bool) if self.times and T == S else None
 
 
 def shown_heads(heads: tuple[int, ...], worst: int, most: int) -> list[int]:
@@ -115,7 +120,7 @@ def view_of(look: Look) -> View | None:
         part(np.asarray(evidence.exact, dtype=np.float64)),
         part(_ratio(evidence)),
         part(evidence.judged | evidence.wrong),
-        _gates_beside(look, heads, inside, shown),
+        None if matrix and axes != ("t", "s") else _gates_beside(look, heads, inside, shown),
     )
 
 
@@ -126,10 +131,10 @@ def _ratio(evidence: Evidence) -> Array:
 
 
 def _entry(finding: Finding, heads: tuple[int, ...], matrix: bool) -> tuple[int, int] | None:
-    place = finding.index[len(heads) :]
+    index = finding.index[len(heads) :]
     if matrix:
-        return (place[0], place[1]) if len(place) == 2 else None
-    return (0, place[0]) if place else None
+        return (index[0], index[1]) if len(index) == 2 else None
+    return (0, index[0]) if index else None
 
 
 def _gates_beside(
