@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dmat.testing.contract.names import DTILDE
 from dmat.testing.interpret import caveat
 from dmat.testing.near import near
 from dmat.testing.plan import Plan, subject_ids

@@ -263,9 +263,9 @@ class Fused(Conduct, Inputs, Rounding):
     grad_scope: str | None = row(
         None,
         optional(one_of(*GRAD_SCOPES)),
-        '"rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums; "prefix" '
-        'where they are cumulative sums of column minus row sums; None: "rectangle" for error_scope="window", '
-        'else "suffix"',
+        '"rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums; '
+        '"prefix" where they are cumulative sums of column minus row sums; None: "rectangle" for '
+        'error_scope="window", else "suffix"',
         relaxations=GRAD_SCOPES[:2],
     )
     gradient: str = row(
