@@ -19,7 +19,6 @@ from dmat.testing.contract.rows import row
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 MASKED_COTANGENTS = ("ignored", "summed")
-GRAD_SCOPES = ("rectangle", "suffix")  # strictest first
 ANY_K = (1, 4, 16)
 
 WITHOUT = "contract: {name} without {wanted!r}"
@@ -262,10 +261,11 @@ class Fused(Conduct, Inputs, Rounding):
     )
     grad_scope: str | None = row(
         None,
-        optional(one_of(*GRAD_SCOPES)),
-        '"rectangle", or "suffix" where gradients are reverse cumulative sums of row minus column sums; '
-        "None: by error_scope",
-        relaxations=GRAD_SCOPES,
+        optional(one_of("rectangle", "suffix", "prefix")),
+        '"rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums; '
+        '"prefix" where they are cumulative sums of column minus row sums; None: "rectangle" for '
+        'error_scope="window", else "suffix"',
+        relaxations=("rectangle", "suffix"),  # "prefix" in its place where sums are from the front: variants
     )
     gradient: str = row(
         "full",
