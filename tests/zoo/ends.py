@@ -114,12 +114,12 @@ def columns_by_einsum(G: Tensor, wider: Widen) -> Tensor:
 
 def entry_after_entry(G: Tensor, wider: Widen) -> Tensor:
     """The columns before k, less the rows before k, entry after entry as a scalar loop adds them."""
-    part = below(G, wider)
-    S = part.shape[-1]
-    sums = np.zeros(part.shape[:-1], part.detach().numpy().dtype)
-    for head, of in zip(part.detach().numpy().reshape(-1, S, S), sums.reshape(-1, S), strict=True):
-        for k in range(1, S):  # numpy's cumsum adds one by one, torch's sums and its cumsum do not
-            of[k] = head[:, :k].ravel().cumsum()[-1] - head[:k].ravel().cumsum()[-1]
+    part = below(G, wider).detach().numpy()
+    sums = np.zeros(part.shape[:-1], part.dtype)
+    for b, h, k in np.ndindex(sums.shape):
+        if k > 0:  # numpy's cumsum adds one by one, torch's sums and its cumsum do not
+            columns, rows = part[b, h, :, :k].ravel(), part[b, h, :k].ravel()
+            sums[b, h, k] = columns.cumsum()[-1] - rows.cumsum()[-1]
     return torch.from_numpy(sums)
 
 
