@@ -14,7 +14,7 @@ from dmat.testing import protected
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
 from dmat.testing.subject import Gradients, Subject
-from dmat.testing.verdict import as_array, require, require_same, require_within
+from dmat.testing.verdict import require, require_same, require_within
 
 
 def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
@@ -32,10 +32,10 @@ def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
     Bound: zero.
     """
     inputs = gates.build(subject.device)
-    before = [as_array(gate) for gate in inputs]
+    before = [subject.read(gate) for gate in inputs]
     output = subject.call(*inputs)
     for name, gate, was in zip(("igate_preact", "fgate_preact"), inputs, before, strict=True):
-        require_same(name, as_array(gate), was, note="the input after the call, against before")
+        require_same(name, subject.read(gate), was, note="the input after the call, against before")
         shared = output.untyped_storage().data_ptr() == gate.untyped_storage().data_ptr()
         require(not shared or output.numel() == 0, "D~", f"shares memory with {name}", "its own memory")
 
@@ -49,10 +49,10 @@ def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cota
     """
     igate, fgate = gates.build(subject.device)
     G = cotangent.build(gates, subject.device)
-    before = [as_array(x) for x in (igate, fgate, G)]
+    before = [subject.read(x) for x in (igate, fgate, G)]
     subject.gradients_of(igate, fgate, G)
     for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
-        require_same(name, as_array(x), was, note="the input after the backward call, against before")
+        require_same(name, subject.read(x), was, note="the input after the backward call, against before")
 
 
 @law(WINDOWS, order=18)
@@ -68,7 +68,7 @@ def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
     igate.copy_(rival.dense()[0])
     fgate.copy_(rival.dense()[1])
     second = subject.forward_of(igate, fgate)
-    require_same("D~", as_array(first.output), kept, note="the first result after a second call")
+    require_same("D~", subject.read(first.output), kept, note="the first result after a second call")
     require_within(second.dtilde, subject.expected_dtilde(second))
 
 
@@ -106,7 +106,7 @@ def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cot
     """
     runs = []
     for filler in (float("nan"), 1e4):
-        with uninitialised(filler, subject.transcript):
+        with uninitialised(filler, subject.recorder):
             runs.append(subject.gradients(gates, cotangent))
     require_same_call(runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 

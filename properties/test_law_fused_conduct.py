@@ -13,7 +13,7 @@ from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
 from dmat.testing.readout.bounds import FusedBounds
 from dmat.testing.readout.subject import FusedGradients, FusedSubject
-from dmat.testing.verdict import as_array, require_same, require_within
+from dmat.testing.verdict import require_same, require_within
 
 
 def outcome(
@@ -41,12 +41,12 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe)
     Bound: zero.
     """
     inputs = subject.inputs(gates, probe)
-    before = {name: as_array(x) for name, x in inputs.named.items()}
+    before = {name: subject.read(x) for name, x in inputs.named.items()}
     needed = ("q", "k", "v", "i", "g") if subject.fused.gradient != "none" else ()
     subject.pull_of(inputs, probe, needed)
     for name, x in inputs.named.items():
         note = "the input after the call, against before"
-        require_same(subject.letters[name], as_array(x), before[name], note=note)
+        require_same(subject.letters[name], subject.read(x), before[name], note=note)
 
 
 @law(PROBED, order=23, of=FUSED, needs=(needs.gradients,))
@@ -59,7 +59,9 @@ def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, probe: Pro
     inputs = subject.inputs(gates, probe)
     W = subject.cotangent(inputs, probe)
     gradients = subject.pull_of(inputs, probe, W=W)
-    require_same("W", as_array(W), gradients.W, note="the cotangent after the backward call, against before")
+    require_same(
+        "W", subject.read(W), gradients.W, note="the cotangent after the backward call, against before"
+    )
 
 
 @law(PROBED, order=24, of=FUSED, needs=(needs.gradients,))
@@ -99,7 +101,7 @@ def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, riv
         if name != "k" or subject.fused.keys == "any":
             inputs.named[name].mul_(2)
     second = subject.run_of(inputs)
-    require_same("o", as_array(first.output), kept, note="the first result after a second call")
+    require_same("o", subject.read(first.output), kept, note="the first result after a second call")
     require_within(second.o, subject.expected(second, "the second call"))
 
 
@@ -135,7 +137,7 @@ def test_law_uninitialised_unread(subject: FusedSubject, gates: Gates, probe: Pr
     """
     runs = []
     for filler in (float("nan"), 1e4):
-        with uninitialised(filler, subject.transcript):
+        with uninitialised(filler, subject.recorder):
             runs.append(outcome(subject, gates, probe))
     require_same_call(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 

@@ -12,7 +12,7 @@ from dmat.testing.contract import FUSED
 from dmat.testing.exact import Mask
 from dmat.testing.law import law
 from dmat.testing.readout.subject import FusedRun, FusedSubject, Inputs
-from dmat.testing.verdict import as_array, require_same, require_within
+from dmat.testing.verdict import require_same, require_within
 
 
 def changed(
@@ -107,7 +107,7 @@ def test_law_nan_containment(
     keep = np.ones(gates.shape, dtype=bool)
     keep[(*head, slice(t, None))] = False
     rows = np.broadcast_to(keep[..., None], before.o.shape)
-    require_same("o", as_array(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
+    require_same("o", subject.read(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
 
 
 @law(PLACES, order=21, of=FUSED, needs=(needs.gate, needs.resets))

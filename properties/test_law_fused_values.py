@@ -8,7 +8,7 @@ from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED, sequence_en
 from dmat.testing.contract import FUSED
 from dmat.testing.law import law
 from dmat.testing.readout.subject import FusedGradients, FusedSubject
-from dmat.testing.verdict import as_array, require_kinds, require_within
+from dmat.testing.verdict import require_kinds, require_within
 
 
 @law(PROBED, order=1, of=FUSED)
@@ -71,7 +71,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
         (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
-        subject.observe(require_within(as_array(output), part.noted(note)))
+        subject.observe(require_within(subject.read(output), part.noted(note)))
     if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
         note = f"of the call that was given the state of the times before {cut}"
         gradients = subject.pull_going_on(inputs, probe, cut)
@@ -92,7 +92,7 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     inputs, note = subject.inputs(gates, probe), f"{subject.fused.packed} = {ends}"
     seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
-    subject.observe(require_within(as_array(output), subject.expected_of(seen, note)))
+    subject.observe(require_within(subject.read(output), subject.expected_of(seen, note)))
     if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
         gradients = subject.pull_packed(inputs, probe, seen, ends)
         _require_gradients(gradients, subject, 0, note)

@@ -10,7 +10,7 @@ from dmat.strategies.cases import COTANGENTS, FEW, WINDOWS
 from dmat.testing.law import law
 from dmat.testing.subject import Gradients, Run, Subject
 from dmat.testing.transforms import compiled, exported, under_autocast, vmapped
-from dmat.testing.verdict import as_array, require_within
+from dmat.testing.verdict import require_within
 
 
 def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> None:
@@ -56,11 +56,13 @@ def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
         inputs = [x if dim == 0 else x[0] for x, dim in zip(pairs, in_dims, strict=True)]
         output, di, df = vmapped(subject, inputs, in_dims, G)
         for n in range(2):
-            seen = [as_array(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)]
-            run = Run(seen[0], seen[1], output[n])
+            seen = [
+                subject.read(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)
+            ]
+            run = Run(seen[0], seen[1], output[n], subject.read)
             require_within(run.dtilde, subject.expected_dtilde(run))
             if subject.contract.differentiable:
-                subject.require_gradients(Gradients(run, as_array(G), (di[n], df[n])))
+                subject.require_gradients(Gradients(run, subject.read(G), (di[n], df[n])))
 
 
 @law(FEW, order=61, needs=(needs.transform("export"),), most=1)

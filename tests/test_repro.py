@@ -21,6 +21,8 @@ from dmat.testing import implementation, repro, scripted
 from dmat.testing.counterexample import law_named
 from dmat.testing.law import Law
 from dmat.testing.literal import memory_of, written
+from dmat.testing.recording import Recorder
+from dmat.testing.script_recorder import ScriptRecorder
 from dmat.testing.subject import Implementation, Subject
 
 from .zoo.mutants import MUTANTS, Mutant
@@ -157,6 +159,11 @@ def test_gate_layout_and_no_target(folder: Path) -> None:
     assert "python repro.py TARGET\n" in made.text
     assert repro.exit_code(made, "kernel.py:swapped_heads") == 1
     assert repro.exit_code(made, "kernel.py:right_heads") == 0
+
+
+def test_a_script_tells_of_every_event() -> None:
+    """The recorder of scripts writes down every event that a recorder is told of."""
+    assert {name for name in vars(Recorder) if name[0] != "_"} <= set(vars(ScriptRecorder))
 
 
 def test_what_holds_has_no_script() -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,7 +41,6 @@ from dmat.testing.exact import (
     window_sums,
 )
 from dmat.testing.subject import Refused, Subject, raised
-from dmat.testing.transcript import Transcript
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
@@ -89,36 +87,15 @@ def pushed_forward(
             forward_ad.make_dual(_own_elements(gate), v)  # type: ignore[no-untyped-call]
             for gate, v in zip(gates, direction, strict=True)
         ]
-        if subject.transcript:
-            stack.enter_context(_forward_mode(subject.transcript, gates, direction, duals))
+        stack.enter_context(subject.recorder.forward_mode(gates, direction, duals))
         try:
             tangent: Tensor | None = forward_ad.unpack_dual(subject.call(*duals)).tangent  # type: ignore
         except LawBroken as broken:
             raise Refused(f"forward mode {broken.finding.computed}") from broken
     if tangent is None:
         raise Refused("forward mode: the output carries no tangent")
-    if subject.transcript:
-        subject.transcript.returned("tangent", tangent)
+    subject.recorder.tangent(tangent)
     return tangent
-
-
-@contextmanager
-def _forward_mode(
-    transcript: Transcript, gates: Sequence[Tensor], direction: Sequence[Tensor], duals: Sequence[Tensor]
-) -> Iterator[None]:
-    """Write what is around the call under forward mode."""
-    given = [
-        transcript.name(x, name) for x, name in zip(gates, ("igate_preact", "fgate_preact"), strict=True)
-    ]
-    own = [f"{name}.clone()" if 0 in x.stride() else name for name, x in zip(given, gates, strict=True)]
-    moved = [transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
-    with transcript.block("with refusals(), torch.autograd.forward_ad.dual_level():"):
-        for name, x, v, dual in zip("if", own, moved, duals, strict=True):
-            transcript.write(f"{name} = torch.autograd.forward_ad.make_dual({x}, {v})")
-            transcript.stands_for(name, dual)
-        yield
-        transcript.write("tangent = torch.autograd.forward_ad.unpack_dual(dtilde).tangent")
-        transcript.write('assert tangent is not None, "the output carries no tangent"')
 
 
 def _own_elements(gate: Tensor) -> Tensor:
@@ -143,9 +120,8 @@ def pulled_twice(
     part. Raises Refused where neither does, or an error says so.
     """
     leaves = [x.detach().requires_grad_() for x in (*gates, G)]
-    if subject.transcript:
-        moved = [subject.transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
-        subject.transcript.leaves((*gates, G), leaves, "ifg")
+    subject.recorder.inputs(v_i=direction[0], v_f=direction[1])
+    subject.recorder.leaves((*gates, G), leaves)
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         raise Refused("second derivatives: the output asks for no gradient")
@@ -168,26 +144,10 @@ def pulled_twice(
     _, fgate, towards_G = (
         torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, second, strict=True)
     )
-    if subject.transcript:
-        took = [n for n, x in enumerate(first) if _moves(x)]
-        _write_second(subject.transcript, moved, took, (fgate, towards_G))
-    took_part = [as_array(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
-    return Second(as_array(towards_G), as_array(fgate)[..., 0]), GatePair(*took_part)
-
-
-def _write_second(
-    transcript: Transcript, moved: Sequence[str], took: Sequence[int], second: Sequence[Tensor]
-) -> None:
-    """Write how the gradients that took part were differentiated once more."""
-    with transcript.block("with refusals():"):
-        transcript.write(
-            "first = torch.autograd.grad(dtilde, (i, f), g, create_graph=True, allow_unused=True)"
-        )
-        parts = " + ".join(f"(first[{n}] * {moved[n]}).sum()" for n in took)
-        transcript.write(f"torch.autograd.backward({parts})")
-    for name, leaf, tensor in zip(("d_f", "d_G"), "fg", second, strict=True):
-        transcript.write(f"{name} = torch.zeros_like({leaf}) if {leaf}.grad is None else {leaf}.grad")
-        transcript.returned(name, tensor)
+    took = [n for n, x in enumerate(first) if _moves(x)]
+    subject.recorder.pulled_twice(direction, took, (fgate, towards_G))
+    took_part = [subject.read(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
+    return Second(subject.read(towards_G), subject.read(fgate)[..., 0]), GatePair(*took_part)
 
 
 def _moves(gradient: Tensor | None) -> bool:

@@ -10,8 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from dmat.testing.literal import number
-from dmat.testing.transcript import Transcript
+from dmat.testing.recording import SILENT, Recorder
 
 ALLOCATORS = (
     (torch, "empty"),
@@ -23,16 +22,15 @@ ALLOCATORS = (
 
 
 @contextmanager
-def uninitialised(filler: float, transcript: Transcript | None = None) -> Iterator[None]:
-    """Make torch.empty and its kin return floating point memory filled with `filler`; write so down.
+def uninitialised(filler: float, recorder: Recorder = SILENT) -> Iterator[None]:
+    """Make torch.empty and its kin return floating point memory filled with `filler`.
 
     torch's deterministic mode would do so too, but makes CUDA's cumulative sums raise.
     """
     with ExitStack() as stack:
         for owner, name in ALLOCATORS:
             stack.enter_context(patch.object(owner, name, _filled(getattr(owner, name), filler)))
-        if transcript:
-            stack.enter_context(transcript.block(f"with uninitialised({number(filler)}):"))
+        stack.enter_context(recorder.uninitialised(filler))
         yield
 
 

@@ -1,6 +1,6 @@
 """From a case that breaks a law to a script that shows it: it needs torch and the kernel, nothing else.
 
-The law is run once more on a subject that writes down what is done with the kernel (dmat.testing.transcript).
+The law is run once more, and dmat.testing.script_recorder writes down what the law does with the kernel.
 The script does that again, and ends with the one entry that the law found wrong: exit 1 while it is wrong,
 0 when it is right.
 """
@@ -32,12 +32,13 @@ from dmat.testing.contract import FUSED, Contract
 from dmat.testing.interpret import ASKED, asked
 from dmat.testing.law import Law
 from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.script_recorder import ScriptRecorder
 from dmat.testing.scripted import IMPORTS, sources
 from dmat.testing.subject import Subject, unarranged
 from dmat.testing.subjects import subject_of
 from dmat.testing.target import load
 from dmat.testing.transcript import Transcript
-from dmat.testing.verdict import Finding, LawBroken, watched
+from dmat.testing.verdict import Finding, LawBroken
 from dmat.testing.wrong import ending
 
 SEEDS = 20  # tries of a kernel that draws lots, or answers differently from call to call
@@ -69,17 +70,16 @@ def script(law: Law, subject: Subject, case: Case, target: str | None, folder: P
     """
     for seed in range(SEEDS):
         recorded = Transcript()
-        finding = _broken(law, replace(subject, transcript=recorded), case, seed)
+        finding = _broken(law, subject, case, seed, recorded)
         if finding is not None:
             return _script(law, subject, finding, recorded, seed, target, folder)
     return None
 
 
-def _broken(law: Law, subject: Subject, case: Case, seed: int) -> Finding | None:
-    """Run the law on a subject with a transcript; return what breaks it, or None."""
-    recorded = subject.transcript
-    assert recorded
-    with torch.random.fork_rng(devices=[]), watched(recorded.see):
+def _broken(law: Law, subject: Subject, case: Case, seed: int, recorded: Transcript) -> Finding | None:
+    """Run the law on the subject and record its calls; return what breaks it, or None."""
+    subject = replace(subject, recorder=ScriptRecorder(recorded))
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         try:
@@ -126,7 +126,7 @@ def deadly_script(
     """
     recorded = Transcript()
     harmless = replace(subject.implementation, function=_stand_in(subject))
-    _broken(law, replace(subject, implementation=harmless, transcript=recorded), case, 0)
+    _broken(law, replace(subject, implementation=harmless), case, 0, recorded)
     if not recorded.lines:
         return None
     outcome = ["call", f"  computed  {became}", "  exact     a result"]
@@ -163,11 +163,11 @@ def _in_a_child(
     recorded = Transcript()
     implementation = load(target) if contract is None else replace(load(target), contract=contract)
     law, read = law_named(name, implementation.contract.of), decoded(case)
-    subject = subject_of(implementation, dtype, device, transcript=recorded)
+    subject = subject_of(implementation, dtype, device, recorder=ScriptRecorder(recorded))
     for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
         with suppress(LawBroken):
             subject.answer(read, subject.other_gates(gates))
-    finding = _broken(law, subject, read, 0)
+    finding = _broken(law, subject, read, 0, recorded)
     return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
 
 

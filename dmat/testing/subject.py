@@ -26,7 +26,7 @@ from dmat.testing.bounds import (
 from dmat.testing.contract import DEVICES, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.protected import NotEnded, died_of
-from dmat.testing.transcript import Transcript
+from dmat.testing.recording import SILENT, Recorder
 from dmat.testing.verdict import (
     Expected,
     Finding,
@@ -66,16 +66,20 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Run:
-    """One forward call: the gates it saw, (B, NH, S) as float64, and the tensor it returned."""
+    """One forward call: the gates it saw, (B, NH, S) as float64, and the tensor it returned.
+
+    read: how the values of results are read.
+    """
 
     igate: Array
     fgate: Array
     output: Tensor
+    read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
 
     @cached_property
     def dtilde(self) -> Array:
         """D~ as float64, (B, NH, S, S)."""
-        return as_array(self.output)
+        return self.read(self.output)
 
 
 @dataclass(frozen=True)
@@ -94,27 +98,27 @@ class Gradients:
     @cached_property
     def di(self) -> Array:
         """The input gate's gradient."""
-        return as_array(self.tensors[0])[..., 0]
+        return self.run.read(self.tensors[0])[..., 0]
 
     @cached_property
     def df(self) -> Array:
         """The forget gate's gradient."""
-        return as_array(self.tensors[1])[..., 0]
+        return self.run.read(self.tensors[1])[..., 0]
 
 
 @dataclass
 class Subject:
     """What a law sees. `worst` is the largest error over bound that it has let pass.
 
-    part: of a law's cases, "all", or the "ladder" or the "search" alone. transcript: where every call is
-    written down, under the name `callee`.
+    part: of a law's cases, "all", or the "ladder" or the "search" alone. recorder: is told of every call.
+    callee: the name of the function in the record.
     """
 
     implementation: Implementation
     dtype: str
     device: str = "cpu"
     part: str = "all"
-    transcript: Transcript | None = field(default=None, repr=False, compare=False)
+    recorder: Recorder = field(default=SILENT, repr=False, compare=False)
     callee: str = "kernel"
     worst: float | None = field(default=None, init=False)
     unjudged_in_a_child: str | None = field(default=None, init=False, repr=False)
@@ -185,7 +189,7 @@ class Subject:
 
     def unrecorded(self) -> Subject:
         """Return the same, its calls written down nowhere."""
-        return replace(self, transcript=None)
+        return replace(self, recorder=SILENT)
 
     @property
     def plainest(self) -> Gates:
@@ -216,6 +220,12 @@ class Subject:
                 return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
         return None
 
+    def read(self, tensor: Tensor) -> Array:
+        """Return the tensor's values as float64, in a copy; the recorder is told of it."""
+        values = as_array(tensor)
+        self.recorder.read(tensor, values)
+        return values
+
     def observe(self, ratio: float) -> None:
         """Note an error over bound that a law let pass."""
         self.worst = ratio if self.worst is None else max(self.worst, ratio)
@@ -226,15 +236,14 @@ class Subject:
         Raises LawBroken where it raises, or returns no (B, NH, S, S) tensor of the same dtype and device.
         """
         layout = self.contract.gate_layout
-        name = self.transcript.call(self.callee, layout, igate, fgate) if self.transcript else ""
+        self.recorder.call(self.callee, layout, igate, fgate)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 output = self.implementation.function(arranged(igate, layout), arranged(fgate, layout))
         except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
             raise LawBroken(raised("D~", error)) from error
-        if self.transcript:
-            self.transcript.returned(name, output)
+        self.recorder.returned(output)
         _require_tensor(output, igate)
         assert isinstance(output, Tensor)
         return output
@@ -245,8 +254,8 @@ class Subject:
 
     def forward_of(self, igate: Tensor, fgate: Tensor) -> Run:
         """Call the implementation on these gates, (B, NH, S, 1)."""
-        seen = as_array(igate)[..., 0], as_array(fgate)[..., 0]
-        return Run(*seen, self.call(igate, fgate))
+        seen = self.read(igate)[..., 0], self.read(fgate)[..., 0]
+        return Run(*seen, self.call(igate, fgate), self.read)
 
     def gradients(self, gates: Gates, cotangent: Cotangent) -> Gradients:
         """Call the implementation and pull the cotangent back through it."""
@@ -268,18 +277,16 @@ class Subject:
     def _pull(
         self, igate: Tensor, fgate: Tensor, G: Tensor, needed: tuple[int, ...], times: int
     ) -> list[Gradients]:
-        seen = as_array(igate)[..., 0], as_array(fgate)[..., 0]
-        G_seen = as_array(G)
+        seen = self.read(igate)[..., 0], self.read(fgate)[..., 0]
+        G_seen = self.read(G)
         leaves = tuple(
             gate.detach().requires_grad_(number in needed) for number, gate in enumerate((igate, fgate))
         )
-        if self.transcript:
-            self.transcript.leaves((igate, fgate), leaves, "if")
-            self.transcript.name(G, "G")
+        self.recorder.leaves((igate, fgate), leaves)
+        self.recorder.inputs(G=G)
         output = self.call(*leaves)
-        run, detached = Run(*seen, output.detach()), not output.requires_grad
-        if self.transcript:
-            self.transcript.stands_for(self.transcript.name(output, ""), run.output, given=False)
+        run, detached = Run(*seen, output.detach(), self.read), not output.requires_grad
+        self.recorder.detached(output, run.output)
         pulled = (self.pull_back(output, leaves, G, retain=left > 0) for left in reversed(range(times)))
         return [Gradients(run, G_seen, both, detached) for both in pulled]
 
@@ -289,7 +296,7 @@ class Subject:
         """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
         asked = [leaf for leaf in leaves if leaf.requires_grad]
         pulled: dict[int, Tensor | None] = {}
-        names = self.transcript.pull(output, leaves, G, retain=retain) if self.transcript else []
+        self.recorder.pull(output, leaves, G, retain=retain)
         if output.requires_grad:
             try:
                 with warnings.catch_warnings():
@@ -302,9 +309,7 @@ class Subject:
             _gradient(name, leaf, pulled.get(id(leaf)))
             for name, leaf in zip(("di", "df"), leaves, strict=True)
         )
-        if self.transcript:
-            self.transcript.returned(names[0], di if names[0] else None)
-            self.transcript.returned(names[1], df if names[1] else None)
+        self.recorder.pulled((di, df))
         return di, df
 
     def killed(self, *calls: Sequence[Tensor]) -> str | None:
@@ -313,8 +318,8 @@ class Subject:
         Raises Refused where no call can be judged so: those on copies die too, or do not end.
         """
         copies = [[x.clone() for x in inputs] for inputs in calls]
-        if self.transcript and len(calls) == 1:
-            self.transcript.in_a_child(self.callee, self.contract, calls[0])
+        if len(calls) == 1:
+            self.recorder.in_a_child(self.callee, self.contract, calls[0])
         quiet = self.unrecorded()
         quiet._exercise(copies[:1])  # what the first call of a process loads, no child should load again
         try:

@@ -65,15 +65,19 @@ class Inputs:
 
 @dataclass(frozen=True)
 class FusedRun:
-    """One forward call: the inputs it saw, exactly, and the output that it returned, (B, NH, S, V)."""
+    """One forward call: the inputs it saw, exactly, and the output that it returned, (B, NH, S, V).
+
+    read: how the values of results are read.
+    """
 
     seen: Seen
     output: Tensor
+    read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
 
     @cached_property
     def o(self) -> Array:
         """The output as float64."""
-        return as_array(self.output)
+        return self.read(self.output)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class FusedGradients:
 
     def of(self, name: str) -> Array:
         """Return one of them."""
-        gradient = as_array(self.tensors[name])
+        gradient = self.run.read(self.tensors[name])
         return gradient[..., 0] if name in ("i", "g") else gradient
 
 
@@ -226,10 +230,10 @@ class FusedSubject(Subject):
 
     def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
         """Return what a call with these inputs sees."""
-        q, k, v = (as_array(x) for x in (inputs.q, inputs.k, inputs.v))
+        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
         zeros = np.zeros(q.shape[:3])
-        igate = zeros if inputs.i is None else as_array(inputs.i)[..., 0]
-        fgate = self._fixed(zeros) if inputs.g is None else as_array(inputs.g)[..., 0]
+        igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
+        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
         return Seen(q, k, v, igate, fgate, begins, packed)
 
     def _fixed(self, zeros: Array) -> Array:
@@ -263,11 +267,7 @@ class FusedSubject(Subject):
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
-        name = ""
-        if self.transcript:
-            name = self.transcript.call_fused(
-                self.callee, inputs.named, self.letters, self.fused.layout, more
-            )
+        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.fused.layout, more)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -276,8 +276,7 @@ class FusedSubject(Subject):
             raise LawBroken(raised("o", error)) from error
         first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
         output = self._require_output(first, inputs)
-        if self.transcript:
-            self.transcript.returned_fused(name, first, tuple(rest))
+        self.recorder.returned_fused(first, rest)
         return output, tuple(rest)
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
@@ -303,7 +302,7 @@ class FusedSubject(Subject):
 
     def run_of(self, inputs: Inputs) -> FusedRun:
         """Call the kernel on these inputs."""
-        return FusedRun(self.seen(inputs), self.call_fused(inputs))
+        return FusedRun(self.seen(inputs), self.call_fused(inputs), self.read)
 
     def pull(self, gates: Gates, probe: Probe, needed: Sequence[str] = NAMES) -> FusedGradients:
         """Call the kernel and pull the probe's cotangent back through it."""
@@ -333,14 +332,12 @@ class FusedSubject(Subject):
         """
         seen, named = seen or self.seen(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
-        if self.transcript:
-            self.transcript.fused_leaves(named, leaves, self.letters)
+        self.recorder.fused_leaves(named, leaves, self.letters)
         output = self.call_fused(inputs.with_(**leaves), **more)
         tensor = self.cotangent(inputs, probe) if W is None else W
-        seen_W = as_array(tensor)  # a backward may overwrite it
-        run = FusedRun(seen, output.detach())
-        if self.transcript:
-            self.transcript.stands_for(self.transcript.name(output, ""), run.output, given=False)
+        seen_W = self.read(tensor)  # a backward may overwrite it
+        run = FusedRun(seen, output.detach(), self.read)
+        self.recorder.detached(output, run.output)
         pulled: dict[str, Tensor] = {}
         for left in reversed(range(times)):
             pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
@@ -363,7 +360,7 @@ class FusedSubject(Subject):
         W = self.cotangent(inputs, probe)
         behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
         gradients = self.pull_of(behind, probe, W=W[:, :, cut:], seen=seen, more={self.fused.states: state})
-        whole = as_array(W).copy()
+        whole = self.read(W).copy()
         whole[:, :, :cut] = 0.0
         rounding = self.fused_rounding.handing_over(coarsest(state))
         bounds = FusedBounds(gradients.pulled.truth, self.fused, rounding)
@@ -380,10 +377,8 @@ class FusedSubject(Subject):
     ) -> dict[str, Tensor]:
         asked = [name for name in leaves if name in needed]
         found: dict[str, Tensor | None] = dict.fromkeys(leaves)
-        names: list[str] = []
-        if self.transcript:
-            of = {name: leaves[name] for name in asked}
-            names = self.transcript.pull_fused(output, of, W, self.letters, self.fused.layout, retain=retain)
+        of = {name: leaves[name] for name in asked}
+        self.recorder.pull_fused(output, of, W, self.letters, self.fused.layout, retain=retain)
         if output.requires_grad and asked:
             try:
                 with warnings.catch_warnings():
@@ -398,9 +393,7 @@ class FusedSubject(Subject):
         for name, leaf in leaves.items():
             gradient = found[name]
             result[name] = torch.zeros_like(leaf) if gradient is None else gradient
-        if self.transcript:
-            for name, written in zip(asked, names, strict=True):
-                self.transcript.returned(written, result[name])
+        self.recorder.pulled_fused([result[name] for name in asked])
         return result
 
     # What must come out
