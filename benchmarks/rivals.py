@@ -22,7 +22,7 @@ from dmat.testing.contract import Contract
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.told import Cell, Turn
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.keep import Keeping
+from dmat.testing.session import Keeping
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import require_within
 

@@ -15,15 +15,14 @@ from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.recipe import Case
 from dmat.testing.contract import Contract
-from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.causes import completed, symptom
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import Cell, Planned, Turn
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.keep import Keeping
+from dmat.testing.registry import law_named, laws
 from dmat.testing.remembered import recall, remember
-from dmat.testing.report import laws
+from dmat.testing.session import Keeping
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Finding
 

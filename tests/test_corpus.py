@@ -18,10 +18,11 @@ from dmat.strategies.recipe import Case
 from dmat.testing.casefile import CaseFile, parts_of
 from dmat.testing.contract import Contract
 from dmat.testing.corpus import Corpus, CorpusError
-from dmat.testing.counterexample import law_named
-from dmat.testing.keep import Keeping, write_case
+from dmat.testing.keep import write_case
 from dmat.testing.law import Record
+from dmat.testing.registry import law_named
 from dmat.testing.running import Failed, search
+from dmat.testing.session import Keeping
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import LawBroken
 

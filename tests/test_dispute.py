@@ -12,9 +12,9 @@ from torch.nn.functional import logsigmoid, softplus
 
 from dmat.testing import dispute
 from dmat.testing.contract import Contract
-from dmat.testing.counterexample import law_named
 from dmat.testing.dispute import explanation
 from dmat.testing.law import Record
+from dmat.testing.registry import law_named
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Subject
 

@@ -26,7 +26,7 @@ from dmat.testing.readout.bounds import no_larger
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.decays import read_out
 from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation
 from dmat.testing.verdict import LawBroken, require_within

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dmat.testing import fused, relax
-from dmat.testing.counterexample import law_named
 from dmat.testing.explain import longer
 from dmat.testing.look import Look
 from dmat.testing.promises import Promises
 from dmat.testing.readout.dispute import explanation
 from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.registry import law_named
 from dmat.testing.relax import nearest_contract, promises_of
 from dmat.testing.subject import Implementation
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from dmat.testing import minimal
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 
 from .zoo.fused_mutants import FUSED_MUTANTS, FusedMutant
 from .zoo.fused_sound import FUSED_SOUND, Kernel

@@ -13,7 +13,7 @@ import pytest
 from dmat.strategies import Cycle, Gates, Normal, Palette, Ramp
 from dmat.strategies.cotangents import Cotangent
 from dmat.testing.pattern import failing_entries
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Evidence, Finding, LawBroken
 

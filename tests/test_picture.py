@@ -22,7 +22,7 @@ from dmat.testing import colours
 from dmat.testing.colours import Scale, paint, paint_ratios, rgb
 from dmat.testing.look import Look
 from dmat.testing.picture import draw, figure
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.sheet import Sheet
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Evidence, Finding, LawBroken

@@ -16,11 +16,12 @@ from dmat.testing import promises, relax
 from dmat.testing.casefile import encoded
 from dmat.testing.check import with_wider_contract
 from dmat.testing.contract import Contract, contract_of
-from dmat.testing.counterexample import Counterexample, law_named
+from dmat.testing.counterexample import Counterexample
 from dmat.testing.law import Law
 from dmat.testing.promises import DtildePromises
+from dmat.testing.registry import law_named, laws
 from dmat.testing.relax import nearest_contract
-from dmat.testing.report import Report, laws
+from dmat.testing.report import Report
 from dmat.testing.select import planned
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load

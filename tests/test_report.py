@@ -11,7 +11,8 @@ from rich.console import Console
 
 from dmat.testing.law import Record
 from dmat.testing.plan import Plan, Planned, subject_id
-from dmat.testing.report import Report, exit_code, gather, laws, show
+from dmat.testing.registry import laws
+from dmat.testing.report import Report, exit_code, gather, show
 
 LAW = laws()[0].name
 ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))

@@ -18,10 +18,10 @@ from dmat.strategies import Constant, Cotangent, Gates, Ramp
 from dmat.strategies.cases import Case
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, lay_out
 from dmat.testing import implementation, repro, scripted
-from dmat.testing.counterexample import law_named
 from dmat.testing.law import Law
 from dmat.testing.literal import memory_of, written
 from dmat.testing.recording import Recorder
+from dmat.testing.registry import law_named
 from dmat.testing.script_recorder import ScriptRecorder
 from dmat.testing.subject import Implementation, Subject
 

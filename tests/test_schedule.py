@@ -13,12 +13,12 @@ from dmat.strategies.cases import GATES, HUGE
 from dmat.strategies.domain import Domain
 from dmat.strategies.regime import REGIMES, regime
 from dmat.strategies.shapes import USUAL
-from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log, RunError
 from dmat.testing.fuzzing.schedule import DEAR, FIRST, LONGEST, Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import Cell, Done, Found, Planned, Turn
+from dmat.testing.registry import law_named
 
 LAWS = ("quick", "slow", "dear")
 COST = {"quick": 1.0, "slow": 1.5, "dear": 20.0}  # times what a turn was given

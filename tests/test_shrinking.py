@@ -16,7 +16,7 @@ from dmat.strategies.recipe import Case
 from dmat.testing import minimal
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.verdict import Finding, LawBroken

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dmat.strategies import Constant, Gates
 from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
-from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Record
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
+from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Implementation, Run, Subject
 from dmat.testing.verdict import Expected, LawBroken, require_same, require_within
 

@@ -99,10 +99,8 @@ class Corpus:
 
     def cases_for(self, law: Law, subject: Subject) -> list[Case]:
         """Return the cases of this law and dtype that the subject's contract allows."""
-        from dmat.testing.counterexample import forbidden
-
         alike = (k for k in self.cases if (k.file.law, k.file.dtype) == (law.name, subject.dtype))
-        return [kept.case for kept in alike if forbidden(law, subject, kept.case) is None]
+        return [kept.case for kept in alike if law.why_not(subject, kept.case) is None]
 
     def known_for(self, law: str, implementation: str, dtype: str) -> Listed | None:
         """Return the first entry for this law, or None."""
@@ -136,7 +134,7 @@ def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
     if not there:
         return None
     from dmat.testing.contract import DTILDE, FUSED
-    from dmat.testing.report import laws
+    from dmat.testing.registry import laws
 
     corpus = Corpus.read(*there)
     promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
-from dmat.strategies import inside
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded
-from dmat.testing.contract import DTILDE
-from dmat.testing.law import Law
-from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.registry import law_named
+from dmat.testing.subject import Implementation, Refused
 from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import LawBroken
-
-
-@cache
-def law_named(name: str, of: str = DTILDE) -> Law:
-    """Return the law of this name, of D~ or of "fused" kernels. KeyError where there is none."""
-    return {law.name: law for law in laws(of)}[name]
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Counterexample:
             return False
         law, case = law_named(self.law, implementation.contract.of), self.read()
         subject = subject_of(implementation, self.dtype, self.device)
-        if forbidden(law, subject, case):
+        if law.why_not(subject, case):
             return False
         try:
             if not self.deadly:
@@ -55,16 +45,3 @@ class Counterexample:
         except Refused:
             return False
         return self.deadly
-
-
-def forbidden(law: Law, subject: Subject, case: Case) -> str | None:
-    """Return why the subject's contract does not let this law be tried on this case, or None."""
-    reason = law.not_applicable(subject)
-    if reason is not None:
-        return reason
-    if set(case) != set(law.parameters):
-        wanted = ", ".join(law.parameters)
-        return f"the case has {', '.join(case) or 'nothing'}; the law {law.name} takes {wanted}"
-    allowed = law.cases.inside or inside.any_shape
-    fitting = allowed(case, subject.domain)
-    return None if fitting else f"the contract of {subject.implementation.name} does not allow the case"

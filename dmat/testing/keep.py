@@ -14,27 +14,24 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import torch
 
 from dmat import __version__
 from dmat.strategies.recipe import Case
-from dmat.testing import explain
 from dmat.testing.casefile import FILE, TENSORS, CaseFile, FindingForm, as_plain, parts_of, text_of, told
-from dmat.testing.corpus import Corpus
 from dmat.testing.interpret import TRITON, asked
-from dmat.testing.journal import DidNotEnd, Journal
+from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
 from dmat.testing.near import near
 from dmat.testing.subject import Subject
-from dmat.testing.verdict import Finding, LawBroken
+from dmat.testing.verdict import Finding
 
 if TYPE_CHECKING:
     from dmat.testing.law import Law
@@ -43,49 +40,14 @@ PICTURE, REPRO, REPORT = "picture.png", "repro.py", "report.md"
 PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """What a run has at hand: its journal, cases to try first, a folder for what it finds; each or none."""
+class Watch(Protocol):
+    """What a run does around the calls of a kernel that the writing of a folder needs."""
 
-    journal: Journal | None = None
-    corpus: Corpus | None = None
-    folder: Path | None = None
-
-    def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
-        """Write the case down, if there is a journal, before it is tried. Raises DidNotEnd."""
-        return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
+    def trying(self, case: Case) -> AbstractContextManager[None]:
+        """Write the case down before it is tried. Raises DidNotEnd."""
 
     def at_ease(self) -> None:
         """Watch nothing for a while: what follows is not the kernel's."""
-        if self.journal is not None:
-            self.journal.at_ease()
-
-
-def told_and_kept(
-    law: Law, subject: Subject, failure: Failure, keeping: Keeping
-) -> tuple[LawBroken, Path | None]:
-    """Return the failure with its message, and the folder that it was kept in, if any."""
-    keeping.at_ease()
-    looks = [Look(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.again else None
-    looks += [further] if further is not None else []
-    if keeping.folder is None:
-        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=())), None
-    file = case_file(law, subject, failure)
-    home = keeping.folder / folder_name(file)
-    message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
-    try:
-        write(home, law, subject, failure, file, looks, message, keeping)
-    except OSError as error:  # no room, or no right to write: what was found is told all the same
-        unkept = f"not kept: {keeping.folder}: {error}"
-        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=[unkept])), None
-    return _told(failure, message), home
-
-
-def _told(failure: Failure, message: str) -> LawBroken:
-    told = LawBroken(failure.broken.finding)
-    told.args = (message,)
-    return told
 
 
 def next_steps(home: Path, file: CaseFile) -> list[str]:
@@ -163,7 +125,7 @@ def write(
     file: CaseFile,
     looks: Sequence[Look],
     message: str,
-    keeping: Keeping,
+    watch: Watch,
 ) -> None:
     """Write the folder whole, in the place of one of the same name."""
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -171,8 +133,8 @@ def write(
     try:
         write_case(beside, file, failure.case)
         extras = [
-            _or_why_not(lambda: _write_repro(beside, law, subject, failure, keeping), REPRO),
-            _or_why_not(lambda: _draw(looks, beside / PICTURE, keeping), PICTURE),
+            _or_why_not(lambda: _write_repro(beside, law, subject, failure, watch), REPRO),
+            _or_why_not(lambda: _draw(looks, beside / PICTURE, watch), PICTURE),
         ]
         (beside / REPORT).write_text(
             report(file, message, replay_command(home, file), [text for text in extras if text])
@@ -216,20 +178,20 @@ def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _draw(looks: Sequence[Look], file: Path, keeping: Keeping) -> None:
-    keeping.at_ease()
+def _draw(looks: Sequence[Look], file: Path, watch: Watch) -> None:
+    watch.at_ease()
     from dmat.testing.picture import draw
 
     draw(looks, file)
 
 
-def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, keeping: Keeping) -> None:
+def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, watch: Watch) -> None:
     from dmat.testing.repro import best_script, deadly_script
 
     where = subject.implementation.name, Path.cwd()
     if failure.ended == "broken":
         try:
-            with keeping.trying(failure.case):
+            with watch.trying(failure.case):
                 made = best_script(law, subject, failure.case, *where)
         except DidNotEnd:
             raise TimeoutError("tried again, the case did not end") from None

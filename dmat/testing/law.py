@@ -1,7 +1,7 @@
 """A law: one statement, the cases it is tried on, and what a contract must promise for it to apply.
 
-`@law(cases, order=..., needs=...)` turns a function (subject, **case) into a pytest test of one argument,
-the subject. How it is then tried: dmat/testing/running.py.
+`@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case), and leaves the function as
+it is. The pytest plugin makes the test of a Law; running.py says how that test tries it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
-from hypothesis import settings
-
+from dmat.strategies import inside
 from dmat.strategies.cases import Case, Cases
 from dmat.strategies.regime import length_class, regime
 from dmat.testing.contract import DTILDE
 from dmat.testing.subject import Subject
-
-if TYPE_CHECKING:
-    from dmat.testing.keep import Keeping
 
 Need = Callable[[Any], str | None]
 
@@ -55,6 +50,19 @@ class Law:
     def not_applicable(self, subject: Subject) -> str | None:
         """Return why the contract promises nothing here, or None."""
         return next((reason for need in self.needs if (reason := need(subject))), None)
+
+    def why_not(self, subject: Subject, case: Case) -> str | None:
+        """Return why the subject's contract does not let this law be tried on this case, or None."""
+        reason = self.not_applicable(subject)
+        if reason is not None:
+            return reason
+        if set(case) != set(self.parameters):
+            wanted = ", ".join(self.parameters)
+            return f"the case has {', '.join(case) or 'nothing'}; the law {self.name} takes {wanted}"
+        allowed = self.cases.inside or inside.any_shape
+        fitting = allowed(case, subject.domain)
+        name = subject.implementation.name
+        return None if fitting else f"the contract of {name} does not allow the case"
 
 
 @dataclass
@@ -108,34 +116,15 @@ def law(
     most: int | None = None,
     of: str = DTILDE,
 ) -> Callable[..., Any]:
-    """Make a law of a function (subject, **case) whose docstring's first line states it."""
+    """Make a Law of a function (subject, **case) whose docstring's first line states it.
+
+    The function stays as it is; the Law is its attribute `law`.
+    """
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
         statement = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         name = check.__name__.removeprefix("test_law_")
-        entry = Law(name, statement, check, cases, order, needs, most, of)
-
-        def test(subject: Subject, dmat_keeping: Keeping, request: pytest.FixtureRequest) -> None:
-            from dmat.testing.running import run_law
-
-            record = Record(name, subject.implementation.name, subject.dtype, subject.device)
-            record.part = subject.part
-            try:
-                examples = request.config.getoption("--dmat-examples")
-                profile = settings() if examples is None else settings(max_examples=examples)
-                run_law(entry, subject, record, request.node.nodeid, profile, dmat_keeping)
-            finally:
-                record.seconds = round(time.perf_counter() - record._started, 3)
-                record.worst = subject.worst
-                request.node.user_properties.append(("dmat", record.as_dict()))
-
-        test.__name__, test.__doc__, test.__module__ = (
-            check.__name__,
-            check.__doc__,
-            check.__module__,
-        )
-        test.__qualname__ = check.__qualname__
-        test.__dict__["law"] = entry
-        return pytest.mark.dmat_law(test)
+        check.__dict__["law"] = Law(name, statement, check, cases, order, needs, most, of)
+        return check
 
     return make

@@ -7,14 +7,15 @@ from typing import Any
 
 from dmat.strategies.recipe import shown
 from dmat.testing.casefile import case_of, encoded
-from dmat.testing.counterexample import law_named
 from dmat.testing.explain import building
 from dmat.testing.journal import SLOW, Entry, note_fate
-from dmat.testing.keep import Keeping, case_file, folder_name, next_steps, write
+from dmat.testing.keep import case_file, folder_name, next_steps, write
 from dmat.testing.law import Record
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
+from dmat.testing.registry import law_named
 from dmat.testing.select import implementation_named
+from dmat.testing.session import Keeping
 from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import Finding, LawBroken
 

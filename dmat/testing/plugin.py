@@ -6,7 +6,9 @@ before a law is collected. What stands here would, in the root conftest, be miss
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import json
 import shutil
 import tempfile
@@ -91,7 +93,7 @@ def _journals(config: pytest.Config) -> Path:
 def _keeping(config: pytest.Config) -> Any:
     """Return the journal of this process, the corpus, and where counterexamples go; made once."""
     from dmat.testing.journal import Journal, first_to_go
-    from dmat.testing.keep import Keeping
+    from dmat.testing.session import Keeping
 
     if KEEPING not in config.stash:
         start = config.invocation_params.dir
@@ -128,6 +130,29 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
     return pytest.Module.from_parent(parent, path=file_path)
 
 
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Any:
+    """Make the test of a Law, in the place of the function that states it."""
+    entry = vars(obj).get("law") if inspect.isfunction(obj) else None
+    if entry is None or getattr(entry, "check", None) is not obj:
+        return None
+    test = _test_of(entry)
+    setattr(collector.obj, name, test)  # type: ignore[attr-defined]  # where pytest looks it up by its name
+    return collector.ihook.pytest_pycollect_makeitem(collector=collector, name=name, obj=test)
+
+
+def _test_of(entry: Any) -> Any:
+    """Return the test of a law. It bears the name, docstring, marks and `law` of the law's function."""
+
+    def test(subject: Any, dmat_keeping: Any, request: pytest.FixtureRequest) -> None:
+        from dmat.testing.running import run_test
+
+        run_test(entry, subject, dmat_keeping, request)
+
+    functools.update_wrapper(test, entry.check)
+    del test.__wrapped__  # type: ignore[attr-defined]  # pytest would take the arguments of the law
+    return pytest.mark.dmat_law(test)
+
+
 def _selection(config: pytest.Config) -> list[Any]:
     """Return the subjects that the options name, loaded once."""
     from dmat.testing.cannot import CannotRun
@@ -157,7 +182,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if file and KEEPING in session.config.stash:  # else the reason stands there why nothing is tried
         from dmat.testing.contract import DTILDE, FUSED
         from dmat.testing.plan import Plan
-        from dmat.testing.report import laws
+        from dmat.testing.registry import laws
         from dmat.testing.select import planned
 
         chosen = _selection(session.config)

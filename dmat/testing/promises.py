@@ -10,9 +10,9 @@ from typing import Any
 from dmat.strategies.cases import COTANGENTS, Case, Cases
 from dmat.strategies.domain import Domain
 from dmat.testing.contract import DTYPES, SPECIAL_VALUES, Contract
-from dmat.testing.counterexample import law_named
 from dmat.testing.grade import GATES, SCOPES, telling
 from dmat.testing.law import Law
+from dmat.testing.registry import law_named
 
 Terms = dict[str, Any]  # a promise: one of its options
 

@@ -22,13 +22,14 @@ from hypothesis import Phase, settings
 from dmat.testing.casefile import encoded
 from dmat.testing.child import Died, OutOfTime, Tell, apart
 from dmat.testing.contract import DEVICES, DTYPES, Contract
-from dmat.testing.counterexample import Counterexample, forbidden, law_named
+from dmat.testing.counterexample import Counterexample
 from dmat.testing.law import Law, Record
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.promises import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.promises import FusedPromises
-from dmat.testing.report import Report, laws
+from dmat.testing.registry import law_named, laws
+from dmat.testing.report import Report
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.subjects import subject_of
@@ -211,7 +212,7 @@ class Relaxation:
             return None
         except LawBroken:
             found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
-            if forbidden(law_named(law.name, subject.contract.of), subject, found.read()):
+            if law_named(law.name, subject.contract.of).why_not(subject, found.read()):
                 return None  # drawn, and yet beyond the contract: nothing follows from it
             self.tell(("broke", found))
             return found

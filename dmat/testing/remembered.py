@@ -16,7 +16,6 @@ from hypothesis.database import ExampleDatabase
 from dmat.strategies.recipe import Case
 from dmat.testing.asked import DEVICES
 from dmat.testing.casefile import LARGEST_FILE, CaseError, Parts, case_of, encoded
-from dmat.testing.counterexample import forbidden
 from dmat.testing.law import Law
 from dmat.testing.subject import Subject
 
@@ -62,7 +61,7 @@ def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> li
         where = key(entry.name, subject.implementation.name, subject.dtype, device)
         for value in sorted(set(database.fetch(where)), key=lambda value: (len(value), value)):
             case = _read(value)
-            if case is not None and forbidden(entry, subject, case) is None:
+            if case is not None and entry.why_not(subject, case) is None:
                 found.setdefault(encoded(case), case)
     return list(found.values())
 

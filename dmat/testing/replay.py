@@ -141,7 +141,7 @@ def tried(
 
     before: called before each try.
     """
-    from dmat.testing.counterexample import forbidden, law_named
+    from dmat.testing.registry import law_named
     from dmat.testing.subject import Refused
     from dmat.testing.subjects import subject_of
     from dmat.testing.verdict import LawBroken
@@ -161,7 +161,7 @@ def tried(
     case = in_dtype(case, subject.domain.dtype)
     until = time.monotonic() + SECONDS_OF_TRIES
     try:
-        reason = forbidden(entry, subject, case)
+        reason = entry.why_not(subject, case)
         for number in range(TRIES if reason is None else 0):
             if number < LEAST_TRIES or time.monotonic() < until:
                 before()

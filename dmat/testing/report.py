@@ -6,12 +6,11 @@ and held. "broken": a law does not hold. "error": some law that the contract imp
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,25 +20,9 @@ from dmat.testing.interpret import caveat
 from dmat.testing.near import near
 from dmat.testing.plan import Plan, subject_ids
 
-if TYPE_CHECKING:
-    from dmat.testing.law import Law
-
 Record = dict[str, Any]
-DTILDE = "D~"  # dmat.testing.contract's, which loads torch
 OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
 NOT_REACHED = "not reached: the run stopped before it was done"
-
-
-def laws(of: str = DTILDE) -> list[Law]:
-    """Return every law of D~, or of "fused" kernels: family by family, each in the order of its file."""
-    from dmat.properties import FAMILIES, FUSED_FAMILIES
-    from dmat.testing.law import Law
-
-    found = []
-    for family in FAMILIES if of == DTILDE else FUSED_FAMILIES:
-        module = importlib.import_module(f"dmat.properties.test_law_{family}")
-        found += [x.law for x in vars(module).values() if isinstance(getattr(x, "law", None), Law)]
-    return found
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _in_a_child(
     warm: bool,
     tell: Callable[[Any], None],
 ) -> Repro | None:
-    from dmat.testing.counterexample import law_named
+    from dmat.testing.registry import law_named
 
     target, contract, dtype, device = place
     recorded = Transcript()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
@@ -16,10 +17,10 @@ from dmat.testing.casefile import encoded
 from dmat.testing.corpus import Corpus
 from dmat.testing.interpret import spread
 from dmat.testing.journal import SLOW, DidNotEnd, Entry, Journal
-from dmat.testing.keep import Keeping, told_and_kept
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure, attempted, minimal
 from dmat.testing.remembered import forget, recall, remember
+from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import Finding, LawBroken
 
@@ -33,6 +34,20 @@ class Failed(LawBroken):
         """Keep the failure."""
         super().__init__(failure.broken.finding)
         self.failure = failure
+
+
+def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.FixtureRequest) -> None:
+    """Try a law as a test of pytest, and leave its record in the test's user_properties."""
+    record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
+    record.part = subject.part
+    try:
+        examples = request.config.getoption("--dmat-examples")
+        profile = settings() if examples is None else settings(max_examples=examples)
+        run_law(entry, subject, record, request.node.nodeid, profile, keeping)
+    finally:
+        record.seconds = round(time.perf_counter() - record._started, 3)
+        record.worst = subject.worst
+        request.node.user_properties.append(("dmat", record.as_dict()))
 
 
 def run_law(
@@ -94,10 +109,8 @@ def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keep
     listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
     if listed is None:
         return
-    from dmat.testing.counterexample import forbidden
-
     known, witness = listed.known, listed.witness.case
-    reason = forbidden(entry, subject, witness)
+    reason = entry.why_not(subject, witness)
     try:
         if reason is None:
             with keeping.trying(witness):

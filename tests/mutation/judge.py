@@ -23,7 +23,7 @@ import torch._inductor.config as inductor
 from hypothesis import Phase, settings
 
 from dmat.testing.law import Law, Record
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.running import search
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken

@@ -21,7 +21,7 @@ from dmat.strategies.cases import Case
 from dmat.testing.builtin import BUILTIN
 from dmat.testing.contract import DTYPES
 from dmat.testing.law import Law
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken
 

@@ -14,7 +14,7 @@ import time
 import torch
 
 from dmat.testing.law import Law
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Subject
 from dmat.testing.subjects import subject_of
 

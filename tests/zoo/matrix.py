@@ -13,7 +13,7 @@ import torch
 from hypothesis import Phase, settings
 
 from dmat.testing.law import Law
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.subject import Subject
 
 from .mutants import MUTANTS, Mutant

@@ -13,7 +13,7 @@ from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing import minimal
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law import Law
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 from dmat.testing.subject import Subject
 
 from .fused_mutants import FUSED_MUTANTS, FusedMutant

@@ -17,16 +17,17 @@ from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case, shown
 from dmat.strategies.regime import length_class, regime
 from dmat.testing.casefile import FILE, encoded, text_of
-from dmat.testing.counterexample import law_named
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.schedule import DEAR
 from dmat.testing.fuzzing.told import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.journal import DidNotEnd
-from dmat.testing.keep import Keeping, case_file, told_and_kept
+from dmat.testing.keep import case_file
 from dmat.testing.minimal import Failure
+from dmat.testing.registry import law_named
 from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.running import smallest, without_end
+from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Refused, Subject
 from dmat.testing.verdict import LawBroken
 

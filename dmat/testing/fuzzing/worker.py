@@ -20,7 +20,7 @@ from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, 
 
 if TYPE_CHECKING:
     from dmat.testing.fuzzing.turn import Going
-    from dmat.testing.keep import Keeping
+    from dmat.testing.session import Keeping
     from dmat.testing.subject import Subject
 
 COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"
@@ -54,7 +54,7 @@ def start(setup: Setup) -> None:
 
     from dmat.testing.fuzzing.profile import fuzzing
     from dmat.testing.journal import Journal, first_to_go
-    from dmat.testing.keep import Keeping
+    from dmat.testing.session import Keeping
 
     torch.set_num_threads(1)
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
@@ -116,7 +116,7 @@ def lay_out(
     from dmat.testing.corpus import current, require_there
     from dmat.testing.fuzzing.profile import require_fuzzing
     from dmat.testing.keep import machine, versions
-    from dmat.testing.report import laws
+    from dmat.testing.registry import laws
     from dmat.testing.select import select
     from dmat.testing.subjects import subject_of
 
@@ -162,8 +162,8 @@ def _subject(cell: Cell) -> Subject:
 
 def take(turn: Turn) -> Done:
     """Take a turn. What kills this process, or does not end, is in its journal."""
-    from dmat.testing.counterexample import law_named
     from dmat.testing.journal import Entry
+    from dmat.testing.registry import law_named
     from dmat.testing.running import leave_a_failed_device
 
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
@@ -232,8 +232,8 @@ def _memory(device: str) -> int:
 def once_more(turn: Turn) -> None:
     """Try what a turn whose process is gone was trying; it may end this process too."""
     from dmat.testing.casefile import case_of
-    from dmat.testing.counterexample import law_named
     from dmat.testing.journal import left_behind
+    from dmat.testing.registry import law_named
     from dmat.testing.verdict import LawBroken
 
     entry = left_behind(Path(_this[0].setup.journals), turn.name)
@@ -283,8 +283,8 @@ def settle(folder: str, turn: Turn) -> Found | None:
     folder: of the case. turn: none that was taken, but of its cell.
     """
     from dmat.testing.casefile import FILE, CaseError, case_of, read
-    from dmat.testing.counterexample import law_named
     from dmat.testing.minimal import Failure, attempted
+    from dmat.testing.registry import law_named
     from dmat.testing.verdict import Finding, LawBroken
 
     try:
@@ -312,8 +312,8 @@ def settle(folder: str, turn: Turn) -> Found | None:
 def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     """Return the number of the cause that explains a failure after all: both were found at the same time."""
     from dmat.testing.casefile import decoded
-    from dmat.testing.counterexample import law_named
     from dmat.testing.fuzzing.causes import alike, explains, one_cause
+    from dmat.testing.registry import law_named
 
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law, subject.contract.of), decoded(found.recipe)

@@ -14,11 +14,11 @@ from dmat.strategies.domain import Domain
 from dmat.strategies.probe_cases import PROBED
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.testing.contract import Contract
-from dmat.testing.counterexample import law_named
 from dmat.testing.law import Law
 from dmat.testing.promises import Promises, Terms, fields_written
 from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.grade import SCOPES, telling
+from dmat.testing.registry import law_named
 
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 # First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.

@@ -1,0 +1,25 @@
+"""Every law there is, by kind and by name."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+from dmat.properties import FAMILIES, FUSED_FAMILIES
+from dmat.testing.contract import DTILDE
+from dmat.testing.law import Law
+
+
+def laws(of: str = DTILDE) -> list[Law]:
+    """Return every law of D~, or of "fused" kernels: family by family, each in the order of its file."""
+    found = []
+    for family in FAMILIES if of == DTILDE else FUSED_FAMILIES:
+        module = importlib.import_module(f"dmat.properties.test_law_{family}")
+        found += [x.law for x in vars(module).values() if isinstance(getattr(x, "law", None), Law)]
+    return found
+
+
+@cache
+def law_named(name: str, of: str = DTILDE) -> Law:
+    """Return the law of this name, of D~ or of "fused" kernels. KeyError where there is none."""
+    return {law.name: law for law in laws(of)}[name]
