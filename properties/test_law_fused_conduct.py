@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import PROBED, RIVALS
 from dmat.testing.contract import FUSED
@@ -20,7 +20,7 @@ def outcome(
     subject: FusedSubject, gates: Gates, probe: Probe, filler: float = float("nan")
 ) -> FusedGradients:
     """Call, and pull back where there are gradients."""
-    needed = ("q", "k", "v", "i", "g") if subject.fused.gradient != "none" else ()
+    needed = ("q", "k", "v", "i", "g") if subject.fused.has_gradients else ()
     return subject.pull_of(subject.inputs(gates, probe, filler), probe, needed)
 
 
@@ -42,7 +42,7 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe)
     """
     inputs = subject.inputs(gates, probe)
     before = {name: subject.read(x) for name, x in inputs.named.items()}
-    needed = ("q", "k", "v", "i", "g") if subject.fused.gradient != "none" else ()
+    needed = ("q", "k", "v", "i", "g") if subject.fused.has_gradients else ()
     subject.pull_of(inputs, probe, needed)
     for name, x in inputs.named.items():
         note = "the input after the call, against before"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED

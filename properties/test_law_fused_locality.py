@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import PLACES, RIVALS
 from dmat.testing.contract import FUSED
@@ -92,7 +92,7 @@ def _with_gate(subject: FusedSubject, inputs: Inputs, head: tuple[int, int], t: 
     inputs.g[(*head, t)] = value
 
 
-@law(PLACES, order=32, of=FUSED, needs=(needs.gate, needs.nan))
+@law(PLACES, order=32, of=FUSED, needs=(needs.gate, needs.special_value("nan")))
 def test_law_nan_containment(
     subject: FusedSubject, gates: Gates, probe: Probe, head: tuple[int, int], t: int
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
 from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED, sequence_ends
 from dmat.testing.contract import FUSED
@@ -72,7 +72,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
         subject.observe(require_within(subject.read(output), part.noted(note)))
-    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+    if needs.one_law_serves(subject, probe) and subject.fused.has_gradients:
         note = f"of the call that was given the state of the times before {cut}"
         gradients = subject.pull_going_on(inputs, probe, cut)
         _require_gradients(gradients, subject, cut, note)
@@ -93,6 +93,6 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
     subject.observe(require_within(subject.read(output), subject.expected_of(seen, note)))
-    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+    if needs.one_law_serves(subject, probe) and subject.fused.has_gradients:
         gradients = subject.pull_packed(inputs, probe, seen, ends)
         _require_gradients(gradients, subject, 0, note)

@@ -15,7 +15,7 @@ from dmat.testing.verdict import require_within
 
 def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> None:
     """Require D~ and, where the contract has them, its gradients within their bounds."""
-    differentiable = transformed.contract.differentiable
+    differentiable = transformed.contract.has_gradients
     gradients = transformed.gradients(gates, cotangent) if differentiable else None
     run = transformed.forward(gates) if gradients is None else gradients.run
     require_within(run.dtilde, transformed.expected_dtilde(run))
@@ -61,7 +61,7 @@ def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
             ]
             run = Run(seen[0], seen[1], output[n], subject.read)
             require_within(run.dtilde, subject.expected_dtilde(run))
-            if subject.contract.differentiable:
+            if subject.contract.has_gradients:
                 subject.require_gradients(Gradients(run, subject.read(G), (di[n], df[n])))
 
 

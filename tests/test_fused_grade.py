@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmat.testing import fused
-from dmat.testing.readout.contract import FusedContract
+from dmat.testing.contract import FusedContract
 from dmat.testing.readout.grade import grade_fused
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.subject import Implementation

@@ -57,7 +57,9 @@ def few_laws(monkeypatch: pytest.MonkeyPatch) -> None:
 def found(kernel: Dtilde, *dtypes: str, **kept: object) -> Contract | None:
     """Return the contract found for a kernel that promises no more than `kept`."""
     implementation = Implementation(kernel.__name__, kernel, Contract(**kept))  # type: ignore[arg-type]
-    return nearest_contract(implementation, [(dtype, "cpu") for dtype in dtypes or ("float32",)])
+    contract = nearest_contract(implementation, [(dtype, "cpu") for dtype in dtypes or ("float32",)])
+    assert contract is None or isinstance(contract, Contract)
+    return contract
 
 
 NO_ACCURACY = {"transforms", "peak_memory"}  # claims beyond the strictest default
@@ -82,6 +84,7 @@ EXACTLY: dict[str, dict[str, object]] = {
 def test_a_stripped_style_gets_its_contract(name: str) -> None:
     """A right kernel without its contract gets one of no wider scope, and where it is known, just its own."""
     own = contract_of(STYLES[name])
+    assert isinstance(own, Contract)
     contract = found(STYLES[name], PRIMARY.get(name, "float32"), gate_layout=own.gate_layout)
     assert contract is not None
     scopes = promises.OPTIONS["error_scope"]

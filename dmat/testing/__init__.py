@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Contract": "dmat.testing.contract",
+    "FusedContract": "dmat.testing.contract",
     "LawBroken": "dmat.testing.verdict",
     "from_segment_sum": "dmat.testing.reading",
     "fused": "dmat.testing.readout",
@@ -18,12 +19,12 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from dmat.testing.contract import Contract, implementation
+    from dmat.testing.contract import Contract, FusedContract, implementation
     from dmat.testing.reading import from_segment_sum
     from dmat.testing.readout import fused
     from dmat.testing.verdict import LawBroken
 
-__all__ = ["Contract", "LawBroken", "from_segment_sum", "fused", "implementation"]
+__all__ = ["Contract", "FusedContract", "LawBroken", "from_segment_sum", "fused", "implementation"]
 
 
 def __getattr__(name: str) -> object:

@@ -89,7 +89,7 @@ def same_bits(subject: Subject, case: Case, part: Part) -> dict[str, bool]:
 
 def _results(subject: Subject, *inputs: Tensor) -> Results:
     igate, fgate, G = (x.contiguous().to(subject.device) for x in inputs)
-    if not subject.contract.differentiable:
+    if not subject.contract.has_gradients:
         return {"forward": (subject.forward_of(igate, fgate).dtilde,)}
     gradients = subject.gradients_of(igate, fgate, G)
     return {"forward": (gradients.run.dtilde,), "gradients": (gradients.di, gradients.df)}

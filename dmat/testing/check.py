@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from dmat.testing.asked import require_known
 from dmat.testing.cannot import CannotRun
+from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.interpret import EXAMPLES as INTERPRETED
 from dmat.testing.interpret import asked, told
 from dmat.testing.plan import Plan, Planned
 from dmat.testing.report import Report, gather
 
-FUSED = "fused"  # dmat.testing.contract's, which loads torch
 EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
 
 

@@ -25,7 +25,7 @@ SLEEP = 50_000_000  # clock cycles, some 30 ms: what runs on another stream runs
 
 def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Return D~, and where the contract has them di and df, without looking at one value."""
-    leaves = tuple(gate.detach().requires_grad_(subject.contract.differentiable) for gate in gates)
+    leaves = tuple(gate.detach().requires_grad_(subject.contract.has_gradients) for gate in gates)
     subject.recorder.leaves(gates, leaves)
     subject.recorder.inputs(G=G)
     output = subject.call(leaves[0], leaves[1])

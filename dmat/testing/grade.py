@@ -33,14 +33,14 @@ from dmat.testing.bounds import (
     igate_gradient_bound,
 )
 from dmat.testing.child import Tell
+from dmat.testing.contract import Contract, relaxations
 from dmat.testing.exact import FINITE, Backward, Forward
 from dmat.testing.subject import DETACHED, Gradients, Run, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 
 EXAMPLES = 150  # random cases a dtype, after some 120 of the ladder
-CHUNKS = (16, 32, 64, 128)
-SCOPES: tuple[str | int, ...] = ("window", *CHUNKS, "prefix", "sequence")
-GATES = ("relative", "absolute")
+SCOPES = relaxations(Contract, "error_scope")
+GATES = relaxations(Contract, "gates")
 QUANTITIES = ("forward", "gradients")
 
 
@@ -195,7 +195,7 @@ def judge_gradients(subject: Subject, gradients: Gradients) -> Judge:
 def judges(subject: Subject, case: Case) -> dict[str, Judge]:
     """Call the implementation once, and return the judges of what it gave."""
     gates, cotangent = case["gates"], case["cotangent"]
-    if not subject.contract.differentiable:
+    if not subject.contract.has_gradients:
         return {"forward": _forward_alone(subject, case)}
     try:
         gradients = subject.gradients(gates, cotangent)
@@ -317,7 +317,7 @@ def grade(subject: Subject, examples: int, tell: Tell) -> Grade:
     started = time.perf_counter()
     result = Grade(subject.dtype, subject.device, reason=subject.uncallable or "")
     if not result.reason:
-        for quantity in QUANTITIES if subject.contract.differentiable else QUANTITIES[:1]:
+        for quantity in QUANTITIES if subject.contract.has_gradients else QUANTITIES[:1]:
             standing = dict.fromkeys(classes(subject.dtype, quantity))
             result.ledgers[quantity] = Ledger(standing)
         _try_all(result, subject, examples, tell)

@@ -243,7 +243,7 @@ def _rank(item: pytest.Item) -> tuple[int, int, int]:
     if entry is None:
         return (0, 0, 0)
     _, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
-    from dmat.testing.asked import DTYPES
+    from dmat.testing.contract.names import DTYPES
 
     return (0, DTYPES.index(dtype), entry.order) if part == "ladder" else (1, entry.order, 0)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from dmat.strategies.cases import COTANGENTS, Case, Cases
 from dmat.strategies.domain import Domain
-from dmat.testing.contract import DTYPES, SPECIAL_VALUES, Contract
-from dmat.testing.grade import GATES, SCOPES, telling
+from dmat.testing.contract import DTYPES, SPECIAL_VALUES, AnyContract, Contract
+from dmat.testing.contract.fields import MASKED_COTANGENTS
+from dmat.testing.contract.rows import Promised, rows
+from dmat.testing.grade import telling
 from dmat.testing.law import Law
 from dmat.testing.registry import law_named
 
@@ -42,10 +44,10 @@ class Promises(ABC):
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
 
     @abstractmethod
-    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+    def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
         """Return the contract of these terms; fields that are none of the options stay as they are fixed."""
 
-    def variants(self, plain: Contract) -> list[Contract]:
+    def variants(self, plain: AnyContract) -> list[AnyContract]:
         """Return contracts of which none is wider than another; each is tried."""
         return [plain]
 
@@ -54,23 +56,24 @@ class Promises(ABC):
         """Return laws with a ladder that tells error scopes apart: none should stand by chance."""
 
     @abstractmethod
-    def written(self, contract: Contract) -> str:
+    def written(self, contract: AnyContract) -> str:
         """Return a contract as Python, to be pasted."""
 
 
 class DtildePromises(Promises):
     """Those of D~: a bare function has made none of them."""
 
-    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+    def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
         """Return the contract of these terms."""
         narrowed = {d: terms[d] for d in DTYPES if d in terms and terms[d] != self.strictest[d]}
         plain = {name: terms[name] for name in self.options if name not in (*DTYPES, *SPECIAL_VALUES)}
         special = tuple(name for name in SPECIAL_VALUES if terms[name])
         return replace(fixed, accumulates_in=narrowed or None, special_values=special, **plain)
 
-    def variants(self, plain: Contract) -> list[Contract]:
+    def variants(self, plain: AnyContract) -> list[AnyContract]:
         """Return both ways in which a cotangent above the diagonal may be taken."""
-        return [replace(plain, masked_cotangent=masked) for masked in ("ignored", "summed")]
+        assert isinstance(plain, Contract)
+        return [replace(plain, masked_cotangent=masked) for masked in MASKED_COTANGENTS]
 
     def tellers(self) -> list[Law]:
         """Return the laws of values and of gradients."""
@@ -78,26 +81,25 @@ class DtildePromises(Promises):
         names = ("values", "input_gradient", "forget_gradient")
         return [replace(law_named(name), cases=cases) for name in names]
 
-    def written(self, contract: Contract) -> str:
+    def written(self, contract: AnyContract) -> str:
         """Return the decorator to paste above a kernel."""
         return f"@dmat.testing.implementation({fields_written(contract.stated())})"
 
 
-OPTIONS: dict[str, tuple[Any, ...]] = {
-    "error_scope": SCOPES,
-    "gates": GATES,
-    "float64": ("float64", "float32"),
-    "bfloat16": ("float32", "bfloat16"),
-    "float16": ("float32", "float16"),
-    "-inf": (True, False),
-    "zero_length": (True, False),
-    "+inf": (True, False),
-    "nan": (True, False),
-    "exact_sums": (True, False),
-    "second_order": (True, False),
-    "forward_mode": (True, False),
-    "deterministic": (True, False),
-}
+def options(kind: type[Promised], *dearest: str) -> dict[str, tuple[Any, ...]]:
+    """Return what each row of this kind may give up: these first, then the others as they stand."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, row in rows(kind).items():
+        if row.relaxations:
+            found |= row.relaxations if isinstance(row.relaxations, Mapping) else {name: row.relaxations}
+    return {name: found[name] for name in (*dearest, *found)}
+
+
+OPTIONS = options(
+    Contract,
+    *("error_scope", "gates", "float64", "bfloat16", "float16", "-inf", "zero_length", "+inf", "nan"),
+    *("exact_sums", "second_order", "forward_mode", "deterministic"),
+)
 
 
 def _telling(domain: Domain) -> Iterator[Case]:

@@ -21,12 +21,11 @@ from hypothesis import Phase, settings
 
 from dmat.testing.casefile import encoded
 from dmat.testing.child import Died, OutOfTime, Tell, apart
-from dmat.testing.contract import DEVICES, DTYPES, Contract
+from dmat.testing.contract import DEVICES, DTYPES, AnyContract, Contract, FusedContract
 from dmat.testing.counterexample import Counterexample
 from dmat.testing.law import Law, Record
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.promises import OPTIONS, DtildePromises, Promises, Terms
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.promises import FusedPromises
 from dmat.testing.registry import law_named, laws
 from dmat.testing.report import Report
@@ -40,7 +39,7 @@ SECONDS = 120.0
 EXAMPLES = 15  # random cases a law and dtype, after its ladder; what the check has tried is not tried again
 
 
-def promises_of(contract: Contract) -> Promises:
+def promises_of(contract: AnyContract) -> Promises:
     """Return what this contract may give up."""
     if isinstance(contract, FusedContract):
         return FusedPromises.of(contract)
@@ -55,19 +54,20 @@ class Trial:
     place: Place
     part: str
     terms: tuple[tuple[str, Any], ...]
-    fixed: Contract
+    fixed: AnyContract
 
     def same(self, other: Trial) -> bool:
         """Whether the other is of the same part of the same law in the same place."""
         return (self.law, self.place, self.part) == (other.law, other.place, other.part)
 
-    def covers(self, terms: Terms, fixed: Contract, promises: Promises) -> bool:
+    def covers(self, terms: Terms, fixed: AnyContract, promises: Promises) -> bool:
         """Whether it holds as well under terms no stricter, whatever the other dtypes.
 
         What calls no backward does not know of masked cotangents.
         """
         same = replace(self.fixed, dtypes=fixed.dtypes)
-        if "cotangent" not in inspect.signature(law_named(self.law, fixed.of).check).parameters:
+        backward = "cotangent" in inspect.signature(law_named(self.law, fixed.of).check).parameters
+        if isinstance(same, Contract) and isinstance(fixed, Contract) and not backward:
             same = replace(same, masked_cotangent=fixed.masked_cotangent)
         return same == fixed and promises.no_stricter(terms, dict(self.terms))
 
@@ -87,15 +87,15 @@ class Relaxation:
     known: list[Counterexample]
     held: list[Trial]
     tell: Tell
-    felled: list[tuple[Terms, Contract]] = field(default_factory=list)
-    let_pass: dict[Counterexample, list[tuple[Terms, Contract]]] = field(default_factory=dict)
+    felled: list[tuple[Terms, AnyContract]] = field(default_factory=list)
+    let_pass: dict[Counterexample, list[tuple[Terms, AnyContract]]] = field(default_factory=dict)
 
     @cached_property
     def promises(self) -> Promises:
         """What may be given up."""
         return promises_of(self.implementation.contract)
 
-    def nearest(self) -> Contract | None:
+    def nearest(self) -> AnyContract | None:
         """Return the contract found, or None where even the widest is broken in every dtype."""
         while True:
             start = self._widest()
@@ -108,7 +108,7 @@ class Relaxation:
             self.known.insert(0, found)
             self.felled.append((terms, start))
 
-    def _widest(self) -> Contract | None:
+    def _widest(self) -> AnyContract | None:
         """Return the widest contract that stands: of several, that of more dtypes."""
         variants = self.promises.variants(self._answering())
         stand = [(variant, self._standing_dtypes(variant)) for variant in variants]
@@ -117,7 +117,7 @@ class Relaxation:
             return None
         return replace(widest, dtypes=dtypes)
 
-    def _answering(self) -> Contract:
+    def _answering(self) -> AnyContract:
         """Return the contract for the lengths, dtypes and devices in which it answers, or was not asked."""
         contract, answered = self.implementation.contract, self.answered
         mute = {x for place in self.asked for x in place} - {x for place in answered.places for x in place}
@@ -130,7 +130,7 @@ class Relaxation:
             devices=tuple(devices) if mute & set(DEVICES) else contract.devices,
         )
 
-    def _standing_dtypes(self, fixed: Contract) -> tuple[str, ...]:
+    def _standing_dtypes(self, fixed: AnyContract) -> tuple[str, ...]:
         left = list(fixed.dtypes)
         while left:
             breaking = self._refuting(self.promises.widest, replace(fixed, dtypes=tuple(left)))
@@ -139,7 +139,7 @@ class Relaxation:
             left.remove(breaking.dtype)
         return tuple(left)
 
-    def _refuting(self, terms: Terms, fixed: Contract) -> Counterexample | None:
+    def _refuting(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
         """Return a known case that breaks these terms, or None; what broke last is tried first."""
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         for number, case in enumerate(self.known):
@@ -155,7 +155,7 @@ class Relaxation:
             passed.append((terms, fixed))
         return None
 
-    def _tightened(self, fixed: Contract) -> Terms:
+    def _tightened(self, fixed: AnyContract) -> Terms:
         """Return the terms, each in its turn as strict as the known cases allow."""
         terms = self.promises.widest
         for name, options in self.promises.options.items():
@@ -166,12 +166,12 @@ class Relaxation:
                     break
         return terms
 
-    def _fell(self, terms: Terms, fixed: Contract) -> bool:
+    def _fell(self, terms: Terms, fixed: AnyContract) -> bool:
         return any(
             other == fixed and self.promises.no_stricter(fallen, terms) for fallen, other in self.felled
         )
 
-    def _broken(self, terms: Terms, fixed: Contract) -> Counterexample | None:
+    def _broken(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
         """Try all laws, ladders first, and those that broke before first; return what breaks one."""
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         breaking = {case.law for case in self.known}
@@ -184,11 +184,11 @@ class Relaxation:
                         return found
         return None
 
-    def _places(self, contract: Contract) -> list[Place]:
+    def _places(self, contract: AnyContract) -> list[Place]:
         return [place for place in self.answered.places if place[0] in contract.dtypes]
 
     def _part_broken(
-        self, law: Law, subject: Subject, part: str, terms: Terms, fixed: Contract
+        self, law: Law, subject: Subject, part: str, terms: Terms, fixed: AnyContract
     ) -> Counterexample | None:
         """Try one part of a law, unless it is known to hold; note that it does."""
         trial = Trial(law.name, (subject.dtype, subject.device), part, tuple(terms.items()), fixed)
@@ -297,7 +297,7 @@ def nearest_contract(
     held: Iterable[tuple[str, Place]] = (),
     deadly: Iterable[Probe] = (),
     tell: Callable[[Any], None] = lambda told: None,
-) -> Contract | None:
+) -> AnyContract | None:
     """Return the contract nearest to the strictest under which all laws hold, or None.
 
     known: cases that break laws. held: the laws, each in a place, that hold under the strictest contract.
@@ -315,7 +315,7 @@ def nearest_contract(
     return Relaxation(implementation, places, answered, list(known), trials, tell).nearest()
 
 
-def _outcome(contract: Contract | None, places: list[Place], promises: Promises) -> dict[str, Any]:
+def _outcome(contract: AnyContract | None, places: list[Place], promises: Promises) -> dict[str, Any]:
     if contract is None:
         return {"outcome": "none", "contract": None, "decorator": None, "wrong_in": []}
     return {

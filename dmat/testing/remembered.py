@@ -14,8 +14,8 @@ import msgspec
 from hypothesis.database import ExampleDatabase
 
 from dmat.strategies.recipe import Case
-from dmat.testing.asked import DEVICES
 from dmat.testing.casefile import LARGEST_FILE, CaseError, Parts, case_of, encoded
+from dmat.testing.contract.names import DEVICES
 from dmat.testing.law import Law
 from dmat.testing.subject import Subject
 

@@ -136,8 +136,8 @@ def deadly_script(
 
 def _stand_in(subject: Subject) -> Callable[..., Any]:
     """Return D~ itself, or of a fused kernel zeros that hang on all inputs: laws compare at the end."""
-    layout = subject.contract.gate_layout
     if not isinstance(subject, FusedSubject):
+        layout = subject.contract.gate_layout
         return lambda i, f: dtilde(unarranged(i, layout), unarranged(f, layout))
     contract, dtype = subject.fused, getattr(torch, subject.fused.returns(subject.dtype))
 

@@ -88,12 +88,12 @@ class ScriptRecorder(Recorder):
         write, names = self._script.write, [self._script.fresh(name) for name in INPUTS.values()]
         for name, x in zip(names, inputs, strict=True):
             write(f"{name} = at_the_edge({values(x, self._script.store)[0]}, {side_of(x)!r})")
-        asked = ".requires_grad_()" if contract.differentiable else ""
+        asked = ".requires_grad_()" if contract.has_gradients else ""
         with self._script.block("def call():"):
             write(f"i, f = {names[0]}.detach(){asked}, {names[1]}.detach(){asked}")
             arguments = ", ".join(arranged_text(x, contract.gate_layout, True) for x in "if")
             write(f"dtilde = {callee}({arguments})")
-            if contract.differentiable:
+            if contract.has_gradients:
                 write(f"torch.autograd.grad(dtilde, (i, f), {names[2]}, materialize_grads=True)")
         write("died = dies(call)")
 
@@ -174,7 +174,7 @@ class ScriptRecorder(Recorder):
         cotangent = self._script.name(G, "G")
         with self._script.block("def one(i, f):"):
             write(f"return kernel({', '.join(arguments)})")
-        if not contract.differentiable:
+        if not contract.has_gradients:
             write(f"{names[0]} = torch.func.vmap(one, {in_dims})({', '.join(gates)})")
             self._gradients = names[:1]
             return

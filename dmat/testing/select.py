@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dmat.testing.asked import SelectionError, require_known
 from dmat.testing.builtin import BUILTIN
+from dmat.testing.contract.names import SelectionError, require_known
 from dmat.testing.plan import Planned
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load

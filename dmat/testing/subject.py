@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
-from dmat.testing.contract import DEVICES, Contract, contract_of
+from dmat.testing.contract import DEVICES, AnyContract, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.protected import NotEnded, died_of
 from dmat.testing.recording import SILENT, Recorder
@@ -50,7 +51,7 @@ class Implementation:
 
     name: str
     function: Callable[..., object]
-    contract: Contract
+    contract: AnyContract
 
     @classmethod
     def of(cls, name: str, function: Callable[..., object]) -> Implementation:
@@ -126,7 +127,7 @@ class Subject:
     @property
     def contract(self) -> Contract:
         """The implementation's contract."""
-        return self.implementation.contract
+        return cast(Contract, self.implementation.contract)
 
     @cached_property
     def domain(self) -> Domain:
@@ -334,7 +335,7 @@ class Subject:
 
     def _exercise(self, calls: Sequence[Sequence[Tensor]]) -> None:
         for igate, fgate, G in calls:
-            if self.contract.differentiable:
+            if self.contract.has_gradients:
                 self.gradients_of(igate, fgate, G)
             else:
                 self.call(igate, fgate)

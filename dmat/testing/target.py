@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from dmat.testing.asked import TargetError, parted
 from dmat.testing.builtin import BUILTIN
+from dmat.testing.contract.names import TargetError, parted
 from dmat.testing.interpret import asked, install
 from dmat.testing.subject import Implementation
 

@@ -73,7 +73,7 @@ def vmapped(
     recorder, subject = subject.recorder, subject.unrecorded()
 
     def pulled(igate: Tensor, fgate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not subject.contract.differentiable:
+        if not subject.contract.has_gradients:
             return subject.call(igate, fgate), torch.zeros_like(igate), torch.zeros_like(fgate)
         output, pull = torch.func.vjp(subject.call, igate, fgate)  # type: ignore[misc]
         di, df = pull(G)

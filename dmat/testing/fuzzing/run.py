@@ -22,8 +22,8 @@ from typing import Any
 
 import msgspec
 
-from dmat.testing.asked import require_known
 from dmat.testing.cannot import CannotRun
+from dmat.testing.contract.names import require_known
 from dmat.testing.fuzzing.gpus import processes, visible
 from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
 from dmat.testing.fuzzing.pool import Gone, Pool

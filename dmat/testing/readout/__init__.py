@@ -9,27 +9,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from dmat.testing.readout.contract import FusedContract, accepted
+from dmat.testing.contract import Contract, FusedContract, rows
 
-OF_LOG: tuple[str, ...] = (
-    "error_scope",
-    "accumulates_in",
-    "dtypes",
-    "devices",
-    "special_values",
-    "zero_length",
-)
-OF_LOG += ("seq_multiple_of", "max_seq", "exact_sums", "deterministic", "gates", "differentiable")
+# The fields of reads="log", where D~ itself is computed: those of both kinds, and whether it has gradients.
+OF_LOG = (*(name for name in rows(Contract) if name in rows(FusedContract)), Contract.of_gradients)
 
 
 def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> Callable[..., Any]:
     """Return fn, promised to be an operator o = fn(q, k, v, [i,] [l or f], ...) in which D~ stands.
 
-    reads: "linear", "mlstm", "softmax", as dmat.testing.readout.contract.FusedContract has it, whose fields
-    the other keywords are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S,
-    S), as Mamba-2's segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v: (B, NH, S, V),
-    gates (B, NH, S), in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state,
-    ...).
+    reads: "linear", "mlstm", "softmax", as dmat.testing.FusedContract has it, whose fields the other keywords
+    are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S, S), as Mamba-2's
+    segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v: (B, NH, S, V), gates (B, NH, S),
+    in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
 
     Raises TypeError for a field that does not exist, ValueError for a value that is none.
     """
@@ -40,7 +32,7 @@ def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> 
 
         _require_known(contract, OF_LOG, 'fused(reads="log")')
         return from_segment_sum(fn, **contract)
-    _require_known(contract, accepted(), "fused()")
+    _require_known(contract, rows(FusedContract), "fused()")
     promised = FusedContract(reads=reads, **contract)
 
     @functools.wraps(fn)

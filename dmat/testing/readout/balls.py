@@ -6,8 +6,8 @@ from functools import cached_property
 
 from flint import arb
 
+from dmat.testing.contract import FusedContract
 from dmat.testing.exact import Array, log_sigmoid, sigmoid_minus
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.seen import Seen
 
 ZERO, ONE = arb(0), arb(1)

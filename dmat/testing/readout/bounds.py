@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from dmat.testing.bounds import CONDITION_ULPS, EVALUATION, LOG_SIGMOID_ULPS, RATE_ULPS, Bound, Format, gamma
+from dmat.testing.contract import TF32, FusedContract
 from dmat.testing.exact import Array, Mask
-from dmat.testing.readout.contract import TF32, FusedContract
 from dmat.testing.readout.truth import Pulled, Truth, rectangles, rows_from
 
 EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a

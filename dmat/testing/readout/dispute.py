@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from dmat.strategies.recipe import Case
+from dmat.testing.contract import FusedContract
+from dmat.testing.contract.fields import HALVES
 from dmat.testing.look import Look
 from dmat.testing.promises import fields_written
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.grade import SCOPES
-from dmat.testing.readout.promises import HALVES
 from dmat.testing.readout.subject import NAMES, FusedSubject
 from dmat.testing.readout.truth import Pulled, Truth
 from dmat.testing.verdict import Evidence, Expected, as_array

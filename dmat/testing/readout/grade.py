@@ -20,13 +20,13 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import is_probe
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.child import Tell
+from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.grade import AccuracyClass, Grade, Judge, Ledger
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.subject import FusedGradients, FusedRun, FusedSubject
 from dmat.testing.verdict import LawBroken, require_within
 
-SCOPES: tuple[str | int, ...] = ("window", 4, 8, 16, 32, 64, 128, "prefix")
+SCOPES = relaxations(FusedContract, "error_scope")
 SPIKES = (-1000.7, -3e5, -1e7)  # after one, a cumulative sum has forgotten that many digits
 LONG_ENOUGH = 150
 
@@ -38,7 +38,8 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     scopes = chunks if quantity == "forward" else ["window", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
-    gates = ("relative", "absolute") if subject.fused.gate == "preact" else ("relative",)
+    absolute = subject.fused.gate == "preact"
+    gates = relaxations(FusedContract, "gates") if absolute else ("relative",)
     return [AccuracyClass(scope, name, kind) for name in formats for scope in scopes for kind in gates]
 
 
@@ -93,7 +94,7 @@ def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
 
 def quantities(subject: FusedSubject) -> tuple[str, ...]:
     """Return what is graded."""
-    graded = subject.fused.gradient != "none" and (subject.fused.gate != "fixed" or subject.fused.igate)
+    graded = subject.fused.has_gradients and (subject.fused.gate != "fixed" or subject.fused.igate)
     return ("forward", "gradients") if graded else ("forward",)
 
 

@@ -6,36 +6,25 @@ What its author has stated is kept as it stands: only what was left at its defau
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 from dmat.strategies.cases import Case, Cases
 from dmat.strategies.domain import Domain
 from dmat.strategies.probe_cases import PROBED
 from dmat.strategies.probe_domain import ProbeDomain
-from dmat.testing.contract import Contract
+from dmat.testing.contract import AnyContract, FusedContract
 from dmat.testing.law import Law
-from dmat.testing.promises import Promises, Terms, fields_written
-from dmat.testing.readout.contract import FusedContract
-from dmat.testing.readout.grade import SCOPES, telling
+from dmat.testing.promises import Promises, Terms, fields_written, options
+from dmat.testing.readout.grade import telling
 from dmat.testing.registry import law_named
 
-HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 # First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.
-OPTIONS: dict[str, tuple[Any, ...]] = {
-    "deterministic": (True, False),
-    "strided": (True, False),
-    "l_min": (None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what cumulative sums in an exponent leave of the gates
-    "accumulates_in": (None, HALVES),
-    "multiplies_in": (None, HALVES, "input"),
-    "error_scope": SCOPES,
-    "grad_scope": ("rectangle", "suffix"),
-    "gates": ("relative", "absolute"),
-    "gradient": ("full", "truncated"),
-    "causal": ("bits", "bound"),
-    "homogeneous": (True, False),
-    "exact_sums": (True, False),
-}
+OPTIONS = options(
+    FusedContract,
+    *("deterministic", "strided", "l_min", "accumulates_in", "multiplies_in", "error_scope", "grad_scope"),
+    *("gates", "gradient", "causal", "homogeneous", "exact_sums"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class FusedPromises(Promises):
     @classmethod
     def of(cls, own: FusedContract) -> FusedPromises:
         """Return what this contract leaves open."""
-        none = own.gradient == "none"
+        none = not own.has_gradients
         absent = {
             "gradient": none or own.reads != "mlstm",
             "grad_scope": none,
@@ -57,7 +46,7 @@ class FusedPromises(Promises):
         closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())
         return cls({name: options for name, options in OPTIONS.items() if name not in closed}, own)
 
-    def contract(self, terms: Terms, fixed: Contract) -> Contract:
+    def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
         """Return the contract of these terms."""
         plain = dict(terms)
         if "grad_scope" in plain:
@@ -73,10 +62,9 @@ class FusedPromises(Promises):
         cases = Cases(draw=PROBED.draw, ladder=_telling)
         return [replace(law_named(name, self.own.of), cases=cases) for name in ("values", "forget_gradient")]
 
-    def written(self, contract: Contract) -> str:
+    def written(self, contract: AnyContract) -> str:
         """Return what is to be added to the call of fused()."""
-        known = {f.name: getattr(self.own, f.name) for f in fields(self.own) if f.init}
-        more = {name: x for name, x in contract.stated().items() if x != known.get(name)}
+        more = {name: x for name, x in contract.stated().items() if x != getattr(self.own, name, None)}
         return f"dmat.testing.fused(..., {fields_written(more)})"
 
 

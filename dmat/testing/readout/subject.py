@@ -22,10 +22,10 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
+from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.decays import Decays
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
@@ -108,7 +108,7 @@ class FusedSubject(Subject):
     @property
     def fused(self) -> FusedContract:
         """The contract, as what it is."""
-        return cast(FusedContract, self.contract)
+        return cast(FusedContract, self.implementation.contract)
 
     @cached_property
     def domain(self) -> ProbeDomain:

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from dmat.testing.contract import FusedContract
 from dmat.testing.exact import Array, GateTerms, Mask, Pair, window_sums
-from dmat.testing.readout.contract import FusedContract
 from dmat.testing.readout.seen import Seen
 
 U64 = 2.0**-53

@@ -1,4 +1,4 @@
-"""What a command was asked to try, as far as it can be told wrong without loading torch or a target."""
+"""The names that contracts and commands use: kinds of kernels, dtypes, devices. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 
 from dmat.testing.cannot import CannotRun
 
+DTILDE, FUSED = "D~", "fused"  # what a kernel computes: D~ itself, or an operator in which it stands
 DTYPES = ("float32", "bfloat16", "float64", "float16")
 DEVICES = ("cpu", "cuda")
+SPECIAL_VALUES = ("-inf", "+inf", "nan")
+GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
+TRANSFORMS = ("compile", "vmap", "export", "autocast")
+TF32 = "tf32"  # what a tensor core keeps of a float32 operand
 FORMS = "package.module:function or path/to/file.py:function"
 
 
