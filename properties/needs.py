@@ -47,10 +47,10 @@ peak_memory = promised("peak_memory")
 
 def exact_sums(subject: Subject) -> str | None:
     """Sums of integers are exact, and some allowed length has one."""
-    none = (
-        None if subject.domain.has_exact_lengths else f"no allowed length has exact sums in {subject.dtype}"
-    )
-    return promised("exact_sums")(subject) or none
+    if reason := promised("exact_sums")(subject):
+        return reason
+    some = subject.domain.has_exact_lengths
+    return None if some else f"no allowed length has exact sums in {subject.dtype}"
 
 
 def half_precision(subject: Subject) -> str | None:
