@@ -11,9 +11,9 @@ from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
 from dmat.testing import protected
+from dmat.testing.dtilde import DtildeSubject, Gradients
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
-from dmat.testing.subject import Gradients, Subject
 from dmat.testing.verdict import require, require_same, require_within
 
 
@@ -25,7 +25,7 @@ def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
 
 
 @law(GATES, order=17)
-def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
+def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
     """The call writes to no gate, and its output shares no memory with one.
 
     Why: Autograd and the caller still need the gates; a view of them returned changes with them.
@@ -41,7 +41,7 @@ def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
 
 
 @law(COTANGENTS, order=23, needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The backward call writes to no gate and not to its cotangent.
 
     Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
@@ -56,7 +56,7 @@ def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cota
 
 
 @law(WINDOWS, order=18)
-def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
+def test_law_results_kept(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
     Why: A static output buffer, or a cache keyed by shape or address, gives yesterday's answer.
@@ -73,7 +73,7 @@ def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
 
 
 @law(COTANGENTS, order=19, needs=(needs.gradients, needs.determinism))
-def test_law_repeatable(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_repeatable(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The same call gives the same bits, gradients too.
 
     Why: Atomic additions make every bug after them unrepeatable.
@@ -84,7 +84,7 @@ def test_law_repeatable(subject: Subject, gates: Gates, cotangent: Cotangent) ->
 
 
 @law(COTANGENTS, order=8, needs=(needs.gradients, needs.determinism))
-def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_surroundings_unread(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Nothing outside the given views is read: NaN or a large number around them changes nothing.
 
     Why: A read past the view is right until the allocator moves.
@@ -98,7 +98,7 @@ def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cota
 
 
 @law(COTANGENTS, order=9, needs=(needs.gradients, needs.determinism))
-def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_uninitialised_unread(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
     Why: Padding from torch.empty is zero in every test and a NaN in the long run.
@@ -112,7 +112,7 @@ def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cot
 
 
 @law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
-def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
+def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
 
     Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
@@ -128,7 +128,7 @@ def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
 
 
 @law(FEW, order=35, needs=(needs.protected_pages,), most=10)
-def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """No call touches memory past either end of its inputs: none dies of a protected page there.
 
     Why: A stray read whose value is masked away is invisible, until there is no memory behind.
@@ -144,7 +144,7 @@ def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangen
 
 
 @law(COTANGENTS, order=24, needs=(needs.gradients,))
-def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gate's gradient is the same whether or not the other gate needs one, within its bound.
 
     Why: With one gate frozen a backward takes another path, and returns one gradient in the other's
@@ -161,7 +161,7 @@ def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> 
 
 
 @law(COTANGENTS, order=25, needs=(needs.gradients,))
-def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_retained_graph(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 
     Why: A buffer consumed by the first backward makes the second one wrong.
@@ -175,7 +175,7 @@ def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent
 
 
 @law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))
-def test_law_scaling(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows.
 
     Why: Loss scaling multiplies G by powers of two: clipping, thresholds and half sums do not scale.

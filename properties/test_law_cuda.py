@@ -20,8 +20,9 @@ from dmat.testing.cuda import (
     refused_if_too_large,
     spaced_gates,
 )
+from dmat.testing.dtilde import DtildeSubject, Gradients, Run
 from dmat.testing.law import law
-from dmat.testing.subject import Gradients, Refused, Run, Subject
+from dmat.testing.subject import Refused
 from dmat.testing.verdict import (
     LawBroken,
     require,
@@ -33,7 +34,7 @@ from dmat.testing.verdict import (
 Results = tuple[torch.Tensor, ...]
 
 
-def require_right(subject: Subject, gates: Results, G: torch.Tensor, results: Results) -> None:
+def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, results: Results) -> None:
     """Require D~ and, where there are some, both gradients of these gates within their bounds."""
     igate, fgate = (subject.read(gate)[..., 0] for gate in gates)
     run = Run(igate, fgate, results[0], subject.read)
@@ -43,7 +44,7 @@ def require_right(subject: Subject, gates: Results, G: torch.Tensor, results: Re
 
 
 @law(FEW, order=50, needs=(needs.cuda,), most=5)
-def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
     Why: One .item() in the forward stalls the whole training step.
@@ -57,7 +58,7 @@ def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotan
 
 
 @law(FEW, order=51, needs=(needs.cuda,), most=5)
-def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
 
     Why: Inference runs in CUDA graphs: what is computed on the host is frozen in them.
@@ -72,7 +73,7 @@ def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent)
 
 
 @law(FEW, order=52, needs=(needs.cuda,), most=5)
-def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On a stream of its own the call reads its inputs when that stream has written them.
 
     Why: A kernel launched on the wrong stream reads what is not yet written.
@@ -83,7 +84,7 @@ def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -
 
 
 @law(HUGE, order=71, needs=(needs.cuda, needs.exact_sums))
-def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
+def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 
     Why: Offsets of 32 bits wrap at the lengths that the kernel was written for.
@@ -104,7 +105,7 @@ def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
 
 
 @law(LARGE, order=70, needs=(needs.cuda, needs.peak_memory))
-def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
+def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
     Why: The output alone is S squared; one hidden copy of it halves the longest sequence.
@@ -121,7 +122,7 @@ def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
 
 
 @law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))
-def test_law_device_agreement(subject: Subject, gates: Gates) -> None:
+def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
     """CUDA and the CPU agree within the bounds of both.
 
     Why: Wrong on one architecture only is wrong on the user's.

@@ -13,13 +13,13 @@ from dmat.testing.derivatives import (
     pulled_twice,
     pushed_forward,
 )
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import law
-from dmat.testing.subject import Subject
 from dmat.testing.verdict import require_within
 
 
 @law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
-def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
     """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
 
     Why: Hessian-vector products and linearisation mix both modes; a jvp written by hand is seldom
@@ -35,7 +35,9 @@ def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent
 
 
 @law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
-def test_law_second_order(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+def test_law_second_order(
+    subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
+) -> None:
     """Second derivatives, the gradients of <v, J' G> in G and f, are right or refused with an error.
 
     Why: Gradient penalties differentiate the backward; what it saved as a constant is silently missing

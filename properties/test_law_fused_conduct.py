@@ -20,7 +20,7 @@ def outcome(
     subject: FusedSubject, gates: Gates, probe: Probe, filler: float = float("nan")
 ) -> FusedGradients:
     """Call, and pull back where there are gradients."""
-    needed = ("q", "k", "v", "i", "g") if subject.fused.has_gradients else ()
+    needed = ("q", "k", "v", "i", "g") if subject.contract.has_gradients else ()
     return subject.pull_of(subject.inputs(gates, probe, filler), probe, needed)
 
 
@@ -33,7 +33,7 @@ def require_same_call(
         require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
-@law(PROBED, order=17, of=FUSED)
+@law(PROBED, order=17, kinds=(FUSED,))
 def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The call, and its backward, write to no input.
 
@@ -42,14 +42,14 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe)
     """
     inputs = subject.inputs(gates, probe)
     before = {name: subject.read(x) for name, x in inputs.named.items()}
-    needed = ("q", "k", "v", "i", "g") if subject.fused.has_gradients else ()
+    needed = ("q", "k", "v", "i", "g") if subject.contract.has_gradients else ()
     subject.pull_of(inputs, probe, needed)
     for name, x in inputs.named.items():
         note = "the input after the call, against before"
         require_same(subject.letters[name], subject.read(x), before[name], note=note)
 
 
-@law(PROBED, order=23, of=FUSED, needs=(needs.gradients,))
+@law(PROBED, order=23, kinds=(FUSED,), needs=(needs.gradients,))
 def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The backward call does not write to its cotangent.
 
@@ -64,7 +64,7 @@ def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, probe: Pro
     )
 
 
-@law(PROBED, order=24, of=FUSED, needs=(needs.gradients,))
+@law(PROBED, order=24, kinds=(FUSED,), needs=(needs.gradients,))
 def test_law_one_sided(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Output and gradients are the same where some inputs need none, and in training, within their bounds.
 
@@ -84,7 +84,7 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, probe: Probe) -> Non
             require_within(gradients.of(name), subject.expected_gradient(gradients, name, note))
 
 
-@law(RIVALS, order=18, of=FUSED)
+@law(RIVALS, order=18, kinds=(FUSED,))
 def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
@@ -98,14 +98,14 @@ def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, riv
         if x is not None:
             x.copy_(other)
     for name in "qkv":
-        if name != "k" or subject.fused.keys == "any":
+        if name != "k" or subject.contract.keys == "any":
             inputs.named[name].mul_(2)
     second = subject.run_of(inputs)
     require_same("o", subject.read(first.output), kept, note="the first result after a second call")
     require_within(second.o, subject.expected(second, "the second call"))
 
 
-@law(PROBED, order=19, of=FUSED, needs=(needs.determinism,))
+@law(PROBED, order=19, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_repeatable(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The same call gives the same bits, gradients too.
 
@@ -116,7 +116,7 @@ def test_law_repeatable(subject: FusedSubject, gates: Gates, probe: Probe) -> No
     require_same_call(subject, outcome(subject, gates, probe), first, "the second of two equal calls")
 
 
-@law(PROBED, order=12, of=FUSED, needs=(needs.determinism,))
+@law(PROBED, order=12, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_surroundings_unread(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Nothing outside the given views is read: NaN or a large number around them changes nothing.
 
@@ -128,7 +128,7 @@ def test_law_surroundings_unread(subject: FusedSubject, gates: Gates, probe: Pro
     require_same_call(subject, runs[1], runs[0], "a large number around the inputs, against NaN around them")
 
 
-@law(PROBED, order=12, of=FUSED, needs=(needs.determinism,))
+@law(PROBED, order=12, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_uninitialised_unread(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
@@ -142,7 +142,7 @@ def test_law_uninitialised_unread(subject: FusedSubject, gates: Gates, probe: Pr
     require_same_call(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 
 
-@law(PROBED, order=26, of=FUSED, needs=(needs.determinism, needs.homogeneous))
+@law(PROBED, order=26, kinds=(FUSED,), needs=(needs.determinism, needs.homogeneous))
 def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Twice the values give twice the output, bit for bit where nothing is subnormal or overflows.
 
@@ -152,9 +152,9 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     inputs = subject.inputs(gates, probe)
     once = subject.run_of(inputs)
     twice = subject.run_of(inputs.with_(v=2 * inputs.v))
-    rounding = subject.fused_rounding
+    rounding = subject.rounding
     expected = subject.expected(twice)
-    bounds = FusedBounds(subject.truth(twice.seen), subject.fused, rounding)
+    bounds = FusedBounds(subject.truth(twice.seen), subject.contract, rounding)
     normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
     size, S = np.abs(once.o), gates.shape[-1]
     # In a stabilised kernel o e^-m is subnormal before o is.
@@ -163,7 +163,7 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     require_same("o", twice.o, once.o, where, "the output for 2 v, against twice that for v", times=2)
 
 
-@law(PROBED, order=25, of=FUSED, needs=(needs.gradients,))
+@law(PROBED, order=25, kinds=(FUSED,), needs=(needs.gradients,))
 def test_law_retained_graph(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 

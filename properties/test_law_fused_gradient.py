@@ -18,7 +18,7 @@ from dmat.testing.verdict import as_array, require, require_kinds, require_same,
 NEEDS = (needs.gradients,)
 
 
-@law(PROBED, order=13, of=FUSED, needs=NEEDS)
+@law(PROBED, order=13, kinds=(FUSED,), needs=NEEDS)
 def test_law_gradient_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Each gradient has the shape, dtype and device of its input.
 
@@ -33,7 +33,7 @@ def test_law_gradient_shape(subject: FusedSubject, gates: Gates, probe: Probe) -
         require(found == wanted, subject.gradient_name(name), found, wanted)
 
 
-@law(PROBED, order=5, of=FUSED, needs=NEEDS)
+@law(PROBED, order=5, kinds=(FUSED,), needs=NEEDS)
 def test_law_gradient_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Finite inputs and cotangents give finite gradients of every input, unless they overflow.
 
@@ -45,7 +45,7 @@ def test_law_gradient_finite(subject: FusedSubject, gates: Gates, probe: Probe) 
         require_kinds(gradients.of(name), subject.expected_gradient(gradients, name))
 
 
-@law(PROBED, order=4, of=FUSED, needs=(*NEEDS, needs.gate))
+@law(PROBED, order=4, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
 def test_law_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The forget gate's gradient at k is the sum of X[t, s] over t >= k > s, times dl/df, within its bound.
 
@@ -57,7 +57,7 @@ def test_law_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) 
         subject.observe(require_within(gradients.of("g"), subject.expected_gradient(gradients, "g")))
 
 
-@law(PROBED, order=4, of=FUSED, needs=(*NEEDS, needs.igate))
+@law(PROBED, order=4, kinds=(FUSED,), needs=(*NEEDS, needs.igate))
 def test_law_input_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The input gate's gradient at s is the sum of X[t, s] over t >= s, within its bound.
 
@@ -69,7 +69,7 @@ def test_law_input_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -
         subject.observe(require_within(gradients.of("i"), subject.expected_gradient(gradients, "i")))
 
 
-@law(DENSE, order=11, of=FUSED, needs=NEEDS)
+@law(DENSE, order=11, kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
@@ -79,11 +79,11 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe
     """
     if needs.one_law_serves(subject, probe):
         gradients = subject.pull(gates, probe)
-        for name in "qkv" if subject.fused.keys == "any" else "qv":
+        for name in "qkv" if subject.contract.keys == "any" else "qv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
-@law(PROBED, order=14, of=FUSED, needs=(*NEEDS, needs.gate))
+@law(PROBED, order=14, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
 def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The first forget gate gets no gradient: exactly 0 where gradients sum the rectangle alone.
 
@@ -94,8 +94,8 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
         return
     gradients = subject.pull(gates, probe)
     computed = gradients.of("g")
-    plain = subject.fused.weight is None and subject.fused.reads == "linear"
-    if subject.fused.widest_gradient == "rectangle" and plain:
+    plain = subject.contract.weight is None and subject.contract.reads == "linear"
+    if subject.contract.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True
         require_same(
@@ -118,7 +118,7 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     What is stored or summed, at most all terms together, within 1/u of the coarsest; what may be an operand
     of a product (q.k, W.v, the state k v and the gradient q W of it) within that of operands too.
     """
-    rounding, unit, seen = subject.fused_rounding, _unit(truth), truth.seen
+    rounding, unit, seen = subject.rounding, _unit(truth), truth.seen
     q, k, v, W = (np.abs(x) for x in (seen.q * truth.scale / unit, seen.k, seen.v, pulled.W))
     across, along = "bhtn,bhsn->bhts", "bhtn,bhtm->bhnm"
     operands = [np.einsum(across, *x) for x in ((q, k), (W, v))]
@@ -129,7 +129,7 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     return np.asarray((total < 1 / stored) & (largest <= 1 / max(stored, rounding.operands.u)))[..., None]
 
 
-@law(EXACT, order=7, of=FUSED, needs=(*NEEDS, needs.integers))
+@law(EXACT, order=7, kinds=(FUSED,), needs=(*NEEDS, needs.integers))
 def test_law_gradient_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """On integers the gradients of log gates and input gates are exact.
 
@@ -140,8 +140,8 @@ def test_law_gradient_exact(subject: FusedSubject, gates: Gates, probe: Probe) -
     gradients = subject.pull(gates, probe)
     truth = subject.truth(gradients.run.seen)
     pulled = truth.pulled(gradients.W)
-    exact = {"g": pulled.dgate} if subject.fused.gate == "log" else {}
-    exact |= {"i": pulled.di} if subject.fused.igate else {}
+    exact = {"g": pulled.dgate} if subject.contract.gate == "log" else {}
+    exact |= {"i": pulled.di} if subject.contract.igate else {}
     for name, value in exact.items():
         held = as_array(torch.from_numpy(value).to(gradients.tensors[name].dtype)) == value
         fits = held & _fits(subject, truth, pulled)

@@ -13,9 +13,9 @@ from dmat.strategies.cases import (
     MASKED_COTANGENTS,
 )
 from dmat.testing.autograd import reference_gradients
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import integer_gradients
 from dmat.testing.law import law
-from dmat.testing.subject import Subject
 from dmat.testing.verdict import (
     require,
     require_agreement,
@@ -28,7 +28,7 @@ NEEDS = (needs.gradients,)
 
 
 @law(COTANGENTS, order=13, needs=NEEDS)
-def test_law_gradient_shape(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_shape(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Each gradient has the shape, dtype and device of its gate.
 
     Why: A gradient of another shape is broadcast, silently, into the optimiser.
@@ -43,7 +43,7 @@ def test_law_gradient_shape(subject: Subject, gates: Gates, cotangent: Cotangent
 
 
 @law(COTANGENTS, order=14, needs=NEEDS)
-def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_first_forget_gradient(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The first forget gate gets no gradient: df[0] = 0, exactly in window scope.
 
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
@@ -61,7 +61,7 @@ def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Co
 
 
 @law(COTANGENTS, order=6, needs=NEEDS)
-def test_law_gradient_finite(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_finite(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Finite cotangents give finite gradients at every gate that is not NaN, unless they overflow.
 
     Why: exp of a positive number before the mask, or a where that is not taken: NaN in the weights.
@@ -74,7 +74,7 @@ def test_law_gradient_finite(subject: Subject, gates: Gates, cotangent: Cotangen
 
 
 @law(COTANGENTS, order=4, needs=NEEDS)
-def test_law_input_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_input_gradient(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """di[s] is the sum of G[t, s] over t >= s, within its bound.
 
     Why: A column summed short, over rows, or in a half type still trains, only worse.
@@ -86,7 +86,7 @@ def test_law_input_gradient(subject: Subject, gates: Gates, cotangent: Cotangent
 
 
 @law(COTANGENTS, order=2, needs=NEEDS)
-def test_law_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_forget_gradient(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """df[k] is sigmoid(-f[k]) times the sum of G[t, s] over t >= k > s, within its bound.
 
     Why: The rectangle is where carries, tails and the derivative of the gate are lost.
@@ -98,7 +98,7 @@ def test_law_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangen
 
 
 @law(FINITE_COTANGENTS, order=43, needs=NEEDS)
-def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_autograd(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Both gradients equal autograd of the reference formula, within the bounds of both.
 
     Why: Two oracles that share no formula: sums of the definition, and autograd of it in float64.
@@ -112,7 +112,7 @@ def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotang
 
 
 @law(EXACT_COTANGENTS, order=7, needs=(*NEEDS, needs.exact_sums))
-def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_exact(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On integers both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf.
 
     Why: Every fault of index, chunk or head of the backward shows on integers, with no tolerance.
@@ -125,7 +125,7 @@ def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent
 
 
 @law(COTANGENTS, order=15, needs=(*NEEDS, needs.window_scope))
-def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_locality(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gradient that no cotangent reaches is exactly 0.
 
     Why: What no cotangent reaches has gradient 0: whatever else is read, or cancelled.
@@ -141,7 +141,7 @@ def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotang
 
 
 @law(MASKED_COTANGENTS, order=16, needs=NEEDS)
-def test_law_masked_cotangent(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_masked_cotangent(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """G above the diagonal, where D~ is constant, is not read ("ignored"), or only by di ("summed").
 
     Why: D~ is constant above the diagonal; NaN from a masked softmax stands there in practice.

@@ -7,14 +7,14 @@ import numpy as np
 from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases import CUTS, GATES
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import decay_from
 from dmat.testing.law import law
-from dmat.testing.subject import Subject
 from dmat.testing.verdict import require_agreement, require_within
 
 
 @law(GATES, order=1)
-def test_law_values(subject: Subject, gates: Gates) -> None:
+def test_law_values(subject: DtildeSubject, gates: Gates) -> None:
     """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must.
 
     Why: The law that all others lean on: no entry may be further off than its own sum explains.
@@ -25,7 +25,7 @@ def test_law_values(subject: Subject, gates: Gates) -> None:
 
 
 @law(CUTS, order=40)
-def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
+def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds.
 
     Why: A kernel may take another path at another length; the mathematics does not.
@@ -49,7 +49,7 @@ def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
 
 
 @law(CUTS, order=41)
-def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
+def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds.
 
     Why: States are passed on from chunk to chunk: windows must add up.
@@ -70,7 +70,7 @@ def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
 
 
 @law(GATES, order=42, needs=(needs.half_precision,))
-def test_law_half_precision(subject: Subject, gates: Gates) -> None:
+def test_law_half_precision(subject: DtildeSubject, gates: Gates) -> None:
     """A half type agrees with the float32 result of the same gates, within both bounds.
 
     Why: A half type is for storage; sums kept in it lose the digits that it never had.

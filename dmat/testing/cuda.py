@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array
 from dmat.testing.recording import SILENT, Recorder
-from dmat.testing.subject import Refused, Subject, raised
+from dmat.testing.subject import Refused, raised
 from dmat.testing.verdict import LawBroken
 
 WARM_UPS = 3  # calls until autotuning, lazy loading and the allocator have settled
 SLEEP = 50_000_000  # clock cycles, some 30 ms: what runs on another stream runs before
 
 
-def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
+def forward_and_backward(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Return D~, and where the contract has them di and df, without looking at one value."""
     leaves = tuple(gate.detach().requires_grad_(subject.contract.has_gradients) for gate in gates)
     subject.recorder.leaves(gates, leaves)
@@ -52,7 +53,7 @@ def _named(gates: Sequence[Tensor]) -> dict[str, Tensor]:
     return dict(zip(("igate_preact", "fgate_preact"), gates, strict=True))
 
 
-def captured(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Capture forward and backward in a CUDA graph; return its replay, on the gates as they then are.
 
     Raises LawBroken where the capture raises.
@@ -83,7 +84,7 @@ def captured(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> Callable[[
     return replay
 
 
-def on_a_side_stream(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
+def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Call on a stream of its own, on gates that are written there only after a while."""
     late = [torch.full_like(gate, float("nan")) for gate in gates]
     torch.cuda.synchronize()

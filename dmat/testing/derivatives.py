@@ -29,6 +29,7 @@ from dmat.testing.bounds import (
     over_scope,
     scope_length,
 )
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import (
     FINITE,
     FREE,
@@ -40,7 +41,7 @@ from dmat.testing.exact import (
     sigmoid_minus,
     window_sums,
 )
-from dmat.testing.subject import Refused, Subject, raised
+from dmat.testing.subject import Refused, raised
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
@@ -73,7 +74,7 @@ class GatePair:
 
 
 def pushed_forward(
-    subject: Subject, gates: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor]
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Return J v by forward mode, (B, NH, S, S).
 
@@ -112,7 +113,7 @@ class Second:
 
 
 def pulled_twice(
-    subject: Subject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
 ) -> tuple[Second, GatePair]:
     """Differentiate <v, J' G> once more; return that, and the part of v that took part.
 
@@ -157,7 +158,9 @@ def _moves(gradient: Tensor | None) -> bool:
 # What is true of them, and how far they may be off
 
 
-def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: bool = False) -> Expected:
+def expected_tangent(
+    subject: DtildeSubject, gates: GatePair, v: GatePair, *, summed: bool = False
+) -> Expected:
     """Return what J v must be for finite gates.
 
     With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
@@ -198,7 +201,7 @@ def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
     return np.asarray(e + RATE_ULPS * rounding.u_a * A if rounding.gates == "absolute" else e)
 
 
-def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Expected:
+def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair) -> Expected:
     """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it."""
     summed = subject.contract.masked_cotangent == "summed"
     expected = expected_tangent(subject, gates, v, summed=summed)
@@ -209,7 +212,7 @@ def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Ex
     return replace(expected, quantity="d<v, J' G>/dG", bound=bound, note=HINT)
 
 
-def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
+def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
     """Return what d<v, J' G> / df must be where 0 < |f| <= 100 and `stays_finite`; elsewhere nothing.
 
     e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df; and what adding

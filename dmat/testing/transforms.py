@@ -12,13 +12,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dmat.testing.subject import Implementation, Subject, arranged, raised
+from dmat.testing.dtilde import DtildeSubject, arranged
+from dmat.testing.subject import Implementation, raised
 from dmat.testing.verdict import LawBroken
 
 InDims = tuple[int | None, int | None]
 
 
-def compiled(subject: Subject) -> Subject:
+def compiled(subject: DtildeSubject) -> DtildeSubject:
     """Return it under torch.compile, one graph for all lengths."""
     subject.recorder.compiled()
     return subject.calling(_compiled(subject.implementation, subject.dtype), "compiled")
@@ -31,7 +32,7 @@ def _compiled(implementation: Implementation, dtype: str) -> Callable[..., objec
     return torch.compile(implementation.function, dynamic=True)
 
 
-def exported(subject: Subject, igate: Tensor, fgate: Tensor) -> Subject:
+def exported(subject: DtildeSubject, igate: Tensor, fgate: Tensor) -> DtildeSubject:
     """Return it as torch.export gives it for gates of this shape; LawBroken where that raises."""
     function, layout = subject.implementation.function, subject.contract.gate_layout
 
@@ -49,7 +50,7 @@ def exported(subject: Subject, igate: Tensor, fgate: Tensor) -> Subject:
         raise LawBroken(raised("D~", error)) from error
 
 
-def under_autocast(subject: Subject) -> Subject:
+def under_autocast(subject: DtildeSubject) -> DtildeSubject:
     """Return it under autocast to bfloat16."""
     function = subject.implementation.function
 
@@ -62,7 +63,7 @@ def under_autocast(subject: Subject) -> Subject:
 
 
 def vmapped(
-    subject: Subject, inputs: Sequence[Tensor], in_dims: InDims, G: Tensor
+    subject: DtildeSubject, inputs: Sequence[Tensor], in_dims: InDims, G: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call it under torch.func.vmap; return every D~, di and df for G, batch first.
 

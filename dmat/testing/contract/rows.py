@@ -50,10 +50,10 @@ def relaxations(kind: type[Promised], name: str) -> tuple[Any, ...]:
 class Promised:
     """What a contract does with its rows.
 
-    of: the kind of kernel. of_gradients: the field that says whether the kernel has gradients.
+    kind: of the kernel. of_gradients: the field that says whether the kernel has gradients.
     """
 
-    of: ClassVar[str]
+    kind: ClassVar[str]
     of_gradients: ClassVar[str]
 
     def __post_init__(self) -> None:

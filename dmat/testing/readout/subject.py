@@ -106,14 +106,14 @@ class FusedSubject(Subject):
     """What a law of fused kernels sees."""
 
     @property
-    def fused(self) -> FusedContract:
-        """The contract, as what it is."""
+    def contract(self) -> FusedContract:
+        """The implementation's contract."""
         return cast(FusedContract, self.implementation.contract)
 
     @cached_property
     def domain(self) -> ProbeDomain:
         """What the strategies may draw for it."""
-        contract, dtype = self.fused, self.dtype
+        contract, dtype = self.contract, self.dtype
         gates = contract.gates_in(dtype)
         largest = float(torch.finfo(getattr(torch, gates)).max)
         least = -largest if contract.l_min is None else max(contract.l_min, -largest)
@@ -145,9 +145,9 @@ class FusedSubject(Subject):
         )
 
     @cached_property
-    def fused_rounding(self) -> FusedRounding:
+    def rounding(self) -> FusedRounding:
         """The formats that it rounds to."""
-        return FusedRounding.of(self.fused, self.dtype)
+        return FusedRounding.of(self.contract, self.dtype)
 
     @property
     def plainest(self) -> Gates:
@@ -156,10 +156,12 @@ class FusedSubject(Subject):
 
     def other_gates(self, gates: Gates) -> Gates:
         """Return gates of the same shape and dtype, of values that no small case has, if any may be."""
-        low, high = self.fused.i_range
-        igate = Constant(max(low, min(high, -2.75)) if self.fused.igate else 0.0)
+        low, high = self.contract.i_range
+        igate = Constant(max(low, min(high, -2.75)) if self.contract.igate else 0.0)
         most = max(self.domain.least, min(self.domain.most, -1.375))
-        return Gates(gates.dtype, gates.shape, igate, Constant(0.0 if self.fused.gate == "fixed" else most))
+        return Gates(
+            gates.dtype, gates.shape, igate, Constant(0.0 if self.contract.gate == "fixed" else most)
+        )
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
         """Return what the kernel gives for these gates, and all else as in the case."""
@@ -172,6 +174,17 @@ class FusedSubject(Subject):
         leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
         return self.call_fused(inputs.with_(**leaves))
 
+    def stand_in(self) -> Callable[..., object]:
+        """Return a function that gives zeros, which depend on all inputs."""
+        states, dtype = self.contract.states, getattr(torch, self.contract.returns(self.dtype))
+
+        def zeros(*tensors: Tensor, **more: object) -> object:
+            none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
+            o = (0 * none + 0 * tensors[2].double()).to(dtype)
+            return (o, o.detach()) if states in more else o
+
+        return zeros
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest calls there are, with each keyword that is promised, cannot be made; or None."""
@@ -180,13 +193,13 @@ class FusedSubject(Subject):
         inputs = self.inputs(gates, plain_probe(self.domain, S))
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._told(inputs).items())
         calls = ["nothing more"]
-        calls += [f"{self.fused.states}=None, then its state"] if self.fused.states else []
-        calls += [f"{self.fused.packed}=[0, {S}]"] if self.fused.packed else []
+        calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
+        calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
         for call in calls:
             try:
                 if call.startswith("nothing"):
                     self.call_fused(inputs)
-                elif self.fused.packed and call.startswith(self.fused.packed):
+                elif self.contract.packed and call.startswith(self.contract.packed):
                     self.call_packed(inputs, (0, S))
                 else:
                     _, state = self.call_with_state(inputs, None)
@@ -225,8 +238,10 @@ class FusedSubject(Subject):
             lay_out(rounded(x, dtype).to(self.device), layout, filler)
             for x, layout in zip((products.q, products.k, products.v), probe.layouts, strict=True)
         )
-        fixed = self.fused.gate == "fixed"
-        return Inputs(q, k, v, igate if self.fused.igate else None, None if fixed else fgate, products.column)
+        fixed = self.contract.gate == "fixed"
+        return Inputs(
+            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
+        )
 
     def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
         """Return what a call with these inputs sees."""
@@ -237,8 +252,8 @@ class FusedSubject(Subject):
         return Seen(q, k, v, igate, fgate, begins, packed)
 
     def _fixed(self, zeros: Array) -> Array:
-        assert self.fused.fixed is not None
-        log = np.asarray(torch.as_tensor(self.fused.fixed(zeros.shape[1])).double(), dtype=np.float64)
+        assert self.contract.fixed is not None
+        log = np.asarray(torch.as_tensor(self.contract.fixed(zeros.shape[1])).double(), dtype=np.float64)
         return zeros + log[None, :, None]
 
     def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
@@ -250,8 +265,8 @@ class FusedSubject(Subject):
 
     def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
         """Call the kernel on a state, None for none yet; return its output and the next state."""
-        assert self.fused.states
-        output, rest = self._called(inputs, {self.fused.states: state})
+        assert self.contract.states
+        output, rest = self._called(inputs, {self.contract.states: state})
         if not rest:
             raise LawBroken(Finding("state", (), "no state beside o", "(o, state)"))
         return output, rest[0]
@@ -262,12 +277,12 @@ class FusedSubject(Subject):
 
     def _ending(self, ends: Sequence[int]) -> dict[str, object]:
         """Return the keyword that says where packed sequences end."""
-        assert self.fused.packed
-        return {self.fused.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
+        assert self.contract.packed
+        return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
-        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.fused.layout, more)
+        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -281,20 +296,20 @@ class FusedSubject(Subject):
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
         """Return the tensors as the kernel takes them."""
-        return [arranged(x, name, self.fused.layout) for name, x in inputs.named.items()]
+        return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
 
     def _require_output(self, found: object, inputs: Inputs) -> Tensor:
         """Return the output as (B, NH, S, V)."""
         B, NH, S, V = inputs.v.shape
-        shape = (B, NH, S, V) if self.fused.layout == "BHSD" else (B, S, NH, V)
-        dtype = getattr(torch, self.fused.returns(self.dtype))
+        shape = (B, NH, S, V) if self.contract.layout == "BHSD" else (B, S, NH, V)
+        dtype = getattr(torch, self.contract.returns(self.dtype))
         wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
         if not isinstance(found, Tensor):
             raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted))
         if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
             told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
             raise LawBroken(Finding("o", (), told, wanted))
-        return found if self.fused.layout == "BHSD" else found.transpose(1, 2)
+        return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
 
     def run(self, gates: Gates, probe: Probe) -> FusedRun:
         """Build the recipes' tensors and call the kernel on them."""
@@ -310,7 +325,7 @@ class FusedSubject(Subject):
 
     def cotangent(self, inputs: Inputs, probe: Probe) -> Tensor:
         """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
-        dtype = getattr(torch, self.fused.returns(self.dtype))
+        dtype = getattr(torch, self.contract.returns(self.dtype))
         dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
         return lay_out(dense, probe.pull_layout) if probe.pull_layout else dense
 
@@ -342,7 +357,7 @@ class FusedSubject(Subject):
         for left in reversed(range(times)):
             pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
         truth = self.truth(seen)
-        bounds = FusedBounds(truth, self.fused, self.fused_rounding)
+        bounds = FusedBounds(truth, self.contract, self.rounding)
         detached = not output.requires_grad
         return FusedGradients(run, seen_W, pulled, detached, Pulled(truth, seen_W), bounds)
 
@@ -355,15 +370,17 @@ class FusedSubject(Subject):
 
         The truth is that of all times, with a cotangent of 0 before the cut.
         """
-        assert self.fused.states
+        assert self.contract.states
         _, state = self.call_with_state(inputs.part(0, cut), None)
         W = self.cotangent(inputs, probe)
         behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
-        gradients = self.pull_of(behind, probe, W=W[:, :, cut:], seen=seen, more={self.fused.states: state})
+        gradients = self.pull_of(
+            behind, probe, W=W[:, :, cut:], seen=seen, more={self.contract.states: state}
+        )
         whole = self.read(W).copy()
         whole[:, :, :cut] = 0.0
-        rounding = self.fused_rounding.handing_over(coarsest(state))
-        bounds = FusedBounds(gradients.pulled.truth, self.fused, rounding)
+        rounding = self.rounding.handing_over(coarsest(state))
+        bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
         return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
 
     def _pulled(
@@ -378,7 +395,7 @@ class FusedSubject(Subject):
         asked = [name for name in leaves if name in needed]
         found: dict[str, Tensor | None] = dict.fromkeys(leaves)
         of = {name: leaves[name] for name in asked}
-        self.recorder.pull_fused(output, of, W, self.letters, self.fused.layout, retain=retain)
+        self.recorder.pull_fused(output, of, W, self.letters, self.contract.layout, retain=retain)
         if output.requires_grad and asked:
             try:
                 with warnings.catch_warnings():
@@ -401,7 +418,7 @@ class FusedSubject(Subject):
     def truth(self, seen: Seen) -> Truth:
         """Return what is true of a call."""
         with np.errstate(all="ignore"):
-            return Truth(self.fused, seen)
+            return Truth(self.contract, seen)
 
     def expected(self, run: FusedRun, note: str = "") -> Expected:
         """Return what the output of this call must be."""
@@ -409,8 +426,8 @@ class FusedSubject(Subject):
 
     def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
         """Return what the output must be for these inputs; state: what was handed over, if anything was."""
-        rounding = self.fused_rounding.handing_over(coarsest(state))
-        return self.output_of(self.truth(seen), self.fused, rounding, note)
+        rounding = self.rounding.handing_over(coarsest(state))
+        return self.output_of(self.truth(seen), self.contract, rounding, note)
 
     def output_of(
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
@@ -461,13 +478,8 @@ class FusedSubject(Subject):
     def letters(self) -> dict[str, str]:
         """What each tensor of a call is called."""
         return dict(
-            zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True)
+            zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
         )
-
-    @property
-    def wide(self) -> bool:
-        """Whether float64 is too coarse an oracle for it."""
-        return self.contract.accumulator(self.dtype) == "float64"
 
 
 def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
