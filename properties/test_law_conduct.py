@@ -10,18 +10,31 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.strategies.recipe import Case
 from dmat.testing import protected
-from dmat.testing.dtilde import DtildeSubject, Gradients
+from dmat.testing.call import PulledBack
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.kinds import BACKWARD, BOTH, RIVAL
 from dmat.testing.law import law
 from dmat.testing.memory import uninitialised
+from dmat.testing.subject import Subject
 from dmat.testing.verdict import require, require_same, require_within
 
+CALLED_TWICE = {DTILDE: (needs.gradients, needs.determinism), FUSED: (needs.determinism,)}
 
-def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
-    """Require the same D~ and the same gradients, bit for bit."""
-    require_same("D~", after.run.dtilde, before.run.dtilde, note=note)
-    require_same("di", after.di, before.di, note=note)
-    require_same("df", after.df, before.df, note=note)
+
+def outcome(subject: Subject, call: Case, filler: float = float("nan")) -> PulledBack:
+    """Call, and pull back where there are gradients."""
+    return subject.pull_on(subject.build(call, filler), call, filler=filler)[0]
+
+
+def require_same_results(subject: Subject, after: PulledBack, before: PulledBack, note: str) -> None:
+    """Require the same outputs and the same gradients, bit for bit."""
+    for name in before.run.outputs:
+        require_same(name, after.run.of(name), before.run.of(name), note=note)
+    for name in before.gradients:
+        require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
 @law(GATES, order=17)
@@ -55,50 +68,50 @@ def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent
         require_same(name, subject.read(x), was, note="the input after the backward call, against before")
 
 
-@law(WINDOWS, order=18)
-def test_law_results_kept(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
+@law(RIVAL, order=18, kinds=BOTH)
+def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
     Why: A static output buffer, or a cache keyed by shape or address, gives yesterday's answer.
-    Bound: zero for the earlier result; section 3, forward, for the later.
+    Bound: zero for the earlier result; {section 3, forward, // docs/fused.md section 2} for the later.
     """
-    igate, fgate = gates.build(subject.device)
-    first = subject.forward_of(igate, fgate)
-    kept = first.dtilde
-    igate.copy_(rival.dense()[0])
-    fgate.copy_(rival.dense()[1])
-    second = subject.forward_of(igate, fgate)
-    require_same("D~", subject.read(first.output), kept, note="the first result after a second call")
-    require_within(second.dtilde, subject.expected_dtilde(second))
+    inputs = subject.build(call)
+    first = subject.forward_on(inputs)
+    kept = {name: first.of(name) for name in first.outputs}
+    subject.overwrite(inputs, rival)
+    second = subject.forward_on(inputs)
+    for name, must in subject.expected_outputs(second, "the second call").items():
+        now, note = subject.read(first.outputs[name]), "the first result after a second call"
+        require_same(name, now, kept[name], note=note)
+        require_within(second.of(name), must)
 
 
-@law(COTANGENTS, order=19, needs=(needs.gradients, needs.determinism))
-def test_law_repeatable(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order=19, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_repeatable(subject: Subject, call: Case) -> None:
     """The same call gives the same bits, gradients too.
 
     Why: Atomic additions make every bug after them unrepeatable.
     Bound: zero.
     """
-    first = subject.gradients(gates, cotangent)
-    require_same_call(subject.gradients(gates, cotangent), first, "the second of two equal calls")
+    first = outcome(subject, call)
+    require_same_results(subject, outcome(subject, call), first, "the second of two equal calls")
 
 
-@law(COTANGENTS, order=8, needs=(needs.gradients, needs.determinism))
-def test_law_surroundings_unread(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order={DTILDE: 8, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     """Nothing outside the given views is read: NaN or a large number around them changes nothing.
 
     Why: A read past the view is right until the allocator moves.
     Bound: zero.
     """
-    runs = []
-    for filler in (float("nan"), torch.finfo(getattr(torch, gates.dtype)).max / 4):
-        igate, fgate = gates.build(subject.device, filler)
-        runs.append(subject.gradients_of(igate, fgate, cotangent.build(gates, subject.device, filler)))
-    require_same_call(runs[1], runs[0], "a large number around the inputs, against NaN around them")
+    large = torch.finfo(getattr(torch, subject.dtype)).max / 4
+    runs = [outcome(subject, call, filler) for filler in (float("nan"), large)]
+    note = "a large number around the inputs, against NaN around them"
+    require_same_results(subject, runs[1], runs[0], note)
 
 
-@law(COTANGENTS, order=9, needs=(needs.gradients, needs.determinism))
-def test_law_uninitialised_unread(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order={DTILDE: 9, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
     Why: Padding from torch.empty is zero in every test and a NaN in the long run.
@@ -107,8 +120,8 @@ def test_law_uninitialised_unread(subject: DtildeSubject, gates: Gates, cotangen
     runs = []
     for filler in (float("nan"), 1e4):
         with uninitialised(filler, subject.recorder):
-            runs.append(subject.gradients(gates, cotangent))
-    require_same_call(runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
+            runs.append(outcome(subject, call))
+    require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 
 
 @law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
@@ -123,7 +136,9 @@ def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     for number in range(1, 11):
         again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
         if number % 2 == 0:
-            require_same_call(again, first, f"call {number + 1} of 11 for the same inputs, against the first")
+            require_same_results(
+                subject, again, first, f"call {number + 1} of 11 for the same inputs, against the first"
+            )
     require_within(again.run.dtilde, subject.expected_dtilde(again.run))
 
 
@@ -160,18 +175,19 @@ def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangen
         require_within(getattr(alone, name), replace(must, note=f"only {name} was asked for"))
 
 
-@law(COTANGENTS, order=25, needs=(needs.gradients,))
-def test_law_retained_graph(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order=25, needs=(needs.gradients,), kinds=BOTH)
+def test_law_retained_graph(subject: Subject, call: Case) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 
     Why: A buffer consumed by the first backward makes the second one wrong.
-    Bound: zero where deterministic; section 3, gradients.
+    Bound: zero where deterministic; {section 3 // docs/fused.md section 2}, gradients.
     """
-    igate, fgate = gates.build(subject.device)
-    first, second = subject.gradients_twice(igate, fgate, cotangent.build(gates, subject.device))
+    first, second = subject.pull_on(subject.build(call), call, times=2)
     if subject.contract.deterministic:
-        require_same_call(second, first, "the second backward through one graph, against the first")
-    subject.require_gradients(second)
+        note = "the second backward through one graph, against the first"
+        require_same_results(subject, second, first, note)
+    for name in subject.judged_gradients(call):
+        require_within(second.of(name), subject.gradient_must_be(second, name))
 
 
 @law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import PROBED, RIVALS
+from dmat.strategies.probe_cases import PROBED
 from dmat.testing.contract import FUSED
 from dmat.testing.law import law
-from dmat.testing.memory import uninitialised
 from dmat.testing.readout.bounds import FusedBounds
-from dmat.testing.readout.subject import FusedGradients, FusedSubject
+from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import require_same, require_within
-
-
-def outcome(
-    subject: FusedSubject, gates: Gates, probe: Probe, filler: float = float("nan")
-) -> FusedGradients:
-    """Call, and pull back where there are gradients."""
-    needed = ("q", "k", "v", "i", "g") if subject.contract.has_gradients else ()
-    return subject.pull_of(subject.inputs(gates, probe, filler), probe, needed)
-
-
-def require_same_call(
-    subject: FusedSubject, after: FusedGradients, before: FusedGradients, note: str
-) -> None:
-    """Require the same output and the same gradients, bit for bit."""
-    require_same("o", after.run.o, before.run.o, note=note)
-    for name in before.tensors:
-        require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
 @law(PROBED, order=17, kinds=(FUSED,))
@@ -80,66 +61,8 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, probe: Probe) -> Non
         gradients = subject.pull_of(inputs, probe, needed)
         note = f"only {', '.join(subject.letters[name] for name in needed)} asked for gradients"
         require_within(gradients.run.o, subject.expected(gradients.run, note))
-        for name in needs.told(subject, needed) if needs.one_law_serves(subject, probe) else ():
+        for name in subject.told(needed) if subject.defines_gradients(probe) else ():
             require_within(gradients.of(name), subject.expected_gradient(gradients, name, note))
-
-
-@law(RIVALS, order=18, kinds=(FUSED,))
-def test_law_results_kept(subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates) -> None:
-    """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
-
-    Why: A static output buffer, or a cache keyed by shape or address, gives yesterday's answer.
-    Bound: zero for the earlier result; docs/fused.md section 2 for the later.
-    """
-    inputs = subject.inputs(gates, probe)
-    first = subject.run_of(inputs)
-    kept = first.o
-    for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
-        if x is not None:
-            x.copy_(other)
-    for name in "qkv":
-        if name != "k" or subject.contract.keys == "any":
-            inputs.named[name].mul_(2)
-    second = subject.run_of(inputs)
-    require_same("o", subject.read(first.output), kept, note="the first result after a second call")
-    require_within(second.o, subject.expected(second, "the second call"))
-
-
-@law(PROBED, order=19, kinds=(FUSED,), needs=(needs.determinism,))
-def test_law_repeatable(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The same call gives the same bits, gradients too.
-
-    Why: Atomic additions make every bug after them unrepeatable.
-    Bound: zero.
-    """
-    first = outcome(subject, gates, probe)
-    require_same_call(subject, outcome(subject, gates, probe), first, "the second of two equal calls")
-
-
-@law(PROBED, order=12, kinds=(FUSED,), needs=(needs.determinism,))
-def test_law_surroundings_unread(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Nothing outside the given views is read: NaN or a large number around them changes nothing.
-
-    Why: A read past the view is right until the allocator moves.
-    Bound: zero.
-    """
-    large = torch.finfo(getattr(torch, subject.dtype)).max / 4
-    runs = [outcome(subject, gates, probe, filler) for filler in (float("nan"), large)]
-    require_same_call(subject, runs[1], runs[0], "a large number around the inputs, against NaN around them")
-
-
-@law(PROBED, order=12, kinds=(FUSED,), needs=(needs.determinism,))
-def test_law_uninitialised_unread(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Uninitialised memory is not read: NaN or a large number in it changes nothing.
-
-    Why: Padding from torch.empty is zero in every test and a NaN in the long run.
-    Bound: zero.
-    """
-    runs = []
-    for filler in (float("nan"), 1e4):
-        with uninitialised(filler, subject.recorder):
-            runs.append(outcome(subject, gates, probe))
-    require_same_call(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 
 
 @law(PROBED, order=26, kinds=(FUSED,), needs=(needs.determinism, needs.homogeneous))
@@ -161,16 +84,3 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
     where = enough & ~expected.bound.overflow & ~expected.bound.free
     require_same("o", twice.o, once.o, where, "the output for 2 v, against twice that for v", times=2)
-
-
-@law(PROBED, order=25, kinds=(FUSED,), needs=(needs.gradients,))
-def test_law_retained_graph(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
-
-    Why: A buffer consumed by the first backward makes the second one wrong.
-    Bound: zero where deterministic.
-    """
-    inputs = subject.inputs(gates, probe)
-    first, second = (subject.pull_of(inputs, probe, times=times) for times in (1, 2))
-    if subject.contract.deterministic:
-        require_same_call(subject, second, first, "the second backward through one graph, against the first")

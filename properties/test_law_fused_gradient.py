@@ -13,60 +13,9 @@ from dmat.testing.exact import Mask
 from dmat.testing.law import law
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.readout.truth import Pulled, Truth
-from dmat.testing.verdict import as_array, require, require_kinds, require_same, require_within
+from dmat.testing.verdict import as_array, require_same, require_within
 
 NEEDS = (needs.gradients,)
-
-
-@law(PROBED, order=13, kinds=(FUSED,), needs=NEEDS)
-def test_law_gradient_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Each gradient has the shape, dtype and device of its input.
-
-    Why: A gradient of another shape is broadcast, silently, into the optimiser.
-    Bound: none.
-    """
-    inputs = subject.inputs(gates, probe)
-    gradients = subject.pull_of(inputs, probe)
-    for name, x in inputs.named.items():
-        gradient = gradients.tensors[name]
-        found, wanted = ((tuple(y.shape), y.dtype, y.device) for y in (gradient, x))
-        require(found == wanted, subject.gradient_name(name), found, wanted)
-
-
-@law(PROBED, order=5, kinds=(FUSED,), needs=NEEDS)
-def test_law_gradient_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Finite inputs and cotangents give finite gradients of every input, unless they overflow.
-
-    Why: exp of a positive number before the mask, or a where that is not taken: NaN in the weights.
-    Bound: none but overflow.
-    """
-    gradients = subject.pull(gates, probe)
-    for name in gradients.tensors:
-        require_kinds(gradients.of(name), subject.expected_gradient(gradients, name))
-
-
-@law(PROBED, order=4, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
-def test_law_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The forget gate's gradient at k is the sum of X[t, s] over t >= k > s, times dl/df, within its bound.
-
-    Why: The rectangle is where carries, tails and the derivative of the gate are lost.
-    Bound: docs/fused.md section 2, gradients.
-    """
-    if needs.one_law_serves(subject, probe):
-        gradients = subject.pull(gates, probe)
-        subject.observe(require_within(gradients.of("g"), subject.expected_gradient(gradients, "g")))
-
-
-@law(PROBED, order=4, kinds=(FUSED,), needs=(*NEEDS, needs.igate))
-def test_law_input_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The input gate's gradient at s is the sum of X[t, s] over t >= s, within its bound.
-
-    Why: A column summed short, a stabiliser's derivative left over, or underflow through e^-m.
-    Bound: docs/fused.md section 2, gradients.
-    """
-    if needs.one_law_serves(subject, probe):
-        gradients = subject.pull(gates, probe)
-        subject.observe(require_within(gradients.of("i"), subject.expected_gradient(gradients, "i")))
 
 
 @law(DENSE, order=11, kinds=(FUSED,), needs=NEEDS)
@@ -77,7 +26,7 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe
     Why: A scale applied once too often, a tile transposed, the last chunk's carry left out going back.
     Bound: docs/fused.md section 2, gradients.
     """
-    if needs.one_law_serves(subject, probe):
+    if subject.defines_gradients(probe):
         gradients = subject.pull(gates, probe)
         for name in "qkv" if subject.contract.keys == "any" else "qv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
@@ -90,7 +39,7 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
     Bound: zero, or docs/fused.md section 2 for grad_scope="suffix"; weighted by -l, it has its weight's.
     """
-    if not needs.one_law_serves(subject, probe):
+    if not subject.defines_gradients(probe):
         return
     gradients = subject.pull(gates, probe)
     computed = gradients.of("g")

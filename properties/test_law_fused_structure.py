@@ -14,16 +14,6 @@ from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.verdict import as_array, require_same
 
 
-@law(PROBED, order=10, kinds=(FUSED,))
-def test_law_output_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed.
-
-    Why: Wrong for one head, one time or no batch, a shape is broadcast in silence.
-    Bound: none.
-    """
-    subject.run(gates, probe)
-
-
 @law(PROBED, order=2, kinds=(FUSED,))
 def test_law_future(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The future is 0, exactly: o[t] has nothing of v_s for s > t.

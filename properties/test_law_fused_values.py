@@ -11,17 +11,6 @@ from dmat.testing.readout.subject import FusedGradients, FusedSubject
 from dmat.testing.verdict import require_kinds, require_within
 
 
-@law(PROBED, order=1, kinds=(FUSED,))
-def test_law_values(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Every entry is within the bound: o[t] in column s is E[t, s] times a power of two, for every regime.
-
-    Why: One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide.
-    Bound: docs/fused.md section 2, the output.
-    """
-    run = subject.run(gates, probe)
-    subject.observe(require_within(run.o, subject.expected(run)))
-
-
 @law(DENSE, order=8, kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
@@ -46,7 +35,7 @@ def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
     """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
-    for name in needs.told(subject, gradients.tensors):
+    for name in subject.told(gradients.tensors):
         expected = subject.expected_gradient(gradients, name, note)
         times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name in ("q", "k", "v")))
         expected = expected.part(times)
@@ -72,7 +61,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
         subject.observe(require_within(subject.read(output), part.noted(note)))
-    if needs.one_law_serves(subject, probe) and subject.contract.has_gradients:
+    if subject.defines_gradients(probe) and subject.contract.has_gradients:
         note = f"of the call that was given the state of the times before {cut}"
         gradients = subject.pull_going_on(inputs, probe, cut)
         _require_gradients(gradients, subject, cut, note)
@@ -93,6 +82,6 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
     subject.observe(require_within(subject.read(output), subject.expected_of(seen, note)))
-    if needs.one_law_serves(subject, probe) and subject.contract.has_gradients:
+    if subject.defines_gradients(probe) and subject.contract.has_gradients:
         gradients = subject.pull_packed(inputs, probe, seen, ends)
         _require_gradients(gradients, subject, 0, note)

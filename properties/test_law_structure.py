@@ -8,21 +8,27 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases import EXACT, GATES, WINDOWS
+from dmat.strategies.recipe import Case
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import integer_dtilde
+from dmat.testing.kinds import BOTH, FORWARD
 from dmat.testing.law import law
+from dmat.testing.subject import Subject
 from dmat.testing.verdict import require, require_kinds, require_same, require_within
 
 
-@law(GATES, order=10)
-def test_law_output_shape(subject: DtildeSubject, gates: Gates) -> None:
-    """D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included.
+@law(FORWARD, order=10, kinds=BOTH)
+def test_law_output_shape(subject: Subject, call: Case) -> None:
+    """{D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included //
+    The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed}.
 
-    Why: Ragged and empty sequences are where launches crash and a wrong dtype hides.
+    Why: {Ragged and empty sequences are where launches crash and a wrong dtype hides //
+        Wrong for one head, one time or no batch, a shape is broadcast in silence}.
     Bound: none.
     """
-    output = subject.forward(gates).output  # the call itself requires shape, dtype and device
-    require(output.layout == torch.strided, "D~", output.layout, "a strided tensor")
+    # The call itself requires shape, dtype and device.
+    for name, output in subject.forward_on(subject.build(call)).outputs.items():
+        require(output.layout == torch.strided, name, output.layout, "a strided tensor")
 
 
 @law(GATES, order=11)

@@ -7,21 +7,28 @@ import numpy as np
 from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases import CUTS, GATES
+from dmat.strategies.recipe import Case
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import decay_from
+from dmat.testing.kinds import BOTH, FORWARD
 from dmat.testing.law import law
+from dmat.testing.subject import Subject
 from dmat.testing.verdict import require_agreement, require_within
 
 
-@law(GATES, order=1)
-def test_law_values(subject: DtildeSubject, gates: Gates) -> None:
-    """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must.
+@law(FORWARD, order=1, kinds=BOTH)
+def test_law_values(subject: Subject, call: Case) -> None:
+    """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
+    o[t] in column s is E[t, s] times a power of two, for every regime}.
 
-    Why: The law that all others lean on: no entry may be further off than its own sum explains.
-    Bound: section 3, forward: |computed - D~| <= (1 + u) e + u |D~| + floor (Higham 2002, section 4.2).
+    Why: {The law that all others lean on: no entry may be further off than its own sum explains //
+        One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide}.
+    Bound: {section 3, forward: |computed - D~| <= (1 + u) e + u |D~| + floor (Higham 2002, section 4.2) //
+        docs/fused.md section 2, the output}.
     """
-    run = subject.forward(gates)
-    subject.observe(require_within(run.dtilde, subject.expected_dtilde(run)))
+    run = subject.forward_on(subject.build(call))
+    for name, must in subject.expected_outputs(run).items():
+        subject.observe(require_within(run.of(name), must))
 
 
 @law(CUTS, order=40)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmat.testing.call import raised
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array
 from dmat.testing.recording import SILENT, Recorder
-from dmat.testing.subject import Refused, raised
+from dmat.testing.subject import Refused
 from dmat.testing.verdict import LawBroken
 
 WARM_UPS = 3  # calls until autotuning, lazy loading and the allocator have settled

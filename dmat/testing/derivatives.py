@@ -29,6 +29,7 @@ from dmat.testing.bounds import (
     over_scope,
     scope_length,
 )
+from dmat.testing.call import raised
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import (
     FINITE,
@@ -41,7 +42,7 @@ from dmat.testing.exact import (
     sigmoid_minus,
     window_sums,
 )
-from dmat.testing.subject import Refused, raised
+from dmat.testing.subject import Refused
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up

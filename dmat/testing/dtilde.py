@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -25,10 +24,11 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
+from dmat.testing.call import NAN, called, pulled
 from dmat.testing.contract import Contract
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.protected import NotEnded, died_of
-from dmat.testing.subject import DETACHED, Refused, Subject, raised
+from dmat.testing.subject import DETACHED, Refused, Subject
 from dmat.testing.verdict import (
     Expected,
     Finding,
@@ -38,6 +38,8 @@ from dmat.testing.verdict import (
     require_same,
     require_within,
 )
+
+GATES = ("igate_preact", "fgate_preact")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class Run:
     fgate: Array
     output: Tensor
     read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """The output by name."""
+        return {"D~": self.output}
+
+    def of(self, name: str) -> Array:
+        """Return the values of an output."""
+        return {"D~": self.dtilde}[name]
 
     @cached_property
     def dtilde(self) -> Array:
@@ -71,6 +82,15 @@ class Gradients:
     tensors: tuple[Tensor, Tensor]
     detached: bool = False
 
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Both gradients by the name of their gate."""
+        return dict(zip(GATES, self.tensors, strict=True))
+
+    def of(self, name: str) -> Array:
+        """Return the values of the gradient of a gate."""
+        return self.di if name == "igate_preact" else self.df
+
     @cached_property
     def di(self) -> Array:
         """The input gate's gradient."""
@@ -80,6 +100,19 @@ class Gradients:
     def df(self) -> Array:
         """The forget gate's gradient."""
         return self.run.read(self.tensors[1])[..., 0]
+
+
+@dataclass(frozen=True)
+class GateTensors:
+    """The tensors of one call, (B, NH, S, 1) each."""
+
+    igate: Tensor
+    fgate: Tensor
+
+    @property
+    def named(self) -> Mapping[str, Tensor]:
+        """Both by name."""
+        return {"igate_preact": self.igate, "fgate_preact": self.fgate}
 
 
 @dataclass
@@ -92,6 +125,55 @@ class DtildeSubject(Subject):
     def contract(self) -> Contract:
         """The implementation's contract."""
         return cast(Contract, self.implementation.contract)
+
+    # Calls by name
+
+    @property
+    def gates(self) -> tuple[str, str]:
+        """The names of both gates among the inputs."""
+        return GATES
+
+    def build(self, call: Case, filler: float = NAN) -> GateTensors:
+        """Build the gates."""
+        return GateTensors(*call["gates"].build(self.device, filler))
+
+    def overwrite(self, inputs: GateTensors, rival: Gates) -> None:
+        """Write the gates of a rival into the same memory."""
+        for gate, other in zip(inputs.named.values(), rival.dense(), strict=True):
+            gate.copy_(other)
+
+    def forward_on(self, inputs: GateTensors) -> Run:
+        """Call the kernel."""
+        return self.forward_of(inputs.igate, inputs.fgate)
+
+    def pull_on(
+        self, inputs: GateTensors, call: Case, *, filler: float = NAN, times: int = 1
+    ) -> list[Gradients]:
+        """Call the kernel and pull the cotangent back, several times through one graph."""
+        G = call["cotangent"].build(call["gates"], self.device, filler)
+        return self._pull(inputs.igate, inputs.fgate, G, (0, 1), times)
+
+    def name_of(self, name: str) -> str:
+        """Return how findings name a gate."""
+        return name
+
+    def gradient_name(self, name: str) -> str:
+        """Return how findings name the gradient of a gate."""
+        return {"igate_preact": "di", "fgate_preact": "df"}[name]
+
+    def expected_outputs(self, run: Run, note: str = "") -> dict[str, Expected]:
+        """Return what D~ must be."""
+        return {"D~": self.expected_dtilde(run).noted(note)}
+
+    def gradient_must_be(self, gradients: Gradients, name: str) -> Expected:
+        """Return what the gradient of one gate must be."""
+        return self.expected_gradients(gradients)[GATES.index(name)]
+
+    def judged_gradients(self, call: Case) -> Sequence[str]:
+        """Return both gates."""
+        return GATES
+
+    # What may be drawn, and how far rounding may go
 
     @cached_property
     def domain(self) -> Domain:
@@ -175,12 +257,8 @@ class DtildeSubject(Subject):
         """
         layout = self.contract.gate_layout
         self.recorder.call(self.callee, layout, igate, fgate)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                output = self.implementation.function(arranged(igate, layout), arranged(fgate, layout))
-        except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
-            raise LawBroken(raised("D~", error)) from error
+        arguments = [arranged(gate, layout) for gate in (igate, fgate)]
+        output = called("D~", self.implementation.function, arguments, {})
         self.recorder.returned(output)
         _require_tensor(output, igate)
         assert isinstance(output, Tensor)
@@ -208,10 +286,6 @@ class DtildeSubject(Subject):
         """
         return self._pull(igate, fgate, G, needed, 1)[0]
 
-    def gradients_twice(self, igate: Tensor, fgate: Tensor, G: Tensor) -> list[Gradients]:
-        """Call the implementation once, and pull G back through the same graph twice."""
-        return self._pull(igate, fgate, G, (0, 1), 2)
-
     def _pull(
         self, igate: Tensor, fgate: Tensor, G: Tensor, needed: tuple[int, ...], times: int
     ) -> list[Gradients]:
@@ -232,20 +306,11 @@ class DtildeSubject(Subject):
         self, output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
-        asked = [leaf for leaf in leaves if leaf.requires_grad]
-        pulled: dict[int, Tensor | None] = {}
         self.recorder.pull(output, leaves, G, retain=retain)
-        if output.requires_grad:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    found = torch.autograd.grad(output, asked, G, retain_graph=retain, allow_unused=True)
-            except (Exception, SystemExit) as error:  # whatever a user's backward may raise
-                raise LawBroken(raised("gradients", error)) from error
-            pulled = {id(leaf): gradient for leaf, gradient in zip(asked, found, strict=True)}
+        asked = {name: leaf for name, leaf in zip(("di", "df"), leaves, strict=True) if leaf.requires_grad}
+        found = pulled(output, asked, G, retain=retain)
         di, df = (
-            _gradient(name, leaf, pulled.get(id(leaf)))
-            for name, leaf in zip(("di", "df"), leaves, strict=True)
+            _gradient(name, leaf, found.get(name)) for name, leaf in zip(("di", "df"), leaves, strict=True)
         )
         self.recorder.pulled((di, df))
         return di, df

@@ -133,7 +133,8 @@ def law(
 
     The function stays as it is; its Laws are its attribute `laws`.
     A law of both kinds is a function (subject, call, **rest of the case): call is the part of the case that
-    describes a call. Its cases, order and needs may differ by kind; {one|other} in its docstring differs.
+    describes a call. Its cases, order and needs may differ by kind, and its docstring where it has
+    {words of D~ // words of fused kernels}.
     """
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
@@ -159,8 +160,8 @@ def _of_kind(value: Any, kind: str) -> Any:
 
 
 def _worded(text: str, number: int) -> str:
-    """Return a docstring with the first or the second of the words in each {one|other}."""
-    return re.sub(r"\{([^{}|]*)\|([^{}|]*)\}", lambda both: both[1 + number], text)
+    """Return a docstring with the first or the second of the words in each {words // words}."""
+    return re.sub(r"\{([^{}]*?)\s?//\s?([^{}]*?)\}", lambda both: both[1 + number], text)
 
 
 def _on_calls(check: Callable[..., None], parts: tuple[str, ...]) -> Callable[..., None]:

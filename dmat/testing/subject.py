@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,10 +14,11 @@ from torch import Tensor
 from dmat.strategies.domain import Domain
 from dmat.strategies.gates import Gates
 from dmat.strategies.recipe import Case
+from dmat.testing.call import Kernel
 from dmat.testing.contract import DEVICES, AnyContract, contract_of
 from dmat.testing.exact import Array
 from dmat.testing.recording import SILENT, Recorder
-from dmat.testing.verdict import Finding, as_array
+from dmat.testing.verdict import Expected, as_array
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
 
@@ -52,7 +53,7 @@ class Implementation:
 
 
 @dataclass
-class Subject(ABC):
+class Subject(Kernel, ABC):
     """What a law sees. `worst` is the largest error over bound that it has let pass.
 
     part: of a law's cases, "all", or the "ladder" or the "search" alone. recorder: is told of every call.
@@ -81,6 +82,25 @@ class Subject(ABC):
     def wide(self) -> bool:
         """Whether float64 is too coarse an oracle for it."""
         return self.contract.accumulator(self.dtype) == "float64"
+
+    # What must come out of a call
+
+    @property
+    @abstractmethod
+    def gates(self) -> tuple[str, str]:
+        """The names of the input gate and of the forget gate among the inputs."""
+
+    @abstractmethod
+    def expected_outputs(self, run: Any, note: str = "") -> dict[str, Expected]:
+        """Return what the outputs of this call must be, by name."""
+
+    @abstractmethod
+    def gradient_must_be(self, gradients: Any, name: str) -> Expected:
+        """Return what the gradient of one input must be."""
+
+    @abstractmethod
+    def judged_gradients(self, call: Case) -> Sequence[str]:
+        """Return the inputs whose gradients have a truth in this call, by name."""
 
     # The plainest calls, and those of a case
 
@@ -145,9 +165,3 @@ class Subject(ABC):
     def observe(self, ratio: float) -> None:
         """Note an error over bound that a law let pass."""
         self.worst = ratio if self.worst is None else max(self.worst, ratio)
-
-
-def raised(quantity: str, error: BaseException) -> Finding:
-    """Return the finding of a call that raised instead of giving this quantity."""
-    text = str(error).strip().splitlines()
-    return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")

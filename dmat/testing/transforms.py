@@ -12,8 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from dmat.testing.call import raised
 from dmat.testing.dtilde import DtildeSubject, arranged
-from dmat.testing.subject import Implementation, raised
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import LawBroken
 
 InDims = tuple[int | None, int | None]

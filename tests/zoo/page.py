@@ -60,7 +60,8 @@ def page() -> str:
 
 
 def _family(entry: Law) -> str:
-    return entry.check.__module__.rpartition("test_law_")[2]
+    family = entry.check.__module__.rpartition("test_law_")[2]
+    return f"fused_{family.removeprefix('fused_')}" if entry.kind == FUSED else family
 
 
 def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:

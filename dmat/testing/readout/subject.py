@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
+from dmat.testing.call import called, pulled
 from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
@@ -29,7 +29,7 @@ from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.decays import Decays
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
-from dmat.testing.subject import DETACHED, Subject, raised
+from dmat.testing.subject import DETACHED, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, as_array
 
 BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
@@ -74,6 +74,15 @@ class FusedRun:
     output: Tensor
     read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
 
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """The output by name."""
+        return {"o": self.output}
+
+    def of(self, name: str) -> Array:
+        """Return the values of an output."""
+        return {"o": self.o}[name]
+
     @cached_property
     def o(self) -> Array:
         """The output as float64."""
@@ -95,6 +104,11 @@ class FusedGradients:
     pulled: Pulled
     bounds: FusedBounds
 
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """The gradients by the name of their input."""
+        return self.tensors
+
     def of(self, name: str) -> Array:
         """Return one of them."""
         gradient = self.run.read(self.tensors[name])
@@ -109,6 +123,76 @@ class FusedSubject(Subject):
     def contract(self) -> FusedContract:
         """The implementation's contract."""
         return cast(FusedContract, self.implementation.contract)
+
+    # Calls by name
+
+    @property
+    def gates(self) -> tuple[str, str]:
+        """The names of both gates among the inputs."""
+        return "i", "g"
+
+    def build(self, call: Case, filler: float = float("nan")) -> Inputs:
+        """Build the inputs."""
+        return self.inputs(call["gates"], call["probe"], filler)
+
+    def overwrite(self, inputs: Inputs, rival: Gates) -> None:
+        """Write the gates of a rival into the same memory, and q, k and v times 2 where keys are free."""
+        for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
+            if x is not None:
+                x.copy_(other)
+        for name in "qkv":
+            if name != "k" or self.contract.keys == "any":
+                inputs.named[name].mul_(2)
+
+    def forward_on(self, inputs: Inputs) -> FusedRun:
+        """Call the kernel."""
+        return self.run_of(inputs)
+
+    def pull_on(
+        self, inputs: Inputs, call: Case, *, filler: float = float("nan"), times: int = 1
+    ) -> list[FusedGradients]:
+        """Call the kernel and pull the cotangent back, several times through one graph."""
+        needed = NAMES if self.contract.has_gradients else ()
+        return self.pulls_of(inputs, call["probe"], needed, times=times)
+
+    def name_of(self, name: str) -> str:
+        """Return how findings name an input."""
+        return self.letters[name]
+
+    def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
+        """Return what the output must be."""
+        return {"o": self.expected(run, note)}
+
+    def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
+        """Return what the gradient of one input must be."""
+        return self.expected_gradient(gradients, name)
+
+    def judged_gradients(self, call: Case) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of, if the contract defines them here."""
+        taken = [name for name, is_taken in self._taken.items() if is_taken]
+        return self.told(taken) if self.defines_gradients(call["probe"]) else []
+
+    @property
+    def _taken(self) -> dict[str, bool]:
+        """Whether the kernel takes each input."""
+        gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
+        return {name: gates.get(name, True) for name in NAMES}
+
+    def told(self, names: Iterable[str]) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of.
+
+        In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
+        """
+        untold = {"k"} if self.contract.keys != "any" else set()
+        untold |= {"v"} if self.contract.positive else set()
+        return [name for name in names if name not in untold]
+
+    def defines_gradients(self, probe: Probe) -> bool:
+        """Whether the contract defines gradients here: truncated ones only where the normaliser is 1."""
+        contract = self.contract
+        return contract.gradient == "full" or contract.reads != "mlstm" or probe.regime == "small"
+
+    # What may be drawn, and how far rounding may go
 
     @cached_property
     def domain(self) -> ProbeDomain:
@@ -283,12 +367,7 @@ class FusedSubject(Subject):
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
         self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                returned = self.implementation.function(*arguments, **more)
-        except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
-            raise LawBroken(raised("o", error)) from error
+        returned = called("o", self.implementation.function, arguments, more)
         first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
         output = self._require_output(first, inputs)
         self.recorder.returned_fused(first, rest)
@@ -335,12 +414,25 @@ class FusedSubject(Subject):
         probe: Probe,
         needed: Sequence[str] = NAMES,
         *,
-        times: int = 1,
         W: Tensor | None = None,
         seen: Seen | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> FusedGradients:
-        """Call the kernel on these inputs, pull the cotangent back; `times` through one graph, the last kept.
+        """Call the kernel on these inputs, and pull the cotangent back."""
+        return self.pulls_of(inputs, probe, needed, W=W, seen=seen, more=more)[0]
+
+    def pulls_of(
+        self,
+        inputs: Inputs,
+        probe: Probe,
+        needed: Sequence[str] = NAMES,
+        *,
+        times: int = 1,
+        W: Tensor | None = None,
+        seen: Seen | None = None,
+        more: Mapping[str, object] = NOTHING,
+    ) -> list[FusedGradients]:
+        """Call the kernel on these inputs, and pull the cotangent back `times` through one graph.
 
         needed: the inputs that ask for a gradient; that of any other is zero. W: the cotangent, else the
         probe's. more: keywords of the call, and seen: what it sees with them.
@@ -353,13 +445,14 @@ class FusedSubject(Subject):
         seen_W = self.read(tensor)  # a backward may overwrite it
         run = FusedRun(seen, output.detach(), self.read)
         self.recorder.detached(output, run.output)
-        pulled: dict[str, Tensor] = {}
-        for left in reversed(range(times)):
-            pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
+        every = [
+            self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
+        ]
         truth = self.truth(seen)
         bounds = FusedBounds(truth, self.contract, self.rounding)
         detached = not output.requires_grad
-        return FusedGradients(run, seen_W, pulled, detached, Pulled(truth, seen_W), bounds)
+        pulled = Pulled(truth, seen_W)
+        return [FusedGradients(run, seen_W, tensors, detached, pulled, bounds) for tensors in every]
 
     def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
         """Call the kernel on packed sequences, and pull the probe's cotangent back."""
@@ -392,23 +485,12 @@ class FusedSubject(Subject):
         *,
         retain: bool,
     ) -> dict[str, Tensor]:
-        asked = [name for name in leaves if name in needed]
-        found: dict[str, Tensor | None] = dict.fromkeys(leaves)
-        of = {name: leaves[name] for name in asked}
-        self.recorder.pull_fused(output, of, W, self.letters, self.contract.layout, retain=retain)
-        if output.requires_grad and asked:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    gradients = torch.autograd.grad(
-                        output, [leaves[n] for n in asked], W, retain_graph=retain, allow_unused=True
-                    )
-            except (Exception, SystemExit) as error:  # whatever a user's backward may raise
-                raise LawBroken(raised("gradients", error)) from error
-            found |= dict(zip(asked, gradients, strict=True))
+        asked = {name: leaf for name, leaf in leaves.items() if name in needed}
+        self.recorder.pull_fused(output, asked, W, self.letters, self.contract.layout, retain=retain)
+        found = pulled(output, asked, W, retain=retain)
         result = {}
         for name, leaf in leaves.items():
-            gradient = found[name]
+            gradient = found.get(name)
             result[name] = torch.zeros_like(leaf) if gradient is None else gradient
         self.recorder.pulled_fused([result[name] for name in asked])
         return result
