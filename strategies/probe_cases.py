@@ -50,26 +50,28 @@ def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bo
 
 def _forget(domain: ProbeDomain) -> list[Background]:
     """Return the canonical forget gates."""
-    if domain.gate == "fixed":
+    if domain.contract.gate == "fixed":
         return [Constant(0.0)]
-    values = (100.0, 0.0, -20.0, -89.0) if domain.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
+    values = (100.0, 0.0, -20.0, -89.0) if domain.contract.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
     # Past the spike gates are small and no integers: what a sum keeps of them beside it is not exact.
-    spike = Edited(Constant(3.0 if domain.gate == "preact" else -0.3), (((0, 0, 0), -1e4),))
+    spike = Edited(Constant(3.0 if domain.contract.gate == "preact" else -0.3), (((0, 0, 0), -1e4),))
     constants = [Constant(x) for x in values if domain.least <= x <= domain.most]
     return [*constants, *([spike] if domain.least <= -1e4 else [])]
 
 
 def _inputs(domain: ProbeDomain) -> list[Background]:
-    return [Constant(x) for x in dict.fromkeys((0.0, *domain.i_range))] if domain.igate else [Constant(0.0)]
+    ends = domain.contract.i_range if domain.contract.igate else ()
+    return [Constant(x) for x in dict.fromkeys((0.0, *ends))]
 
 
 def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
     """Return gates of several heads, each unlike the others."""
-    step = -0.25 if domain.gate != "fixed" else 0.0
+    step = -0.25 if domain.contract.gate != "fixed" else 0.0
     fgate = (
         Ramp(max(-0.5, domain.least / 2), head_step=max(step, domain.least / 16)) if step else Constant(0.0)
     )
-    igate = Ramp(0.0, head_step=min(0.25, domain.i_range[1] / 8)) if domain.igate else Constant(0.0)
+    high = domain.contract.i_range[1]
+    igate = Ramp(0.0, head_step=min(0.25, high / 8)) if domain.contract.igate else Constant(0.0)
     return Gates(domain.dtype, (*heads, S), igate, fgate)
 
 
@@ -132,7 +134,7 @@ def _exact(draw: Draw, domain: ProbeDomain) -> Gates:
 
 def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
     """Return an open gate and, where the contract allows it, a closed one."""
-    opened = -CLOSED_FOR_GOOD if domain.gate == "preact" else 0.0
+    opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
     return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
 
 

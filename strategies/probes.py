@@ -122,7 +122,7 @@ class _Builder:
         if self.probe.regime != "small":
             return self.probe.level
         sizes = self.domain.scale_of(self.probe.K) * _largest_product(products)
-        igate = self.gates.values()[0] if self.domain.igate else np.zeros(1)
+        igate = self.gates.values()[0] if self.domain.contract.igate else np.zeros(1)
         reach = max(0.0, float(igate.max(initial=0.0)) / math.log(2))
         longest = math.log2(max(self.gates.shape[-1], 1))
         return -(math.ceil(reach) + math.ceil(longest + math.log2(max(sizes, 1.0))) + 1)
@@ -132,7 +132,9 @@ class _Builder:
         if self.plain:
             return np.ones(shape)
         sizes: Array = np.asarray(2.0 ** self.random.integers(-1, 2, size=shape))
-        return sizes if self.domain.positive else sizes * (2.0 * self.random.integers(0, 2, size=shape) - 1)
+        if self.domain.contract.positive:
+            return sizes
+        return np.asarray(sizes * (2.0 * self.random.integers(0, 2, size=shape) - 1))
 
     def _one_hot(self) -> Products:
         (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
@@ -141,7 +143,7 @@ class _Builder:
         sources = np.flatnonzero(column >= 0)
         v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
-        if self.domain.keys == "orthonormal":
+        if self.domain.contract.keys == "orthonormal":
             k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
             q[:] = self.powers(B, NH, S, 1) * self.powers(B, NH, 1, K) / self.domain.scale_of(K)
         elif not self.domain.softmax:
@@ -171,9 +173,9 @@ class _Builder:
         (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
         q, k = (self.random.standard_normal((B, NH, S, K)) for _ in range(2))
         v = self.random.standard_normal((B, NH, S, V))
-        if self.domain.positive:
+        if self.domain.contract.positive:
             q, k, v = np.ones_like(q), np.ones_like(k), np.abs(v) + 0.1
-        if self.domain.keys == "orthonormal":
+        if self.domain.contract.keys == "orthonormal":
             k = np.zeros_like(k)
             k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
         return Products(q, k, v, np.full(S, -1))
@@ -184,7 +186,7 @@ class _Builder:
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
         q[..., 16:] = 0.0
-        if self.domain.keys == "orthonormal":
+        if self.domain.contract.keys == "orthonormal":
             k = np.zeros_like(k)
             k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
         return Products(q / self.domain.scale_of(K), k, v, np.full(S, -1))
@@ -201,7 +203,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     S = gates.shape[-1]
     K = choose(draw, domain.key_sizes(S))
     some = (1, 3, 4, 1, 3, 4, 130) if S <= SHORT else (1, 3, 4)  # past a block of 128
-    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(choose(draw, some), K)
+    V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(choose(draw, some), K)
     signs = choose(draw, (0, 1, 2, 3))
     regime = choose(draw, REGIMES) if domain.normalised else "unit"
     probe = Probe(
@@ -212,7 +214,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
         choose(draw, levels(domain, kind)) if regime == "unit" else 0,
         regime,
         choose(draw, (0, 1)) * (1 + seed(draw)),
-        choose(draw, ("contiguous", *PROBE_LAYOUTS)) if domain.strided else "contiguous",
+        choose(draw, ("contiguous", *PROBE_LAYOUTS)) if domain.contract.strided else "contiguous",
     )
     if not representable(probe, gates, domain):
         probe = Probe(kind, K, V, probe.seed, pull=probe.pull, layout=probe.layout)
@@ -226,7 +228,7 @@ def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
     if domain.normalised:
         return LEVELS
     narrow = "float16" in (domain.products_dtype, domain.accumulator)
-    if narrow or domain.positive or (domain.softmax and kind == "one-hot"):
+    if narrow or domain.contract.positive or (domain.softmax and kind == "one-hot"):
         return (0,)
     return (0, 0, 0, FAR["softmax" if domain.softmax else "linear"])
 
@@ -234,7 +236,7 @@ def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
 def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
     """Return the plainest probe of this kind for this length."""
     K = domain.key_sizes(S)[0]
-    V = 0 if kind == "one-hot" or domain.V_equals_K else domain.value_size(1, K)
+    V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, K)
     return Probe(kind, K, V, **more)  # type: ignore[arg-type]
 
 
@@ -255,9 +257,9 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
     S = gates.shape[-1]
     if not 0 <= probe.V <= LARGEST or probe.K not in domain.key_sizes(S):
         return False
-    if domain.V_equals_K and probe.V != 0:
+    if domain.contract.V_equals_K and probe.V != 0:
         return False
-    layouts = PROBE_LAYOUTS if domain.strided else ("contiguous",)
+    layouts = PROBE_LAYOUTS if domain.contract.strided else ("contiguous",)
     regimes = REGIMES if domain.normalised else ("unit",)
     fits = (
         (probe.V == 0 or domain.has_value_size(probe.V))

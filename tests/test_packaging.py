@@ -104,6 +104,7 @@ def imports(file: Path) -> set[str]:
     ("files", "allowed"),
     [
         ("strategies/*.py", "dmat.strategies"),
+        ("dmat/testing/contract/*.py", ("dmat.testing.contract", "dmat.testing.cannot")),
         ("dmat/testing/exact.py", "nothing"),
         ("dmat/testing/bounds.py", "dmat.testing.exact"),
         ("dmat/pages.py", "nothing"),

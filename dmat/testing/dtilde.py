@@ -179,13 +179,10 @@ class DtildeSubject(Subject):
     def domain(self) -> Domain:
         """What the strategies may draw for it."""
         contract = self.contract
-        return Domain(
+        return Domain.of(
+            contract,
             dtype=self.dtype,
             accumulator=contract.accumulator(self.dtype),
-            special_values=contract.special_values,
-            zero_length=contract.zero_length,
-            seq_multiple_of=contract.seq_multiple_of,
-            max_seq=contract.max_seq,
             masked_cotangent=contract.masked_cotangent,
         )
 

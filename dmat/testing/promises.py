@@ -11,7 +11,7 @@ from dmat.strategies.cases import COTANGENTS, Case, Cases
 from dmat.strategies.domain import Domain
 from dmat.testing.contract import DTYPES, SPECIAL_VALUES, AnyContract, Contract
 from dmat.testing.contract.fields import MASKED_COTANGENTS
-from dmat.testing.contract.rows import Promised, rows
+from dmat.testing.contract.rows import BaseContract, rows
 from dmat.testing.grade import telling
 from dmat.testing.law import Law
 from dmat.testing.registry import law_named
@@ -42,6 +42,10 @@ class Promises(ABC):
     def no_stricter(self, terms: Terms, other: Terms) -> bool:
         """Whether no term is stricter than the other's."""
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
+
+    def given_up(self, terms: Terms) -> tuple[int, ...]:
+        """Return how far each promise is given up, dearest first: of two terms the lesser hides less."""
+        return tuple(options.index(terms[name]) for name, options in self.options.items())
 
     @abstractmethod
     def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
@@ -86,7 +90,7 @@ class DtildePromises(Promises):
         return f"@dmat.testing.implementation({fields_written(contract.stated())})"
 
 
-def options(kind: type[Promised], *dearest: str) -> dict[str, tuple[Any, ...]]:
+def options(kind: type[BaseContract], *dearest: str) -> dict[str, tuple[Any, ...]]:
     """Return what each row of this kind may give up: these first, then the others as they stand."""
     found: dict[str, tuple[Any, ...]] = {}
     for name, row in rows(kind).items():

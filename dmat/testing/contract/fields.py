@@ -19,7 +19,6 @@ from dmat.testing.contract.rows import row
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 MASKED_COTANGENTS = ("ignored", "summed")
-GRAD_SCOPES = ("rectangle", "suffix")  # strictest first
 ANY_K = (1, 4, 16)
 
 WITHOUT = "contract: {name} without {wanted!r}"
@@ -93,10 +92,7 @@ class Conduct:
     """What holds of its sums and its bits."""
 
     exact_sums: bool = row(
-        True,
-        flag,
-        "sums of integers are exact (not so when rescaled to base 2)",
-        relaxations=GAVE_UP,
+        True, flag, "sums of integers are exact (not so when rescaled to base 2)", relaxations=GAVE_UP
     )
     deterministic: bool = row(True, flag, "the same call gives the same bits", relaxations=GAVE_UP)
     gates: str = row(
@@ -265,10 +261,11 @@ class Fused(Conduct, Inputs, Rounding):
     )
     grad_scope: str | None = row(
         None,
-        optional(one_of(*GRAD_SCOPES)),
-        '"rectangle", or "suffix" where gradients are reverse cumulative sums of row minus column sums; '
-        "None: by error_scope",
-        relaxations=GRAD_SCOPES,
+        optional(one_of("rectangle", "suffix", "prefix")),
+        '"rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums; '
+        '"prefix" where they are cumulative sums of column minus row sums; None: "rectangle" for '
+        'error_scope="window", else "suffix"',
+        relaxations=("rectangle", "suffix"),  # "prefix" in its place where sums are from the front: variants
     )
     gradient: str = row(
         "full",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from dmat.testing.contract import checks
 from dmat.testing.contract.fields import ANY_K, Fused
 from dmat.testing.contract.names import FUSED
-from dmat.testing.contract.rows import Promised, described
+from dmat.testing.contract.rows import BaseContract, described
 
 
 @described
 @dataclass(frozen=True)
-class FusedContract(Fused, Promised):
+class FusedContract(Fused, BaseContract):
     """The promises of an operator o = fn(q, k, v, [i,] [l or f]) in which D~ stands.
 
     ValueError names the field, its value and what was expected. With E = exp(D~), w = 1 (or dt),

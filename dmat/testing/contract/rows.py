@@ -37,18 +37,18 @@ def row(default: T, check: Check, help: str, **more: Any) -> T:
     return field(default=default, metadata={"row": Row(default, check, help, **more)})
 
 
-def rows(kind: type[Promised]) -> dict[str, Row]:
+def rows(kind: type[BaseContract]) -> dict[str, Row]:
     """Return the rows of a kind of contract by the name of their field, in the order of reports."""
     return {f.name: f.metadata["row"] for f in fields(kind)}  # type: ignore[arg-type]  # each is a dataclass
 
 
-def relaxations(kind: type[Promised], name: str) -> tuple[Any, ...]:
+def relaxations(kind: type[BaseContract], name: str) -> tuple[Any, ...]:
     """Return the values that a field may promise, strictest first."""
     return tuple(rows(kind)[name].relaxations)
 
 
-class Promised:
-    """What a contract does with its rows.
+class BaseContract:
+    """What both kinds of contract do with their rows.
 
     kind: of the kernel. of_gradients: the field that says whether the kernel has gradients.
     """

@@ -198,35 +198,8 @@ class FusedSubject(Subject):
     def domain(self) -> ProbeDomain:
         """What the strategies may draw for it."""
         contract, dtype = self.contract, self.dtype
-        gates = contract.gates_in(dtype)
-        largest = float(torch.finfo(getattr(torch, gates)).max)
-        least = -largest if contract.l_min is None else max(contract.l_min, -largest)
-        sizes = contract.K if isinstance(contract.K, tuple) else _multiples(contract.K)
-        return ProbeDomain(
-            dtype=gates,
-            accumulator=contract.accumulator(dtype),
-            special_values=contract.special_values,
-            zero_length=contract.zero_length,
-            seq_multiple_of=contract.seq_multiple_of,
-            max_seq=contract.max_seq,
-            products_dtype=dtype,
-            gate=contract.gate,
-            igate=contract.igate,
-            keys=contract.keys,
-            positive=contract.positive,
-            scales=tuple((K, contract.scale_of(K)) for K in sizes),
-            V=contract.V,
-            V_equals_K=contract.V_equals_K,
-            lengths=contract.lengths,
-            min_seq=contract.min_seq,
-            i_range=contract.i_range,
-            least=least,
-            most=largest if contract.gate == "preact" else 0.0,
-            normalised=contract.reads == "mlstm",
-            softmax=contract.reads == "softmax",
-            strided=contract.strided,
-            chunk=contract.chunk,
-        )
+        formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
+        return ProbeDomain.of(contract, contract=contract, products_dtype=dtype, **formats)
 
     @cached_property
     def rounding(self) -> FusedRounding:
@@ -588,8 +561,3 @@ def arranged(x: Tensor, name: str, layout: str) -> Tensor:
         return flat
     swapped = flat.transpose(1, 2)
     return swapped.contiguous() if x.is_contiguous() else swapped
-
-
-def _multiples(size: int) -> tuple[int, ...]:
-    """Return the multiples of a size of q and k that are tried."""
-    return (size, 4 * size) if 4 * size <= 64 else (size,)
