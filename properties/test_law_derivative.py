@@ -25,7 +25,8 @@ def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent
     Why: Hessian-vector products and linearisation mix both modes; a jvp written by hand is seldom
         tested.
     Bound: that of J v: gamma(n + 16) (|v_i| + sum |v_f| sigmoid(-f)), its condition and flushes as in
-        df; with the bounds of di and df it gives sum |G| err(J v) + sum |v| err(J' G).
+        df, over the window or, under any wider contract, over the whole sequence; with the bounds of di
+        and df it gives sum |G| err(J v) + sum |v| err(J' G).
     """
     inputs, moved = gates.build(subject.device), direction.build(subject.device)
     tangent = pushed_forward(subject, inputs, moved)

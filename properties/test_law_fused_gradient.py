@@ -88,7 +88,8 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
     """The first forget gate gets no gradient: exactly 0 where gradients sum the rectangle alone.
 
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
-    Bound: zero, or docs/fused.md section 2 for grad_scope="suffix"; weighted by -l, it has its weight's.
+    Bound: zero, or docs/fused.md section 2 for the other values of grad_scope; weighted by -l, it has its
+        weight's.
     """
     if not needs.one_law_serves(subject, probe):
         return

@@ -138,7 +138,7 @@ def test_gradient_bounds_count_what_is_not_zero() -> None:
 
 
 def test_prefix_gradient_bound() -> None:
-    """Beyond the window N = min(2 S + 2, 2 nonzeros) and A = 2 sum |G| over t >= s, df[0] included."""
+    """Beyond the window N = 2 nonzeros and A = 2 sum |G| over t >= s, df[0] included."""
     _, df = one_gradient(0.0, [[5.0, 9.0], [2.0, 1.0]], Rounding(F32, F32, "prefix"))
     e = float(gamma(6 + 16, F32.u)) * 16 * 0.5 + (16 + 2 * 6 + 4) * 2.0**-126
     assert same(df.bound[0, 0, 0], (1 + F32.u) * e + F32.u * 0 + F32.floor)

@@ -21,6 +21,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.relax import nearest_contract, promises_of
 from dmat.testing.subject import Implementation
 
+from .zoo.fused_ends import STATED, Style, columns_less_rows, kernel_of
 from .zoo.fused_sound import by_differences, by_windows, chunkwise, product, widen
 from .zoo.trial import rejection
 
@@ -35,6 +36,10 @@ def chunks(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 def prefixes(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """Differences of one cumulative sum, in the inputs' own format."""
     return product(q, k, v, by_differences(log_f).exp())
+
+
+from_the_front = kernel_of(Style(by_differences, columns_less_rows))
+FRONT = {"error_scope": "prefix", "igate": True, **STATED}
 
 
 def whole_chunks(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
@@ -85,6 +90,7 @@ STANDS: list[tuple[Callable[..., Any], dict[str, Any], tuple[str, ...], str | No
         ("bfloat16",),
         'accumulates_in={"bfloat16": "bfloat16", "float16": "float16"}',
     ),
+    (from_the_front, FRONT, ("float32",), 'grad_scope="prefix"'),
     (whole_chunks, {}, ("float32",), "error_scope=16, seq_multiple_of=16"),
     (one_early, {}, ("float32", "bfloat16"), None),
     (scaled, {}, ("float32",), None),
@@ -140,6 +146,12 @@ HINTS: list[tuple[Callable[..., Any], dict[str, Any], str, str]] = [
         'it is what scale="K**-0.5" gives, and the contract says scale=1.0',
     ),
     (of_preactivations, {}, "values", 'it is what gate="preact" gives, and the contract says gate="log"'),
+    (
+        from_the_front,
+        FRONT,
+        "forget_gradient",
+        'it is within what grad_scope="prefix" allows:',
+    ),
     (of_preactivations, {}, "forget_gradient", 'it is what gate="preact" gives'),
 ]
 

@@ -15,7 +15,8 @@ from dmat.testing import minimal
 from dmat.testing.registry import laws
 
 from .zoo.fused_mutants import FUSED_MUTANTS, FusedMutant
-from .zoo.fused_sound import FUSED_SOUND, Kernel
+from .zoo.fused_sound import Kernel
+from .zoo.right import FUSED_RIGHT
 from .zoo.trial import first_rejection, rejection, subjects
 
 LAWS = {law.name: law for law in laws("fused")}
@@ -24,13 +25,13 @@ FOR_MUTANTS = [
     for n in (50, 2000)
 ]
 FOR_SOUND = settings(max_examples=3, database=None)
-WIDE = [right for right in FUSED_SOUND if right.__name__ in ("parallel_windows", "recurrent")]
+WIDE = [right for right in FUSED_RIGHT if right.__name__ in ("parallel_windows", "recurrent")]
 
 
-@pytest.mark.parametrize("number", range(len(FUSED_SOUND)), ids=[right.__name__ for right in FUSED_SOUND])
+@pytest.mark.parametrize("number", range(len(FUSED_RIGHT)), ids=[right.__name__ for right in FUSED_RIGHT])
 def test_sound_is_not_accused(number: int) -> None:
     """No law rejects a right kernel, in one dtype: a few random cases, and of each fifth law the ladder."""
-    right = subjects(FUSED_SOUND[number], FUSED_SOUND[number].__name__)
+    right = subjects(FUSED_RIGHT[number], FUSED_RIGHT[number].__name__)
     subject = [x for x in right if x.dtype != "float64"][number % 2]
     for n, entry in enumerate(LAWS.values()):
         tried = subject if (n + number) % 5 == 0 else replace(subject, part="search")

@@ -9,7 +9,7 @@ from hypothesis import Phase, settings
 from dmat.testing.registry import laws
 
 from .zoo.mutants import MUTANTS, Mutant
-from .zoo.sound import SOUND
+from .zoo.right import RIGHT
 from .zoo.trial import first_rejection, rejection, subjects
 
 LAWS = {law.name: law for law in laws()}
@@ -30,10 +30,10 @@ def test_mutant_is_rejected_by_its_law(mutant: Mutant) -> None:
     assert first_rejection(LAWS[mutant.law], wrong, FOR_MUTANTS), mutant.museum
 
 
-@pytest.mark.parametrize("number", range(len(SOUND)), ids=[right.__name__ for right in SOUND])
+@pytest.mark.parametrize("number", range(len(RIGHT)), ids=[right.__name__ for right in RIGHT])
 def test_sound_is_not_accused(number: int) -> None:
     """No law rejects a right implementation."""
-    right = subjects(SOUND[number], SOUND[number].__name__)
+    right = subjects(RIGHT[number], RIGHT[number].__name__)
     for entry in laws():
         assert rejection(entry, right[number % len(right)], FOR_SOUND) is None
 

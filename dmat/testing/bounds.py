@@ -195,19 +195,15 @@ def fgate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
     """Bound |computed - df|.
 
     e = (gamma(N + 16) + 3 u_a c) A sigmoid(-f) + (A + 2 N + 4) eta with c = |f| sigmoid(f), N and A the
-    number and the magnitude of the non-zero cotangents in the rectangle. In every scope beyond the window
-    N = min(2 S + 2, twice the non-zeros) and A twice the magnitude of the whole causal part, or the
-    rectangle's where that gives more (whoever promises less may still sum the rectangle alone, in any
-    order); df[0] is held to it too. gates="absolute" adds 16 u_a A.
+    number and the magnitude of the non-zero cotangents in the rectangle. In every scope beyond the window N
+    and A are twice those of the whole causal part: a difference of two sums, each in any order and from
+    either end; df[0] is held to it too. gates="absolute" adds 16 u_a A.
     """
-    S = truth.fgate.shape[-1]
-    e, A = _fgate_error(truth, truth.rectangle_count, truth.rectangle_sum, rounding), truth.rectangle_sum
-    special = np.isnan(truth.fgate)
+    N, A, special = truth.rectangle_count, truth.rectangle_sum, np.isnan(truth.fgate)
     if rounding.error_scope != "window":
-        N, A = np.minimum(2 * S + 2, 2 * truth.total_count), 2 * truth.total_sum
-        e = np.maximum(e, _fgate_error(truth, N, A, rounding))
+        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
         special = (special | (truth.fgate == -np.inf)).any(axis=-1, keepdims=True) | special
-    value = truth.df.hi
+    e, value = _fgate_error(truth, N, A, rounding), truth.df.hi
     return Bound(rounding.stored(e, value), rounding.may_overflow(2 * A, e, value), np.asarray(special))
 
 
@@ -215,6 +211,8 @@ def _fgate_error(truth: Backward, N: Array, A: Array, rounding: Rounding) -> Arr
     """Return e for N cotangents of magnitude A."""
     u_a = rounding.u_a
     condition = CONDITION_ULPS * u_a * truth.terms.rate_condition
-    e = (gamma(N + RATE_ULPS, u_a) + condition) * truth.terms.rate.hi * A
-    e = e + (A + 2 * N + 4) * rounding.eta
-    return e + RATE_ULPS * u_a * A if rounding.gates == "absolute" else e
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = (gamma(N + RATE_ULPS, u_a) + condition) * truth.terms.rate.hi * A
+        e = e + (A + 2 * N + 4) * rounding.eta
+        e = e + RATE_ULPS * u_a * A if rounding.gates == "absolute" else e
+    return np.where(np.isnan(e), np.inf, e)

@@ -197,12 +197,21 @@ def _moves(gradient: Tensor | None) -> bool:
 # What is true of them, and how far they may be off
 
 
+def derivative_scope(error_scope: str | int) -> str:
+    """Return the error scope of J v: the window, or the whole sequence for every wider contract.
+
+    J is the adjoint of the gradient. A contract wider than the window lets the gradient sum the sequence from
+    either end (docs/spec.md section 3), and the adjoint of a sum from one end is a sum from the other.
+    """
+    return "window" if error_scope == "window" else "sequence"
+
+
 def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: bool = False) -> Expected:
     """Return what J v must be for finite gates.
 
     With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
-    the error scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta, as of df, whose factors these are.
-    summed: above the diagonal stands v_i[s], not 0.
+    the derivative's scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta, as of df, whose factors these
+    are. summed: above the diagonal stands v_i[s], not 0.
     """
     S, rounding = gates.fgate.shape[-1], subject.rounding
     terms = GateTerms.of(gates.fgate, wide=subject.wide)
@@ -213,7 +222,8 @@ def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: 
         value = window_sums(moved, wide=subject.wide) + _single(start)
         size = _window(np.abs(moved.hi)) + np.abs(start)
         e = np.where(past, _tangent_error(rounding, terms, v), 0.0)
-        e = e + gamma(scope_length(S, rounding.error_scope) + RATE_ULPS, rounding.u_a) * np.abs(start)
+        n = scope_length(S, derivative_scope(rounding.error_scope))
+        e = e + gamma(n + RATE_ULPS, rounding.u_a) * np.abs(start)
     slack = (2 * S + 16) * 2.0 ** (-97 if subject.wide else -52) * size + 2.0**-1060
 
     def ball(index: tuple[int, ...]) -> arb:
@@ -229,7 +239,7 @@ def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: 
 
 def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
     """Return e of J v but for what v_i adds to it."""
-    size, scope = np.abs(v.fgate), rounding.error_scope
+    size, scope = np.abs(v.fgate), derivative_scope(rounding.error_scope)
     n = scope_length(size.shape[-1], scope)
     moved, conditioned = size * terms.rate.hi, size * terms.rate.hi * terms.rate_condition
     M, C, A = (over_scope(x, _window(x), scope) for x in (moved, conditioned, size))
@@ -239,11 +249,16 @@ def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
 
 
 def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Expected:
-    """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it."""
+    """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it.
+
+    The ways are as large as the terms of J v over the derivative's scope: sums from one end may come by a way
+    each.
+    """
     summed = subject.contract.masked_cotangent == "summed"
     expected = expected_tangent(subject, gates, v, summed=summed)
     moved = GateTerms.of(gates.fgate, wide=False).rate.hi * np.abs(v.fgate)
-    size = _window(moved) + np.abs(v.igate)[..., None, :]
+    scope = derivative_scope(subject.rounding.error_scope)
+    size = over_scope(moved, _window(moved), scope) + np.abs(v.igate)[..., None, :]
     added = gamma(WAYS_ULPS, subject.rounding.u) * size
     bound = replace(expected.bound, bound=expected.bound.bound + added)
     return replace(expected, quantity="d<v, J' G>/dG", bound=bound, note=HINT)
@@ -258,12 +273,13 @@ def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: Ga
     rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
     N, A = truth.rectangle_count, truth.rectangle_sum
     if rounding.error_scope != "window":
-        N = np.maximum(N, np.minimum(2 * S + 2, 2 * truth.total_count))
-        A = np.maximum(A, np.broadcast_to(2 * truth.total_sum, A.shape))
+        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
     size = A * np.abs(v.fgate)
     value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * _single(-v.fgate)
-    e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
-    e = e + (size + 2 * N + 4) * rounding.eta
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
+        e = e + (size + 2 * N + 4) * rounding.eta
+        e = np.where(np.isnan(e), np.inf, e)
     slack = (4 * S + 48) * 2.0 ** (-96 if subject.wide else -53) * size + 2.0**-1060
     judged = (f != 0) & (np.abs(f) <= LARGEST_GATE) & stays_finite(rounding, f, size)
 

@@ -58,8 +58,9 @@ class AccuracyClass:
 
     def implies(self, other: AccuracyClass) -> bool:
         """Whether every bound of this class is within the other's."""
+        narrower = _width(self.error_scope) < _width(other.error_scope)
         return (
-            _width(self.error_scope) <= _width(other.error_scope)
+            (narrower or self.error_scope == other.error_scope)
             and Format.of(self.accumulates_in).u <= Format.of(other.accumulates_in).u
             and GATES.index(self.gates) <= GATES.index(other.gates)
         )
@@ -71,8 +72,8 @@ class AccuracyClass:
 
 
 def _width(scope: str | int) -> float:
-    """Order scopes, the strictest first."""
-    named = {"window": 0.0, "prefix": 2.0**62, "sequence": 2.0**63}
+    """Order scopes, the strictest first; neither a prefix nor a suffix is the stricter."""
+    named = {"window": 0.0, "suffix": 2.0**62, "prefix": 2.0**62, "sequence": 2.0**63}
     return float(scope) if isinstance(scope, int) else named[scope]
 
 

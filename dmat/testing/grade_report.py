@@ -70,8 +70,8 @@ def _declared(contract: dict[str, object]) -> str:
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
     rows = contract.get("grad_scope") or ("rectangle" if scope == "window" else "suffix")
-    known = {"rectangle": "window", "suffix": "prefix"}
-    return f"forward {shown}, {wide}; gradients {known[str(rows)]} (grad_scope {rows})"
+    graded = "window" if rows == "rectangle" else rows
+    return f"forward {shown}, {wide}; gradients {graded} (grad_scope {rows})"
 
 
 def _table(one: Graded) -> Table:

@@ -41,6 +41,10 @@ class Promises(ABC):
         """Whether no term is stricter than the other's."""
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
 
+    def given_up(self, terms: Terms) -> tuple[int, ...]:
+        """Return how far each promise is given up, dearest first: of two terms the lesser hides less."""
+        return tuple(options.index(terms[name]) for name, options in self.options.items())
+
     @abstractmethod
     def contract(self, terms: Terms, fixed: Contract) -> Contract:
         """Return the contract of these terms; fields that are none of the options stay as they are fixed."""

@@ -98,24 +98,27 @@ class Relaxation:
     def nearest(self) -> Contract | None:
         """Return the contract found, or None where even the widest is broken in every dtype."""
         while True:
-            start = self._widest()
-            if start is None:
+            starts = [(start, self._tightened(start)) for start in self._widest()]
+            if not starts:
                 return None
-            terms = self._tightened(start)
+            start, terms = min(starts, key=lambda one: self.promises.given_up(one[1]))
             found = self._broken(terms, start)
             if found is None:
                 return self.promises.contract(terms, start)
             self.known.insert(0, found)
             self.felled.append((terms, start))
 
-    def _widest(self) -> Contract | None:
-        """Return the widest contract that stands: of several, that of more dtypes."""
+    def _widest(self) -> list[Contract]:
+        """Return the widest contracts that stand in most dtypes: none, one, or several variants."""
         variants = self.promises.variants(self._answering())
         stand = [(variant, self._standing_dtypes(variant)) for variant in variants]
-        widest, dtypes = max(stand, key=lambda found: len(found[1]))
-        if not any(dtype in dtypes for dtype, _ in self.answered.places):
-            return None
-        return replace(widest, dtypes=dtypes)
+        most = max(len(dtypes) for _, dtypes in stand)
+        asked = {dtype for dtype, _ in self.answered.places}
+        return [
+            replace(variant, dtypes=dtypes)
+            for variant, dtypes in stand
+            if len(dtypes) == most and asked & set(dtypes)
+        ]
 
     def _answering(self) -> Contract:
         """Return the contract for the lengths, dtypes and devices in which it answers, or was not asked."""

@@ -25,14 +25,14 @@ from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken
 
-from .sound import SOUND
+from .right import RIGHT
 
 Accusation = tuple[Subject, Case, LawBroken]
 
 
 def choir(dtype: str) -> list[Subject]:
     """Return every sound implementation that promises this dtype."""
-    right = [Implementation.of(style.__name__, style) for style in SOUND] + list(BUILTIN)
+    right = [Implementation.of(style.__name__, style) for style in RIGHT] + list(BUILTIN)
     return [Subject(one, dtype) for one in right if dtype in one.contract.dtypes]
 
 

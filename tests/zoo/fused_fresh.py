@@ -19,7 +19,8 @@ from dmat.testing.subject import Implementation, Subject
 from dmat.testing.subjects import subject_of
 
 from .fresh import Accusation, accusations, ladder_accusations
-from .fused_sound import FUSED_SOUND, Kernel
+from .fused_sound import Kernel
+from .right import FUSED_RIGHT
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -48,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     accused, begun = 0, time.monotonic()
-    kernels = [x for x in FUSED_SOUND if not options.kernel or x.__name__ in options.kernel]
+    kernels = [x for x in FUSED_RIGHT if not options.kernel or x.__name__ in options.kernel]
     entries = [x for x in laws("fused") if not options.law or x.name in options.law]
     worst: dict[tuple[str, str], float] = {}
     for run in range(1, options.runs + 1):

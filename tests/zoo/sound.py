@@ -291,6 +291,13 @@ def _tiles(near: Tensor, from_start: Tensor, to_end: Tensor, totals: Tensor) -> 
     return torch.where(same, near.unsqueeze(-2), far).flatten(-4, -3).flatten(-2)
 
 
+def chunkwise_sums(log_f: Tensor, C: int) -> Tensor:
+    """Window sums by chunks of C, with differences of cumulative sums inside a chunk."""
+    total, S = chunked(log_f, C).cumsum(-1), log_f.shape[-1]
+    near = total.unsqueeze(-1) - total.unsqueeze(-2)
+    return _tiles(near, total, total[..., -1:] - total, total[..., -1])[..., :S, :S]
+
+
 @sound()
 def chunkwise(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Chunks of 16: prefixes, suffixes and totals of chunks, never a difference."""
@@ -558,11 +565,7 @@ def mask_added(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @sound(error_scope=16)
 def chunkwise_difference(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Chunks of 16, with differences of cumulative sums inside a chunk."""
-    log_f = log_decays(fgate_preact)
-    total, S = chunked(log_f, 16).cumsum(-1), log_f.shape[-1]
-    near = total.unsqueeze(-1) - total.unsqueeze(-2)
-    tiles = _tiles(near, total, total[..., -1:] - total, total[..., -1])
-    return dress(tiles[..., :S, :S], igate_preact)
+    return dress(chunkwise_sums(log_decays(fgate_preact), 16), igate_preact)
 
 
 @sound(error_scope="sequence", special_values={"+inf"})

@@ -13,7 +13,7 @@ import numpy as np
 from dmat.testing.bounds import CONDITION_ULPS, EVALUATION, LOG_SIGMOID_ULPS, RATE_ULPS, Bound, Format, gamma
 from dmat.testing.exact import Array, Mask
 from dmat.testing.readout.contract import TF32, FusedContract
-from dmat.testing.readout.truth import Pulled, Truth, rectangles, rows_from
+from dmat.testing.readout.truth import Pulled, Truth, columns_before, rectangles, rows_from
 
 EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a
 PER_FACTOR = 6  # an exponential, and the product with it, in u_a
@@ -361,18 +361,26 @@ class FusedBounds:
             from_start = no_larger(low, error, reach[..., None])[..., 0]
         return left, from_start
 
-    def gate(self, pulled: Pulled) -> Bound:
-        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows t >= k.
+    def over_grad_scope(self, X: Array) -> Array:
+        """Sum these magnitudes of entries for the gradient of each gate, each as often as it is added."""
+        match self.contract.widest_gradient:
+            case "suffix":  # row sums minus column sums, from k on: a column s >= k has t >= s >= k
+                return 2 * rows_from(X)
+            case "prefix":  # column sums minus row sums, before k: a row t < k has s <= t < k
+                return 2 * columns_before(X)
+        return rectangles(X)
 
-        Of f: sigmoid(-f) (e + (16 u_a + 3 u_a c) A), A the magnitude of what is summed and c the condition
-        of the rate; with gates="absolute", where 1 - sigmoid(f) stands for it, 16 u_a A more
-        (dmat.testing.bounds).
+    def gate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows or columns.
+
+        gamma(N) of their magnitude A for sums of N terms in any order. Of f: sigmoid(-f) (e + (16 u_a +
+        3 u_a c) A), c the condition of the rate; with gates="absolute", where 1 - sigmoid(f) stands for it,
+        16 u_a A more (dmat.testing.bounds).
         """
-        truth, u_a = self.truth, self.rounding.u_a
-        error, N = self.entry_error(pulled), rectangles((pulled.sizes != 0).astype(np.float64))
+        truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
         left, from_start = self.left_over(error)
-        suffix = self.contract.widest_gradient == "suffix"
-        e, A = (2 * rows_from(x) if suffix else rectangles(x) for x in (error + left, pulled.sizes))
+        counted = (pulled.sizes != 0).astype(np.float64)
+        e, A, N = map(self.over_grad_scope, (error + left, pulled.sizes, counted))
         e = e + gamma(N, u_a) * A + rows_from(from_start[..., None])
         if truth.contract.weight == "dt":
             column = truth.product_sizes * pulled.slope_sizes

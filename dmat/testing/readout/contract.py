@@ -13,6 +13,7 @@ from dmat.testing.contract import FUSED, Contract, dtype_name, one_of, positive
 
 READS = ("linear", "mlstm", "softmax")
 GATES = ("log", "preact", "fixed")
+GRAD_SCOPES = ("rectangle", "suffix", "prefix")
 TF32 = "tf32"  # what a tensor core keeps of a float32 operand
 LARGEST_I = 600.0  # e^i and its products stay within float64, in which the filter computes
 
@@ -55,8 +56,10 @@ class FusedContract(Contract):
         accumulator's format, "input" for that of q, k, v, where float32 stands for tf32; or one by dtype.
     error_scope: as for D~; chunks are counted from the start of each call, and of each packed sequence.
     factors: how many exponentials are multiplied into one E: "one", a chunk size, or "steps".
-    grad_scope: "rectangle", or "suffix" where gradients are reverse cumulative sums of row minus column sums;
-        default: by error_scope. gradient: "full", "truncated" (mLSTM: the normaliser held constant), "none".
+    grad_scope: "rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums;
+        "prefix" where they are cumulative sums of column minus row sums; default: "rectangle" for
+        error_scope="window", else "suffix".
+    gradient: "full", "truncated" (mLSTM: the normaliser held constant), "none".
     eps: what is added to the normaliser after the stabiliser. homogeneous: 2 v gives 2 o, bit for bit.
     causal: "bits", or "bound" where rounding may depend on later rows. strided: q, k, v may have any strides.
     """
@@ -123,7 +126,7 @@ class FusedContract(Contract):
         if self.factors not in ("one", "steps"):
             positive(self.factors, 'factors (or "one", "steps")')
         if self.grad_scope is not None:
-            one_of(self.grad_scope, "grad_scope", ("rectangle", "suffix"))
+            one_of(self.grad_scope, "grad_scope", GRAD_SCOPES)
         self._set("differentiable", self.gradient != "none")
 
     def scale_of(self, K: int) -> float:

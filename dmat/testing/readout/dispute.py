@@ -39,6 +39,7 @@ OTHER_READINGS: tuple[dict[str, Any], ...] = (
 LESS_CARE: tuple[dict[str, Any], ...] = (
     {"gates": "absolute"},
     {"grad_scope": "suffix"},
+    {"grad_scope": "prefix"},
     *({"error_scope": scope} for scope in SCOPES if scope != "window"),
     {"multiplies_in": HALVES},
     {"accumulates_in": HALVES},

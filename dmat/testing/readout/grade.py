@@ -35,7 +35,7 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     """Return the classes from the strictest on; a half type's own format comes after float32."""
     longest = subject.domain.all_lengths[-1]  # a chunk as long as all that is tried is a prefix
     chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
-    scopes = chunks if quantity == "forward" else ["window", "prefix"]
+    scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
     gates = ("relative", "absolute") if subject.fused.gate == "preact" else ("relative",)
@@ -51,8 +51,8 @@ def _promised(
     if quantity == "forward":
         contract = replace(contract, error_scope=accuracy.error_scope)
     else:
-        rectangle = accuracy.error_scope == "window"
-        contract = replace(contract, grad_scope="rectangle" if rectangle else "suffix")
+        scope = "rectangle" if accuracy.error_scope == "window" else str(accuracy.error_scope)
+        contract = replace(contract, grad_scope=scope)
     return contract, FusedRounding.of(contract, subject.dtype)
 
 
@@ -114,6 +114,11 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
                 for probe in probes:
                     if domain.has_gates(gates) and is_probe(probe, gates, domain):
                         yield {"gates": gates, "probe": probe}
+        # Small windows, and a last row whose cotangent may be 0: sums from the front leave digits there.
+        faint = replace(smooth, fgate=Constant(max(-20.7, domain.least)))
+        for probe in (replace(probe, pull=pull) for probe in probes for pull in range(1, 7)):
+            if domain.has_gates(faint) and is_probe(probe, faint, domain):
+                yield {"gates": faint, "probe": probe}
 
 
 def ladder(subject: FusedSubject) -> Iterator[Case]:

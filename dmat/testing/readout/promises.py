@@ -29,7 +29,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "accumulates_in": (None, HALVES),
     "multiplies_in": (None, HALVES, "input"),
     "error_scope": SCOPES,
-    "grad_scope": ("rectangle", "suffix"),
+    "grad_scope": ("rectangle", "suffix"),  # "prefix" in its place where sums are from the front: variants
     "gates": ("relative", "absolute"),
     "gradient": ("full", "truncated"),
     "causal": ("bits", "bound"),
@@ -63,8 +63,14 @@ class FusedPromises(Promises):
         if "grad_scope" in plain:
             scope = plain.get("error_scope", self.own.error_scope)
             implied = "rectangle" if scope == "window" else "suffix"
-            plain["grad_scope"] = None if plain["grad_scope"] == implied else plain["grad_scope"]
+            wanted = plain["grad_scope"] if plain["grad_scope"] == "rectangle" else _end(fixed)
+            plain["grad_scope"] = None if wanted == implied else wanted
         return replace(fixed, **plain)
+
+    def variants(self, plain: Contract) -> list[Contract]:
+        """Return both ends from which gradients may be summed, where none is stated."""
+        front = replace(cast(FusedContract, plain), grad_scope="prefix")
+        return [plain, front] if "grad_scope" in self.options else [plain]
 
     def tellers(self) -> list[Law]:
         """Return the laws of values and of the forget gate's gradient."""
@@ -78,6 +84,11 @@ class FusedPromises(Promises):
         known = {f.name: getattr(self.own, f.name) for f in fields(self.own) if f.init}
         more = {name: x for name, x in contract.stated().items() if x != known.get(name)}
         return f"dmat.testing.fused(..., {fields_written(more)})"
+
+
+def _end(fixed: Contract) -> str:
+    """Return the end from which gradients beyond the rectangle are summed."""
+    return "prefix" if cast(FusedContract, fixed).grad_scope == "prefix" else "suffix"
 
 
 def _telling(domain: Domain) -> Iterator[Case]:

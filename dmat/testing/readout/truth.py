@@ -261,3 +261,10 @@ def rectangles(X: Array) -> Array:
 def rows_from(X: Array) -> Array:
     """Sum over all entries of the rows t >= k, into [..., k]."""
     return np.flip(np.cumsum(np.flip(X.sum(-1), -1), -1), -1)
+
+
+def columns_before(X: Array) -> Array:
+    """Sum over all entries of the columns s < k, into [..., k]."""
+    sums = np.zeros(X.shape[:-1])
+    sums[..., 1:] = np.cumsum(X.sum(-2), -1)[..., :-1]
+    return sums

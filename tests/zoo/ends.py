@@ -1,0 +1,189 @@
+"""Right implementations of D~ whose gradients sum the sequence from an end that their forward does not.
+
+A contract wider than the window says nothing of that end (docs/spec.md section 3), so a backward may take
+differences of sums from the front or from the back, in any order, and so may a forward mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dmat.testing import implementation
+
+from .sound import (
+    LN_2,
+    LOG2_E,
+    Dtilde,
+    causal,
+    chunkwise_sums,
+    dress,
+    log_decays,
+    widen,
+)
+
+Segments = Callable[[Tensor], Tensor]  # one number a gate, (B, NH, S) -> its sums over windows, (B, NH, S, S)
+Widen = Callable[[Tensor], Tensor]  # to the format that is summed in
+Rectangles = Callable[[Tensor, Widen], Tensor]  # G, (B, NH, S, S) -> R, (B, NH, S)
+
+
+# Sums over windows
+
+
+def from_the_front(x: Tensor) -> Tensor:
+    """The sum of the first t minus that of the first s."""
+    total = x.cumsum(-1)
+    return total.unsqueeze(-1) - total.unsqueeze(-2)
+
+
+def from_the_back(x: Tensor) -> Tensor:
+    """What is left after s minus what is left after t."""
+    left = pad(x, (0, 1))[..., 1:].flip(-1).cumsum(-1).flip(-1)
+    return left.unsqueeze(-2) - left.unsqueeze(-1)
+
+
+def chunks_of_4(x: Tensor) -> Tensor:
+    """Differences of cumulative sums within chunks of 4, and sums across chunks."""
+    return chunkwise_sums(x, 4)
+
+
+def base_two(x: Tensor) -> Tensor:
+    """Differences of cumulative sums of logarithms to base 2."""
+    return from_the_front(x * LOG2_E) * LN_2
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Differences of cumulative sums, shifted by their largest, which autograd differentiates."""
+    total = x.cumsum(-1)
+    if not total.shape[-1]:
+        return from_the_front(x)
+    total = total - total.amax(-1, keepdim=True)
+    return total.unsqueeze(-1) - total.unsqueeze(-2)
+
+
+# Sums over rectangles: rows and columns, the diagonal left out
+
+
+def below(G: Tensor, wider: Widen) -> Tensor:
+    return torch.where(causal(G, -1), wider(G), 0.0)
+
+
+def columns_before(G: Tensor, wider: Widen) -> Tensor:
+    """The columns before k, less the rows before k."""
+    part = below(G, wider)
+    return pad((part.sum(-2) - part.sum(-1)).cumsum(-1), (1, 0))[..., :-1]
+
+
+def rows_after(G: Tensor, wider: Widen) -> Tensor:
+    """The rows from k on, less the columns from k on."""
+    part = below(G, wider)
+    return (part.sum(-1) - part.sum(-2)).flip(-1).cumsum(-1).flip(-1)
+
+
+def widened_apart(G: Tensor, wider: Widen) -> Tensor:
+    """Columns and rows of two copies of G, so that what each gives to G is rounded before both are added."""
+    columns, rows = below(G, wider).sum(-2).cumsum(-1), below(G, wider).sum(-1).cumsum(-1)
+    return pad(columns - rows, (1, 0))[..., :-1]
+
+
+def columns_by_einsum(G: Tensor, wider: Widen) -> Tensor:
+    """The columns before k, less the rows before k, as products with a mask."""
+    part = below(G, wider)
+    before = causal(G, -1).to(part.dtype)  # (k, j): j < k
+    return torch.einsum("bnts,ks->bnk", part, before) - torch.einsum("bnts,kt->bnk", part, before)
+
+
+def entry_after_entry(G: Tensor, wider: Widen) -> Tensor:
+    """The columns before k, less the rows before k, entry after entry as a scalar loop adds them."""
+    part = below(G, wider)
+    S = part.shape[-1]
+    sums = np.zeros(part.shape[:-1], part.detach().numpy().dtype)
+    for head, of in zip(part.detach().numpy().reshape(-1, S, S), sums.reshape(-1, S), strict=True):
+        for k in range(1, S):  # numpy's cumsum adds one by one, torch's sums and its cumsum do not
+            of[k] = head[:, :k].ravel().cumsum()[-1] - head[:k].ravel().cumsum()[-1]
+    return torch.from_numpy(sums)
+
+
+class _Ends(torch.autograd.Function):
+    """D~, its gradient and its forward mode, each by sums of its own."""
+
+    @staticmethod
+    def forward(igate_preact: Tensor, fgate_preact: Tensor, style: Style) -> Tensor:
+        return dress(style.segments(style.log_decays(fgate_preact)), style.wider(igate_preact)).to(
+            igate_preact.dtype
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+        ctx.style = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor, None]:
+        style, (i, f) = ctx.style, ctx.saved_tensors
+        causal_G = torch.where(causal(G), style.wider(G), 0.0)
+        df = style.rectangles(G, style.wider).unsqueeze(-1) * torch.sigmoid(-style.wider(f))
+        return causal_G.sum(-2).unsqueeze(-1).to(i.dtype), df.to(f.dtype), None
+
+    @staticmethod
+    def jvp(ctx: Any, i_dot: Tensor, f_dot: Tensor, _: None) -> Tensor:
+        style, (_, f) = ctx.style, ctx.saved_tensors
+        moved = (style.wider(f_dot) * torch.sigmoid(-style.wider(f))).squeeze(-1)
+        tangent = style.tangents(moved) + style.wider(i_dot).mT
+        return torch.where(causal(tangent), tangent, 0.0).to(i_dot.dtype)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What D~, its gradient and its forward mode are summed by. wide: in float64 whatever the dtype."""
+
+    segments: Segments
+    rectangles: Rectangles
+    tangents: Segments
+    wide: bool = False
+
+    def wider(self, x: Tensor) -> Tensor:
+        return x.double() if self.wide else widen(x)
+
+    def log_decays(self, fgate_preact: Tensor) -> Tensor:
+        return log_decays(self.wider(fgate_preact))
+
+
+def right(name: str, style: Style, **contract: Any) -> None:
+    """Register this style under its contract."""
+
+    def dtilde(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+        return _Ends.apply(igate_preact, fgate_preact, style)  # type: ignore
+
+    dtilde.__name__ = name
+    ENDS.append(implementation(**contract)(dtilde))
+
+
+ENDS: list[Dtilde] = []
+WIDE: dict[str, Any] = {"accumulates_in": "float64"}
+PREFIX: dict[str, Any] = {"error_scope": "prefix", "special_values": ()}
+SEQUENCE: dict[str, Any] = {"error_scope": "sequence", "special_values": ()}
+ONCE: dict[str, Any] = {"second_order": False, "devices": ("cpu",)}
+CHUNKS: dict[str, Any] = {"error_scope": 4, "special_values": ()}
+
+right("front_front", Style(from_the_front, columns_before, from_the_front), **PREFIX)
+right("front_front_wide", Style(from_the_front, columns_before, from_the_back, wide=True), **PREFIX, **WIDE)
+right("front_back", Style(from_the_front, rows_after, from_the_back), **PREFIX)
+right("front_back_wide", Style(from_the_front, rows_after, from_the_front, wide=True), **PREFIX, **WIDE)
+right("front_apart_wide", Style(from_the_front, widened_apart, from_the_front, wide=True), **PREFIX, **WIDE)
+right("front_einsum", Style(from_the_front, columns_by_einsum, from_the_back), **PREFIX)
+right("front_one_by_one", Style(from_the_front, entry_after_entry, from_the_back), **PREFIX, **ONCE)
+right("base_two_front", Style(base_two, columns_before, base_two), **PREFIX, exact_sums=False)
+right("back_front", Style(from_the_back, columns_before, from_the_front), **SEQUENCE)
+right("back_back_wide", Style(from_the_back, rows_after, from_the_back, wide=True), **SEQUENCE, **WIDE)
+right("chunks_front", Style(chunks_of_4, columns_before, from_the_front), **CHUNKS)
+right("chunks_back", Style(chunks_of_4, rows_after, from_the_back), **CHUNKS)
+right("chunks_chunks", Style(chunks_of_4, rows_after, chunks_of_4), **CHUNKS)
+right("chunks_einsum_wide", Style(chunks_of_4, columns_by_einsum, from_the_back, wide=True), **CHUNKS, **WIDE)

@@ -1,0 +1,11 @@
+"""Every right kernel of the zoo, of D~ and fused."""
+
+from __future__ import annotations
+
+from .ends import ENDS
+from .fused_ends import FUSED_ENDS
+from .fused_sound import FUSED_SOUND
+from .sound import SOUND
+
+RIGHT = [*SOUND, *ENDS]
+FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS]
