@@ -6,7 +6,7 @@ import pytest
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates
 from dmat.strategies.recipe import Case
-from dmat.testing.counterexample import forbidden, law_named
+from dmat.testing.registry import law_named
 from dmat.testing.subject import Implementation, Subject
 
 from .zoo.ends import ENDS
@@ -64,5 +64,5 @@ def test_it_is_not_accused_again(name: str) -> None:
     style, law, case = ACCUSED[name]
     subject = Subject(Implementation.of(style, STYLES[style]), case["gates"].dtype)
     entry = law_named(law)
-    assert forbidden(entry, subject, entry.arguments(case)) is None
+    assert entry.why_not(subject, entry.arguments(case)) is None
     entry.check(subject, **entry.arguments(case))
