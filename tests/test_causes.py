@@ -67,7 +67,8 @@ def test_two_bugs_are_two_findings(tmp_path: Path) -> None:
     """A kernel that masks by -1e9, and whose gradient drops the tail, is found to be wrong in two ways."""
 
     def both(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-        return ALL["tail_gradient_dropped"](igate_preact, fgate_preact).nan_to_num(neginf=-1e9)
+        output: Tensor = ALL["tail_gradient_dropped"](igate_preact, fgate_preact)
+        return output.nan_to_num(neginf=-1e9)
 
     total = found([both], tmp_path, ("float32",))
     assert {f.found.symptom for f in total.findings} == {

@@ -191,7 +191,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from dmat.testing.select import planned
 
         chosen = _selection(session.config)
-        names = {of: [law.name for law in laws(of)] for of in (DTILDE, FUSED)}
+        names = {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
         Plan(names, planned(chosen)).write(Path(file))
 
 
