@@ -22,9 +22,11 @@ from .sound import (
     LOG2_E,
     Dtilde,
     causal,
+    chunked,
     chunkwise_sums,
     dress,
     log_decays,
+    times,
     widen,
 )
 
@@ -90,6 +92,17 @@ def widened_apart(G: Tensor, wider: Widen) -> Tensor:
     """Columns and rows of two copies of G, so that what each gives to G is rounded before both are added."""
     columns, rows = below(G, wider).sum(-2).cumsum(-1), below(G, wider).sum(-1).cumsum(-1)
     return pad(columns - rows, (1, 0))[..., :-1]
+
+
+def columns_in_chunks(G: Tensor, wider: Widen) -> Tensor:
+    """In chunks of 4 the rectangle at the start, and from there on the columns before k, less the rows."""
+    part = below(G, wider)
+    S = part.shape[-1]
+    starts = torch.arange(0, S, 4, device=part.device)
+    at_start = (times(part) >= starts[:, None]).unsqueeze(-1) & (times(part) < starts[:, None]).unsqueeze(-2)
+    first = torch.where(at_start, part.unsqueeze(-3), 0.0).sum((-2, -1))  # (B, NH, chunks)
+    inside = chunked(part.sum(-2) - part.sum(-1), 4).cumsum(-1)
+    return (first.unsqueeze(-1) + pad(inside, (1, 0))[..., :-1]).flatten(-2)[..., :S]
 
 
 def columns_by_einsum(G: Tensor, wider: Widen) -> Tensor:
@@ -185,5 +198,6 @@ right("back_front", Style(from_the_back, columns_before, from_the_front), **SEQU
 right("back_back_wide", Style(from_the_back, rows_after, from_the_back, wide=True), **SEQUENCE, **WIDE)
 right("chunks_front", Style(chunks_of_4, columns_before, from_the_front), **CHUNKS)
 right("chunks_back", Style(chunks_of_4, rows_after, from_the_back), **CHUNKS)
+right("chunks_front_inside", Style(chunks_of_4, columns_in_chunks, chunks_of_4), **CHUNKS)
 right("chunks_chunks", Style(chunks_of_4, rows_after, chunks_of_4), **CHUNKS)
 right("chunks_einsum_wide", Style(chunks_of_4, columns_by_einsum, from_the_back, wide=True), **CHUNKS, **WIDE)

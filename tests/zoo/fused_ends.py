@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,24 @@ from torch.nn.functional import logsigmoid, pad
 
 from dmat.testing import fused
 
-from .ends import Rectangles, columns_before, columns_by_einsum, entry_after_entry, rows_after
-from .fused_sound import Kernel, by_differences, by_windows, widen
+from .ends import (
+    Rectangles,
+    chunks_of_4,
+    columns_before,
+    columns_by_einsum,
+    columns_in_chunks,
+    entry_after_entry,
+    rows_after,
+)
+from .fused_sound import Kernel, by_differences, by_windows, causal, widen
 
 Decays = Callable[[Tensor], Tensor]  # log gates (B, NH, S) -> D~ without input gate, (B, NH, S, S)
 Sums = Callable[[Tensor, Tensor, Tensor], Tensor]  # X (B, NH, S, S), its row sums, its column sums -> dl
+
+
+def by_chunks(log_f: Tensor) -> Tensor:
+    """D~ of log gates by chunks of 4, with differences of cumulative sums inside a chunk."""
+    return chunks_of_4(log_f).masked_fill(~causal(log_f.shape[-1]), -math.inf)
 
 
 def rows_less_columns(X: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -128,6 +142,7 @@ STATED: dict[str, Any] = {"gate": "preact", "scale": "K**-0.5", "factors": "one"
 FRONT: dict[str, Any] = {"grad_scope": "prefix"}
 BACK: dict[str, Any] = {"grad_scope": "suffix"}
 PREFIX: dict[str, Any] = {"error_scope": "prefix"}
+CHUNKS: dict[str, Any] = {"error_scope": 4}
 WIDE: dict[str, Any] = {"accumulates_in": "float64"}
 
 right("linear_windows_front", Style(by_windows, columns_less_rows), **FRONT)
@@ -139,6 +154,9 @@ right("linear_front_entries", Style(by_differences, of_entries(columns_before)),
 right("linear_back_entries", Style(by_differences, of_entries(rows_after)), **PREFIX, **BACK)
 right("linear_front_einsum", Style(by_differences, of_entries(columns_by_einsum)), **PREFIX, **FRONT)
 right("linear_one_by_one", Style(by_differences, of_entries(entry_after_entry)), **PREFIX, **FRONT)
+right("chunks_back", Style(by_chunks, rows_less_columns), **CHUNKS, **BACK)
+right("chunks_front", Style(by_chunks, columns_less_rows), **CHUNKS, **FRONT)
+right("chunks_front_inside", Style(by_chunks, of_entries(columns_in_chunks)), **CHUNKS, **FRONT)
 right("mlstm_front", Style(by_differences, columns_less_rows, "mlstm"), **PREFIX, **FRONT)
 right("mlstm_windows_front", Style(by_windows, of_entries(columns_before), "mlstm"), **FRONT)
 right(
