@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
-from dmat.strategies import Probe
 from dmat.testing import protected
 from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.subject import Subject
@@ -17,14 +16,22 @@ from dmat.testing.subject import Subject
 Need = Callable[[Subject], str | None]
 
 
-def promised(field: str, member: str | None = None) -> Need:
-    """Make the need that the contract promises this field, or that the field's value has this member."""
-    return lambda subject: subject.contract.why_not(field, member)
+def promised(field: str, says: str, member: str | None = None) -> Need:
+    """Make the need that the contract promises this field, or that the field's value has this member.
+
+    says: the need in words, as docs/laws.md shows it.
+    """
+
+    def need(subject: Subject) -> str | None:
+        return subject.contract.why_not(field, member)
+
+    need.__doc__ = says
+    return need
 
 
 # Both kinds
 
-determinism = promised("deterministic")
+determinism = promised("deterministic", "The same call gives the same bits.")
 
 
 def gradients(subject: Subject) -> str | None:
@@ -34,20 +41,20 @@ def gradients(subject: Subject) -> str | None:
 
 def special_value(name: str) -> Need:
     """Gates may hold this special value."""
-    return promised("special_values", name)
+    return promised("special_values", f"Gates may hold {name}.", name)
 
 
 # D~
 
-window_scope = promised("error_scope")
-forward_mode = promised("forward_mode")
-second_order = promised("second_order")
-peak_memory = promised("peak_memory")
+window_scope = promised("error_scope", "Entries depend on nothing beyond their window, to the bit.")
+forward_mode = promised("forward_mode", "Forward mode is promised right, or refused with an error.")
+second_order = promised("second_order", "Second derivatives are promised right, or refused with an error.")
+peak_memory = promised("peak_memory", "A ceiling of memory is stated.")
 
 
 def exact_sums(subject: Subject) -> str | None:
     """Sums of integers are exact, and some allowed length has one."""
-    if reason := promised("exact_sums")(subject):
+    if reason := subject.contract.why_not("exact_sums"):
         return reason
     some = subject.domain.has_exact_lengths
     return None if some else f"no allowed length has exact sums in {subject.dtype}"
@@ -57,12 +64,12 @@ def half_precision(subject: Subject) -> str | None:
     """The dtype is a half type, and float32 is there to compare with."""
     if subject.dtype not in ("bfloat16", "float16"):
         return "a law of the half types"
-    return promised("dtypes", "float32")(subject)
+    return subject.contract.why_not("dtypes", "float32")
 
 
 def transform(name: str) -> Need:
     """The same answer is promised under this transform of torch."""
-    return promised("transforms", name)
+    return promised("transforms", f"The same answer is promised under {name}.", name)
 
 
 def compiler(subject: Subject) -> str | None:
@@ -79,7 +86,7 @@ def protected_pages(subject: Subject) -> str | None:
 
 def cpu_too(subject: Subject) -> str | None:
     """The kernel promises the CPU as well."""
-    return None if subject.contract.devices is None else promised("devices", "cpu")(subject)
+    return None if subject.contract.devices is None else subject.contract.why_not("devices", "cpu")
 
 
 def cuda(subject: Subject) -> str | None:
@@ -91,17 +98,17 @@ def cuda(subject: Subject) -> str | None:
 
 # Fused kernels
 
-gate = promised("gate")
-igate = promised("igate")
-homogeneous = promised("homogeneous")
-states = promised("states")
-packed = promised("packed")
+gate = promised("gate", "The kernel takes a forget gate.")
+igate = promised("igate", "The kernel takes an input gate.")
+homogeneous = promised("homogeneous", "2 v gives 2 o, bit for bit.")
+states = promised("states", "A state can be handed over.")
+packed = promised("packed", "Sequences can be packed.")
 
 
 def integers(subject: FusedSubject) -> str | None:
     """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
-    lacks = subject.fused.why_not
-    if subject.fused.reads == "softmax":
+    lacks = subject.contract.why_not
+    if subject.contract.reads == "softmax":
         return "a softmax divides: it is exact on no integers"
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
@@ -117,25 +124,10 @@ def integers(subject: FusedSubject) -> str | None:
 
 def bits(subject: FusedSubject) -> str | None:
     """Rows do not depend on later ones, to the bit."""
-    return determinism(subject) or promised("causal")(subject)
+    return determinism(subject) or subject.contract.why_not("causal")
 
 
 def resets(subject: FusedSubject) -> str | None:
     """Gates may be closed for good; only where entries depend on their windows alone does that reset."""
     scope = window_scope(subject)
     return special_value("-inf")(subject) or (scope and f"{scope}: -inf less -inf is no reset")
-
-
-def told(subject: FusedSubject, names: Iterable[str]) -> list[str]:
-    """Return the inputs whose gradients one-hot probes tell of.
-
-    In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
-    """
-    untold = {"k"} if subject.fused.keys != "any" else set()
-    untold |= {"v"} if subject.fused.positive else set()
-    return [name for name in names if name not in untold]
-
-
-def one_law_serves(subject: FusedSubject, probe: Probe) -> bool:
-    """Whether the gradient is defined by the contract here: truncated ones only where the normaliser is 1."""
-    return subject.fused.gradient == "full" or subject.fused.reads != "mlstm" or probe.regime == "small"

@@ -10,8 +10,9 @@ from dmat.strategies.cases import ENTRIES, HUGE
 from dmat.strategies.domain import Domain
 from dmat.testing.contract import DTYPES, Contract
 from dmat.testing.cuda import exact_rows, forward_and_backward, last_row_cotangent, spaced_gates
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import integer_dtilde, integer_gradients
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import as_array
 
 
@@ -33,7 +34,7 @@ def test_last_row_cotangent_gives_ones_and_times() -> None:
 
 def test_forward_and_backward_is_that_of_autograd() -> None:
     """The call that looks at no value returns D~ and both gradients."""
-    subject = Subject(Implementation("dtilde", dtilde, Contract()), "float32")
+    subject = DtildeSubject(Implementation("dtilde", dtilde, Contract()), "float32")
     gates = spaced_gates((1, 2, 9), torch.float32, "cpu")
     G = last_row_cotangent((1, 2, 9), torch.float32, "cpu")
     output, di, df = forward_and_backward(subject, gates, G)

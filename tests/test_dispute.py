@@ -13,10 +13,11 @@ from torch.nn.functional import logsigmoid, softplus
 from dmat.testing import dispute
 from dmat.testing.contract import Contract
 from dmat.testing.dispute import explanation
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import Record
 from dmat.testing.registry import law_named
 from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import dress, widen, window_sums
@@ -53,7 +54,7 @@ CALM = {"special_values": (), "differentiable": False}
 
 def explained(function: Callable[..., Tensor], dtype: str, law: str = "values") -> list[str]:
     """Return the explanation of the smallest case on which the law rejects the function."""
-    subject = Subject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
+    subject = DtildeSubject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
     with pytest.raises(Failed) as caught:
         search(law_named(law), subject, Record(law, "k", dtype, "cpu"), "", PROFILE)
     failure = caught.value.failure

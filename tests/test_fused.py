@@ -153,7 +153,7 @@ def test_scale_is_arithmetic_in_K() -> None:
 def test_reads_log_is_a_segment_sum() -> None:
     """reads="log" lifts a function of log gates to D~, held to the laws of D~ itself."""
     lifted = fused(lambda log: log.cumsum(-1)[..., :, None] - log.cumsum(-1)[..., None, :], reads="log")
-    assert Implementation.of("k", lifted).contract.of == "D~"
+    assert Implementation.of("k", lifted).contract.kind == "D~"
 
 
 # Before any law: what cannot be called
@@ -324,7 +324,7 @@ def test_the_filter_agrees_with_balls(name: str) -> None:
     gradients = here.pull(gates, probe)
     truth = here.truth(gradients.run.seen)
     pulled = truth.pulled(gradients.W)
-    balls = HeadBalls(here.fused, gradients.run.seen, 0, 1, gradients.W[0, 1])
+    balls = HeadBalls(here.contract, gradients.run.seen, 0, 1, gradients.W[0, 1])
 
     def near(value: float, ball: arb) -> bool:
         return abs(arb(float(value)) - ball) < arb(1e-12) * (1 + abs(ball))

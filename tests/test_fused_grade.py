@@ -60,7 +60,7 @@ def test_the_grade_is_what_the_source_says(name: str) -> None:
     """The strictest class that stands is the one whose contract each style truly keeps."""
     torch.set_num_threads(1)
     subject = FusedSubject(Implementation.of(name, KERNELS[name]), "float32")
-    contract: FusedContract = subject.fused
+    contract: FusedContract = subject.contract
     graded = grade_fused(subject, 20, lambda told: None)
     forward, gradients = (graded.ledgers[quantity].strictest for quantity in ("forward", "gradients"))
     assert forward is not None

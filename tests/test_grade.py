@@ -17,9 +17,10 @@ from dmat.strategies import Constant, Cycle, Gates
 from dmat.testing.bounds import forward_bound
 from dmat.testing.builtin import COMPARED
 from dmat.testing.contract import DTYPES, Contract
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array, Forward
 from dmat.testing.grade import AccuracyClass, Ledger, classes, grade
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Finding, LawBroken, as_array
 
 from .zoo import sound
@@ -37,7 +38,7 @@ def silent(told: object) -> None:
 def graded(implementation: Implementation, dtype: str) -> Names:
     """Return the classes as the table shows them."""
     torch.set_num_threads(1)
-    ledgers = grade(Subject(implementation, dtype), FEW, silent).ledgers
+    ledgers = grade(DtildeSubject(implementation, dtype), FEW, silent).ledgers
     return str(ledgers["forward"].strictest), str(ledgers["gradients"].strictest)
 
 
@@ -78,7 +79,7 @@ def test_a_wrong_entry_is_in_no_class() -> None:
     def shifted(i: Tensor, f: Tensor) -> Tensor:
         return sound.masked_cumulative_sum(i, f.roll(1, dims=2))
 
-    result = grade(Subject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
+    result = grade(DtildeSubject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
     ledger = result.as_dict()["forward"]
     assert ledger["class"] is None
     assert len(ledger["classes"]) == len(classes("float32", "forward"))
@@ -137,7 +138,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
 def same_bits(implementation: Implementation, dtype: str) -> dict[tuple[str, str], bool]:
     """Return what holds of each trait."""
-    conduct = grade(Subject(implementation, dtype), FEW, silent).conduct
+    conduct = grade(DtildeSubject(implementation, dtype), FEW, silent).conduct
     return {name: trait.holds for name, trait in conduct.items()}
 
 

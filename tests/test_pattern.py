@@ -12,9 +12,10 @@ import pytest
 
 from dmat.strategies import Cycle, Gates, Normal, Palette, Ramp
 from dmat.strategies.cotangents import Cotangent
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.pattern import failing_entries
 from dmat.testing.registry import laws
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Evidence, Finding, LawBroken
 
 from .zoo.mutants import MUTANTS
@@ -249,7 +250,7 @@ G = Cotangent(Normal(5, 1.0))
 def test_mutants(name: str, law: str, case: dict[str, Any], said: str) -> None:
     """The words for a wrong kernel of the zoo are about its defect."""
     wrong = next(mutant for mutant in MUTANTS if mutant.name == name)
-    subject = Subject(Implementation.of(name, wrong.implementation), case["gates"].dtype)
+    subject = DtildeSubject(Implementation.of(name, wrong.implementation), case["gates"].dtype)
     check = next(entry.check for entry in laws() if entry.name == law)
     with pytest.raises(LawBroken) as caught:
         check(subject, **case)

@@ -22,11 +22,12 @@ from dmat.strategies import Constant, Cycle, Gates, Normal, Palette, Ramp
 from dmat.strategies.cotangents import Cotangent
 from dmat.testing import colours
 from dmat.testing.colours import Scale, paint_ratios
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.look import Look
 from dmat.testing.picture import draw, figure
 from dmat.testing.registry import laws
 from dmat.testing.sheet import Tiles
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Evidence, Finding, LawBroken
 from dmat.testing.view import shown_heads, view_of
 
@@ -306,7 +307,7 @@ def test_mutants(name: str, law: str, case: dict[str, Any], tmp_path: Path) -> N
     wrong = next(mutant for mutant in MUTANTS if mutant.name == name)
     check: Callable[..., None] = next(entry.check for entry in laws() if entry.name == law)
     with pytest.raises(LawBroken) as caught:
-        check(Subject(Implementation.of(name, wrong.implementation), case["gates"].dtype), **case)
+        check(DtildeSubject(Implementation.of(name, wrong.implementation), case["gates"].dtype), **case)
     draw([Look(case, caught.value.finding)], tmp_path / "mutant.png")
     assert imread(tmp_path / "mutant.png").shape[1] == 1560
 

@@ -27,6 +27,7 @@ from dmat.strategies.recipe import Case
 from dmat.strategies.values import Normal, Stored
 from dmat.testing.casefile import TENSORS, encoded
 from dmat.testing.contract import Contract
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import Record
 from dmat.testing.registry import law_named
 from dmat.testing.remembered import forget, key, recall, remember
@@ -52,7 +53,7 @@ class Kernel:
         return right(i, f) + int(self.wrong and i.shape[2] >= 4)
 
     def subject(self, contract: Contract = QUICK, device: str = "cpu") -> Subject:
-        return Subject(Implementation("kernel", self, contract), "float32", device)
+        return DtildeSubject(Implementation("kernel", self, contract), "float32", device)
 
 
 def tried(kernel: Kernel, database: ExampleDatabase | None, phases: Any = tuple(Phase)) -> Failed | None:

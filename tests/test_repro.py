@@ -18,9 +18,12 @@ from dmat.strategies import Constant, Cotangent, Gates, Ramp
 from dmat.strategies.cases import Case
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, lay_out
 from dmat.testing import implementation, repro, scripted
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import Law
 from dmat.testing.literal import memory_of, written
+from dmat.testing.recording import Recorder
 from dmat.testing.registry import law_named
+from dmat.testing.script_recorder import ScriptRecorder
 from dmat.testing.subject import Implementation, Subject
 
 from .zoo.mutants import MUTANTS, Mutant
@@ -130,7 +133,7 @@ def kernels(folder: Path) -> dict[str, Any]:
 def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that kills its process, or hangs, is called in a process of its own, and exits 1."""
     monkeypatch.setattr(repro, "PATIENCE", 12.0)
-    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    subject = DtildeSubject(Implementation.of(name, kernels(folder)[name]), "float32")
     target = str(folder / f"kernel.py:{name}")
     made = repro.deadly_script(law_named("values"), subject, {"gates": GATES}, target, folder, "died")
     assert made
@@ -141,7 +144,7 @@ def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", ["raises", "leaves", "returns_none"])
 def test_no_result(name: str, folder: Path) -> None:
     """A kernel that raises, leaves with exit code 0, or returns no tensor exits 1."""
-    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    subject = DtildeSubject(Implementation.of(name, kernels(folder)[name]), "float32")
     made = repro.script(law_named("values"), subject, {"gates": GATES}, f"kernel.py:{name}", folder)
     assert made
     assert repro.exit_code(made) == 1
@@ -151,7 +154,7 @@ def test_no_result(name: str, folder: Path) -> None:
 def test_gate_layout_and_no_target(folder: Path) -> None:
     """Gates are given in the axes of the contract; without a target one is asked for."""
     wrong = implementation(gate_layout="B S NH")(kernels(folder)["swapped_heads"])
-    subject = Subject(Implementation.of("wrong", wrong), "float32")
+    subject = DtildeSubject(Implementation.of("wrong", wrong), "float32")
     made = repro.script(law_named("values"), subject, {"gates": GATES}, None, folder)
     assert made
     assert "python repro.py TARGET\n" in made.text
@@ -159,9 +162,16 @@ def test_gate_layout_and_no_target(folder: Path) -> None:
     assert repro.exit_code(made, "kernel.py:right_heads") == 0
 
 
+def test_a_script_tells_of_every_event() -> None:
+    """The recorder of scripts writes down every event that a recorder is told of."""
+    assert {name for name in vars(Recorder) if name[0] != "_"} <= set(vars(ScriptRecorder))
+
+
 def test_what_holds_has_no_script() -> None:
     """A law that holds is told by no script."""
-    subject = Subject(Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32")
+    subject = DtildeSubject(
+        Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32"
+    )
     assert repro.script(law_named("values"), subject, {"gates": GATES}, None, ROOT) is None
 
 

@@ -14,11 +14,12 @@ from dmat.strategies.cases import Cases
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case
 from dmat.testing import minimal
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure
 from dmat.testing.registry import laws
 from dmat.testing.running import search
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Finding, LawBroken
 
 from .zoo.sound import masked_cumulative_sum
@@ -133,7 +134,7 @@ def test_a_device_that_failed_for_good(deadly: int) -> None:
             raise RuntimeError("an illegal memory access was encountered")
         return masked_cumulative_sum(igate_preact, fgate_preact) + (S == 17)
 
-    subject = Subject(Implementation.of("dies", dies), "float32")
+    subject = DtildeSubject(Implementation.of("dies", dies), "float32")
     record = Record("values", "dies", "float32", "cpu")
     with pytest.raises(LawBroken):
         search(LAWS["values"], subject, record, "", PROFILE)

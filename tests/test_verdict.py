@@ -11,17 +11,18 @@ from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates
+from dmat.testing.dtilde import DtildeSubject, Run
 from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
 from dmat.testing.law import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
 from dmat.testing.session import Keeping, told_and_kept
-from dmat.testing.subject import Implementation, Run, Subject
+from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Expected, LawBroken, require_same, require_within
 
 from .zoo.sound import masked_cumulative_sum as right
 
-SUBJECT = Subject(Implementation.of("right", right), "float64")
+SUBJECT = DtildeSubject(Implementation.of("right", right), "float64")
 GATES = Gates("float64", (1, 1, 3), Constant(1.0), Constant(-1.0))
 ENTRY = (0, 0, 2, 0)
 
@@ -134,7 +135,7 @@ def one_too_much(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 def accused(function: object, law: str) -> tuple[str, Record]:
     """Return the message with which a law rejects a function, and its record."""
-    subject = Subject(Implementation.of("one too much", function), "float32")  # type: ignore[arg-type]
+    subject = DtildeSubject(Implementation.of("one too much", function), "float32")  # type: ignore[arg-type]
     entry = next(entry for entry in laws() if entry.name == law)
     record = Record(law, "one too much", "float32", "cpu")
     with pytest.raises(Failed) as caught:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dmat.strategies.cases import Case
 from dmat.strategies.recipe import shown
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array
-from dmat.testing.subject import Subject
 from dmat.testing.verdict import LawBroken
 
 Part = tuple[slice, slice, slice]  # of the batches, the heads, the times
@@ -43,7 +43,7 @@ class Trait:
             self.holds, self.case = False, shown(case)
 
 
-def traits(subject: Subject, case: Case, conduct: dict[tuple[str, str], Trait]) -> None:
+def traits(subject: DtildeSubject, case: Case, conduct: dict[tuple[str, str], Trait]) -> None:
     """Look at a head and at a prefix of this case alone; note what each says in `conduct`.
 
     Keys are (a name of TRAITS, "forward" or "gradients"). What is known not to hold is not tried again.
@@ -63,7 +63,7 @@ def traits(subject: Subject, case: Case, conduct: dict[tuple[str, str], Trait]) 
                 conduct.setdefault((name, quantity), Trait()).note(same, case)
 
 
-def same_bits(subject: Subject, case: Case, part: Part) -> dict[str, bool]:
+def same_bits(subject: DtildeSubject, case: Case, part: Part) -> dict[str, bool]:
     """Return, a quantity, whether this part of the gates gives the same bits alone as in the whole.
 
     The cotangent is zero beyond the part, so that both calls sum the same; all inputs are contiguous.
@@ -87,7 +87,7 @@ def same_bits(subject: Subject, case: Case, part: Part) -> dict[str, bool]:
     }
 
 
-def _results(subject: Subject, *inputs: Tensor) -> Results:
+def _results(subject: DtildeSubject, *inputs: Tensor) -> Results:
     igate, fgate, G = (x.contiguous().to(subject.device) for x in inputs)
     if not subject.contract.has_gradients:
         return {"forward": (subject.forward_of(igate, fgate).dtilde,)}

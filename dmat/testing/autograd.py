@@ -6,7 +6,7 @@ import torch
 
 from dmat.reference import vlstm_fw_Dtildemat
 from dmat.testing.bounds import Format, Rounding
-from dmat.testing.subject import Gradients, Subject
+from dmat.testing.dtilde import DtildeSubject, Gradients
 from dmat.testing.verdict import Expected
 
 # The formula is a difference of cumulative sums; its gradient is a sum over whole rows.
@@ -14,7 +14,7 @@ ROUNDING = Rounding(Format.of("float64"), Format.of("float64"), error_scope="pre
 
 
 def reference_gradients(
-    subject: Subject, gradients: Gradients
+    subject: DtildeSubject, gradients: Gradients
 ) -> tuple[Gradients, tuple[Expected, Expected]]:
     """Pull the same cotangent back through the formula; return that, and how far it may be off."""
     igate, fgate = (

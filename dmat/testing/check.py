@@ -51,8 +51,8 @@ def open_to_less(subjects: Sequence[Planned], name: str) -> bool:
     So of D~ may who states nothing, for a layout of gates is no promise; of a fused kernel who leaves
     something at its default, and nobody states all.
     """
-    of = next(subject for subject in subjects if subject.implementation == name)
-    return of.of == FUSED or of.contract.keys() <= {"gate_layout"}
+    planned = next(subject for subject in subjects if subject.implementation == name)
+    return planned.kind == FUSED or planned.contract.keys() <= {"gate_layout"}
 
 
 def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
@@ -102,7 +102,7 @@ class Progress:
         if report.when == "call":
             if not self.total:
                 plan = Plan.read(self.plan)
-                self.total = sum(len(plan.laws[subject.of]) for subject in plan.subjects)
+                self.total = sum(len(plan.laws[subject.kind]) for subject in plan.subjects)
             self.done += 1
             sys.__stderr__.write(f"\r{self.done} of {self.total} checks done ")  # type: ignore[union-attr]
             sys.__stderr__.flush()  # type: ignore[union-attr]

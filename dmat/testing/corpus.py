@@ -139,7 +139,7 @@ def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
     corpus = Corpus.read(*there)
     promised = {implementation.name: implementation.contract.dtypes for implementation, _, _ in chosen}
     corpus.require_current(
-        {law.name for of in (DTILDE, FUSED) for law in laws(of)}, promised, datetime.date.today()
+        {law.name for kind in (DTILDE, FUSED) for law in laws(kind)}, promised, datetime.date.today()
     )
     return corpus
 

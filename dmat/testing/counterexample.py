@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded
+from dmat.testing.kinds import subject_of
 from dmat.testing.registry import law_named
 from dmat.testing.subject import Implementation, Refused
-from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import LawBroken
 
 
@@ -33,7 +33,7 @@ class Counterexample:
         """Whether its contract allows the case and implies the law, and the law does not hold."""
         if self.dtype not in implementation.contract.dtypes:
             return False
-        law, case = law_named(self.law, implementation.contract.of), self.read()
+        law, case = law_named(self.law, implementation.kind), self.read()
         subject = subject_of(implementation, self.dtype, self.device)
         if law.why_not(subject, case):
             return False

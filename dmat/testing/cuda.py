@@ -8,73 +8,68 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dmat.testing.call import raised
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array
-from dmat.testing.subject import Refused, Subject, raised
-from dmat.testing.transcript import Transcript
+from dmat.testing.recording import SILENT, Recorder
+from dmat.testing.subject import Refused
 from dmat.testing.verdict import LawBroken
 
 WARM_UPS = 3  # calls until autotuning, lazy loading and the allocator have settled
 SLEEP = 50_000_000  # clock cycles, some 30 ms: what runs on another stream runs before
 
 
-def forward_and_backward(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
+def forward_and_backward(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Return D~, and where the contract has them di and df, without looking at one value."""
     leaves = tuple(gate.detach().requires_grad_(subject.contract.has_gradients) for gate in gates)
-    if subject.transcript:
-        subject.transcript.leaves(gates, leaves, "if")
-        subject.transcript.name(G, "G")
+    subject.recorder.leaves(gates, leaves)
+    subject.recorder.inputs(G=G)
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         return (output,)
     return (output.detach(), *subject.pull_back(output, leaves, G))
 
 
-def _block(transcript: Transcript | None, head: str) -> AbstractContextManager[None]:
-    return transcript.unseeing(head) if transcript else nullcontext()
-
-
 @contextmanager
-def no_synchronisation(transcript: Transcript | None = None) -> Iterator[None]:
+def no_synchronisation(recorder: Recorder = SILENT) -> Iterator[None]:
     """Make torch raise at what waits for the device."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the mode is experimental
         torch.cuda.set_sync_debug_mode("error")
-    if transcript:
-        transcript.write('torch.cuda.set_sync_debug_mode("error")')
+    recorder.no_synchronisation()
     try:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def captured(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+def _named(gates: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(("igate_preact", "fgate_preact"), gates, strict=True))
+
+
+def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Capture forward and backward in a CUDA graph; return its replay, on the gates as they then are.
 
     Raises LawBroken where the capture raises.
     """
-    transcript = subject.transcript
-    if transcript:
-        for x, name in zip((*gates, G), ("igate_preact", "fgate_preact", "G"), strict=True):
-            transcript.name(x, name)
-        transcript.write("side = torch.cuda.Stream()", "side.wait_stream(torch.cuda.current_stream())")
+    recorder = subject.recorder
+    recorder.inputs(**_named(gates), G=G)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side), _block(transcript, "with torch.cuda.stream(side):"):
+    with torch.cuda.stream(side), recorder.warm_up():
         for _ in range(WARM_UPS):
             forward_and_backward(subject, gates, G)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    if transcript:
-        transcript.write("torch.cuda.current_stream().wait_stream(side)", "graph = torch.cuda.CUDAGraph()")
     try:
-        with torch.cuda.graph(graph), _block(transcript, "with torch.cuda.graph(graph):"):
+        with torch.cuda.graph(graph), recorder.capture():
             results = forward_and_backward(subject, gates, G)
     except LawBroken:
         raise
@@ -82,10 +77,7 @@ def captured(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> Callable[[
         raise LawBroken(raised("graph capture", error)) from error
 
     def replay() -> tuple[Tensor, ...]:
-        if transcript:
-            for gate in gates:
-                transcript.name(gate, "")
-            transcript.write("graph.replay()", "torch.cuda.synchronize()")
+        recorder.replayed(gates)
         graph.replay()
         torch.cuda.synchronize()
         return results
@@ -93,46 +85,30 @@ def captured(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> Callable[[
     return replay
 
 
-def on_a_side_stream(subject: Subject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
+def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
     """Call on a stream of its own, on gates that are written there only after a while."""
     late = [torch.full_like(gate, float("nan")) for gate in gates]
     torch.cuda.synchronize()
-    transcript = subject.transcript
-    if transcript:
-        for x, name, buffer in zip(gates, ("igate_preact", "fgate_preact"), late, strict=True):
-            transcript.write(f"late_{name} = torch.full_like({transcript.name(x, name)}, nan)")
-            transcript.stands_for(f"late_{name}", buffer)
-        transcript.name(G, "G")
-        transcript.write("torch.cuda.synchronize()", "side = torch.cuda.Stream()")
+    subject.recorder.late(_named(gates), late, G)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(side), _block(transcript, "with torch.cuda.stream(side):"):
-        if transcript:
-            transcript.write(f"torch.cuda._sleep({SLEEP})")
-            for name in ("igate_preact", "fgate_preact"):
-                transcript.write(f"late_{name}.copy_({name})")
+    with torch.cuda.stream(side), subject.recorder.side_stream(SLEEP):
         torch.cuda._sleep(SLEEP)  # type: ignore[no-untyped-call]
         for buffer, gate in zip(late, gates, strict=True):
             buffer.copy_(gate)
         results = forward_and_backward(subject, late, G)
     side.synchronize()
-    if transcript:
-        transcript.write("side.synchronize()")
     return results
 
 
-def peak_beyond(call: Callable[[], Sequence[Tensor]], transcript: Transcript | None = None) -> int:
+def peak_beyond(call: Callable[[], Sequence[Tensor]], recorder: Recorder = SILENT) -> int:
     """Return the bytes that a call takes at its peak beyond what it returns."""
-    if transcript:
-        transcript.write("torch.cuda.synchronize()", "torch.cuda.reset_peak_memory_stats()")
-        transcript.write("before = torch.cuda.memory_allocated()")
+    recorder.peak_from_here()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     kept = sum(x.numel() * x.element_size() for x in call())
     torch.cuda.synchronize()
-    if transcript:
-        transcript.write("torch.cuda.synchronize()")
-        transcript.write(f"taken = max(0, torch.cuda.max_memory_allocated() - before - {kept})")
+    recorder.peak_to_here(kept)
     return max(0, torch.cuda.max_memory_allocated() - before - kept)
 
 
@@ -171,12 +147,10 @@ def exact_rows(S: int, rows: slice) -> Array:
 
 
 def last_row_cotangent(
-    shape: tuple[int, int, int], dtype: torch.dtype, device: str, transcript: Transcript | None = None
+    shape: tuple[int, int, int], dtype: torch.dtype, device: str, recorder: Recorder = SILENT
 ) -> Tensor:
     """Return G = 1 in the last row, 0 elsewhere, (B, NH, S, S): di = 1 and, at f <= -64, df[k] = k."""
     G = torch.zeros(*shape, shape[-1], dtype=dtype, device=device)
     G[..., -1, :] = 1
-    if transcript:
-        zeros = f"G = torch.zeros({(*shape, shape[-1])}, dtype={dtype}, device={device!r})"
-        transcript.define(G, "G", zeros, "G[..., -1, :] = 1")
+    recorder.last_row(G)
     return G

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +29,8 @@ from dmat.testing.bounds import (
     over_scope,
     scope_length,
 )
+from dmat.testing.call import raised
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import (
     FINITE,
     FREE,
@@ -41,8 +42,7 @@ from dmat.testing.exact import (
     sigmoid_minus,
     window_sums,
 )
-from dmat.testing.subject import Refused, Subject, raised
-from dmat.testing.transcript import Transcript
+from dmat.testing.subject import Refused
 from dmat.testing.verdict import Expected, LawBroken, as_array
 
 # What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
@@ -75,7 +75,7 @@ class GatePair:
 
 
 def pushed_forward(
-    subject: Subject, gates: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor]
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Return J v by forward mode, (B, NH, S, S).
 
@@ -89,36 +89,15 @@ def pushed_forward(
             forward_ad.make_dual(_own_elements(gate), v)  # type: ignore[no-untyped-call]
             for gate, v in zip(gates, direction, strict=True)
         ]
-        if subject.transcript:
-            stack.enter_context(_forward_mode(subject.transcript, gates, direction, duals))
+        stack.enter_context(subject.recorder.forward_mode(gates, direction, duals))
         try:
             tangent: Tensor | None = forward_ad.unpack_dual(subject.call(*duals)).tangent  # type: ignore
         except LawBroken as broken:
             raise Refused(f"forward mode {broken.finding.computed}") from broken
     if tangent is None:
         raise Refused("forward mode: the output carries no tangent")
-    if subject.transcript:
-        subject.transcript.returned("tangent", tangent)
+    subject.recorder.tangent(tangent)
     return tangent
-
-
-@contextmanager
-def _forward_mode(
-    transcript: Transcript, gates: Sequence[Tensor], direction: Sequence[Tensor], duals: Sequence[Tensor]
-) -> Iterator[None]:
-    """Write what is around the call under forward mode."""
-    given = [
-        transcript.name(x, name) for x, name in zip(gates, ("igate_preact", "fgate_preact"), strict=True)
-    ]
-    own = [f"{name}.clone()" if 0 in x.stride() else name for name, x in zip(given, gates, strict=True)]
-    moved = [transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
-    with transcript.block("with refusals(), torch.autograd.forward_ad.dual_level():"):
-        for name, x, v, dual in zip("if", own, moved, duals, strict=True):
-            transcript.write(f"{name} = torch.autograd.forward_ad.make_dual({x}, {v})")
-            transcript.stands_for(name, dual)
-        yield
-        transcript.write("tangent = torch.autograd.forward_ad.unpack_dual(dtilde).tangent")
-        transcript.write('assert tangent is not None, "the output carries no tangent"')
 
 
 def _own_elements(gate: Tensor) -> Tensor:
@@ -135,7 +114,7 @@ class Second:
 
 
 def pulled_twice(
-    subject: Subject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
 ) -> tuple[Second, GatePair]:
     """Differentiate <v, J' G> once more; return that, and the part of v that took part.
 
@@ -143,9 +122,8 @@ def pulled_twice(
     part. Raises Refused where neither does, or an error says so.
     """
     leaves = [x.detach().requires_grad_() for x in (*gates, G)]
-    if subject.transcript:
-        moved = [subject.transcript.name(v, name) for v, name in zip(direction, ("v_i", "v_f"), strict=True)]
-        subject.transcript.leaves((*gates, G), leaves, "ifg")
+    subject.recorder.inputs(v_i=direction[0], v_f=direction[1])
+    subject.recorder.leaves((*gates, G), leaves)
     output = subject.call(leaves[0], leaves[1])
     if not output.requires_grad:
         raise Refused("second derivatives: the output asks for no gradient")
@@ -168,26 +146,10 @@ def pulled_twice(
     _, fgate, towards_G = (
         torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, second, strict=True)
     )
-    if subject.transcript:
-        took = [n for n, x in enumerate(first) if _moves(x)]
-        _write_second(subject.transcript, moved, took, (fgate, towards_G))
-    took_part = [as_array(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
-    return Second(as_array(towards_G), as_array(fgate)[..., 0]), GatePair(*took_part)
-
-
-def _write_second(
-    transcript: Transcript, moved: Sequence[str], took: Sequence[int], second: Sequence[Tensor]
-) -> None:
-    """Write how the gradients that took part were differentiated once more."""
-    with transcript.block("with refusals():"):
-        transcript.write(
-            "first = torch.autograd.grad(dtilde, (i, f), g, create_graph=True, allow_unused=True)"
-        )
-        parts = " + ".join(f"(first[{n}] * {moved[n]}).sum()" for n in took)
-        transcript.write(f"torch.autograd.backward({parts})")
-    for name, leaf, tensor in zip(("d_f", "d_G"), "fg", second, strict=True):
-        transcript.write(f"{name} = torch.zeros_like({leaf}) if {leaf}.grad is None else {leaf}.grad")
-        transcript.returned(name, tensor)
+    took = [n for n, x in enumerate(first) if _moves(x)]
+    subject.recorder.pulled_twice(direction, took, (fgate, towards_G))
+    took_part = [subject.read(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
+    return Second(subject.read(towards_G), subject.read(fgate)[..., 0]), GatePair(*took_part)
 
 
 def _moves(gradient: Tensor | None) -> bool:
@@ -206,7 +168,9 @@ def derivative_scope(error_scope: str | int) -> str:
     return "window" if error_scope == "window" else "sequence"
 
 
-def expected_tangent(subject: Subject, gates: GatePair, v: GatePair, *, summed: bool = False) -> Expected:
+def expected_tangent(
+    subject: DtildeSubject, gates: GatePair, v: GatePair, *, summed: bool = False
+) -> Expected:
     """Return what J v must be for finite gates.
 
     With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
@@ -248,7 +212,7 @@ def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
     return np.asarray(e + RATE_ULPS * rounding.u_a * A if rounding.gates == "absolute" else e)
 
 
-def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Expected:
+def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair) -> Expected:
     """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it.
 
     The ways are as large as the terms of J v over the derivative's scope: sums from one end may come by a way
@@ -264,7 +228,7 @@ def expected_gradient_in_G(subject: Subject, gates: GatePair, v: GatePair) -> Ex
     return replace(expected, quantity="d<v, J' G>/dG", bound=bound, note=HINT)
 
 
-def expected_curvature(subject: Subject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
+def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
     """Return what d<v, J' G> / df must be where 0 < |f| <= 100 and `stays_finite`; elsewhere nothing.
 
     e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df; and what adding

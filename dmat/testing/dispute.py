@@ -15,8 +15,8 @@ from dmat.strategies import Gates
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import rounded
 from dmat.testing.bounds import fgate_gradient_bound, forward_bound
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array, Forward, GateTerms, Pair, window_sums
-from dmat.testing.subject import Subject
 from dmat.testing.verdict import Evidence, Finding, as_array
 
 ABSOLUTE = (
@@ -37,7 +37,7 @@ TRUNCATED = (
 )
 
 
-def explanation(subject: Subject, case: Case, finding: Finding) -> list[str]:
+def explanation(subject: DtildeSubject, case: Case, finding: Finding) -> list[str]:
     """Return two lines on why this is an error, where it is one that is often disputed; else none."""
     evidence, gates = finding.evidence, case.get("gates")
     if evidence is None or gates is None or not np.isfinite(evidence.allowed[evidence.wrong]).all():
@@ -52,7 +52,7 @@ def explanation(subject: Subject, case: Case, finding: Finding) -> list[str]:
     return []
 
 
-def _of_dtilde(subject: Subject, gates: Gates, evidence: Evidence) -> list[str]:
+def _of_dtilde(subject: DtildeSubject, gates: Gates, evidence: Evidence) -> list[str]:
     igate, fgate = gates.values()
     truth = Forward.of(igate, fgate, wide=subject.wide)
     if not np.array_equal(truth.value.hi[evidence.wrong], evidence.exact[evidence.wrong]):
@@ -72,7 +72,7 @@ def _of_dtilde(subject: Subject, gates: Gates, evidence: Evidence) -> list[str]:
     return []
 
 
-def _of_df(subject: Subject, case: Case, evidence: Evidence) -> list[str]:
+def _of_df(subject: DtildeSubject, case: Case, evidence: Evidence) -> list[str]:
     fgate = case["gates"].values()[1]
     truth = subject.backward_of(fgate, as_array(case["cotangent"].build(case["gates"])))
     absolute = fgate_gradient_bound(truth, replace(subject.rounding, gates="absolute"))
@@ -95,7 +95,7 @@ def _explained(evidence: Evidence, predicted: Array, allowed: Array | None = Non
     return bool((np.abs(evidence.computed[wrong] - predicted[wrong]) <= bound[wrong]).all())
 
 
-def _truncated(evidence: Evidence, subject: Subject) -> bool:
+def _truncated(evidence: Evidence, subject: DtildeSubject) -> bool:
     """Whether every wrong entry is nearer to 0 than the exact one, by less than a unit in the last place."""
     if subject.dtype not in ("bfloat16", "float16"):
         return False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.recipe import Case, shown
 from dmat.strategies.smaller import shaped
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.dispute import explanation
 from dmat.testing.exact import Array
 from dmat.testing.journal import DidNotEnd
@@ -20,7 +21,6 @@ from dmat.testing.look import Look
 from dmat.testing.pattern import failing_entries
 from dmat.testing.readout.decays import read_out
 from dmat.testing.readout.dispute import explanation as of_fused
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken, as_array
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
 Trying = Callable[[Case], AbstractContextManager[None]]
 
+DISPUTES: Mapping[str, Callable[[Any, Sequence[Look]], list[str]]] = {
+    DTILDE: lambda subject, looks: explanation(subject, looks[0].case, looks[0].finding),
+    FUSED: of_fused,
+}  # what an author may hold against an accusation, by kind of kernel
 LONGER = (64, 40, 24)  # lengths at which the same gates are looked at
 MOST_GATES = 8  # of a window that are shown
 
@@ -85,9 +89,7 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
 
 def _disputed(subject: Subject, looks: Sequence[Look]) -> list[str]:
     """Say what an author may hold against the accusation."""
-    if isinstance(subject, FusedSubject):
-        return of_fused(subject, looks)
-    return explanation(subject, looks[0].case, looks[0].finding)
+    return DISPUTES[subject.kind](subject, looks)
 
 
 def building(case: Case, device: str) -> list[str]:

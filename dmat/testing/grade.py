@@ -33,9 +33,10 @@ from dmat.testing.bounds import (
     igate_gradient_bound,
 )
 from dmat.testing.contract import Contract, relaxations
+from dmat.testing.dtilde import DtildeSubject, Gradients, Run
 from dmat.testing.exact import FINITE, Backward, Forward
 from dmat.testing.processes import Tell
-from dmat.testing.subject import DETACHED, Gradients, Run, Subject
+from dmat.testing.subject import DETACHED
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 
 EXAMPLES = 150  # random cases a dtype, after some 120 of the ladder
@@ -164,7 +165,7 @@ class Ledger:
 # One case, held against any class
 
 
-def judge_forward(subject: Subject, run: Run) -> Judge:
+def judge_forward(subject: DtildeSubject, run: Run) -> Judge:
     """Return the judge of D~; its truth is computed once."""
     truth = Forward.of(run.igate, run.fgate, wide=True)
 
@@ -176,7 +177,7 @@ def judge_forward(subject: Subject, run: Run) -> Judge:
     return judge
 
 
-def judge_gradients(subject: Subject, gradients: Gradients) -> Judge:
+def judge_gradients(subject: DtildeSubject, gradients: Gradients) -> Judge:
     """Return the judge of both gradients; their truth is computed once."""
     summed = subject.contract.masked_cotangent
     truth = Backward.of(gradients.run.fgate, gradients.G, masked_cotangent=summed, wide=True)
@@ -193,7 +194,7 @@ def judge_gradients(subject: Subject, gradients: Gradients) -> Judge:
     return judge
 
 
-def judges(subject: Subject, case: Case) -> dict[str, Judge]:
+def judges(subject: DtildeSubject, case: Case) -> dict[str, Judge]:
     """Call the implementation once, and return the judges of what it gave."""
     gates, cotangent = case["gates"], case["cotangent"]
     if not subject.contract.has_gradients:
@@ -208,7 +209,7 @@ def judges(subject: Subject, case: Case) -> dict[str, Judge]:
     }
 
 
-def _forward_alone(subject: Subject, case: Case) -> Judge:
+def _forward_alone(subject: DtildeSubject, case: Case) -> Judge:
     try:
         return judge_forward(subject, subject.forward(case["gates"]))
     except LawBroken as broken:
@@ -300,7 +301,7 @@ class Grade:
             ],
         }
 
-    def observe(self, subject: Subject, case: Case) -> None:
+    def observe(self, subject: DtildeSubject, case: Case) -> None:
         """Weigh one case, and tell Hypothesis how near it came to taking the strictest class left."""
         for quantity, judge in judges(subject, case).items():
             ledger = self.ledgers[quantity]
@@ -310,7 +311,7 @@ class Grade:
         traits(subject, case, self.conduct)
 
 
-def grade(subject: Subject, examples: int, tell: Tell) -> Grade:
+def grade(subject: DtildeSubject, examples: int, tell: Tell) -> Grade:
     """Try the ladder, then search for the case that takes the strictest class left.
 
     The search is the same each time: so is the grade. `tell` gets each case before it is tried.
@@ -326,7 +327,7 @@ def grade(subject: Subject, examples: int, tell: Tell) -> Grade:
     return result
 
 
-def _try_all(result: Grade, subject: Subject, examples: int, tell: Tell) -> None:
+def _try_all(result: Grade, subject: DtildeSubject, examples: int, tell: Tell) -> None:
     def attempt(case: Case) -> None:
         if any(ledger.standing for ledger in result.ledgers.values()):
             tell(shown(case))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dmat.testing.builtin import COMPARED
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.grade import EXAMPLES, Grade, grade
 from dmat.testing.grade_report import Graded
+from dmat.testing.kinds import subject_of
 from dmat.testing.processes import Died, Tell, apart
 from dmat.testing.readout.grade import grade_fused
-from dmat.testing.readout.subject import FusedSubject
 from dmat.testing.select import select
 from dmat.testing.subject import Implementation
-from dmat.testing.subjects import subject_of
 from dmat.testing.target import load
 
 Place = tuple[str, str]  # a dtype and a device
+GRADES: Mapping[str, Callable[[Any, int, Tell], Grade]] = {DTILDE: grade, FUSED: grade_fused}
 
 
 def grade_all(options: argparse.Namespace) -> list[Graded]:
@@ -65,12 +67,7 @@ def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> No
     implementation = _named(name)
     for dtype, device in places:
         subject = subject_of(implementation, dtype, device)
-        graded = (
-            grade_fused(subject, examples, tell)
-            if isinstance(subject, FusedSubject)
-            else grade(subject, examples, tell)
-        )
-        tell(graded.as_dict())
+        tell(GRADES[subject.kind](subject, examples, tell).as_dict())
 
 
 def _named(name: str) -> Implementation:

@@ -1,14 +1,17 @@
 """A law: one statement, the cases it is tried on, and what a contract must promise for it to apply.
 
 `@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case), and leaves the function as
-it is. The pytest plugin makes the test of a Law; running.py says how that test tries it.
+it is: a Law for each kind of kernel that it is a law of. The pytest plugin makes the test of these Laws;
+running.py says how that test tries one.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,25 +26,27 @@ Need = Callable[[Any], str | None]
 
 @dataclass(frozen=True)
 class Law:
-    """name: without "test_law_". statement: its docstring. order: --dmat-first runs low ones first.
+    """One statement about the kernels of one kind.
 
-    of: what it is a law of, "D~" or "fused" kernels; of each, a name is given once. most: of a law whose
-    examples are dear (a compilation, a process), how many the search tries at most.
+    name: without "test_law_"; each kind has a name once. text: the docstring. check: (subject, **case).
+    parameters: the parts of a case that check takes. order: --dmat-first runs low ones first. most: of a law
+    whose examples are dear (a compilation, a process), how many the search tries at most.
     """
 
     name: str
-    statement: str
+    text: str
     check: Callable[..., None]
+    parameters: list[str]
     cases: Cases
     order: int
     needs: tuple[Need, ...]
     most: int | None = None
-    of: str = DTILDE
+    kind: str = DTILDE
 
     @property
-    def parameters(self) -> list[str]:
-        """Return the names of the parts of a case that this law takes."""
-        return list(inspect.signature(self.check).parameters)[1:]
+    def statement(self) -> str:
+        """What the law says: the first paragraph of its text."""
+        return " ".join(self.text.split("\n\n")[0].split())
 
     def arguments(self, case: Case) -> Case:
         """Return the parts of a case that this law takes, in its own order."""
@@ -108,23 +113,63 @@ class Record:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
 
 
-def law(
-    cases: Cases,
-    *,
-    order: int,
-    needs: tuple[Need, ...] = (),
-    most: int | None = None,
-    of: str = DTILDE,
-) -> Callable[..., Any]:
-    """Make a Law of a function (subject, **case) whose docstring's first line states it.
+@dataclass(frozen=True)
+class Calls:
+    """Cases of a law of both kinds, of one kind. parts: those that describe a call of the kernel."""
 
-    The function stays as it is; the Law is its attribute `law`.
+    cases: Cases
+    parts: tuple[str, ...]
+
+
+def law(
+    cases: Cases | Mapping[str, Calls],
+    *,
+    order: int | Mapping[str, int],
+    needs: tuple[Need, ...] | Mapping[str, tuple[Need, ...]] = (),
+    most: int | None = None,
+    kinds: tuple[str, ...] = (DTILDE,),
+) -> Callable[..., Any]:
+    """Make a Law for each kind of a function (subject, **case) whose docstring's first line states it.
+
+    The function stays as it is; its Laws are its attribute `laws`.
+    A law of both kinds is a function (subject, call, **rest of the case): call is the part of the case that
+    describes a call. Its cases, order and needs may differ by kind, and its docstring where it has
+    {words of D~ // words of fused kernels}.
     """
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
-        statement = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         name = check.__name__.removeprefix("test_law_")
-        check.__dict__["law"] = Law(name, statement, check, cases, order, needs, most, of)
+        laws = []
+        for kind in kinds:
+            own, number, needed = (_of_kind(x, kind) for x in (cases, order, needs))
+            text = _worded(check.__doc__ or "", kinds.index(kind)) if len(kinds) > 1 else check.__doc__ or ""
+            parameters = list(inspect.signature(check).parameters)[1:]
+            if isinstance(own, Calls):
+                parameters[:1] = own.parts
+            one = _on_calls(check, own.parts) if isinstance(own, Calls) else check
+            tried = own.cases if isinstance(own, Calls) else own
+            laws.append(Law(name, text, one, parameters, tried, number, needed, most, kind))
+        check.__dict__["laws"] = tuple(laws)
         return check
 
     return make
+
+
+def _of_kind(value: Any, kind: str) -> Any:
+    return value[kind] if isinstance(value, Mapping) else value
+
+
+def _worded(text: str, number: int) -> str:
+    """Return a docstring with the first or the second of the words in each {words // words}."""
+    return re.sub(r"\{([^{}]*?)\s?//\s?([^{}]*?)\}", lambda both: both[1 + number], text)
+
+
+def _on_calls(check: Callable[..., None], parts: tuple[str, ...]) -> Callable[..., None]:
+    """Return the check of a law of both kinds as one of (subject, **case)."""
+
+    @functools.wraps(check)
+    def on_calls(subject: Subject, **case: Any) -> None:
+        call = {name: case.pop(name) for name in parts}
+        check(subject, call, **case)
+
+    return on_calls

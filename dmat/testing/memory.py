@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from dmat.testing import scripted
-from dmat.testing.literal import number
-from dmat.testing.transcript import Transcript
+from dmat.testing.recording import SILENT, Recorder
 
 
 @contextmanager
-def uninitialised(filler: float, transcript: Transcript | None = None) -> Iterator[None]:
-    """Fill uninitialised memory with `filler`, and write so down in the transcript."""
-    block = transcript.block(f"with uninitialised({number(filler)}):") if transcript else nullcontext()
-    with scripted.uninitialised(filler), block:
+def uninitialised(filler: float, recorder: Recorder = SILENT) -> Iterator[None]:
+    """Fill uninitialised memory with `filler`, and tell the recorder."""
+    with scripted.uninitialised(filler), recorder.uninitialised(filler):
         yield

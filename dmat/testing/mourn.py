@@ -10,13 +10,13 @@ from dmat.testing.casefile import case_of, encoded
 from dmat.testing.explain import building
 from dmat.testing.journal import SLOW, Entry, note_fate
 from dmat.testing.keep import case_file, folder_name, next_steps, write
+from dmat.testing.kinds import subject_of
 from dmat.testing.law import Record
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
 from dmat.testing.registry import law_named
 from dmat.testing.select import implementation_named
 from dmat.testing.session import Keeping
-from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import Finding, LawBroken
 
 DEADLY = "not made smaller: every try costs a process"
@@ -43,7 +43,7 @@ def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, An
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     """Put the case that it was trying into the record, and into a folder."""
     implementation, fate, what = implementation_named(entry.implementation), entry.ended, _what(entry)
-    law = law_named(entry.law, implementation.contract.of)
+    law = law_named(entry.law, implementation.kind)
     if entry.case is None:
         return
     case = case_of(entry.case, None)

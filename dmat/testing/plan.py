@@ -14,19 +14,19 @@ from pathlib import Path
 class Planned:
     """An implementation, what its contract states, and a dtype and device in which it is tried.
 
-    of: which laws are its: those of "D~" or of "fused" kernels.
+    kind: "D~" or "fused": which laws are its.
     """
 
     implementation: str
     contract: dict[str, object]
     dtype: str
     device: str
-    of: str = "D~"
+    kind: str = "D~"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The names of all laws, in order, by what they are of, and what is tried. error: why nothing is."""
+    """The names of all laws, in order, by kind of kernel, and what is tried. error: why nothing is."""
 
     laws: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subjects: Sequence[Planned] = ()

@@ -12,7 +12,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +131,31 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Any:
-    """Make the test of a Law, in the place of the function that states it."""
-    entry = vars(obj).get("law") if inspect.isfunction(obj) else None
-    if entry is None or getattr(entry, "check", None) is not obj:
+    """Make the test of a law, in the place of the function that states it."""
+    laws = vars(obj).get("laws") if inspect.isfunction(obj) else None
+    if not laws or inspect.unwrap(getattr(laws[0], "check", len)) is not obj:
         return None
-    test = _test_of(entry)
+    test = _test_of(obj, laws)
     setattr(collector.obj, name, test)  # type: ignore[attr-defined]  # where pytest looks it up by its name
     return collector.ihook.pytest_pycollect_makeitem(collector=collector, name=name, obj=test)
 
 
-def _test_of(entry: Any) -> Any:
-    """Return the test of a law. It bears the name, docstring, marks and `law` of the law's function."""
+def _test_of(function: Any, laws: Sequence[Any]) -> Any:
+    """Return the test of a law. It bears the name, docstring, marks and `laws` of the law's function."""
 
     def test(subject: Any, dmat_keeping: Any, request: pytest.FixtureRequest) -> None:
         from dmat.testing.running import run_test
 
-        run_test(entry, subject, dmat_keeping, request)
+        run_test(_law_of(laws, subject.kind), subject, dmat_keeping, request)
 
-    functools.update_wrapper(test, entry.check)
+    functools.update_wrapper(test, function)
     del test.__wrapped__  # type: ignore[attr-defined]  # pytest would take the arguments of the law
     return pytest.mark.dmat_law(test)
+
+
+def _law_of(laws: Sequence[Any], kind: str) -> Any:
+    """Return the law of this kind of kernel."""
+    return next(law for law in laws if law.kind == kind)
 
 
 def _selection(config: pytest.Config) -> list[Any]:
@@ -186,7 +191,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from dmat.testing.select import planned
 
         chosen = _selection(session.config)
-        names = {of: [law.name for law in laws(of)] for of in (DTILDE, FUSED)}
+        names = {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
         Plan(names, planned(chosen)).write(Path(file))
 
 
@@ -194,8 +199,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each law one test per implementation, dtype and device."""
     if metafunc.definition.get_closest_marker("dmat_law") is None:
         return
-    of = metafunc.function.law.of
-    chosen = [subject for subject in _selection(metafunc.config) if subject[0].contract.of == of]
+    kinds = [law.kind for law in metafunc.function.laws]
+    chosen = [subject for subject in _selection(metafunc.config) if subject[0].kind in kinds]
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
     _keeping(metafunc.config)  # a corpus that cannot be used is told here, once
     subjects = [(*subject, part) for part in parts for subject in chosen]
@@ -210,7 +215,7 @@ def subject(request: pytest.FixtureRequest) -> Any:
     """Return what the law is tried on."""
     import torch
 
-    from dmat.testing.subjects import subject_of
+    from dmat.testing.kinds import subject_of
 
     # Cases are small: a second thread saves nothing, and on a busy machine each waits for the other.
     torch.set_num_threads(1)
@@ -239,10 +244,11 @@ def _of_nothing(item: pytest.Item) -> bool:
 
 
 def _rank(item: pytest.Item) -> tuple[int, int, int]:
-    entry = getattr(getattr(item, "obj", None), "law", None)
-    if entry is None:
+    laws = getattr(getattr(item, "obj", None), "laws", None)
+    if laws is None:
         return (0, 0, 0)
-    _, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
+    implementation, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
+    entry = _law_of(laws, implementation.kind)
     from dmat.testing.contract.names import DTYPES
 
     return (0, DTYPES.index(dtype), entry.order) if part == "ladder" else (1, entry.order, 0)

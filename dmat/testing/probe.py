@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dmat.testing.kinds import subject_of
 from dmat.testing.subject import Implementation, Subject
-from dmat.testing.subjects import subject_of
 from dmat.testing.verdict import LawBroken
 
 LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257)

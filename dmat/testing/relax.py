@@ -9,10 +9,9 @@ joins the known ones, and it all begins again. What is found has been through ev
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,8 +19,9 @@ from typing import Any
 from hypothesis import Phase, settings
 
 from dmat.testing.casefile import encoded
-from dmat.testing.contract import DEVICES, DTYPES, AnyContract, Contract, FusedContract
+from dmat.testing.contract import DEVICES, DTILDE, DTYPES, FUSED, AnyContract, Contract
 from dmat.testing.counterexample import Counterexample
+from dmat.testing.kinds import subject_of
 from dmat.testing.law import Law, Record
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.processes import Died, OutOfTime, Tell, apart
@@ -31,7 +31,6 @@ from dmat.testing.registry import law_named, laws
 from dmat.testing.report import Report
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.subjects import subject_of
 from dmat.testing.target import load
 from dmat.testing.verdict import LawBroken
 
@@ -39,11 +38,15 @@ SECONDS = 120.0
 EXAMPLES = 15  # random cases a law and dtype, after its ladder; what the check has tried is not tried again
 
 
+PROMISES: Mapping[str, Callable[[Any], Promises]] = {
+    DTILDE: lambda contract: DtildePromises(OPTIONS),
+    FUSED: FusedPromises.of,
+}
+
+
 def promises_of(contract: AnyContract) -> Promises:
     """Return what this contract may give up."""
-    if isinstance(contract, FusedContract):
-        return FusedPromises.of(contract)
-    return DtildePromises(OPTIONS)
+    return PROMISES[contract.kind](contract)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Trial:
         What calls no backward does not know of masked cotangents.
         """
         same = replace(self.fixed, dtypes=fixed.dtypes)
-        backward = "cotangent" in inspect.signature(law_named(self.law, fixed.of).check).parameters
+        backward = "cotangent" in law_named(self.law, fixed.kind).parameters
         if isinstance(same, Contract) and isinstance(fixed, Contract) and not backward:
             same = replace(same, masked_cotangent=fixed.masked_cotangent)
         return same == fixed and promises.no_stricter(terms, dict(self.terms))
@@ -178,7 +181,7 @@ class Relaxation:
         """Try all laws, ladders first, and those that broke before first; return what breaks one."""
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         breaking = {case.law for case in self.known}
-        order = sorted(laws(fixed.of), key=lambda law: (law.name not in breaking, law.order))
+        order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, law.order))
         for part, tried in (("telling", self.promises.tellers()), ("ladder", order), ("search", order)):
             for law in tried:
                 for place in self._places(promised.contract):
@@ -215,7 +218,7 @@ class Relaxation:
             return None
         except LawBroken:
             found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
-            if law_named(law.name, subject.contract.of).why_not(subject, found.read()):
+            if law_named(law.name, subject.kind).why_not(subject, found.read()):
                 return None  # drawn, and yet beyond the contract: nothing follows from it
             self.tell(("broke", found))
             return found

@@ -134,13 +134,13 @@ def tried(
 
     before: called before each try.
     """
+    from dmat.testing.kinds import subject_of
     from dmat.testing.registry import law_named
     from dmat.testing.subject import Refused
-    from dmat.testing.subjects import subject_of
     from dmat.testing.verdict import LawBroken
 
     try:
-        entry = law_named(law, implementation.contract.of)
+        entry = law_named(law, implementation.kind)
     except KeyError:
         return COULD_NOT, f"there is no law {law!r}"
     if dtype not in implementation.contract.dtypes:

@@ -87,7 +87,7 @@ def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Rep
             came.setdefault(key, {})[record.pop("part")] = record
     reports = []
     contracts = {subject.implementation: subject.contract for subject in plan.subjects}
-    kinds = {subject.implementation: subject.of for subject in plan.subjects}
+    kinds = {subject.implementation: subject.kind for subject in plan.subjects}
     for name, contract in contracts.items():
         places = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
         keys = [(law, name, *place) for law in plan.laws[kinds[name]] for place in places]

@@ -1,6 +1,6 @@
 """From a case that breaks a law to a script that shows it: it needs torch and the kernel, nothing else.
 
-The law is run once more on a subject that writes down what is done with the kernel (dmat.testing.transcript).
+The law is run once more, and dmat.testing.script_recorder writes down what the law does with the kernel.
 The script does that again, and ends with the one entry that the law found wrong: exit 1 while it is wrong,
 0 when it is right.
 """
@@ -23,21 +23,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dmat.operator import dtilde
 from dmat.strategies import Gates
 from dmat.strategies.cases import Case
 from dmat.testing.casefile import decoded, encoded
 from dmat.testing.contract import FUSED, Contract
 from dmat.testing.interpret import ASKED, asked
+from dmat.testing.kinds import subject_of
 from dmat.testing.law import Law
 from dmat.testing.processes import Died, OutOfTime, apart
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.script_recorder import ScriptRecorder
 from dmat.testing.scripted import IMPORTS, sources
-from dmat.testing.subject import Subject, unarranged
-from dmat.testing.subjects import subject_of
+from dmat.testing.subject import Subject
 from dmat.testing.target import load
 from dmat.testing.transcript import Transcript
-from dmat.testing.verdict import Finding, LawBroken, watched
+from dmat.testing.verdict import Finding, LawBroken
 from dmat.testing.wrong import ending
 
 SEEDS = 20  # tries of a kernel that draws lots, or answers differently from call to call
@@ -69,17 +68,16 @@ def script(law: Law, subject: Subject, case: Case, target: str | None, folder: P
     """
     for seed in range(SEEDS):
         recorded = Transcript()
-        finding = _broken(law, replace(subject, transcript=recorded), case, seed)
+        finding = _broken(law, subject, case, seed, recorded)
         if finding is not None:
             return _script(law, subject, finding, recorded, seed, target, folder)
     return None
 
 
-def _broken(law: Law, subject: Subject, case: Case, seed: int) -> Finding | None:
-    """Run the law on a subject with a transcript; return what breaks it, or None."""
-    recorded = subject.transcript
-    assert recorded
-    with torch.random.fork_rng(devices=[]), watched(recorded.see):
+def _broken(law: Law, subject: Subject, case: Case, seed: int, recorded: Transcript) -> Finding | None:
+    """Run the law on the subject and record its calls; return what breaks it, or None."""
+    subject = replace(subject, recorder=ScriptRecorder(recorded))
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         try:
@@ -104,7 +102,7 @@ def alone_script(
     warm: a call on other gates of the same shape comes first.
     """
     # A fused contract may hold functions, which go to no other process: there it is what the target states.
-    contract = None if subject.contract.of == FUSED else subject.contract
+    contract = None if subject.kind == FUSED else subject.contract
     place = target, contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
     try:
@@ -125,28 +123,13 @@ def deadly_script(
     the process, in words.
     """
     recorded = Transcript()
-    harmless = replace(subject.implementation, function=_stand_in(subject))
-    _broken(law, replace(subject, implementation=harmless, transcript=recorded), case, 0)
+    harmless = replace(subject.implementation, function=subject.stand_in())
+    _broken(law, replace(subject, implementation=harmless), case, 0, recorded)
     if not recorded.lines:
         return None
     outcome = ["call", f"  computed  {became}", "  exact     a result"]
     body = [*recorded.lines, "", 'print("FIXED")', "sys.exit(0)"]
     return _composed(law, subject, outcome, recorded, body, target, folder, deadly=True)
-
-
-def _stand_in(subject: Subject) -> Callable[..., Any]:
-    """Return D~ itself, or of a fused kernel zeros that hang on all inputs: laws compare at the end."""
-    if not isinstance(subject, FusedSubject):
-        layout = subject.contract.gate_layout
-        return lambda i, f: dtilde(unarranged(i, layout), unarranged(f, layout))
-    contract, dtype = subject.fused, getattr(torch, subject.fused.returns(subject.dtype))
-
-    def zeros(*tensors: Tensor, **more: object) -> object:
-        none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
-        o = (0 * none + 0 * tensors[2].double()).to(dtype)
-        return (o, o.detach()) if contract.states in more else o
-
-    return zeros
 
 
 def _in_a_child(
@@ -162,12 +145,12 @@ def _in_a_child(
     target, contract, dtype, device = place
     recorded = Transcript()
     implementation = load(target) if contract is None else replace(load(target), contract=contract)
-    law, read = law_named(name, implementation.contract.of), decoded(case)
-    subject = subject_of(implementation, dtype, device, transcript=recorded)
+    law, read = law_named(name, implementation.kind), decoded(case)
+    subject = subject_of(implementation, dtype, device, recorder=ScriptRecorder(recorded))
     for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
         with suppress(LawBroken):
             subject.answer(read, subject.other_gates(gates))
-    finding = _broken(law, subject, read, 0)
+    finding = _broken(law, subject, read, 0, recorded)
     return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
 
 

@@ -64,4 +64,4 @@ def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence
 
 def planned(chosen: Sequence[Chosen]) -> list[Planned]:
     """Return the same, as a process that has not loaded them knows them."""
-    return [Planned(i.name, i.contract.stated(), dtype, device, i.contract.of) for i, dtype, device in chosen]
+    return [Planned(i.name, i.contract.stated(), dtype, device, i.kind) for i, dtype, device in chosen]

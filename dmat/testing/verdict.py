@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -319,22 +318,6 @@ def require(condition: bool, quantity: str, computed: object, exact: object, not
         raise LawBroken(Finding(quantity, (), str(computed), str(exact), note=note))
 
 
-_watching: list[Callable[[Any, Array], None]] = []
-
-
-@contextmanager
-def watched(watch: Callable[[Any, Array], None]) -> Iterator[None]:
-    """Have `watch` see every tensor whose values are read, and the array of them."""
-    _watching.append(watch)
-    try:
-        yield
-    finally:
-        _watching.remove(watch)
-
-
 def as_array(tensor: Any) -> Array:
     """Return the tensor's values as float64, which holds each of the four dtypes exactly, in a copy."""
-    array = np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())
-    for watch in _watching:
-        watch(tensor, array)
-    return array
+    return np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from dmat.strategies.cases import Case
 from dmat.testing.builtin import BUILTIN
 from dmat.testing.contract import DTYPES
+from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.law import Law
 from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Refused, Subject
@@ -33,7 +34,7 @@ Accusation = tuple[Subject, Case, LawBroken]
 def choir(dtype: str) -> list[Subject]:
     """Return every sound implementation that promises this dtype."""
     right = [Implementation.of(style.__name__, style) for style in RIGHT] + list(BUILTIN)
-    return [Subject(one, dtype) for one in right if dtype in one.contract.dtypes]
+    return [DtildeSubject(one, dtype) for one in right if dtype in one.contract.dtypes]
 
 
 def accusations(entry: Law, subjects: list[Subject], examples: int) -> list[Accusation]:

@@ -13,10 +13,10 @@ import time
 
 import torch
 
+from dmat.testing.kinds import subject_of
 from dmat.testing.law import Law
 from dmat.testing.registry import laws
 from dmat.testing.subject import Implementation, Subject
-from dmat.testing.subjects import subject_of
 
 from .fresh import Accusation, accusations, ladder_accusations
 from .fused_sound import Kernel

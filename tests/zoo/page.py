@@ -60,7 +60,8 @@ def page() -> str:
 
 
 def _family(entry: Law) -> str:
-    return entry.check.__module__.rpartition("test_law_")[2]
+    family = entry.check.__module__.rpartition("test_law_")[2]
+    return f"fused_{family.removeprefix('fused_')}" if entry.kind == FUSED else family
 
 
 def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
@@ -68,7 +69,7 @@ def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
 
     rejected: of each mutant the law that must reject it, its name, and what it restates.
     """
-    parts = inspect.cleandoc(entry.check.__doc__ or "").split("\n\n", 1)[1]
+    parts = inspect.cleandoc(entry.text).split("\n\n", 1)[1]
     why, _, bound = " ".join(parts.removeprefix("Why: ").split()).partition(" Bound: ")
     lines = [f"### {entry.name}", "", entry.statement, "", f"- Why: {why}", f"- Bound: {bound}"]
     needs = [(need.__doc__ or "").rstrip(".") for need in entry.needs]
@@ -82,7 +83,7 @@ def _rejects(entry: Law, rejected: list[tuple[str, str, str]]) -> list[str]:
     (first, museum), *others = [(name, museum) for law, name, museum in rejected if law == entry.name]
     lines = [f"- Rejects: `{first}`, {museum}."]
     lines += [f"  Also: {', '.join(f'`{name}`' for name, _ in others)}."] if others else []
-    if entry.of == FUSED:
+    if entry.kind == FUSED:
         return [*lines, *_case_of_fused(entry, next(m for m in FUSED_MUTANTS if m.name == first))]
     return [*lines, *_case(entry, next(m for m in MUTANTS if m.name == first))]
 

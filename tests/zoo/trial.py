@@ -11,11 +11,11 @@ import torch
 from hypothesis import settings
 
 from dmat.strategies.recipe import shown
+from dmat.testing.kinds import subject_of
 from dmat.testing.law import Law, Record
 from dmat.testing.minimal import Failure
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.subjects import subject_of
 
 
 @dataclass(frozen=True)

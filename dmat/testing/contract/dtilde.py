@@ -17,5 +17,5 @@ class Contract(Call, Conduct, Derivatives, Inputs, Masked, Rounding, BaseContrac
     ValueError names the field, its value and what was expected. The fields:
     """
 
-    of = DTILDE
+    kind = DTILDE
     of_gradients = "differentiable"

@@ -19,7 +19,7 @@ class FusedContract(Fused, BaseContract):
     a[t, s] = w[s] E[t, s] scale (q_t . k_s), the fields:
     """
 
-    of = FUSED
+    kind = FUSED
     of_gradients = "gradient"
 
     def _require_consistent(self) -> None:

@@ -50,10 +50,10 @@ def relaxations(kind: type[BaseContract], name: str) -> tuple[Any, ...]:
 class BaseContract:
     """What both kinds of contract do with their rows.
 
-    of: the kind of kernel. of_gradients: the field that says whether the kernel has gradients.
+    kind: of the kernel. of_gradients: the field that says whether the kernel has gradients.
     """
 
-    of: ClassVar[str]
+    kind: ClassVar[str]
     of_gradients: ClassVar[str]
 
     def __post_init__(self) -> None:

@@ -96,7 +96,7 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
         and _length(found) > MUCH_LONGER * _length(theirs)
     ):
         return False
-    entry = law_named(cause.cell.law, subject.contract.of)
+    entry = law_named(cause.cell.law, subject.kind)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.domain.dtype)
     return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
@@ -141,7 +141,7 @@ def ways(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return how this case breaks the general laws."""
     found = {}
     for name in GENERAL:
-        entry = law_named(name, subject.contract.of)
+        entry = law_named(name, subject.kind)
         for whole in completed(case, entry, subject):
             broken = _broken(entry, subject, whole, trying)
             if broken is not None:

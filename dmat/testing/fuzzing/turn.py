@@ -70,7 +70,7 @@ class Going:
     ) -> None:
         """Begin to count."""
         self.profile, self.ahead = profile, ahead
-        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.contract.of)
+        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.kind)
         self.subject = subject.in_dtype(subject.dtype)  # errors over bounds are of this turn
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)

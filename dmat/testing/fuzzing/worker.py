@@ -106,19 +106,19 @@ def lay_out(
     from dmat.testing.corpus import current, require_there
     from dmat.testing.fuzzing.profile import require_fuzzing
     from dmat.testing.keep import machine, versions
+    from dmat.testing.kinds import subject_of
     from dmat.testing.registry import laws
     from dmat.testing.select import select
-    from dmat.testing.subjects import subject_of
 
     require_fuzzing(_this[0].profile)
     require_there([Path(folder) for folder in corpora])
     chosen = select(targets, devices, dtypes)
     corpus = current([Path(folder) for folder in _this[0].setup.corpora], chosen)
     cells = []
-    kinds = dict.fromkeys(implementation.contract.of for implementation, _, _ in chosen)
+    kinds = dict.fromkeys(implementation.kind for implementation, _, _ in chosen)
     entries = [entry for of in kinds for entry in laws(of)]
     for entry in entries:
-        for implementation, dtype, device in [one for one in chosen if one[0].contract.of == entry.of]:
+        for implementation, dtype, device in [one for one in chosen if one[0].kind == entry.kind]:
             cell = Cell(entry.name, implementation.name, dtype, device)
             reason = entry.not_applicable(subject_of(implementation, dtype, device)) or ""
             listed = corpus.known_for(entry.name, implementation.name, dtype) if corpus else None
@@ -137,8 +137,8 @@ def _as_json(contract: dict[str, Any]) -> dict[str, object]:
 
 
 def _subject(cell: Cell) -> Subject:
+    from dmat.testing.kinds import subject_of
     from dmat.testing.select import implementation_named
-    from dmat.testing.subjects import subject_of
 
     key = (cell.implementation, cell.dtype, cell.device)
     if key not in _this[0].subjects:
@@ -159,7 +159,7 @@ def take(turn: Turn) -> Done:
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
     assert journal is not None
-    dear = law_named(cell.law, subject.contract.of).most is not None
+    dear = law_named(cell.law, subject.kind).most is not None
     entry = Entry(
         turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, dear
     )
@@ -230,7 +230,7 @@ def once_more(turn: Turn) -> None:
     if entry is not None and entry.case is not None:
         with suppress(LawBroken):
             subject = _subject(turn.cell)
-            law_named(entry.law, subject.contract.of).check(subject, **case_of(entry.case, None))
+            law_named(entry.law, subject.kind).check(subject, **case_of(entry.case, None))
 
 
 def mourn(turn: Turn) -> Found | None:
@@ -293,7 +293,7 @@ def settle(folder: str, turn: Turn) -> Found | None:
         )
     )
     if file.ended == "broken":
-        law = law_named(turn.cell.law, subject.contract.of)
+        law = law_named(turn.cell.law, subject.kind)
         broken = attempted(lambda case: law.check(subject, **case), case)
         return going.settled(Failure(case, broken or LawBroken(told), again=broken is not None))
     return going.settled(Failure(case, LawBroken(told), ended=file.ended))
@@ -306,7 +306,7 @@ def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     from dmat.testing.registry import law_named
 
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
-    entry, case = law_named(found.cell.law, subject.contract.of), decoded(found.recipe)
+    entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):
         if (
             found.ended != "broken"

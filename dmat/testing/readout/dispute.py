@@ -70,7 +70,7 @@ def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
     quantity, evidence = look.finding.quantity, look.finding.evidence
     if evidence is None or set(look.case) != {"gates", "probe"}:
         return None
-    own = _expected(subject, subject.fused, look.case, quantity)
+    own = _expected(subject, subject.contract, look.case, quantity)
     if own is None or own.value.hi.shape != evidence.exact.shape:
         return None
     same = np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong])
@@ -79,10 +79,10 @@ def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
 
 def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
     for fields in OTHER_READINGS if _tells(looks[0].evidence) else ():
-        if "gradient" in fields and subject.fused.reads != "mlstm":
+        if "gradient" in fields and subject.contract.reads != "mlstm":
             continue
         if _accounts(subject, looks, fields, differ=True):
-            own = {name: getattr(subject.fused, name) for name in fields}
+            own = {name: getattr(subject.contract, name) for name in fields}
             told, stated = fields_written(fields), fields_written(own)
             return [f"it is what {told} gives, and the contract says {stated}: is that meant?"]
     for fields in LESS_CARE:
@@ -103,10 +103,10 @@ def _accounts(
 ) -> bool:
     """Whether the contract with these fields allows all that was seen; differ: and says something else."""
     try:
-        contract = replace(subject.fused, **fields)
+        contract = replace(subject.contract, **fields)
     except ValueError:  # they do not go together with the others
         return False
-    if contract == subject.fused or ("gates" in fields and contract.gate != "preact"):
+    if contract == subject.contract or ("gates" in fields and contract.gate != "preact"):
         return False
     return all(_allows(subject, contract, look, differ) for look in looks)
 

@@ -38,7 +38,7 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
-    absolute = subject.fused.gate == "preact"
+    absolute = subject.contract.gate == "preact"
     gates = relaxations(FusedContract, "gates") if absolute else ("relative",)
     return [AccuracyClass(scope, name, kind) for name in formats for scope in scopes for kind in gates]
 
@@ -48,7 +48,7 @@ def _promised(
 ) -> tuple[FusedContract, FusedRounding]:
     """Return a contract of this class, and its formats."""
     wide = {subject.dtype: accuracy.accumulates_in}
-    contract = replace(subject.fused, accumulates_in=wide, gates=accuracy.gates)
+    contract = replace(subject.contract, accumulates_in=wide, gates=accuracy.gates)
     if quantity == "forward":
         contract = replace(contract, error_scope=accuracy.error_scope)
     else:
@@ -83,7 +83,9 @@ def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
 def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
     """Call the kernel once, and return the judges of what it gave."""
     gates, probe = case["gates"], case["probe"]
-    if "gradients" not in quantities(subject) or (probe.regime != "small" and subject.fused.reads == "mlstm"):
+    if "gradients" not in quantities(subject) or (
+        probe.regime != "small" and subject.contract.reads == "mlstm"
+    ):
         return {"forward": judge_output(subject, subject.run(gates, probe))}
     gradients = subject.pull(gates, probe)
     return {
@@ -94,7 +96,7 @@ def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
 
 def quantities(subject: FusedSubject) -> tuple[str, ...]:
     """Return what is graded."""
-    graded = subject.fused.has_gradients and (subject.fused.gate != "fixed" or subject.fused.igate)
+    graded = subject.contract.has_gradients and (subject.contract.gate != "fixed" or subject.contract.igate)
     return ("forward", "gradients") if graded else ("forward",)
 
 
@@ -124,7 +126,7 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
 
 def ladder(subject: FusedSubject) -> Iterator[Case]:
     """Yield what tells classes apart, and the canonical cases."""
-    if subject.fused.gate != "fixed":
+    if subject.contract.gate != "fixed":
         yield from telling(subject.domain)
     yield from PROBED.ladder(replace(subject.domain, special_values=(), zero_length=False))
 

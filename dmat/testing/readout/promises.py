@@ -66,7 +66,9 @@ class FusedPromises(Promises):
         if self.own.gate == "fixed":
             return []
         cases = Cases(draw=PROBED.draw, ladder=_telling)
-        return [replace(law_named(name, self.own.of), cases=cases) for name in ("values", "forget_gradient")]
+        return [
+            replace(law_named(name, self.own.kind), cases=cases) for name in ("values", "forget_gradient")
+        ]
 
     def written(self, contract: AnyContract) -> str:
         """Return what is to be added to the call of fused()."""

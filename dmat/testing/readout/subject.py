@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
+from dmat.testing.call import called, pulled
 from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
@@ -29,7 +29,7 @@ from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.decays import Decays
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
-from dmat.testing.subject import DETACHED, Subject, raised
+from dmat.testing.subject import DETACHED, Subject
 from dmat.testing.verdict import Expected, Finding, LawBroken, as_array
 
 BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
@@ -65,15 +65,28 @@ class Inputs:
 
 @dataclass(frozen=True)
 class FusedRun:
-    """One forward call: the inputs it saw, exactly, and the output that it returned, (B, NH, S, V)."""
+    """One forward call: the inputs it saw, exactly, and the output that it returned, (B, NH, S, V).
+
+    read: how the values of results are read.
+    """
 
     seen: Seen
     output: Tensor
+    read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """The output by name."""
+        return {"o": self.output}
+
+    def of(self, name: str) -> Array:
+        """Return the values of an output."""
+        return {"o": self.o}[name]
 
     @cached_property
     def o(self) -> Array:
         """The output as float64."""
-        return as_array(self.output)
+        return self.read(self.output)
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,14 @@ class FusedGradients:
     pulled: Pulled
     bounds: FusedBounds
 
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """The gradients by the name of their input."""
+        return self.tensors
+
     def of(self, name: str) -> Array:
         """Return one of them."""
-        gradient = as_array(self.tensors[name])
+        gradient = self.run.read(self.tensors[name])
         return gradient[..., 0] if name in ("i", "g") else gradient
 
 
@@ -102,21 +120,91 @@ class FusedSubject(Subject):
     """What a law of fused kernels sees."""
 
     @property
-    def fused(self) -> FusedContract:
-        """The contract, as what it is."""
+    def contract(self) -> FusedContract:
+        """The implementation's contract."""
         return cast(FusedContract, self.implementation.contract)
+
+    # Calls by name
+
+    @property
+    def gates(self) -> tuple[str, str]:
+        """The names of both gates among the inputs."""
+        return "i", "g"
+
+    def build(self, call: Case, filler: float = float("nan")) -> Inputs:
+        """Build the inputs."""
+        return self.inputs(call["gates"], call["probe"], filler)
+
+    def overwrite(self, inputs: Inputs, rival: Gates) -> None:
+        """Write the gates of a rival into the same memory, and q, k and v times 2 where keys are free."""
+        for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
+            if x is not None:
+                x.copy_(other)
+        for name in "qkv":
+            if name != "k" or self.contract.keys == "any":
+                inputs.named[name].mul_(2)
+
+    def forward_on(self, inputs: Inputs) -> FusedRun:
+        """Call the kernel."""
+        return self.run_of(inputs)
+
+    def pull_on(
+        self, inputs: Inputs, call: Case, *, filler: float = float("nan"), times: int = 1
+    ) -> list[FusedGradients]:
+        """Call the kernel and pull the cotangent back, several times through one graph."""
+        needed = NAMES if self.contract.has_gradients else ()
+        return self.pulls_of(inputs, call["probe"], needed, times=times)
+
+    def name_of(self, name: str) -> str:
+        """Return how findings name an input."""
+        return self.letters[name]
+
+    def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
+        """Return what the output must be."""
+        return {"o": self.expected(run, note)}
+
+    def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
+        """Return what the gradient of one input must be."""
+        return self.expected_gradient(gradients, name)
+
+    def judged_gradients(self, call: Case) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of, if the contract defines them here."""
+        taken = [name for name, is_taken in self._taken.items() if is_taken]
+        return self.told(taken) if self.defines_gradients(call["probe"]) else []
+
+    @property
+    def _taken(self) -> dict[str, bool]:
+        """Whether the kernel takes each input."""
+        gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
+        return {name: gates.get(name, True) for name in NAMES}
+
+    def told(self, names: Iterable[str]) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of.
+
+        In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
+        """
+        untold = {"k"} if self.contract.keys != "any" else set()
+        untold |= {"v"} if self.contract.positive else set()
+        return [name for name in names if name not in untold]
+
+    def defines_gradients(self, probe: Probe) -> bool:
+        """Whether the contract defines gradients here: truncated ones only where the normaliser is 1."""
+        contract = self.contract
+        return contract.gradient == "full" or contract.reads != "mlstm" or probe.regime == "small"
+
+    # What may be drawn, and how far rounding may go
 
     @cached_property
     def domain(self) -> ProbeDomain:
         """What the strategies may draw for it."""
-        contract, dtype = self.fused, self.dtype
+        contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         return ProbeDomain.of(contract, contract=contract, products_dtype=dtype, **formats)
 
     @cached_property
-    def fused_rounding(self) -> FusedRounding:
+    def rounding(self) -> FusedRounding:
         """The formats that it rounds to."""
-        return FusedRounding.of(self.fused, self.dtype)
+        return FusedRounding.of(self.contract, self.dtype)
 
     @property
     def plainest(self) -> Gates:
@@ -125,10 +213,12 @@ class FusedSubject(Subject):
 
     def other_gates(self, gates: Gates) -> Gates:
         """Return gates of the same shape and dtype, of values that no small case has, if any may be."""
-        low, high = self.fused.i_range
-        igate = Constant(max(low, min(high, -2.75)) if self.fused.igate else 0.0)
+        low, high = self.contract.i_range
+        igate = Constant(max(low, min(high, -2.75)) if self.contract.igate else 0.0)
         most = max(self.domain.least, min(self.domain.most, -1.375))
-        return Gates(gates.dtype, gates.shape, igate, Constant(0.0 if self.fused.gate == "fixed" else most))
+        return Gates(
+            gates.dtype, gates.shape, igate, Constant(0.0 if self.contract.gate == "fixed" else most)
+        )
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
         """Return what the kernel gives for these gates, and all else as in the case."""
@@ -141,6 +231,17 @@ class FusedSubject(Subject):
         leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
         return self.call_fused(inputs.with_(**leaves))
 
+    def stand_in(self) -> Callable[..., object]:
+        """Return a function that gives zeros, which depend on all inputs."""
+        states, dtype = self.contract.states, getattr(torch, self.contract.returns(self.dtype))
+
+        def zeros(*tensors: Tensor, **more: object) -> object:
+            none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
+            o = (0 * none + 0 * tensors[2].double()).to(dtype)
+            return (o, o.detach()) if states in more else o
+
+        return zeros
+
     @cached_property
     def uncallable(self) -> str | None:
         """Why the plainest calls there are, with each keyword that is promised, cannot be made; or None."""
@@ -149,13 +250,13 @@ class FusedSubject(Subject):
         inputs = self.inputs(gates, plain_probe(self.domain, S))
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._told(inputs).items())
         calls = ["nothing more"]
-        calls += [f"{self.fused.states}=None, then its state"] if self.fused.states else []
-        calls += [f"{self.fused.packed}=[0, {S}]"] if self.fused.packed else []
+        calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
+        calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
         for call in calls:
             try:
                 if call.startswith("nothing"):
                     self.call_fused(inputs)
-                elif self.fused.packed and call.startswith(self.fused.packed):
+                elif self.contract.packed and call.startswith(self.contract.packed):
                     self.call_packed(inputs, (0, S))
                 else:
                     _, state = self.call_with_state(inputs, None)
@@ -194,20 +295,22 @@ class FusedSubject(Subject):
             lay_out(rounded(x, dtype).to(self.device), layout, filler)
             for x, layout in zip((products.q, products.k, products.v), probe.layouts, strict=True)
         )
-        fixed = self.fused.gate == "fixed"
-        return Inputs(q, k, v, igate if self.fused.igate else None, None if fixed else fgate, products.column)
+        fixed = self.contract.gate == "fixed"
+        return Inputs(
+            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
+        )
 
     def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
         """Return what a call with these inputs sees."""
-        q, k, v = (as_array(x) for x in (inputs.q, inputs.k, inputs.v))
+        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
         zeros = np.zeros(q.shape[:3])
-        igate = zeros if inputs.i is None else as_array(inputs.i)[..., 0]
-        fgate = self._fixed(zeros) if inputs.g is None else as_array(inputs.g)[..., 0]
+        igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
+        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
         return Seen(q, k, v, igate, fgate, begins, packed)
 
     def _fixed(self, zeros: Array) -> Array:
-        assert self.fused.fixed is not None
-        log = np.asarray(torch.as_tensor(self.fused.fixed(zeros.shape[1])).double(), dtype=np.float64)
+        assert self.contract.fixed is not None
+        log = np.asarray(torch.as_tensor(self.contract.fixed(zeros.shape[1])).double(), dtype=np.float64)
         return zeros + log[None, :, None]
 
     def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
@@ -219,8 +322,8 @@ class FusedSubject(Subject):
 
     def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
         """Call the kernel on a state, None for none yet; return its output and the next state."""
-        assert self.fused.states
-        output, rest = self._called(inputs, {self.fused.states: state})
+        assert self.contract.states
+        output, rest = self._called(inputs, {self.contract.states: state})
         if not rest:
             raise LawBroken(Finding("state", (), "no state beside o", "(o, state)"))
         return output, rest[0]
@@ -231,44 +334,34 @@ class FusedSubject(Subject):
 
     def _ending(self, ends: Sequence[int]) -> dict[str, object]:
         """Return the keyword that says where packed sequences end."""
-        assert self.fused.packed
-        return {self.fused.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
+        assert self.contract.packed
+        return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
-        name = ""
-        if self.transcript:
-            name = self.transcript.call_fused(
-                self.callee, inputs.named, self.letters, self.fused.layout, more
-            )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                returned = self.implementation.function(*arguments, **more)
-        except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
-            raise LawBroken(raised("o", error)) from error
+        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
+        returned = called("o", self.implementation.function, arguments, more)
         first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
         output = self._require_output(first, inputs)
-        if self.transcript:
-            self.transcript.returned_fused(name, first, tuple(rest))
+        self.recorder.returned_fused(first, rest)
         return output, tuple(rest)
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
         """Return the tensors as the kernel takes them."""
-        return [arranged(x, name, self.fused.layout) for name, x in inputs.named.items()]
+        return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
 
     def _require_output(self, found: object, inputs: Inputs) -> Tensor:
         """Return the output as (B, NH, S, V)."""
         B, NH, S, V = inputs.v.shape
-        shape = (B, NH, S, V) if self.fused.layout == "BHSD" else (B, S, NH, V)
-        dtype = getattr(torch, self.fused.returns(self.dtype))
+        shape = (B, NH, S, V) if self.contract.layout == "BHSD" else (B, S, NH, V)
+        dtype = getattr(torch, self.contract.returns(self.dtype))
         wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
         if not isinstance(found, Tensor):
             raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted))
         if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
             told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
             raise LawBroken(Finding("o", (), told, wanted))
-        return found if self.fused.layout == "BHSD" else found.transpose(1, 2)
+        return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
 
     def run(self, gates: Gates, probe: Probe) -> FusedRun:
         """Build the recipes' tensors and call the kernel on them."""
@@ -276,7 +369,7 @@ class FusedSubject(Subject):
 
     def run_of(self, inputs: Inputs) -> FusedRun:
         """Call the kernel on these inputs."""
-        return FusedRun(self.seen(inputs), self.call_fused(inputs))
+        return FusedRun(self.seen(inputs), self.call_fused(inputs), self.read)
 
     def pull(self, gates: Gates, probe: Probe, needed: Sequence[str] = NAMES) -> FusedGradients:
         """Call the kernel and pull the probe's cotangent back through it."""
@@ -284,7 +377,7 @@ class FusedSubject(Subject):
 
     def cotangent(self, inputs: Inputs, probe: Probe) -> Tensor:
         """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
-        dtype = getattr(torch, self.fused.returns(self.dtype))
+        dtype = getattr(torch, self.contract.returns(self.dtype))
         dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
         return lay_out(dense, probe.pull_layout) if probe.pull_layout else dense
 
@@ -294,33 +387,45 @@ class FusedSubject(Subject):
         probe: Probe,
         needed: Sequence[str] = NAMES,
         *,
-        times: int = 1,
         W: Tensor | None = None,
         seen: Seen | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> FusedGradients:
-        """Call the kernel on these inputs, pull the cotangent back; `times` through one graph, the last kept.
+        """Call the kernel on these inputs, and pull the cotangent back."""
+        return self.pulls_of(inputs, probe, needed, W=W, seen=seen, more=more)[0]
+
+    def pulls_of(
+        self,
+        inputs: Inputs,
+        probe: Probe,
+        needed: Sequence[str] = NAMES,
+        *,
+        times: int = 1,
+        W: Tensor | None = None,
+        seen: Seen | None = None,
+        more: Mapping[str, object] = NOTHING,
+    ) -> list[FusedGradients]:
+        """Call the kernel on these inputs, and pull the cotangent back `times` through one graph.
 
         needed: the inputs that ask for a gradient; that of any other is zero. W: the cotangent, else the
         probe's. more: keywords of the call, and seen: what it sees with them.
         """
         seen, named = seen or self.seen(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
-        if self.transcript:
-            self.transcript.fused_leaves(named, leaves, self.letters)
+        self.recorder.fused_leaves(named, leaves, self.letters)
         output = self.call_fused(inputs.with_(**leaves), **more)
         tensor = self.cotangent(inputs, probe) if W is None else W
-        seen_W = as_array(tensor)  # a backward may overwrite it
-        run = FusedRun(seen, output.detach())
-        if self.transcript:
-            self.transcript.stands_for(self.transcript.name(output, ""), run.output, given=False)
-        pulled: dict[str, Tensor] = {}
-        for left in reversed(range(times)):
-            pulled = self._pulled(output, leaves, tensor, needed, retain=left > 0)
+        seen_W = self.read(tensor)  # a backward may overwrite it
+        run = FusedRun(seen, output.detach(), self.read)
+        self.recorder.detached(output, run.output)
+        every = [
+            self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
+        ]
         truth = self.truth(seen)
-        bounds = FusedBounds(truth, self.fused, self.fused_rounding)
+        bounds = FusedBounds(truth, self.contract, self.rounding)
         detached = not output.requires_grad
-        return FusedGradients(run, seen_W, pulled, detached, Pulled(truth, seen_W), bounds)
+        pulled = Pulled(truth, seen_W)
+        return [FusedGradients(run, seen_W, tensors, detached, pulled, bounds) for tensors in every]
 
     def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
         """Call the kernel on packed sequences, and pull the probe's cotangent back."""
@@ -331,15 +436,17 @@ class FusedSubject(Subject):
 
         The truth is that of all times, with a cotangent of 0 before the cut.
         """
-        assert self.fused.states
+        assert self.contract.states
         _, state = self.call_with_state(inputs.part(0, cut), None)
         W = self.cotangent(inputs, probe)
         behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
-        gradients = self.pull_of(behind, probe, W=W[:, :, cut:], seen=seen, more={self.fused.states: state})
-        whole = as_array(W).copy()
+        gradients = self.pull_of(
+            behind, probe, W=W[:, :, cut:], seen=seen, more={self.contract.states: state}
+        )
+        whole = self.read(W).copy()
         whole[:, :, :cut] = 0.0
-        rounding = self.fused_rounding.handing_over(coarsest(state))
-        bounds = FusedBounds(gradients.pulled.truth, self.fused, rounding)
+        rounding = self.rounding.handing_over(coarsest(state))
+        bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
         return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
 
     def _pulled(
@@ -351,29 +458,14 @@ class FusedSubject(Subject):
         *,
         retain: bool,
     ) -> dict[str, Tensor]:
-        asked = [name for name in leaves if name in needed]
-        found: dict[str, Tensor | None] = dict.fromkeys(leaves)
-        names: list[str] = []
-        if self.transcript:
-            of = {name: leaves[name] for name in asked}
-            names = self.transcript.pull_fused(output, of, W, self.letters, self.fused.layout, retain=retain)
-        if output.requires_grad and asked:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    gradients = torch.autograd.grad(
-                        output, [leaves[n] for n in asked], W, retain_graph=retain, allow_unused=True
-                    )
-            except (Exception, SystemExit) as error:  # whatever a user's backward may raise
-                raise LawBroken(raised("gradients", error)) from error
-            found |= dict(zip(asked, gradients, strict=True))
+        asked = {name: leaf for name, leaf in leaves.items() if name in needed}
+        self.recorder.pull_fused(output, asked, W, self.letters, self.contract.layout, retain=retain)
+        found = pulled(output, asked, W, retain=retain)
         result = {}
         for name, leaf in leaves.items():
-            gradient = found[name]
+            gradient = found.get(name)
             result[name] = torch.zeros_like(leaf) if gradient is None else gradient
-        if self.transcript:
-            for name, written in zip(asked, names, strict=True):
-                self.transcript.returned(written, result[name])
+        self.recorder.pulled_fused([result[name] for name in asked])
         return result
 
     # What must come out
@@ -381,7 +473,7 @@ class FusedSubject(Subject):
     def truth(self, seen: Seen) -> Truth:
         """Return what is true of a call."""
         with np.errstate(all="ignore"):
-            return Truth(self.fused, seen)
+            return Truth(self.contract, seen)
 
     def expected(self, run: FusedRun, note: str = "") -> Expected:
         """Return what the output of this call must be."""
@@ -389,8 +481,8 @@ class FusedSubject(Subject):
 
     def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
         """Return what the output must be for these inputs; state: what was handed over, if anything was."""
-        rounding = self.fused_rounding.handing_over(coarsest(state))
-        return self.output_of(self.truth(seen), self.fused, rounding, note)
+        rounding = self.rounding.handing_over(coarsest(state))
+        return self.output_of(self.truth(seen), self.contract, rounding, note)
 
     def output_of(
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
@@ -441,13 +533,8 @@ class FusedSubject(Subject):
     def letters(self) -> dict[str, str]:
         """What each tensor of a call is called."""
         return dict(
-            zip(NAMES, ("q", "k", "v", "i", "f" if self.fused.gate == "preact" else "l"), strict=True)
+            zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
         )
-
-    @property
-    def wide(self) -> bool:
-        """Whether float64 is too coarse an oracle for it."""
-        return self.contract.accumulator(self.dtype) == "float64"
 
 
 def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
