@@ -10,10 +10,12 @@ from typing import cast
 from dmat.strategies.cases import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import Gates, draw_background
+from dmat.strategies.drawing import draw_background
+from dmat.strategies.gates import Gates
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Probe, draw_probe, is_probe, plain_probe
 from dmat.strategies.recipe import Case
+from dmat.strategies.regimes import constants, spikes
 from dmat.strategies.values import Background, Constant, Edited, Ramp
 
 CLOSED_FOR_GOOD = -1024.0  # exp of it is 0 in every format, and 16 times it is exact in each
@@ -52,11 +54,14 @@ def _forget(domain: ProbeDomain) -> list[Background]:
     """Return the canonical forget gates."""
     if domain.contract.gate == "fixed":
         return [Constant(0.0)]
-    values = (100.0, 0.0, -20.0, -89.0) if domain.contract.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
-    # Past the spike gates are small and no integers: what a sum keeps of them beside it is not exact.
-    spike = Edited(Constant(3.0 if domain.contract.gate == "preact" else -0.3), (((0, 0, 0), -1e4),))
-    constants = [Constant(x) for x in values if domain.least <= x <= domain.most]
-    return [*constants, *([spike] if domain.least <= -1e4 else [])]
+    own = domain.gate_format
+    every = [*(Constant(f) for f in constants(own)), *(fgate for _, fgate in spikes(own, 2))]
+    ends = [(fgate.fill((1, 1, 2)).min(), fgate.fill((1, 1, 2)).max()) for fgate in every]
+    return [
+        fgate
+        for fgate, (low, high) in zip(every, ends, strict=True)
+        if domain.least <= low and high <= domain.most
+    ]
 
 
 def _inputs(domain: ProbeDomain) -> list[Background]:

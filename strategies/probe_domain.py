@@ -11,26 +11,17 @@ import torch
 
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import (
-    CLOSED,
-    OPEN,
-    ORDINARY,
-    Gates,
-    draw_background,
-    draw_layout,
-    edited_field,
-    extreme,
-    subnormal,
-)
+from dmat.strategies.drawing import draw_background, draw_layout, edited_field
+from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import SAME_VALUES
 from dmat.strategies.promised import FusedPromised
+from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, ONE, TINY
 from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
 MANY = ((1, 8), (2, 5))
-OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0, -746.0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,11 @@ class ProbeDomain(Domain):
     def softmax(self) -> bool:
         """Whether it divides by a sum of exponentials: then q = k = 0 in probes."""
         return self.contract.reads == "softmax"
+
+    @property
+    def gate_format(self) -> GateFormat:
+        """What its gates are."""
+        return GateFormat(FUSED, self.dtype, log=self.contract.gate != "preact")
 
     @cached_property
     def least(self) -> float:
@@ -169,25 +165,19 @@ class ProbeDomain(Domain):
         return Gates(self.dtype, shape, igate, fgate, other, own)
 
     def _fgate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
-        palettes = self.fgate_palettes
+        own = self.fgate_palettes
         if between(draw, 0, 9) < 7:
-            background = draw_background(draw, choose(draw, palettes))
+            background = draw_background(draw, choose(draw, own))
         else:
             scale, mean = choose(draw, (0.1, 1.0, 8.0)), choose(draw, (0.0, -1.0, -3.0, -20.0))
             background = Within(Normal(seed(draw), scale, mean), self.least, self.most)
-        return edited_field(draw, background, shape, palettes)
+        return edited_field(draw, background, shape, own)
 
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """The values that are drawn together, of the forget gate; resets have a law of their own."""
-        if self.contract.gate == "preact":
-            palettes = [ORDINARY, OPEN, CLOSED, (0.0,), extreme(self.dtype), subnormal(self.dtype)]
-        else:
-            closing = [tuple(-abs(x) for x in palette) for palette in (ORDINARY, OPEN)]
-            tiny = tuple(-abs(x) for x in subnormal(self.dtype))
-            far = tuple(-abs(x) for x in extreme(self.dtype))
-            palettes = [(0.0,), closing[0], OF_UNDERFLOW, (-1e-6, -1e-3, -0.05), closing[1], far, tiny]
-        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in palettes]
+        """The values that are drawn together, of the forget gate."""
+        every = palettes(self.gate_format)
+        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in every]
         return [palette for palette in allowed if palette]
 
     def _igate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
