@@ -101,8 +101,8 @@ packed = promised("packed")
 def integers(subject: FusedSubject) -> str | None:
     """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
     lacks = subject.fused.why_not
-    if subject.fused.reads == "softmax":
-        return "a softmax divides: it is exact on no integers"
+    if subject.reads.inexact:
+        return subject.reads.inexact
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
     for name in ("gate", "positive", "exact_sums", "homogeneous"):
@@ -131,11 +131,11 @@ def told(subject: FusedSubject, names: Iterable[str]) -> list[str]:
 
     In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
     """
-    untold = {"k"} if subject.fused.keys != "any" else set()
+    untold = {"k"} if subject.fused.distinct_keys else set()
     untold |= {"v"} if subject.fused.positive else set()
     return [name for name in names if name not in untold]
 
 
 def one_law_serves(subject: FusedSubject, probe: Probe) -> bool:
     """Whether the gradient is defined by the contract here: truncated ones only where the normaliser is 1."""
-    return subject.fused.gradient == "full" or subject.fused.reads != "mlstm" or probe.regime == "small"
+    return subject.fused.gradient == "full" or not subject.reads.truncates or probe.regime == "small"

@@ -79,7 +79,7 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe
     """
     if needs.one_law_serves(subject, probe):
         gradients = subject.pull(gates, probe)
-        for name in "qkv" if subject.fused.keys == "any" else "qv":
+        for name in "qv" if subject.fused.distinct_keys else "qkv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
@@ -95,7 +95,7 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
         return
     gradients = subject.pull(gates, probe)
     computed = gradients.of("g")
-    plain = subject.fused.weight is None and subject.fused.reads == "linear"
+    plain = subject.fused.weight is None and not subject.reads.normalised
     if subject.fused.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True

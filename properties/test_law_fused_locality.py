@@ -25,7 +25,7 @@ def changed(
     for name, x in after.named.items():
         if name in other:
             values = other[name].to(x.device)
-        elif name != "v" and (subject.fused.keys == "orthonormal" or subject.fused.positive):
+        elif name != "v" and (subject.fused.distinct_keys or subject.fused.positive):
             continue
         else:
             low = 0.5 if subject.fused.positive else -2.0

@@ -27,6 +27,7 @@ from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.decays import Decays
+from dmat.testing.readout.reads import READS, Reads
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
 from dmat.testing.subject import DETACHED, Subject, raised
@@ -106,12 +107,18 @@ class FusedSubject(Subject):
         """The contract, as what it is."""
         return cast(FusedContract, self.implementation.contract)
 
+    @property
+    def reads(self) -> type[Reads]:
+        """The kind of operator."""
+        return READS[self.fused.reads]
+
     @cached_property
     def domain(self) -> ProbeDomain:
         """What the strategies may draw for it."""
         contract, dtype = self.fused, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
-        return ProbeDomain.of(contract, contract=contract, products_dtype=dtype, **formats)
+        more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
+        return ProbeDomain.of(contract, **more, **formats)
 
     @cached_property
     def fused_rounding(self) -> FusedRounding:
