@@ -133,11 +133,6 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
 # Gates that are open or closed for good, and a probe of integers
 
 
-def _exact(draw: Draw, domain: ProbeDomain) -> Gates:
-    shape = domain.draw_shape(draw, zero=False)
-    return Gates(domain.dtype, shape, Constant(0.0), draw_background(draw, _exact_values(domain)))
-
-
 def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
     """Return an open gate and, where the contract allows it, a closed one."""
     opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
@@ -145,9 +140,17 @@ def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
 
 
 def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
-    gates = _exact(draw, domain)
-    probe = draw_probe(draw, domain, gates, "integers")
-    return {"gates": gates, "probe": _in_small(probe, gates, domain)}
+    """Draw until sums of closed gates do not overflow and q does not underflow; else take the plainest."""
+    case: Case = {}
+    for _ in range(TRIES):
+        shape = domain.draw_shape(draw, zero=False)
+        fgate = draw_background(draw, _exact_values(domain))
+        gates = Gates(domain.dtype, shape, Constant(0.0), fgate)
+        probe = draw_probe(draw, domain, gates, "integers")
+        case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+        if _exact_inside(case, domain):
+            return case
+    return next(_exact_ladder(domain), case)
 
 
 def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:

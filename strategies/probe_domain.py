@@ -212,11 +212,16 @@ class ProbeDomain(Domain):
         least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
         with np.errstate(over="ignore"):
-            room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
+            logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
+            room = float(logs.sum(-1).max(initial=0.0))
         return bool(inside_i and inside_f and room < self.largest_sum)
 
     @cached_property
     def largest_sum(self) -> float:
-        """What the magnitudes of a sequence's gates may add up to."""
+        """What the log gates of a sequence may add up to, less its sign.
+
+        A result need not be finite where 2 M reaches the largest number (docs/spec.md section 3), and M of a
+        prefix is up to twice that sum.
+        """
         narrow: Sequence[str] = (self.accumulator, self.dtype)
         return min(float(torch.finfo(getattr(torch, name)).max) for name in narrow) / 4
