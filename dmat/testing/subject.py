@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from dmat.testing.bounds import (
     forward_bound,
     igate_gradient_bound,
 )
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.contract import DEVICES, AnyContract, Contract, contract_of
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.processes import NotEnded, died_of
@@ -39,6 +41,9 @@ from dmat.testing.verdict import (
 )
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
+
+
+A_CLASS = "a class was given: pass an instance or a function"
 
 
 class Refused(Exception):
@@ -209,10 +214,23 @@ class Subject:
         try:
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
-            if broken.finding.computed.startswith("raised"):
-                call = f"a call with gates of zeros, {(*self.plainest.shape, 1)}, {broken.finding.computed}"
-                return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
+            given = inspect.isclass(self.implementation.function)
+            if given or broken.finding.computed.startswith("raised"):
+                return self._uncallable(broken.finding.computed, given=given)
         return None
+
+    def _uncallable(self, computed: str, *, given: bool) -> str:
+        """Return the reason in one line. given: the target is a class."""
+        layout, (B, NH, S) = self.contract.gate_layout, self.plainest.shape
+        axes = {"B": B, "NH": NH, "S": S, "1": 1}
+        shape = tuple(axes[name] for name in layout.split())
+        call = f"(igate_preact, fgate_preact), zeros {shape}, {self.dtype} on {self.device}"
+        taken = f"({layout.replace(' ', ', ')})"
+        expected = f"expected a function (igate_preact, fgate_preact) -> D~ (B, NH, S, S), gates {taken}"
+        unpromised = "if it is not promised: declare dtypes, devices, seq_multiple_of"
+        advice = A_CLASS if given else unpromised
+        computed = computed if computed.startswith("raised") else f"gives {computed}"
+        return f"{UNCALLABLE}{call}: {computed}; {expected}; {advice}"
 
     def observe(self, ratio: float) -> None:
         """Note an error over bound that a law let pass."""
