@@ -22,6 +22,7 @@ from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
 from dmat.testing.call import called, pulled
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
@@ -272,7 +273,8 @@ class FusedSubject(Subject):
                 why = found.computed if found.computed.startswith("raised") else f"gives {found.computed}"
                 wanted = "" if found.computed.startswith("raised") else f", expected {found.exact}"
                 unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
-                return f"a call on zeros, {shapes}, with {call}, {why}{wanted} ({unpromised})"
+                where = f"{shapes}, {self.dtype} on {self.device}"
+                return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
         return None
 
     def _told(self, inputs: Inputs) -> dict[str, Tensor]:
