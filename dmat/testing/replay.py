@@ -174,7 +174,7 @@ def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
     """Return why the plainest call cannot be made, or None; None, too, where the case broke the device."""
     import torch
 
-    from dmat.testing.subjects import subject_of
+    from dmat.testing.kinds import subject_of
 
     try:
         if device == "cuda":
