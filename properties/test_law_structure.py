@@ -22,7 +22,7 @@ def test_law_output_shape(subject: Subject, gates: Gates) -> None:
     Bound: none.
     """
     output = subject.forward(gates).output  # the call itself requires shape, dtype and device
-    require(output.layout == torch.strided, "D~", output.layout, "a strided tensor")
+    require(output.layout == torch.strided, "D~", output.layout, "a strided tensor", detail="layout")
 
 
 @law(GATES, order=11)

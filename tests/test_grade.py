@@ -125,7 +125,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
     def judge(accuracy: AccuracyClass) -> float:
         if accuracy.accumulates_in == "float64":
-            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0"))
+            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0", what="value"))
         return 0.5
 
     every = classes("float32", "forward")

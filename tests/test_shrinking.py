@@ -29,7 +29,7 @@ PROFILE = settings(max_examples=50, derandomize=True, database=None, phases=[Pha
 
 def way_down(kind: Cases, domain: Domain, breaks: Callable[[Case], bool], case: Case | None = None) -> str:
     """Return what becomes of a case, of the last of the ladder's if none, by a law that such cases break."""
-    wrong = LawBroken(Finding("D~", (), "wrong", "right"))
+    wrong = LawBroken(Finding("D~", (), "wrong", "right", what="shape"))
 
     def check(case: Case) -> None:
         if breaks(case):

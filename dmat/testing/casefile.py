@@ -138,7 +138,10 @@ class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """The broken entry: dmat.testing.verdict.Finding. error and allowed are absolute."""
+    """The broken entry: dmat.testing.verdict.Finding. error and allowed are absolute.
+
+    what: as of a Finding; a case.json of format 1 does not say it.
+    """
 
     quantity: Name
     index: tuple[Length, ...]
@@ -147,6 +150,7 @@ class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
     error: Number | None = None
     allowed: Number | None = None
     note: Text = ""
+    what: Literal["value", "class", "raised", "shape", "memory", "died"] = "value"
 
 
 class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):

@@ -87,7 +87,9 @@ def finding_form(finding: Finding) -> FindingForm:
     """Return a finding as case.json has it; what is no text for a terminal is left out of its texts."""
     texts = [_clean(text) for text in (finding.computed, finding.exact, finding.note)]
     error, allowed = (as_plain(x) for x in (finding.error, finding.allowed))
-    return FindingForm(finding.quantity, finding.index, texts[0], texts[1], error, allowed, texts[2])
+    return FindingForm(
+        finding.quantity, finding.index, texts[0], texts[1], error, allowed, texts[2], finding.what
+    )
 
 
 def _clean(text: str) -> str:

@@ -48,7 +48,8 @@ def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
         return
     case = case_of(entry.case, None)
     record.case, record.recipe = shown(case), encoded(case)
-    finding = Finding("call", (), what, "a result", note=DEADLY if fate == "died" else SLOW)
+    note = DEADLY if fate == "died" else SLOW
+    finding = Finding("call", (), what, "a result", note=note, what="died")
     failure = Failure(case, LawBroken(finding), ended=fate)
     subject = subject_of(implementation, entry.dtype, entry.device)
     file = case_file(law, subject, failure)

@@ -146,7 +146,8 @@ def without_end(case: Case, fate: str) -> Failure:
     """Return the failure of a case that has ended its process, or was itself not ended: "did not end"."""
     what = "the process died" if fate == "died" else "no result within the time limit"
     note = "" if fate == "died" else SLOW
-    return Failure(case, LawBroken(Finding("call", (), what, "a result", note=note)), ended=fate)
+    finding = Finding("call", (), what, "a result", note=note, what="died")
+    return Failure(case, LawBroken(finding), ended=fate)
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:

@@ -209,7 +209,7 @@ class Subject:
         try:
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
-            if broken.finding.computed.startswith("raised"):
+            if broken.finding.what == "raised":
                 call = f"a call with gates of zeros, {(*self.plainest.shape, 1)}, {broken.finding.computed}"
                 return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
         return None
@@ -409,10 +409,10 @@ def _require_tensor(output: object, igate: Tensor) -> None:
     B, NH, S, _ = igate.shape
     wanted = f"a {igate.dtype} tensor {(B, NH, S, S)} on {igate.device}"
     if not isinstance(output, Tensor):
-        raise LawBroken(Finding("D~", (), f"a {type(output).__name__}", wanted))
+        raise LawBroken(Finding("D~", (), f"a {type(output).__name__}", wanted, what="shape"))
     if (output.shape, output.dtype, output.device) != ((B, NH, S, S), igate.dtype, igate.device):
         found = f"a {output.dtype} tensor {tuple(output.shape)} on {output.device}"
-        raise LawBroken(Finding("D~", (), found, wanted))
+        raise LawBroken(Finding("D~", (), found, wanted, what="shape"))
 
 
 def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
@@ -421,11 +421,14 @@ def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
         return torch.zeros_like(leaf)
     if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:
         found, wanted = (f"{tuple(x.shape)} {x.dtype}" for x in (gradient, leaf))
-        raise LawBroken(Finding(name, (), found, wanted, note="shape and dtype of the gate"))
+        note = "shape and dtype of the gate"
+        raise LawBroken(Finding(name, (), found, wanted, note=note, what="shape", detail="shape, dtype"))
     return gradient
 
 
 def raised(quantity: str, error: BaseException) -> Finding:
     """Return the finding of a call that raised instead of giving this quantity."""
     text = str(error).strip().splitlines()
-    return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")
+    name = type(error).__name__
+    computed = f"raised {name}: {text[0] if text else ''}"
+    return Finding(quantity, (), computed, "a result", what="raised", detail=name)

@@ -31,7 +31,7 @@ from dmat.testing.fuzzing.progress import Progress
 from dmat.testing.fuzzing.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import AT_A_LOSS, Cell, Done, Found, Setup, Turn
+from dmat.testing.fuzzing.told import Cell, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
 from dmat.testing.interpret import asked as config
 from dmat.testing.interpret import caveat
@@ -247,7 +247,7 @@ class Run:
             self._note(self._unless_known(found, turn))
         if done.event:
             self._happened(done.event)
-        if done.trouble.startswith(AT_A_LOSS):
+        if done.at_a_loss:
             self._happened(f"{done.cell.law} of {done.cell.implementation}: {done.trouble}")
         done = msgspec.structs.replace(done, found=())
         self.log.write(Ended(self.total.elapsed, done))

@@ -85,6 +85,7 @@ class Going:
         self.found: list[Found] = []
         self.worst: tuple[float, Case] | None = None
         self.trouble = ""
+        self.at_a_loss = False
 
     @property
     def over(self) -> bool:
@@ -154,6 +155,7 @@ class Going:
         except torch.OutOfMemoryError:
             self._shorten()
         except Exception as error:  # a law at a loss accuses nobody
+            self.at_a_loss = True
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
             self._note_worst(case)
@@ -263,4 +265,5 @@ class Going:
             dict(self.failing),
             tuple(self.found),
             self.trouble,
+            at_a_loss=self.at_a_loss,
         )

@@ -286,10 +286,15 @@ def settle(folder: str, turn: Turn) -> Found | None:
     going = _going(turn, float("inf"))
     finding = file.finding
     told = (
-        Finding("call", (), "a failure", "none")
+        Finding("call", (), "a failure", "none", what="died")
         if finding is None
         else Finding(
-            finding.quantity, finding.index, finding.computed, finding.exact, None, None, finding.note
+            finding.quantity,
+            finding.index,
+            finding.computed,
+            finding.exact,
+            note=finding.note,
+            what=finding.what,
         )
     )
     if file.ended == "broken":

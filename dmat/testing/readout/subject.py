@@ -162,8 +162,8 @@ class FusedSubject(Subject):
                     self.call_with_state(inputs, state)
             except LawBroken as broken:
                 found = broken.finding
-                why = found.computed if found.computed.startswith("raised") else f"gives {found.computed}"
-                wanted = "" if found.computed.startswith("raised") else f", expected {found.exact}"
+                why = found.computed if found.what == "raised" else f"gives {found.computed}"
+                wanted = "" if found.what == "raised" else f", expected {found.exact}"
                 unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
                 return f"a call on zeros, {shapes}, with {call}, {why}{wanted} ({unpromised})"
         return None
@@ -222,7 +222,7 @@ class FusedSubject(Subject):
         assert self.fused.states
         output, rest = self._called(inputs, {self.fused.states: state})
         if not rest:
-            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)"))
+            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
         return output, rest[0]
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
@@ -264,10 +264,10 @@ class FusedSubject(Subject):
         dtype = getattr(torch, self.fused.returns(self.dtype))
         wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
         if not isinstance(found, Tensor):
-            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted))
+            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted, what="shape"))
         if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
             told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
-            raise LawBroken(Finding("o", (), told, wanted))
+            raise LawBroken(Finding("o", (), told, wanted, what="shape"))
         return found if self.fused.layout == "BHSD" else found.transpose(1, 2)
 
     def run(self, gates: Gates, probe: Probe) -> FusedRun:
