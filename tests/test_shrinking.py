@@ -14,8 +14,9 @@ from dmat.strategies.cases import Cases
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case
 from dmat.testing import minimal
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
 from dmat.testing.minimal import Failure
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Subject

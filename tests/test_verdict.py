@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmat.strategies import Constant, Gates
 from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
-from dmat.testing.law import Record
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
 from dmat.testing.session import Keeping, told_and_kept

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from dmat.testing.exact import (
     Mask,
     Pair,
 )
+from dmat.testing.record import What
 
 AXES = {
     "D~": ("b", "h", "t", "s"),
@@ -73,9 +74,6 @@ class Evidence:
             ratio = np.where(equal | (error == 0), 0.0, error / self.allowed)
         unlike = self.wrong & ~np.isfinite(ratio)
         return np.where(unlike, np.inf, np.where(self.judged, np.nan_to_num(ratio, posinf=np.inf), 0.0))
-
-
-What = Literal["value", "class", "raised", "shape", "memory", "died"]
 
 
 @dataclass(frozen=True)

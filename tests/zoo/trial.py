@@ -11,8 +11,9 @@ import torch
 from hypothesis import settings
 
 from dmat.strategies.recipe import shown
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
 from dmat.testing.minimal import Failure
+from dmat.testing.record import Record
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.subjects import subject_of

@@ -21,10 +21,11 @@ from dmat.testing.casefile import decoded
 from dmat.testing.fuzzing.told import Cause
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.law import Law
+from dmat.testing.record import What
 from dmat.testing.registry import law_named
 from dmat.testing.replay import in_dtype
 from dmat.testing.subject import Subject
-from dmat.testing.verdict import Finding, LawBroken, What
+from dmat.testing.verdict import Finding, LawBroken
 
 Trying = Callable[[Case], AbstractContextManager[None]]
 COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))

@@ -24,6 +24,7 @@ import msgspec
 
 from dmat.testing.cannot import CannotRun
 from dmat.testing.contract.names import require_known
+from dmat.testing.fuzzing.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.gpus import processes, visible
 from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
 from dmat.testing.fuzzing.pool import Gone, Pool
@@ -61,9 +62,9 @@ def fuzz(options: argparse.Namespace) -> int:
     finally:
         log.close()
     print(_last_line(report, options.out))
-    if report["interpreter"] is not None:
-        print(caveat(report["interpreter"]))
-    return EXITS[report["verdict"]]
+    if report.interpreter is not None:
+        print(caveat(report.interpreter))
+    return EXITS[report.verdict]
 
 
 def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
@@ -161,7 +162,7 @@ class Run:
         """Seconds of the run, all sittings together."""
         return time.monotonic() - self.zero
 
-    def to_the_end(self) -> dict[str, Any]:
+    def to_the_end(self) -> FuzzReport:
         """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
         from dmat.testing.fuzzing.report import write
 
@@ -281,16 +282,16 @@ class Run:
         return msgspec.structs.replace(found, cause=number, folder=None)
 
 
-def _last_line(report: dict[str, Any], folder: Path) -> str:
+def _last_line(report: FuzzReport, folder: Path) -> str:
     """Return the verdict, as the last line of the terminal has it."""
-    tried = f"{report['examples']:,} examples in {report['seconds']:.0f} s"
+    tried = f"{report.examples:,} examples in {report.seconds:.0f} s"
     what = {
-        "found": f"FOUND {len(report['findings'])}: " + "; ".join(_short(f) for f in report["findings"][:5]),
+        "found": f"FOUND {len(report.findings)}: " + "; ".join(_short(f) for f in report.findings[:5]),
         "nothing found": "NOTHING FOUND",
-        "did not fuzz": f"DID NOT FUZZ: {report['reason']}",
-    }[report["verdict"]]
+        "did not fuzz": f"DID NOT FUZZ: {report.reason}",
+    }[report.verdict]
     return f"{what}\n{tried}; report: {folder / 'report.html'}"
 
 
-def _short(finding: dict[str, Any]) -> str:
-    return f"{finding['law']} of {finding['implementation']}, {finding['dtype']} on {finding['device']}"
+def _short(finding: FindingEntry) -> str:
+    return f"{finding.law} of {finding.implementation}, {finding.dtype} on {finding.device}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from dmat.testing.cannot import CannotRun
+from dmat.testing.record import Ended
 
 AT_A_LOSS = "the law itself raised"  # dmat's own fault: it accuses nobody, and is told
-Ended = Literal["broken", "died", "did not end"]
 
 
 class NoFuzzing(CannotRun):

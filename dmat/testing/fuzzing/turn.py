@@ -242,7 +242,7 @@ class Going:
             encoded(case),
             shown(case),
             message or str(failure.broken),
-            failure.ended,  # type: ignore[arg-type]
+            failure.ended,
             failure.again,
             cause,
             folder.name if folder is not None else None,
