@@ -215,8 +215,7 @@ class Run:
         """Try again what an earlier sitting had found, and was killed before it had made it small."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
             with suppress(Gone, OSError, msgspec.MsgspecError):
-                told = msgspec.json.decode((folder / FILE).read_bytes())
-                cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
+                cell = msgspec.json.decode((folder / FILE).read_bytes(), type=Cell)
                 if cell in self.total.tallies:
                     turn = Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
                     found = self.hands.call(settle, str(folder), turn, seconds=SETTLING)
