@@ -36,7 +36,7 @@ class Law:
     name: str
     text: str
     check: Callable[..., None]
-    parameters: list[str]
+    parameters: tuple[str, ...]
     cases: Cases
     order: int
     needs: tuple[Need, ...]
@@ -113,7 +113,7 @@ def law(
                 parameters[:1] = own.parts
             one = _on_calls(check, own.parts) if isinstance(own, Calls) else check
             tried = own.cases if isinstance(own, Calls) else own
-            laws.append(Law(name, text, one, parameters, tried, number, needed, most, kind))
+            laws.append(Law(name, text, one, tuple(parameters), tried, number, needed, most, kind))
         check.__dict__["laws"] = tuple(laws)
         return check
 
