@@ -11,8 +11,7 @@ from msgspec.structs import asdict
 
 from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
-from dmat.testing.fuzzing.told import Planned
-from dmat.testing.fuzzing.worker import COUNTEREXAMPLES, Layout
+from dmat.testing.fuzzing.told import COUNTEREXAMPLES, Layout, Planned
 from dmat.testing.interpret import told
 from dmat.testing.near import near
 
