@@ -108,8 +108,8 @@ packed = promised("packed", "Sequences can be packed.")
 def integers(subject: FusedSubject) -> str | None:
     """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
     lacks = subject.contract.why_not
-    if subject.contract.reads == "softmax":
-        return "a softmax divides: it is exact on no integers"
+    if subject.reads.inexact:
+        return subject.reads.inexact
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
     for name in ("gate", "positive", "exact_sums", "homogeneous"):

@@ -28,7 +28,7 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe
     """
     if subject.defines_gradients(probe):
         gradients = subject.pull(gates, probe)
-        for name in "qkv" if subject.contract.keys == "any" else "qv":
+        for name in "qv" if subject.contract.distinct_keys else "qkv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
@@ -44,7 +44,7 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
         return
     gradients = subject.pull(gates, probe)
     computed = gradients.of("g")
-    plain = subject.contract.weight is None and subject.contract.reads == "linear"
+    plain = subject.contract.weight is None and not subject.reads.normalised
     if subject.contract.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True

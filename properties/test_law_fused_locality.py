@@ -25,7 +25,7 @@ def changed(
     for name, x in after.named.items():
         if name in other:
             values = other[name].to(x.device)
-        elif name != "v" and (subject.contract.keys == "orthonormal" or subject.contract.positive):
+        elif name != "v" and (subject.contract.distinct_keys or subject.contract.positive):
             continue
         else:
             low = 0.5 if subject.contract.positive else -2.0

@@ -8,12 +8,8 @@ from dmat.strategies.cotangents import (
     cotangents,
     exact_cotangents,
 )
-from dmat.strategies.gates import (
-    Gates,
-    MinusWindow,
-    exact_gates,
-    gates,
-)
+from dmat.strategies.drawing import exact_gates, gates
+from dmat.strategies.gates import Gates, MinusWindow
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
 from dmat.strategies.probes import Probe
 from dmat.strategies.shapes import shapes

@@ -24,7 +24,8 @@ from dmat.strategies.cotangents import (
     draw_moderate_cotangent,
 )
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import Gates, draw_background, draw_gates, exact_units, special
+from dmat.strategies.drawing import draw_background, draw_gates
+from dmat.strategies.gates import Gates, exact_units, special
 from dmat.strategies.inside import Inside
 from dmat.strategies.ladder import (
     cotangent_ladder,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dmat.strategies.choose import Draw, between, choose, seed, some
-from dmat.strategies.gates import Gates, draw_layout, significand_bits
+from dmat.strategies.drawing import draw_layout
+from dmat.strategies.gates import Gates, significand_bits
 from dmat.strategies.layouts import COTANGENT_LAYOUTS, PER_HEAD, PER_ROW, SAME_VALUES, lay_out
 from dmat.strategies.recipe import Recipe
 from dmat.strategies.values import (

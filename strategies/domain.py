@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from dmat.strategies.choose import Draw, between
-from dmat.strategies.gates import Gates, draw_exact_gates, draw_gates, exact_units
+from dmat.strategies.drawing import draw_exact_gates, draw_gates
+from dmat.strategies.gates import Gates, exact_units
 from dmat.strategies.promised import Promised
+from dmat.strategies.regimes import DTILDE, GateFormat
 from dmat.strategies.shapes import USUAL, draw_long_shape, draw_shape
 
 LONG_IN = 50
@@ -41,6 +43,11 @@ class Domain:
             max_seq=contract.max_seq,
             **more,
         )
+
+    @property
+    def gate_format(self) -> GateFormat:
+        """What its gates are."""
+        return GateFormat(DTILDE, self.dtype, self.special_values)
 
     @property
     def has_exact_lengths(self) -> bool:

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from dmat.strategies.cotangents import Cotangent, exact_budget
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import Gates, exact_units, special
+from dmat.strategies.gates import Gates, exact_units
 from dmat.strategies.layouts import GATE_LAYOUTS
-from dmat.strategies.values import Background, Constant, Cycle, Diagonal, Edited, Ramp, Row, Sum, inf
+from dmat.strategies.regimes import constants, spikes
+from dmat.strategies.values import Background, Constant, Cycle, Diagonal, Ramp, Row, Sum, inf
 
-EXPONENT_EDGES = (0.0, -1.0, 21.0, -21.0, 89.0, -89.0, 105.0, -105.0, 746.0, -746.0)
 UNEVEN = Ramp(-1.5, 0.125, 0.75)  # several heads of different gates
 
 
@@ -49,12 +49,9 @@ def gate_ladder(domain: Domain) -> list[Gates]:
     def gates(S: int, igate: Background, fgate: Background) -> Gates:
         return Gates(domain.dtype, (1, 1, S), igate, fgate)
 
-    S, last = lengths[-1], (0, 0, lengths[-1] - 1)
-    cases = [gates(n, Constant(0.0), Constant(f)) for n in lengths[:2] for f in EXPONENT_EDGES]
-    cases.append(gates(S, Ramp(1.0, 1.0), Edited(Constant(0.0), (((0, 0, 0), -1e4),))))
-    for value in special(domain.special_values):
-        cases.append(gates(S, Constant(0.0), Edited(Constant(-1.0), ((last, value),))))
-        cases.append(gates(S, Edited(Constant(1.0), (((0, 0, S // 2), value),)), Constant(-1.0)))
+    S, own = lengths[-1], domain.gate_format
+    cases = [gates(n, Constant(0.0), Constant(f)) for n in lengths[:2] for f in constants(own)]
+    cases += [gates(S, igate, fgate) for igate, fgate in spikes(own, S)]
     heads = Gates(domain.dtype, (2, 3, S), UNEVEN, UNEVEN)
     cases += [replace(heads, igate_layout=name, fgate_layout=name) for name in GATE_LAYOUTS]
     if domain.zero_length:

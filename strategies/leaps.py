@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 from dmat.strategies.gates import UNIT
 from dmat.strategies.recipe import Case
+from dmat.strategies.regimes import LONG_RESTARTS, RESTARTS
 from dmat.strategies.shapes import BLOCKS, PAST
 from dmat.strategies.size import backgrounds, layouts, plainest
 from dmat.strategies.smaller import FEW, GatesShape, shaped, told, with_field
 from dmat.strategies.values import Background, Constant, Edited, Ramp, Row
 
-EDGES = (0.0, -1.0, 1.0, -64.0, 21.0, -21.0, 105.0, -105.0, -746.0, -math.inf, math.inf, math.nan)
 LIFTS = (0.0, 1.0, 64.0)
 HEAVY = {  # a one beside it is lost in the dtype, or in a format that it may be summed in
     "bfloat16": (2.0**8, 2.0**25),
@@ -21,7 +20,6 @@ HEAVY = {  # a one beside it is lost in the dtype, or in a format that it may be
     "float32": (2.0**25,),
     "float64": (2.0**25, 2.0**54),
 }
-STEEP = (0.0, -105.0, 21.0)  # enough of them where sequences are longer
 UNEVEN = Ramp(-float(UNIT), head_step=-float(UNIT))  # each head another
 SHORT = 3  # in blocks
 
@@ -48,7 +46,8 @@ def _igates(case: Case, values: Sequence[float]) -> Iterator[Background]:
 def _fgates(case: Case, values: Sequence[float]) -> Iterator[Background]:
     """Yield plain forget gates: constants, and one spike, first or last."""
     S = case["gates"].shape[-1]
-    yield from (Constant(value) for value in dict.fromkeys((*values, *(EDGES if S <= SHORT else STEEP))))
+    restarts = RESTARTS if S <= SHORT else LONG_RESTARTS
+    yield from (Constant(value) for value in dict.fromkeys((*values, *restarts)))
     yield from (Edited(Constant(0.0), (((0, 0, n), x),)) for x in values for n in dict.fromkeys((0, S - 1)))
 
 

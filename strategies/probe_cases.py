@@ -9,28 +9,37 @@ from typing import cast
 
 from dmat.strategies.cases import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
-from dmat.strategies.domain import Domain
-from dmat.strategies.gates import Gates, draw_background
+from dmat.strategies.drawing import draw_background
+from dmat.strategies.gates import Gates
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import Probe, draw_probe, is_probe, plain_probe
 from dmat.strategies.recipe import Case
+from dmat.strategies.regimes import constants, spikes
 from dmat.strategies.values import Background, Constant, Edited, Ramp
 
 CLOSED_FOR_GOOD = -1024.0  # exp of it is 0 in every format, and 16 times it is exact in each
 TRIES = 4
 
 
-def _of(domain: Domain) -> ProbeDomain:
-    return cast(ProbeDomain, domain)
+def _cases(
+    draw: Callable[[Draw, ProbeDomain], Case],
+    ladder: Callable[[ProbeDomain], Iterator[Case]],
+    inside: Callable[[Case, ProbeDomain], bool],
+) -> Cases:
+    """Make the cases of a law of fused kernels: their domain is always a ProbeDomain."""
+    return Cases(
+        lambda drawn, domain: draw(drawn, cast(ProbeDomain, domain)),
+        lambda domain: ladder(cast(ProbeDomain, domain)),
+        lambda case, domain: inside(case, cast(ProbeDomain, domain)),
+    )
 
 
-def _inside(kind: str) -> Callable[[Case, Domain], bool]:
+def _inside(kind: str) -> Callable[[Case, ProbeDomain], bool]:
     """Make the test for gates that the contract allows, and a probe of this kind for them."""
 
-    def inside(case: Case, domain: Domain) -> bool:
+    def inside(case: Case, domain: ProbeDomain) -> bool:
         gates, probe = case["gates"], case["probe"]
-        known = isinstance(domain, ProbeDomain) and probe.kind == kind and domain.has_gates(gates)
-        return known and is_probe(probe, gates, domain)
+        return probe.kind == kind and domain.has_gates(gates) and is_probe(probe, gates, domain)
 
     return inside
 
@@ -52,11 +61,14 @@ def _forget(domain: ProbeDomain) -> list[Background]:
     """Return the canonical forget gates."""
     if domain.contract.gate == "fixed":
         return [Constant(0.0)]
-    values = (100.0, 0.0, -20.0, -89.0) if domain.contract.gate == "preact" else (0.0, -1.0, -20.0, -89.0)
-    # Past the spike gates are small and no integers: what a sum keeps of them beside it is not exact.
-    spike = Edited(Constant(3.0 if domain.contract.gate == "preact" else -0.3), (((0, 0, 0), -1e4),))
-    constants = [Constant(x) for x in values if domain.least <= x <= domain.most]
-    return [*constants, *([spike] if domain.least <= -1e4 else [])]
+    own = domain.gate_format
+    every = [*(Constant(f) for f in constants(own)), *(fgate for _, fgate in spikes(own, 2))]
+    ends = [(fgate.fill((1, 1, 2)).min(), fgate.fill((1, 1, 2)).max()) for fgate in every]
+    return [
+        fgate
+        for fgate, (low, high) in zip(every, ends, strict=True)
+        if domain.least <= low and high <= domain.most
+    ]
 
 
 def _inputs(domain: ProbeDomain) -> list[Background]:
@@ -101,8 +113,7 @@ def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
     seeded = replace(plain_probe(domain, S, kind, seed=1, pull=1), K=wider)
     plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
     probes = [*plain, *([seeded] if several or kind == "dense" else [])]
-    if domain.normalised:
-        probes += [replace(probe, regime="small") for probe in probes]
+    probes += [replace(probe, regime=regime) for regime in domain.scaling.regimes[1:] for probe in probes]
     return [probe for probe in probes if is_probe(probe, gates, domain)]
 
 
@@ -112,24 +123,19 @@ def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
 def _kind(kind: str, *, zero: bool = False) -> Cases:
     """Make the cases of gates of any regime and probes of one kind."""
 
-    def draw(draw: Draw, domain: Domain) -> Case:
-        gates = _gates(draw, _of(domain), zero=zero)
-        return {"gates": gates, "probe": draw_probe(draw, _of(domain), gates, kind)}
+    def draw(draw: Draw, domain: ProbeDomain) -> Case:
+        gates = _gates(draw, domain, zero=zero)
+        return {"gates": gates, "probe": draw_probe(draw, domain, gates, kind)}
 
-    def ladder(domain: Domain) -> Iterator[Case]:
-        for gates in gate_ladder(_of(domain)):
-            for probe in _probes(_of(domain), gates, kind):
+    def ladder(domain: ProbeDomain) -> Iterator[Case]:
+        for gates in gate_ladder(domain):
+            for probe in _probes(domain, gates, kind):
                 yield {"gates": gates, "probe": probe}
 
-    return Cases(draw, ladder, _inside(kind))
+    return _cases(draw, ladder, _inside(kind))
 
 
 # Gates that are open or closed for good, and a probe of integers
-
-
-def _exact(draw: Draw, domain: ProbeDomain) -> Gates:
-    shape = domain.draw_shape(draw, zero=False)
-    return Gates(domain.dtype, shape, Constant(0.0), draw_background(draw, _exact_values(domain)))
 
 
 def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
@@ -138,38 +144,47 @@ def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
     return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
 
 
-def _draw_exact(draw: Draw, domain: Domain) -> Case:
-    gates = _exact(draw, _of(domain))
-    probe = draw_probe(draw, _of(domain), gates, "integers")
-    return {"gates": gates, "probe": _in_small(probe, gates, _of(domain))}
+def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
+    """Draw until sums of closed gates do not overflow and q does not underflow; else take the plainest."""
+    case: Case = {}
+    for _ in range(TRIES):
+        shape = domain.draw_shape(draw, zero=False)
+        fgate = draw_background(draw, _exact_values(domain))
+        gates = Gates(domain.dtype, shape, Constant(0.0), fgate)
+        probe = draw_probe(draw, domain, gates, "integers")
+        case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+        if _exact_inside(case, domain):
+            return case
+    return next(_exact_ladder(domain), case)
 
 
 def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:
-    """Return the probe as an mLSTM's normaliser is 1 of it: only then are its results integers."""
-    return replace(probe, regime="small", level=0) if domain.normalised else probe
+    """Return the probe in the regime in which the results are integers: a normaliser is 1 there."""
+    return replace(probe, regime=domain.scaling.integers, level=0)
 
 
-def _exact_ladder(domain: Domain) -> Iterator[Case]:
-    of = _of(domain)
-    for S in dict.fromkeys((*of.shortest(3), *of.past_chunks())):
+def _exact_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for S in dict.fromkeys((*domain.shortest(3), *domain.past_chunks())):
         for heads in ((1, 1), (2, 3)):
-            values = _exact_values(of)
+            values = _exact_values(domain)
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
-                gates = Gates(of.dtype, (*heads, S), Constant(0.0), fgate)
-                probe = plain_probe(of, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1)
-                case = {"gates": gates, "probe": _in_small(probe, gates, of)}
-                if EXACT.inside is not None and EXACT.inside(case, domain):
+                gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
+                probe = plain_probe(
+                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1
+                )
+                case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+                if _exact_inside(case, domain):
                     yield case
 
 
-def _exact_inside(case: Case, domain: Domain) -> bool:
+def _exact_inside(case: Case, domain: ProbeDomain) -> bool:
     if not _inside("integers")(case, domain):
         return False
     igate, fgate = case["gates"].values()
-    known = all(x in _exact_values(_of(domain)) for x in fgate.ravel())
-    small = case["probe"].regime == ("small" if _of(domain).normalised else "unit")
-    return known and not igate.any() and small and case["probe"].level == 0
+    known = all(x in _exact_values(domain) for x in fgate.ravel())
+    as_integers = case["probe"].regime == domain.scaling.integers and case["probe"].level == 0
+    return known and not igate.any() and as_integers
 
 
 # Gates, a probe, and a place in a head: others are changed, or one gate is made special
@@ -180,16 +195,16 @@ def _place(draw: Draw, gates: Gates) -> Case:
     return {"head": (between(draw, 0, B - 1), between(draw, 0, NH - 1)), "t": between(draw, 0, S - 1)}
 
 
-def _draw_place(draw: Draw, domain: Domain) -> Case:
-    gates = _gates(draw, _of(domain))
-    probe = draw_probe(draw, _of(domain), gates, choose(draw, ("one-hot", "one-hot")))
+def _draw_place(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain)
+    probe = draw_probe(draw, domain, gates, "one-hot")
     return {"gates": gates, "probe": probe, **_place(draw, gates)}
 
 
-def _place_ladder(domain: Domain) -> Iterator[Case]:
-    for gates in gate_ladder(_of(domain)):
+def _place_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for gates in gate_ladder(domain):
         B, NH, S = gates.shape
-        for probe in _probes(_of(domain), gates, "one-hot")[:1]:
+        for probe in _probes(domain, gates, "one-hot")[:1]:
             for t in sorted({S // 2, S - 1}):
                 yield {"gates": gates, "probe": probe, "head": (B // 2, NH // 2), "t": t}
 
@@ -201,16 +216,16 @@ def _within(case: Case) -> bool:
     return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
 
 
-def _place_inside(case: Case, domain: Domain) -> bool:
+def _place_inside(case: Case, domain: ProbeDomain) -> bool:
     return _inside("one-hot")(case, domain) and _within(case)
 
 
-def _draw_rival(draw: Draw, domain: Domain) -> Case:
+def _draw_rival(draw: Draw, domain: ProbeDomain) -> Case:
     case = _draw_place(draw, domain)
     return {
         "gates": case["gates"],
         "probe": case["probe"],
-        "rival": _rival(draw, _of(domain), case["gates"]),
+        "rival": _rival(draw, domain, case["gates"]),
         "noise": 1 + seed(draw),
         "head": case["head"],
         "t": case["t"],
@@ -226,46 +241,47 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
     return Gates(domain.dtype, gates.shape)
 
 
-def _rival_ladder(domain: Domain) -> Iterator[Case]:
+def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
     """Yield gates, others to put elsewhere, and a place: none that has no elsewhere, the last of a lone head.
 
     What is read from elsewhere hangs on places and on the rivals' values, hardly on those of the gates that
     are kept: of input gates these have 0 alone.
     """
-    of = _of(domain)
     rivals = [
-        Gates(of.dtype, (1, 1, 1), igate, fgate) for fgate in _forget(of)[-2:] for igate in _inputs(of)[-1:]
+        Gates(domain.dtype, (1, 1, 1), igate, fgate)
+        for fgate in _forget(domain)[-2:]
+        for igate in _inputs(domain)[-1:]
     ]
-    for gates in gate_ladder(of):
+    for gates in gate_ladder(domain):
         B, NH, S = gates.shape
         several = (B, NH) != (1, 1)
         if not several and (S == 1 or gates.igate != Constant(0.0)):
             continue
-        for probe in _probes(of, gates, "one-hot")[:1]:
+        for probe in _probes(domain, gates, "one-hot")[:1]:
             for t in sorted({0, S - 1 if several else S // 2}):
                 for rival in rivals:
                     other = replace(rival, shape=gates.shape)
-                    if of.has_gates(other):
+                    if domain.has_gates(other):
                         place = {"head": (B // 2, NH // 2), "t": t}
                         yield {"gates": gates, "probe": probe, "rival": other, "noise": 1, **place}
 
 
-def _rival_inside(case: Case, domain: Domain) -> bool:
+def _rival_inside(case: Case, domain: ProbeDomain) -> bool:
     rival, gates = case["rival"], case["gates"]
-    alike = rival.shape == gates.shape and _of(domain).has_gates(rival)
+    alike = rival.shape == gates.shape and domain.has_gates(rival)
     return alike and _place_inside(case, domain) and case.get("noise", 1) > 0
 
 
 # Gates, a probe, and a cut between two calls, or two between packed sequences
 
 
-def _draw_cut(draw: Draw, domain: Domain) -> Case:
-    gates = _gates(draw, _of(domain))
-    cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], _of(domain))]
+def _draw_cut(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain)
+    cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)]
     if not cuts:
-        gates = _longer(gates, _of(domain))
-        cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], _of(domain))] or [0]
-    probe = draw_probe(draw, _of(domain), gates, choose(draw, ("one-hot", "one-hot")))
+        gates = _longer(gates, domain)
+        cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)] or [0]
+    probe = draw_probe(draw, domain, gates, "one-hot")
     return {"gates": gates, "probe": probe, "cut": choose(draw, cuts)}
 
 
@@ -280,33 +296,32 @@ def _two_calls(cut: int, S: int, domain: ProbeDomain) -> bool:
     return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
 
 
-def _cut_ladder(domain: Domain) -> Iterator[Case]:
-    of = _of(domain)
-    lengths = dict.fromkeys((*of.shortest(4), *of.past_chunks(), of.all_lengths[-1]))
+def _cut_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    lengths = dict.fromkeys((*domain.shortest(4), *domain.past_chunks(), domain.all_lengths[-1]))
     for S in lengths:
-        cuts = [n for n in range(S) if _two_calls(n, S, of)]
+        cuts = [n for n in range(S) if _two_calls(n, S, domain)]
         for cut in dict.fromkeys(cuts[:1] + cuts[len(cuts) // 2 : len(cuts) // 2 + 1] + cuts[-1:]):
-            for fgate in _forget(of)[:2]:
-                for igate in _inputs(of)[:2]:
-                    gates = Gates(of.dtype, (1, 1, S), igate, fgate)
-                    for probe in _probes(of, gates, "one-hot")[:2] if of.has_gates(gates) else ():
+            for fgate in _forget(domain)[:2]:
+                for igate in _inputs(domain)[:2]:
+                    gates = Gates(domain.dtype, (1, 1, S), igate, fgate)
+                    for probe in _probes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
                         yield {"gates": gates, "probe": probe, "cut": cut}
 
 
-def _cut_inside(case: Case, domain: Domain) -> bool:
+def _cut_inside(case: Case, domain: ProbeDomain) -> bool:
     whole = _inside("one-hot")(case, domain)
-    return whole and _two_calls(case["cut"], case["gates"].shape[-1], _of(domain))
+    return whole and _two_calls(case["cut"], case["gates"].shape[-1], domain)
 
 
-def _draw_packed(draw: Draw, domain: Domain) -> Case:
-    gates = _gates(draw, _of(domain), one_batch=True)
+def _draw_packed(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain, one_batch=True)
     gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     S = gates.shape[-1]
-    probe = replace(draw_probe(draw, _of(domain), gates, "one-hot"), layout="contiguous")
-    places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, _of(domain))]
+    probe = replace(draw_probe(draw, domain, gates, "one-hot"), layout="contiguous")
+    places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, domain)]
     cut, t = choose(draw, places), choose(draw, places)
     for way in ((cut, t), (t, cut), (cut, cut)):
-        if _has_sequences(S, *way, _of(domain)):
+        if _has_sequences(S, *way, domain):
             cut, t = way
             break
     return {"gates": gates, "probe": probe, "cut": cut, "t": t}
@@ -323,19 +338,18 @@ def _has_sequences(S: int, cut: int, t: int, domain: ProbeDomain) -> bool:
     return all(domain.has_length(end - start) for start, end in pairwise(ends))
 
 
-def _packed_ladder(domain: Domain) -> Iterator[Case]:
-    of = _of(domain)
-    for S in dict.fromkeys((*of.shortest(4), *of.past_chunks())):
+def _packed_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for S in dict.fromkeys((*domain.shortest(4), *domain.past_chunks())):
         for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S), (S, 0))):
             for heads in (1, 2):
-                for fgate in _forget(of)[:2]:
-                    gates = Gates(of.dtype, (1, heads, S), Constant(0.0), fgate)
-                    fits = of.has_gates(gates) and _has_sequences(S, min(cut, S), t, of)
-                    for probe in _probes(of, gates, "one-hot")[:1] if fits else ():
+                for fgate in _forget(domain)[:2]:
+                    gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), fgate)
+                    fits = domain.has_gates(gates) and _has_sequences(S, min(cut, S), t, domain)
+                    for probe in _probes(domain, gates, "one-hot")[:1] if fits else ():
                         yield {"gates": gates, "probe": probe, "cut": min(cut, S), "t": t}
 
 
-def _packed_inside(case: Case, domain: Domain) -> bool:
+def _packed_inside(case: Case, domain: ProbeDomain) -> bool:
     S = case["gates"].shape[-1]
     contiguous = case["probe"].layout == case["gates"].fgate_layout == "contiguous"
     return (
@@ -344,14 +358,14 @@ def _packed_inside(case: Case, domain: Domain) -> bool:
         and contiguous
         and 0 <= case["cut"] <= S
         and 0 <= case["t"] <= S
-        and _has_sequences(S, case["cut"], case["t"], _of(domain))
+        and _has_sequences(S, case["cut"], case["t"], domain)
     )
 
 
 PROBED = _kind("one-hot", zero=True)
 DENSE = _kind("dense")
-EXACT = Cases(_draw_exact, _exact_ladder, _exact_inside)
-PLACES = Cases(_draw_place, _place_ladder, _place_inside)
-RIVALS = Cases(_draw_rival, _rival_ladder, _rival_inside)
-CUTS = Cases(_draw_cut, _cut_ladder, _cut_inside)
-PACKED = Cases(_draw_packed, _packed_ladder, _packed_inside)
+EXACT = _cases(_draw_exact, _exact_ladder, _exact_inside)
+PLACES = _cases(_draw_place, _place_ladder, _place_inside)
+RIVALS = _cases(_draw_rival, _rival_ladder, _rival_inside)
+CUTS = _cases(_draw_cut, _cut_ladder, _cut_inside)
+PACKED = _cases(_draw_packed, _packed_ladder, _packed_inside)

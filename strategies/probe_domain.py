@@ -11,26 +11,17 @@ import torch
 
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import (
-    CLOSED,
-    OPEN,
-    ORDINARY,
-    Gates,
-    draw_background,
-    draw_layout,
-    edited_field,
-    extreme,
-    subnormal,
-)
+from dmat.strategies.drawing import draw_background, draw_layout, edited_field
+from dmat.strategies.gates import Gates
 from dmat.strategies.layouts import SAME_VALUES
-from dmat.strategies.promised import FusedPromised
+from dmat.strategies.promised import FusedPromised, Scaling
+from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, ONE, TINY
 from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
 MANY = ((1, 8), (2, 5))
-OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0, -746.0)
 
 
 @dataclass(frozen=True)
@@ -38,17 +29,13 @@ class ProbeDomain(Domain):
     """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v."""
 
     contract: FusedPromised = field(kw_only=True)
+    scaling: Scaling = field(kw_only=True)
     products_dtype: str = "float32"
 
     @property
-    def normalised(self) -> bool:
-        """Whether it is an mLSTM."""
-        return self.contract.reads == "mlstm"
-
-    @property
-    def softmax(self) -> bool:
-        """Whether it divides by a sum of exponentials: then q = k = 0 in probes."""
-        return self.contract.reads == "softmax"
+    def gate_format(self) -> GateFormat:
+        """What its gates are."""
+        return GateFormat(FUSED, self.dtype, log=self.contract.gate != "preact")
 
     @cached_property
     def least(self) -> float:
@@ -75,12 +62,12 @@ class ProbeDomain(Domain):
         return dict(self.scales)[K]
 
     def key_sizes(self, S: int) -> list[int]:
-        """Return the sizes of q and k that are tried; orthonormal keys need one a source."""
+        """Return the sizes of q and k that are tried; distinct keys need one a source."""
         sizes = [K for K, _ in self.scales]
         enough = [K for K in sizes if K >= S]
         if self.contract.V_equals_K and isinstance(self.contract.V, int):
             return enough[:1] or sizes[-1:]
-        return enough[:2] if self.contract.keys == "orthonormal" else sizes
+        return enough[:2] if self.contract.distinct_keys else sizes
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the size of v that is tried where one of this size is wanted."""
@@ -102,7 +89,7 @@ class ProbeDomain(Domain):
         past_chunks = max(LONG, 4 * (self.contract.chunk or 0) + 2)
         longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else past_chunks
         longest = min(longest, self.max_seq or longest)
-        if self.contract.keys == "orthonormal":
+        if self.contract.distinct_keys:
             longest = min(longest, max(K for K, _ in self.scales))
         if (only := self.contract.lengths) is not None:
             return tuple(S for S in only if S <= max(longest, only[0])) or only[:1]
@@ -116,8 +103,8 @@ class ProbeDomain(Domain):
             return self.zero_length
         if self.contract.lengths is not None:
             return S in self.contract.lengths
-        orthonormal = self.contract.keys != "orthonormal" or max(K for K, _ in self.scales) >= S
-        return super().has_length(S) and S >= self.contract.min_seq and orthonormal
+        enough_keys = not self.contract.distinct_keys or max(K for K, _ in self.scales) >= S
+        return super().has_length(S) and S >= self.contract.min_seq and enough_keys
 
     def shortest(self, number: int) -> list[int]:
         """Return the shortest lengths."""
@@ -169,25 +156,19 @@ class ProbeDomain(Domain):
         return Gates(self.dtype, shape, igate, fgate, other, own)
 
     def _fgate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
-        palettes = self.fgate_palettes
+        own = self.fgate_palettes
         if between(draw, 0, 9) < 7:
-            background = draw_background(draw, choose(draw, palettes))
+            background = draw_background(draw, choose(draw, own))
         else:
             scale, mean = choose(draw, (0.1, 1.0, 8.0)), choose(draw, (0.0, -1.0, -3.0, -20.0))
             background = Within(Normal(seed(draw), scale, mean), self.least, self.most)
-        return edited_field(draw, background, shape, palettes)
+        return edited_field(draw, background, shape, own)
 
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """The values that are drawn together, of the forget gate; resets have a law of their own."""
-        if self.contract.gate == "preact":
-            palettes = [ORDINARY, OPEN, CLOSED, (0.0,), extreme(self.dtype), subnormal(self.dtype)]
-        else:
-            closing = [tuple(-abs(x) for x in palette) for palette in (ORDINARY, OPEN)]
-            tiny = tuple(-abs(x) for x in subnormal(self.dtype))
-            far = tuple(-abs(x) for x in extreme(self.dtype))
-            palettes = [(0.0,), closing[0], OF_UNDERFLOW, (-1e-6, -1e-3, -0.05), closing[1], far, tiny]
-        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in palettes]
+        """The values that are drawn together, of the forget gate."""
+        every = palettes(self.gate_format)
+        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in every]
         return [palette for palette in allowed if palette]
 
     def _igate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
@@ -221,11 +202,16 @@ class ProbeDomain(Domain):
         least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
         with np.errstate(over="ignore"):
-            room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
+            logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
+            room = float(logs.sum(-1).max(initial=0.0))
         return bool(inside_i and inside_f and room < self.largest_sum)
 
     @cached_property
     def largest_sum(self) -> float:
-        """What the magnitudes of a sequence's gates may add up to."""
+        """What the log gates of a sequence may add up to, less its sign.
+
+        A result need not be finite where 2 M reaches the largest number (docs/spec.md section 3), and M of a
+        prefix is up to twice that sum.
+        """
         narrow: Sequence[str] = (self.accumulator, self.dtype)
         return min(float(torch.finfo(getattr(torch, name)).max) for name in narrow) / 4

@@ -14,17 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dmat.strategies.choose import Draw, choose, seed
-from dmat.strategies.domain import Domain
 from dmat.strategies.gates import Gates
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.recipe import Recipe
 from dmat.strategies.values import Array
 
 KINDS = ("one-hot", "dense", "integers")
-REGIMES = ("unit", "small")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
-LEVELS = (0, 0, -4, 4)  # of an mLSTM's normaliser
-FAR = {"softmax": 6, "linear": 8}  # so large that exp overflows without a maximum, that a clamp bites
 SHORT = 24
 LARGEST = 2**12  # columns of v that a recipe may ask for
 # Powers of two that q may reach.
@@ -143,15 +139,22 @@ class _Builder:
         sources = np.flatnonzero(column >= 0)
         v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
-        if self.domain.contract.keys == "orthonormal":
-            k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
+        if self.domain.contract.distinct_keys:
+            k = self._distinct_keys()
             q[:] = self.powers(B, NH, S, 1) * self.powers(B, NH, 1, K) / self.domain.scale_of(K)
-        elif not self.domain.softmax:
+        elif self.domain.scaling.multiplies:
             channel = 0 if self.plain else int(self.random.integers(K))
             lift = 2.0 ** round(-math.log2(self.domain.scale_of(K)) / 2)
             q[..., channel] = self.powers(B, NH, S) * lift
             k[..., channel] = self.powers(B, NH, S) / self.domain.scale_of(K) / lift
         return Products(q, k, v, column)
+
+    def _distinct_keys(self) -> Array:
+        """Return keys of one channel each, (B, NH, S, K), no two of a head alike."""
+        (B, NH, S), K = self.gates.shape, self.probe.K
+        k = np.zeros((B, NH, S, K))
+        k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
+        return k
 
     def _order(self, size: int) -> Places:
         return np.arange(size) if self.plain else self.random.permutation(size)
@@ -175,9 +178,8 @@ class _Builder:
         v = self.random.standard_normal((B, NH, S, V))
         if self.domain.contract.positive:
             q, k, v = np.ones_like(q), np.ones_like(k), np.abs(v) + 0.1
-        if self.domain.contract.keys == "orthonormal":
-            k = np.zeros_like(k)
-            k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
+        if self.domain.contract.distinct_keys:
+            k = self._distinct_keys()
         return Products(q, k, v, np.full(S, -1))
 
     def _integers(self) -> Products:
@@ -186,9 +188,8 @@ class _Builder:
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
         q[..., 16:] = 0.0
-        if self.domain.contract.keys == "orthonormal":
-            k = np.zeros_like(k)
-            k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
+        if self.domain.contract.distinct_keys:
+            k = self._distinct_keys()
         return Products(q / self.domain.scale_of(K), k, v, np.full(S, -1))
 
 
@@ -205,7 +206,8 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     some = (1, 3, 4, 1, 3, 4, 130) if S <= SHORT else (1, 3, 4)  # past a block of 128
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(choose(draw, some), K)
     signs = choose(draw, (0, 1, 2, 3))
-    regime = choose(draw, REGIMES) if domain.normalised else "unit"
+    regimes = domain.scaling.regimes
+    regime = choose(draw, regimes) if len(regimes) > 1 else regimes[0]
     probe = Probe(
         kind,
         K,
@@ -223,14 +225,12 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
 
 def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
     """Return the levels that are drawn for a kind of probe; a float16 may not reach far."""
+    scaling = domain.scaling
     if kind == "integers":
         return (0,)
-    if domain.normalised:
-        return LEVELS
     narrow = "float16" in (domain.products_dtype, domain.accumulator)
-    if narrow or domain.contract.positive or (domain.softmax and kind == "one-hot"):
-        return (0,)
-    return (0, 0, 0, FAR["softmax" if domain.softmax else "linear"])
+    zeros = kind == "one-hot" and not scaling.multiplies
+    return scaling.near if narrow or zeros or domain.contract.positive else scaling.far
 
 
 def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
@@ -250,9 +250,9 @@ def representable(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
     return builder.power(make[probe.kind]()) - 2 - lift >= SMALLEST[domain.products_dtype]
 
 
-def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
+def is_probe(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
     """Whether a probe is one that the contract allows for these gates."""
-    if not isinstance(domain, ProbeDomain) or probe.kind not in KINDS or probe.regime not in REGIMES:
+    if probe.kind not in KINDS:
         return False
     S = gates.shape[-1]
     if not 0 <= probe.V <= LARGEST or probe.K not in domain.key_sizes(S):
@@ -260,11 +260,10 @@ def is_probe(probe: Probe, gates: Gates, domain: Domain) -> bool:
     if domain.contract.V_equals_K and probe.V != 0:
         return False
     layouts = PROBE_LAYOUTS if domain.contract.strided else ("contiguous",)
-    regimes = REGIMES if domain.normalised else ("unit",)
     fits = (
         (probe.V == 0 or domain.has_value_size(probe.V))
         and probe.layout in layouts
-        and probe.regime in regimes
+        and probe.regime in domain.scaling.regimes
     )
     at_seed = probe.seed > 0 or probe.kind != "dense"
     level = probe.level in levels(domain, probe.kind) and (probe.regime == "unit" or probe.level == 0)

@@ -236,7 +236,7 @@ def test_interrupted_it_reports(kernels: Path) -> None:
 REFUSED: list[tuple[list[str], str]] = [
     (
         ["kernels.py:raises", "--minutes", "0.5"],
-        "DID NOT FUZZ: kernels.py:raises: no example ran: a call with",
+        "DID NOT FUZZ: kernels.py:raises cannot be called: ",
     ),
     (["kernels.py:none", "--minutes", "0.1"], "TARGET is 'kernels.py:none'"),
     (["kernels.py:right", "--minutes", "0.1", "--device", "cuda"], "device is 'cuda'; "),

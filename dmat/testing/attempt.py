@@ -85,12 +85,23 @@ def tried(
                 entry.check(subject, **case)
                 _other_call(subject, case)
     except LawBroken as broken:
-        return BROKEN, str(broken)
+        reason = None if broken.finding.index else _uncallable(implementation, dtype, device)
+        return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
     except Refused as refusal:
         return COULD_NOT, str(refusal)
     except Exception as error:  # a law at a loss accuses nobody
         return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
     return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
+
+
+def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
+    """Return why the plainest call cannot be made, or None; None, too, where the case broke the device."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return None
+    return subject_of(implementation, dtype, device).uncallable
 
 
 def _other_call(subject: Any, case: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+UNCALLABLE = "cannot be called: "  # begins the reason of a target whose plainest call fails
+
 
 class CannotRun(Exception):
     """Nothing could be checked, graded or replayed; its text is one line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from dmat.testing.bounds import (
     igate_gradient_bound,
 )
 from dmat.testing.call import NAN, called, pulled
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.contract import Contract
 from dmat.testing.exact import FINITE, FREE, Array, Backward, Forward, Mask
 from dmat.testing.processes import NotEnded, died_of
@@ -40,6 +42,7 @@ from dmat.testing.verdict import (
 )
 
 GATES = ("igate_preact", "fgate_preact")
+A_CLASS = "a class was given: pass an instance or a function"
 
 
 @dataclass(frozen=True)
@@ -242,10 +245,23 @@ class DtildeSubject(Subject):
         try:
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
-            if broken.finding.computed.startswith("raised"):
-                call = f"a call with gates of zeros, {(*self.plainest.shape, 1)}, {broken.finding.computed}"
-                return f"{call} (if it is not promised: declare dtypes, devices, seq_multiple_of)"
+            given = inspect.isclass(self.implementation.function)
+            if given or broken.finding.computed.startswith("raised"):
+                return self._uncallable(broken.finding.computed, given=given)
         return None
+
+    def _uncallable(self, computed: str, *, given: bool) -> str:
+        """Return the reason in one line. given: the target is a class."""
+        layout, (B, NH, S) = self.contract.gate_layout, self.plainest.shape
+        axes = {"B": B, "NH": NH, "S": S, "1": 1}
+        shape = tuple(axes[name] for name in layout.split())
+        call = f"(igate_preact, fgate_preact), zeros {shape}, {self.dtype} on {self.device}"
+        taken = f"({layout.replace(' ', ', ')})"
+        expected = f"expected a function (igate_preact, fgate_preact) -> D~ (B, NH, S, S), gates {taken}"
+        unpromised = "if it is not promised: declare dtypes, devices, seq_multiple_of"
+        advice = A_CLASS if given else unpromised
+        computed = computed if computed.startswith("raised") else f"gives {computed}"
+        return f"{UNCALLABLE}{call}: {computed}; {expected}; {advice}"
 
     def call(self, igate: Tensor, fgate: Tensor) -> Tensor:
         """Call the implementation on gates (B, NH, S, 1), in the layout that its contract names.

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dmat.testing.alone import TRAITS
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.grade import QUANTITIES, AccuracyClass
 from dmat.testing.interpret import told
-from dmat.testing.report import plain, written
+from dmat.testing.report import in_places, plain, written
 
 Entry = dict[str, Any]  # a grade, a ledger or a trait, as the schema has it
 
@@ -49,7 +50,16 @@ def write_json(graded: Sequence[Graded], file: Path) -> None:
 
 
 def show(graded: Sequence[Graded], console: Console) -> None:
-    """Print a row an implementation and dtype, what the columns mean, and what fell or could not be."""
+    """Print a row an implementation and dtype, what the columns mean, and what fell or could not be.
+
+    Of an implementation that cannot be called in any dtype, one line.
+    """
+    for one in graded:
+        if _uncallable(one):
+            plain(console, f"COULD NOT BE GRADED: {one.implementation} {one.grades[0]['reason']}")
+    graded = [one for one in graded if not _uncallable(one)]
+    if not graded:
+        return
     for one in graded:
         console.print(_table(one))
     for line in _legend(graded):
@@ -57,9 +67,17 @@ def show(graded: Sequence[Graded], console: Console) -> None:
     for one in graded:
         if one.contract.get("reads"):
             plain(console, f"\ndeclared of {one.implementation}: {_declared(one.contract)}")
-        for grade in one.grades:
+        without = [g for g in one.grades if g["reason"].startswith(UNCALLABLE)]
+        if without:
+            where = in_places((g["dtype"], g["device"]) for g in without)
+            plain(console, f"\nnot graded: {one.implementation}, {where}: {without[0]['reason']}")
+        for grade in [g for g in one.grades if g not in without]:
             for line in _notes(one.implementation, grade):
                 plain(console, line)
+
+
+def _uncallable(one: Graded) -> bool:
+    return all(grade["reason"].startswith(UNCALLABLE) for grade in one.grades)
 
 
 WIDTHS = (10, 25, 25, 7, 7)  # of the columns: 80 characters, and each table in line with the next

@@ -162,6 +162,34 @@ class Journal:
         mark = _plainest_mark(self.folder, self.entry) if self.entry is not None else None
         return mark.read_text() if mark is not None and mark.exists() else ""
 
+    def uncallable(self) -> str:
+        """Return why some process could not make the plainest call of this implementation here, or ""."""
+        mark = self._uncallable_mark()
+        return mark.read_text() if mark is not None and mark.exists() else ""
+
+    def note_uncallable(self, reason: str) -> None:
+        """Let all processes know the reason: the call is made no more."""
+        mark = self._uncallable_mark()
+        if mark is not None and not mark.exists():
+            beside = mark.with_name(f"{mark.name}-{os.getpid()}")
+            beside.write_text(reason)
+            beside.replace(mark)
+
+    def _uncallable_mark(self) -> Path | None:
+        if self.entry is None:
+            return None
+        place = f"{self.entry.implementation} {self.entry.dtype} {self.entry.device}"
+        return _mark(self.folder, "uncallable", place)
+
+    def first_to_tell(self) -> bool:
+        """Whether no process has told yet that this implementation cannot be called; it is told once."""
+        assert self.entry is not None
+        try:
+            _mark(self.folder, "told", self.entry.implementation).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
 
 def note_fate(folder: Path, entry: Entry, fate: str) -> None:
     """Let all processes know that an example did not end, and what became of the plainest call there is."""

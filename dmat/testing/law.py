@@ -17,7 +17,8 @@ from typing import Any
 
 from dmat.strategies import inside
 from dmat.strategies.cases import Case, Cases
-from dmat.strategies.regime import length_class, regime
+from dmat.strategies.regimes import regime_of
+from dmat.strategies.shapes import length_class
 from dmat.testing.contract import DTILDE
 from dmat.testing.subject import Subject
 
@@ -105,7 +106,7 @@ class Record:
         """Count an example."""
         self.examples += 1
         if "gates" in case:
-            name = f"{regime(case['gates'])}, {length_class(case['gates'].shape[-1])}"
+            name = f"{regime_of(case['gates'])}, {length_class(case['gates'].shape[-1])}"
             self.drawn[name] = self.drawn.get(name, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:

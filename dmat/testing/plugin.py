@@ -177,7 +177,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _drawn(records: list[dict[str, Any]]) -> list[str]:
     """Return the table: rows the regimes, then the lengths, columns the dtypes."""
-    from dmat.strategies.regime import LENGTHS, REGIMES
+    from dmat.strategies.regimes import NAMES
+    from dmat.strategies.shapes import LENGTHS
 
     dtypes = list(dict.fromkeys(record["dtype"] for record in records))
     counts: dict[tuple[str, str], int] = {}
@@ -187,6 +188,6 @@ def _drawn(records: list[dict[str, Any]]) -> list[str]:
                 key = part, record["dtype"]
                 counts[key] = counts.get(key, 0) + number
     lines = [" " * 14 + "".join(f"{dtype:>12}" for dtype in dtypes)]
-    for name in (*REGIMES, *LENGTHS):
+    for name in (*NAMES, *LENGTHS):
         lines.append(f"{name:14}" + "".join(f"{counts.get((name, dtype), 0):12,}" for dtype in dtypes))
     return lines

@@ -37,7 +37,12 @@ def _keeping(config: pytest.Config) -> Any:
         start = config.invocation_params.dir
         journal = Journal(journals_of(config), config.getoption("--dmat-time-limit"))
         kept = config.getoption("--dmat-counterexamples")
-        config.stash[KEEPING] = Keeping(journal, _corpus(config), start / kept if kept else None)
+        config.stash[KEEPING] = Keeping(
+            journal,
+            _corpus(config),
+            start / kept if kept else None,
+            by_record=bool(config.getoption("--dmat-plan")),
+        )
         if hasattr(config, "workerinput"):
             first_to_go()
     return config.stash[KEEPING]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.interpret import caveat
 from dmat.testing.near import near
 from dmat.testing.plan import Plan, subject_ids
@@ -56,6 +57,18 @@ class Report:
     def unfinished(self) -> list[Record]:
         """Return the records of the laws that should have been run and were not."""
         return [r for r in self.records if r["status"] == "not run" and r["promised"]]
+
+    def uncallable(self) -> dict[tuple[str, str], str]:
+        """Return the reason of each dtype and device in which it cannot be called, and no law was tried."""
+        tried = {(r["dtype"], r["device"]) for r in self.records if r["status"] in ("passed", "failed")}
+        found = [r for r in self.unfinished() if r["reason"].startswith(UNCALLABLE)]
+        reasons = {(r["dtype"], r["device"]): r["reason"] for r in reversed(found)}
+        return {place: reasons[place] for place in reversed(reasons) if place not in tried}
+
+    def only_callable(self) -> Report:
+        """Return the report of the other dtypes and devices."""
+        without = self.uncallable()
+        return replace(self, records=[r for r in self.records if (r["dtype"], r["device"]) not in without])
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as its schema has it."""
@@ -146,13 +159,25 @@ def written(text: str, file: Path) -> None:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the matrix law x dtype, each broken law with its smallest case, and the verdict."""
+    """Print the matrix law x dtype, each broken law with its smallest case, and the verdict.
+
+    Of a target that cannot be called in any dtype, one line; in some dtypes, one line of those.
+    """
+    uncallable, whole = report.uncallable(), report
+    report = report.only_callable()
+    if uncallable and not report.records:
+        reason = next(iter(uncallable.values()))
+        plain(console, f"COULD NOT BE CHECKED: {report.implementation} {reason}")
+        _show_rest(report, console)
+        return
     console.print(_matrix(report))
     reasons = sorted({f"{r['law']}: {r['reason']}" for r in report.records if _excluded(r)})
     if reasons:
         console.print("not run, with the reason:", style="dim")
         for reason in _grouped(reasons):
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
+    if uncallable:
+        plain(console, f"not run: {in_places(uncallable)}: {next(iter(uncallable.values()))}")
     unreached = sum(_unreached(r) for r in report.records)
     if unreached:
         plain(console, f"{unreached} checks not reached: the run stopped before")
@@ -161,7 +186,19 @@ def show(report: Report, console: Console) -> None:
     for record in [r for r in report.records if r["status"] == "known"]:
         plain(console, f"known: {record['law']} ({record['dtype']}): {record['reason']}")
     _show_broken(report, console)
-    plain(console, _verdict_line(report))
+    plain(console, _verdict_line(whole))
+    _show_rest(whole, console)
+
+
+def in_places(places: Iterable[tuple[str, str]]) -> str:
+    """Return "float16, float64 on cpu"."""
+    dtypes: dict[str, list[str]] = {}
+    for dtype, device in places:
+        dtypes.setdefault(device, []).append(dtype)
+    return "; ".join(f"{', '.join(names)} on {device}" for device, names in dtypes.items())
+
+
+def _show_rest(report: Report, console: Console) -> None:
     if report.interpreter is not None:
         plain(console, caveat(report.interpreter))
     for line in _wider(report):

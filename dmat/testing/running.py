@@ -133,13 +133,25 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
     try:
         if fate:
             raise _failed(without_end(case, fate), record)
-        with keeping.trying(case, plainest=True):
-            uncallable = subject.uncallable
+        uncallable: str | None = journal.uncallable() if journal is not None else ""
+        if not uncallable:
+            with keeping.trying(case, plainest=True):
+                uncallable = subject.uncallable
     except DidNotEnd:
         raise _failed(without_end(case, "did not end"), record) from None
     if uncallable:
         record.status, record.reason = "not run", uncallable
-        pytest.fail(f"not run: {uncallable}", pytrace=False)
+        _tell_uncallable(subject, uncallable, keeping)
+
+
+def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
+    """Fail once for an implementation that cannot be called; skip its other laws."""
+    journal = keeping.journal
+    if journal is not None:
+        journal.note_uncallable(reason)
+    if keeping.by_record or (journal is not None and not journal.first_to_tell()):
+        pytest.skip(reason)
+    pytest.fail(f"not run: {subject.implementation.name} {reason}", pytrace=False)
 
 
 def without_end(case: Case, fate: str) -> Failure:

@@ -20,11 +20,15 @@ from dmat.testing.verdict import LawBroken
 
 @dataclass(frozen=True)
 class Keeping:
-    """Services of a run: its journal, cases to try first, a folder for what it finds. Each is optional."""
+    """Services of a run: its journal, cases to try first, a folder for what it finds. Each is optional.
+
+    by_record: that a target cannot be called is told by its records, and no test fails for it.
+    """
 
     journal: Journal | None = None
     corpus: Corpus | None = None
     folder: Path | None = None
+    by_record: bool = False
 
     def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
         """Write the case down, if there is a journal, before it is tried. Raises DidNotEnd."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -29,7 +30,9 @@ def load(target: str) -> Implementation:
     found: object = module
     for name in attribute.split("."):
         if not hasattr(found, name):
-            raise TargetError(f"TARGET is {target!r}; {where} has no {attribute!r}")
+            near = difflib.get_close_matches(name, dir(found), n=3)
+            hint = f"; it has {', '.join(near)}" if near else ""
+            raise TargetError(f"TARGET is {target!r}; {where} has no {attribute!r}{hint}")
         found = getattr(found, name)
     for known in BUILTIN:
         if known.function is found:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dmat.testing.contract import checks
 from dmat.testing.contract.checks import flag, one_of, optional, subset
-from dmat.testing.contract.names import DEVICES, DTYPES, GATE_LAYOUTS, SPECIAL_VALUES, TRANSFORMS
+from dmat.testing.contract.names import DEVICES, DTYPES, GATE_LAYOUTS, READS, SPECIAL_VALUES, TRANSFORMS
 from dmat.testing.contract.rows import row
 
 GAVE_UP = (True, False)
@@ -184,9 +184,8 @@ class Fused(Conduct, Inputs, Rounding):
 
     reads: str = row(
         "linear",
-        one_of("linear", "mlstm", "softmax"),
-        '"linear", o = sum of a v; "mlstm", that over max(|n|, 1), n the sum of a; "softmax", the sum of '
-        "E exp(scale q.k) v over that of E exp(scale q.k)",
+        one_of(*READS),
+        "; ".join(f'"{name}", {form.formula}' for name, form in READS.items()),
     )
     gate: str = row(
         "log",

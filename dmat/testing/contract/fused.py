@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dmat.testing.contract import checks
 from dmat.testing.contract.fields import ANY_K, Fused
-from dmat.testing.contract.names import FUSED
+from dmat.testing.contract.names import FUSED, READS
 from dmat.testing.contract.rows import BaseContract, described
 
 
@@ -25,7 +25,7 @@ class FusedContract(Fused, BaseContract):
     def _require_consistent(self) -> None:
         super()._require_consistent()
         self._require_gates()
-        if self.keys == "orthonormal" and self.K == ANY_K:
+        if self.distinct_keys and self.K == ANY_K:
             self._set("K", (*ANY_K, 64))  # a key a source: longer sequences need more
         if self.max_seq is not None and self.max_seq < self.min_seq:
             raise ValueError(f"max_seq is {self.max_seq}; expected at least min_seq = {self.min_seq}")
@@ -37,15 +37,15 @@ class FusedContract(Fused, BaseContract):
             raise ValueError(f'{found}; expected {wanted}, with gate="fixed" alone')
         if self.fixed is not None and not callable(self.fixed):
             raise ValueError(f"fixed is {self.fixed!r}; expected {wanted.removeprefix('fixed, ')}")
-        if self.weight is not None and (self.gate != "log" or self.reads != "linear"):
+        form = READS[self.reads]
+        if self.weight is not None and (self.gate != "log" or not form.weighted):
+            weighted = " or ".join(f'reads="{name}"' for name, form in READS.items() if form.weighted)
             raise ValueError(
                 f'weight is "dt" with gate={self.gate!r}, reads={self.reads!r}; expected gate="log", '
-                'reads="linear": the weight is -l'
+                f"{weighted}: the weight is -l"
             )
-        if self.reads == "softmax" and self.igate:
-            raise ValueError(
-                'igate is True with reads="softmax"; expected False: forgetting attention has none'
-            )
+        if self.igate and form.without_igate:
+            raise ValueError(f'igate is True with reads="{self.reads}"; expected False: {form.without_igate}')
 
     def scale_of(self, K: int) -> float:
         """Return what q.k is multiplied by."""
@@ -71,6 +71,11 @@ class FusedContract(Fused, BaseContract):
     def widest_gradient(self) -> str:
         """The scope of gradients, stated or implied."""
         return self.grad_scope or ("rectangle" if self.error_scope == "window" else "suffix")
+
+    @property
+    def distinct_keys(self) -> bool:
+        """Whether each source needs a key of its own, orthogonal to all others, so that K >= S."""
+        return self.keys == "orthonormal"
 
     @property
     def chunk(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmat.testing.cannot import CannotRun
@@ -14,6 +15,29 @@ SPECIAL_VALUES = ("-inf", "+inf", "nan")
 GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
 TRANSFORMS = ("compile", "vmap", "export", "autocast")
 TF32 = "tf32"  # what a tensor core keeps of a float32 operand
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kind of operator computes, as help() says it, and what it may take beside q, k, v and l.
+
+    weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, else "".
+    """
+
+    formula: str
+    weighted: bool = False
+    without_igate: str = ""
+
+
+# The kinds of operator; dmat/testing/readout/reads.py has a class for each.
+READS = {
+    "linear": Form("o = sum of a v", weighted=True),
+    "mlstm": Form("that over max(|n|, 1), n the sum of a"),
+    "softmax": Form(
+        "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
+        without_igate="forgetting attention has none",
+    ),
+}
 FORMS = "package.module:function or path/to/file.py:function"
 
 

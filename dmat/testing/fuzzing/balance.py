@@ -8,7 +8,7 @@ from random import Random
 
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case
-from dmat.strategies.regime import regime
+from dmat.strategies.regimes import regime_of
 from dmat.testing.law import Law
 
 MOST_DRAWS = 4  # until one is taken as it is
@@ -36,7 +36,7 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
         case = entry.cases.draw(random, domain)
         if "gates" not in case:
             return case
-        count = tried.get(regime(case["gates"]), 0)
+        count = tried.get(regime_of(case["gates"]), 0)
         if count <= (0 if dear else average):
             return case
         drawn.append((count, len(drawn), case))

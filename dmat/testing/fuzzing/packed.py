@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmat.strategies.regime import LENGTHS, REGIMES
+from dmat.strategies.regimes import NAMES
+from dmat.strategies.shapes import LENGTHS
 from dmat.testing.fuzzing.covering import covering, key
 from dmat.testing.fuzzing.legible import short
 
@@ -46,7 +47,7 @@ def packed(report: Entry) -> Entry:
         "text_fields": TEXTS,
         "fields": [*TEXTS, *NUMBERS, "finding", "drawn"],
         "rows": rows,
-        "regimes": REGIMES,
+        "regimes": NAMES,
         "lengths": LENGTHS,
         "laws": report["laws"],
         "contracts": {i["name"]: i["contract"] for i in report["implementations"]},

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
 from dmat.testing.fuzzing.told import COUNTEREXAMPLES, Layout, Planned
@@ -27,6 +28,8 @@ def untried(total: Sum) -> str:
         if not examples:
             reasons = [t.trouble for c, t in total.tallies.items() if c.implementation == implementation]
             why = next(filter(None, reasons), "the run ended before its first example")
+            if why.startswith(UNCALLABLE):
+                return f"{implementation} {why}"
             return f"{implementation}: no example ran: {why}"
     return "" if counts else "no example ran: there is nothing to try"
 

@@ -298,6 +298,8 @@ def _last_line(report: dict[str, Any], folder: Path) -> str:
         "nothing found": "NOTHING FOUND",
         "did not fuzz": f"DID NOT FUZZ: {report['reason']}",
     }[report["verdict"]]
+    if report["verdict"] == "did not fuzz" and not report["examples"]:
+        return f"{what}; report: {folder / 'report.html'}"
     return f"{what}\n{tried}; report: {folder / 'report.html'}"
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, seed, settings, target
 
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case, shown
-from dmat.strategies.regime import length_class, regime
+from dmat.strategies.regimes import regime_of
+from dmat.strategies.shapes import length_class
 from dmat.testing.casefile import FILE, encoded, text_of
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
@@ -163,7 +164,7 @@ class Going:
     def _count(self, case: Case) -> None:
         self.examples += 1
         if "gates" in case:
-            kind = regime(case["gates"])
+            kind = regime_of(case["gates"])
             self.tried[kind] += 1
             self.drawn[f"{kind}, {length_class(case['gates'].shape[-1])}"] += 1
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, reduce
 
 from flint import arb
 
 from dmat.testing.contract import FusedContract
 from dmat.testing.exact import Array, log_sigmoid, sigmoid_minus
+from dmat.testing.readout.reads import ONE, READS, ZERO
 from dmat.testing.readout.seen import Seen
-
-ZERO, ONE = arb(0), arb(1)
 
 
 class HeadBalls:
@@ -19,6 +18,7 @@ class HeadBalls:
     def __init__(self, contract: FusedContract, seen: Seen, b: int, h: int, W: Array | None = None) -> None:
         """Take what this head was given."""
         self.contract, self.place, self.W = contract, (b, h), W
+        self.reads = READS[contract.reads]
         self.q, self.k, self.v = (x[b, h] for x in (seen.q, seen.k, seen.v))
         self.igate, self.fgate = seen.igate[b, h], seen.fgate[b, h]
         self.unread = seen.unread[b, h] if seen.unread.ndim == 4 else seen.unread
@@ -36,15 +36,18 @@ class HeadBalls:
         """E w of each row that was asked for."""
         return {}
 
+    @cached_property
+    def products(self) -> dict[tuple[int, int], arb]:
+        """The products that were asked for."""
+        return {}
+
     def row(self, t: int) -> list[arb]:
-        """Return w[s] E[t, s] for s <= t, in a softmax times exp(scale q.k)."""
+        """Return w[s] E[t, s] for s <= t, E of all that is exponentiated."""
         if t not in self.rows:
             window, row = ZERO, [ZERO] * (t + 1)
             for s in range(t, -1, -1):
                 if not self.unread[t, s]:
-                    exponent = window + arb(float(self.igate[s]))
-                    if self.contract.reads == "softmax":
-                        exponent += self.product(t, s)
+                    exponent = self.reads.exponent(window + arb(float(self.igate[s])), self.product(t, s))
                     row[s] = exponent.exp() * (-self.log[s] if self.contract.weight == "dt" else ONE)
                 window += self.log[s]
             self.rows[t] = row
@@ -52,12 +55,13 @@ class HeadBalls:
 
     def product(self, t: int, s: int) -> arb:
         """Return scale (q_t . k_s)."""
-        return self.scale * _dot(self.q[t], self.k[s])
+        if (t, s) not in self.products:
+            self.products[t, s] = self.scale * _dot(self.q[t], self.k[s])
+        return self.products[t, s]
 
     def a(self, t: int, s: int) -> arb:
         """Return the coefficient of v_s in row t, before any normaliser."""
-        E = self.row(t)[s]
-        return E if self.contract.reads == "softmax" else E * self.product(t, s)
+        return self.reads.coefficient(self.row(t)[s], self.product(t, s))
 
     def n(self, t: int) -> arb:
         """Return the sum of a in row t."""
@@ -65,12 +69,7 @@ class HeadBalls:
 
     def normaliser(self, t: int) -> arb:
         """Return what row t is divided by."""
-        if self.contract.reads == "linear":
-            return ONE
-        n = self.n(t)
-        if self.contract.reads == "softmax":
-            return n
-        return abs(n) if abs(n) > 1 else ONE if abs(n) < 1 else abs(n).union(ONE)
+        return self.reads.normaliser_ball(self.n(t)) if self.reads.normalised else ONE
 
     def o(self, t: int, c: int) -> arb:
         """Return the output at row t, column c."""
@@ -83,17 +82,15 @@ class HeadBalls:
         """Return dL / d a[t, s] times the normaliser, for s <= t."""
         assert self.W is not None
         plain = [_dot(self.W[t], self.v[s]) for s in range(t + 1)]
-        if self.contract.reads == "linear" or self.contract.gradient == "truncated":
+        if not self.reads.normalised or self.contract.gradient == "truncated":
             return plain
-        n = self.n(t)
-        if self.contract.reads == "mlstm" and abs(n) < 1:
+        slopes = self.reads.slopes(self.n(t))
+        if slopes == (ZERO,):
             return plain
         columns = [c for c in range(self.W.shape[-1]) if self.W[t, c] != 0]
         along = sum((arb(float(self.W[t, c])) * self.o(t, c) for c in columns), ZERO)
-        if self.contract.reads == "mlstm" and not abs(n) > 1:
-            along = along.union(ZERO)  # at |n| = 1 either is right
-        sign = ONE if n > 0 else -ONE if n < 0 else arb(0, 1)
-        return [x - sign * along for x in plain]
+        of_normaliser = reduce(arb.union, (slope * along for slope in slopes))
+        return [x - of_normaliser for x in plain]
 
     def X(self, t: int) -> list[arb]:
         """Return the gradient of D~[t, s], for s <= t."""

@@ -13,6 +13,7 @@ import numpy as np
 from dmat.testing.bounds import CONDITION_ULPS, EVALUATION, LOG_SIGMOID_ULPS, RATE_ULPS, Bound, Format, gamma
 from dmat.testing.contract import TF32, FusedContract
 from dmat.testing.exact import Array, Mask
+from dmat.testing.readout.reads import LARGEST_LOG
 from dmat.testing.readout.truth import Pulled, Truth, columns_before, rectangles, rows_from
 
 EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a
@@ -21,7 +22,6 @@ OPERANDS = 4  # roundings of operands on the way of a term: q, k, the coefficien
 OPERANDS_BACK = 6  # and of a gradient's
 PRODUCT = 8  # scale, copies, casts, in u_a
 PULLED = 24  # the same, of a gradient
-LARGEST_LOG = 700.0
 
 
 def _format(name: str) -> Format:
@@ -143,10 +143,7 @@ class FusedBounds:
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
-        if self.truth.contract.reads != "mlstm":
-            return low, low
-        undecayed = np.maximum.accumulate(self.truth.seen.igate, axis=-1)
-        return low, np.maximum(np.maximum(low, self.since), undecayed)
+        return low, self.truth.reads.stabiliser(low, self.since, self.truth.seen.igate)
 
     @cached_property
     def log_error(self) -> Array:
@@ -163,9 +160,9 @@ class FusedBounds:
             e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
             if self.contract.gates == "absolute":
                 e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
-            if truth.contract.reads == "softmax":
-                e = e + (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
-            if truth.contract.reads != "linear":
+            product = (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
+            e = truth.reads.exponent(e, product)
+            if truth.reads.normalised:
                 sizes = np.maximum(*map(np.abs, self.stabiliser))
                 reached = np.maximum.accumulate(sizes, axis=-1) if truth.seen.S else sizes
                 e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
@@ -188,9 +185,9 @@ class FusedBounds:
     @cached_property
     def term_error(self) -> Array:
         """The error of the coefficient a[t, s], before any normaliser."""
-        if self.truth.contract.reads == "softmax":
-            return self.E_error
-        return np.abs(self.truth.weight) * self.E_error * self.truth.product_sizes
+        return self.truth.reads.coefficient(
+            np.abs(self.truth.weight) * self.E_error, self.truth.product_sizes
+        )
 
     def _windows_of(self, terms: Array) -> Array:
         if not terms.any():
@@ -205,9 +202,9 @@ class FusedBounds:
     @cached_property
     def largest_igate(self) -> float:
         """The largest e^i, where no stabiliser takes it off again, else 1."""
-        return (
-            float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG))) if self._linear else 1.0
-        )
+        if self.truth.reads.normalised:
+            return 1.0
+        return float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG)))
 
     @cached_property
     def big(self) -> float:
@@ -215,10 +212,6 @@ class FusedBounds:
         seen = self.truth.seen
         parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
         return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
-
-    @property
-    def _linear(self) -> bool:
-        return self.truth.contract.reads == "linear"
 
     @property
     def lost(self) -> float:
@@ -255,7 +248,7 @@ class FusedBounds:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             dN = _product(self.term_error, np.abs(truth.seen.v))
             dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
-            if self._linear:
+            if not self.truth.reads.normalised:
                 return dN
             dn, den = self.n_error[..., None], truth.normaliser
             return np.where(dn < den, (dN + np.abs(truth.o) * dn) / (den - dn), np.inf)
@@ -263,7 +256,7 @@ class FusedBounds:
     @cached_property
     def grown(self) -> Array:
         """How much what a step loses to underflow may grow: 1 + e^m / normaliser, (B, NH, t, 1)."""
-        if self._linear:
+        if not self.truth.reads.normalised:
             return np.ones((*self.truth.n.shape, 1))
         with np.errstate(over="ignore"):
             return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
@@ -295,7 +288,7 @@ class FusedBounds:
     @cached_property
     def n_relative(self) -> Array:
         """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
-        if self._linear:
+        if not self.truth.reads.normalised:
             return np.zeros((*self.truth.log.shape, 1))
         relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
         return np.where(relative <= 0.5, relative, np.inf)
@@ -316,7 +309,7 @@ class FusedBounds:
 
         A backward may take it over all terms, in any order, or from o as it was stored.
         """
-        if self._linear:
+        if not self.truth.reads.normalised:
             return np.zeros((*self.truth.log.shape, 1))
         u = self.rounding.output.u
         sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
@@ -326,29 +319,29 @@ class FusedBounds:
     def per_product_error(self, pulled: Pulled) -> Array:
         """The error of the gradient of scale q_t.k_s, of a softmax of that of D~ as well.
 
-        Where |n| is not known to be beyond 1 or not, its part of the slope may be there or not.
+        Where dN / dn may be that of either side of a jump, its part of the slope may be there or not.
         """
         truth = self.truth
         weight = np.abs(truth.weight)
         error = weight * self.E_error_back / truth.normaliser * pulled.slope_sizes
         error = error + weight * truth.E / truth.normaliser * self.along_error(pulled)
-        if truth.contract.reads == "mlstm":
-            near = (np.abs(np.abs(truth.n) - 1) <= self.n_error)[..., None]
+        if truth.reads.normalised:
+            bent = truth.reads.bent(truth.n, self.n_error)[..., None]
             either = weight * truth.E / truth.normaliser * np.abs(pulled.along)[..., None]
-            error = error + np.where(near, either, 0.0)
+            error = error + np.where(bent, either, 0.0)
         return error
 
     def entry_error(self, pulled: Pulled) -> Array:
         """The error of the gradient of D~[t, s], before what a stabiliser leaves."""
         error = self.per_product_error(pulled)
-        return error if self.truth.contract.reads == "softmax" else error * self.truth.product_sizes
+        return self.truth.reads.coefficient(error, self.truth.product_sizes)
 
     def left_over(self, error: Array) -> tuple[Array, Array]:
         """What a stabiliser's derivative leaves where it should cancel: [t, s]; of a start from m = 0, [t].
 
         It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
         """
-        if self._linear:
+        if not self.truth.reads.normalised:
             return np.zeros_like(error), np.zeros(error.shape[:-1])
         e = self.log_error
         low, high = (
@@ -356,7 +349,7 @@ class FusedBounds:
             np.where(self.truth.seen.unread, -np.inf, self.truth.exponent + e),
         )
         left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
-        if self.truth.contract.reads == "mlstm":
+        if self.truth.reads.from_zero:
             reach = self.since + np.max(e, -1, initial=0.0)
             from_start = no_larger(low, error, reach[..., None])[..., 0]
         return left, from_start
@@ -402,9 +395,8 @@ class FusedBounds:
         truth, seen = self.truth, self.truth.seen
         if name == "v":
             sizes = truth.sizes / truth.normaliser
-            error = self.E_error_back / truth.normaliser
-            if truth.contract.reads != "softmax":
-                error = error * np.abs(truth.weight) * truth.product_sizes
+            error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
+            error = truth.reads.coefficient(error, truth.product_sizes)
             A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
             e = _product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
             return self._stored(e, pulled.dv, A, self.rounding.products)
@@ -420,10 +412,7 @@ class FusedBounds:
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
         """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
         with np.errstate(over="ignore", invalid="ignore"):
-            low, high = self.stabiliser
-            grown = 1.0
-            if self.truth.contract.reads == "mlstm":
-                grown = float(np.exp(min(max(high.max(initial=0.0), -low.min(initial=0.0)), LARGEST_LOG)))
+            grown = self.truth.reads.magnified(*self.stabiliser)
             lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2

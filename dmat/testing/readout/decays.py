@@ -31,8 +31,8 @@ class Decays:
             return None
         column = one.argmax(1)
         values = np.take_along_axis(truth.seen.v, column[None, None, :, None], -1)[..., 0]
-        products = np.ones_like(truth.E) if truth.contract.reads == "softmax" else truth.products
-        factor = truth.weight * products * values[..., None, :] / truth.normaliser
+        factor = truth.reads.coefficient(truth.weight * np.ones_like(truth.E), truth.products)
+        factor = factor * values[..., None, :] / truth.normaliser
         return cls(column, factor) if (factor != 0).all() and np.isfinite(factor).all() else None
 
     def read(self, output: Array) -> Array:

@@ -79,7 +79,7 @@ def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
 
 def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
     for fields in OTHER_READINGS if _tells(looks[0].evidence) else ():
-        if "gradient" in fields and subject.contract.reads != "mlstm":
+        if "gradient" in fields and not subject.reads.truncates:
             continue
         if _accounts(subject, looks, fields, differ=True):
             own = {name: getattr(subject.contract, name) for name in fields}

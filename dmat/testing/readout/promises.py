@@ -17,6 +17,7 @@ from dmat.testing.contract import AnyContract, FusedContract
 from dmat.testing.law import Law
 from dmat.testing.promises import Promises, Terms, fields_written, options
 from dmat.testing.readout.grade import telling
+from dmat.testing.readout.reads import READS
 from dmat.testing.registry import law_named
 
 # First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.
@@ -38,7 +39,7 @@ class FusedPromises(Promises):
         """Return what this contract leaves open."""
         none = not own.has_gradients
         absent = {
-            "gradient": none or own.reads != "mlstm",
+            "gradient": none or not READS[own.reads].truncates,
             "grad_scope": none,
             "gates": own.gate != "preact",
             "l_min": own.gate == "fixed",

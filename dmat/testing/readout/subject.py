@@ -22,11 +22,13 @@ from dmat.strategies.probes import Places, Probe, Products, plain_probe
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, rounded
 from dmat.testing.call import called, pulled
+from dmat.testing.cannot import UNCALLABLE
 from dmat.testing.contract import FusedContract
 from dmat.testing.exact import FINITE, Array
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.decays import Decays
+from dmat.testing.readout.reads import READS, Reads
 from dmat.testing.readout.seen import Seen
 from dmat.testing.readout.truth import Pulled, Truth, single
 from dmat.testing.subject import DETACHED, Subject
@@ -124,6 +126,11 @@ class FusedSubject(Subject):
         """The implementation's contract."""
         return cast(FusedContract, self.implementation.contract)
 
+    @property
+    def reads(self) -> type[Reads]:
+        """The kind of operator."""
+        return READS[self.contract.reads]
+
     # Calls by name
 
     @property
@@ -141,7 +148,7 @@ class FusedSubject(Subject):
             if x is not None:
                 x.copy_(other)
         for name in "qkv":
-            if name != "k" or self.contract.keys == "any":
+            if name != "k" or not self.contract.distinct_keys:
                 inputs.named[name].mul_(2)
 
     def forward_on(self, inputs: Inputs) -> FusedRun:
@@ -183,14 +190,13 @@ class FusedSubject(Subject):
 
         In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
         """
-        untold = {"k"} if self.contract.keys != "any" else set()
+        untold = {"k"} if self.contract.distinct_keys else set()
         untold |= {"v"} if self.contract.positive else set()
         return [name for name in names if name not in untold]
 
     def defines_gradients(self, probe: Probe) -> bool:
         """Whether the contract defines gradients here: truncated ones only where the normaliser is 1."""
-        contract = self.contract
-        return contract.gradient == "full" or contract.reads != "mlstm" or probe.regime == "small"
+        return self.contract.gradient == "full" or not self.reads.truncates or probe.regime == "small"
 
     # What may be drawn, and how far rounding may go
 
@@ -199,7 +205,8 @@ class FusedSubject(Subject):
         """What the strategies may draw for it."""
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
-        return ProbeDomain.of(contract, contract=contract, products_dtype=dtype, **formats)
+        more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
+        return ProbeDomain.of(contract, **more, **formats)
 
     @cached_property
     def rounding(self) -> FusedRounding:
@@ -266,7 +273,8 @@ class FusedSubject(Subject):
                 why = found.computed if found.computed.startswith("raised") else f"gives {found.computed}"
                 wanted = "" if found.computed.startswith("raised") else f", expected {found.exact}"
                 unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
-                return f"a call on zeros, {shapes}, with {call}, {why}{wanted} ({unpromised})"
+                where = f"{shapes}, {self.dtype} on {self.device}"
+                return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
         return None
 
     def _told(self, inputs: Inputs) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from dmat.testing.contract import FusedContract
-from dmat.testing.exact import Array, GateTerms, Mask, Pair, window_sums
+from dmat.testing.exact import Array, GateTerms, Pair, window_sums
+from dmat.testing.readout.reads import READS, Reads
 from dmat.testing.readout.seen import Seen
 
 U64 = 2.0**-53
@@ -29,6 +30,11 @@ class Truth:
 
     contract: FusedContract
     seen: Seen
+
+    @property
+    def reads(self) -> type[Reads]:
+        """The kind of operator."""
+        return READS[self.contract.reads]
 
     # Gates
 
@@ -91,7 +97,7 @@ class Truth:
     @cached_property
     def exponent(self) -> Array:
         """What is exponentiated: D~, and scale q.k with it in a softmax."""
-        return self.dtilde + self.products if self.contract.reads == "softmax" else self.dtilde
+        return self.reads.exponent(self.dtilde, self.products)
 
     @cached_property
     def E(self) -> Array:
@@ -102,14 +108,12 @@ class Truth:
     @cached_property
     def a(self) -> Array:
         """The coefficient of v_s in row t, before any normaliser."""
-        return self.E if self.contract.reads == "softmax" else self.weight * self.E * self.products
+        return self.reads.coefficient(self.weight * self.E, self.products)
 
     @cached_property
     def sizes(self) -> Array:
         """The magnitude of the terms of that coefficient."""
-        if self.contract.reads == "softmax":
-            return self.E
-        return np.abs(self.weight) * self.E * self.product_sizes
+        return self.reads.coefficient(np.abs(self.weight) * self.E, self.product_sizes)
 
     # The normaliser
 
@@ -121,17 +125,7 @@ class Truth:
     @cached_property
     def normaliser(self) -> Array:
         """What o is divided by, (B, NH, t, 1)."""
-        if self.contract.reads == "linear":
-            return np.ones((*self.log.shape, 1))
-        n = np.maximum(np.abs(self.n), 1.0) if self.contract.reads == "mlstm" else self.n
-        return np.where(n == 0, 1.0, n)[..., None]
-
-    @cached_property
-    def outside(self) -> Mask:
-        """Whether n itself, not 1, is the normaliser of an mLSTM's row, (B, NH, t)."""
-        if self.contract.reads == "softmax":
-            return np.ones(self.n.shape, dtype=bool)
-        return np.asarray((np.abs(self.n) > 1) & (self.contract.reads == "mlstm"))
+        return self.reads.normaliser(self.n)[..., None]
 
     @cached_property
     def o(self) -> Array:
@@ -143,8 +137,7 @@ class Truth:
         """How far E may be off here, relatively."""
         t, s = np.arange(self.seen.S)[:, None], np.arange(self.seen.S)[None, :]
         reach = -self.windows + np.abs(self.seen.igate)[..., None, :] + 1
-        if self.contract.reads == "softmax":
-            reach = reach + self.product_sizes
+        reach = self.reads.exponent(reach, self.product_sizes)
         return np.asarray(U64 * (np.maximum(t - s, 0) + self.seen.S + self.seen.q.shape[-1] + 24) * reach)
 
     @cached_property
@@ -152,7 +145,7 @@ class Truth:
         """How far o may be off here, absolutely."""
         sizes = np.abs(self.seen.v)
         of_sum = (self.sizes * self.own_error) @ sizes / self.normaliser
-        if self.contract.reads == "linear":
+        if not self.reads.normalised:
             return of_sum + 2.0**-1060
         of_n = (self.sizes * self.own_error).sum(-1, keepdims=True) / self.normaliser
         return np.asarray(of_sum + np.abs(self.o) * (of_n + 8 * U64) + 2.0**-1060)
@@ -173,12 +166,11 @@ class Pulled:
 
     @cached_property
     def slope(self) -> Array:
-        """d L / d a[t, s], times the normaliser: W_t . v_s, less W_t . o_t where n normalises."""
+        """d L / d a[t, s], times the normaliser: W_t . v_s, less W_t . o_t dN / dn."""
         plain = np.einsum("bhtc,bhsc->bhts", self.W, self.truth.seen.v)
-        if self.truth.contract.reads == "linear" or self.truth.contract.gradient == "truncated":
+        if not self.truth.reads.normalised or self.truth.contract.gradient == "truncated":
             return np.asarray(plain)
-        sign = np.sign(self.truth.n) * self.truth.outside
-        return np.asarray(plain - (self.along * sign)[..., None])
+        return np.asarray(plain - (self.along * self.truth.reads.slope(self.truth.n))[..., None])
 
     @cached_property
     def along(self) -> Array:
@@ -192,7 +184,7 @@ class Pulled:
         W_t . o_t is one of them: its own error is told apart (bounds.along_error).
         """
         plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
-        if self.truth.contract.reads == "linear":
+        if not self.truth.reads.normalised:
             return np.asarray(plain)
         return np.asarray(plain + np.abs(self.along)[..., None])
 
