@@ -29,8 +29,8 @@ from dmat.testing import minimal
 from dmat.testing.attempt import tried
 from dmat.testing.casefile import case_of, read
 from dmat.testing.law import Law
+from dmat.testing.outcome import BROKEN, FIXED
 from dmat.testing.registry import law_named
-from dmat.testing.replay import BROKEN, FIXED
 from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken

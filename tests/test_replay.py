@@ -15,7 +15,7 @@ from dmat.testing.casefile import CaseError, CaseFile, parts_of
 from dmat.testing.cli import main
 from dmat.testing.contract import Contract
 from dmat.testing.keep import keep, write_case
-from dmat.testing.replay import BROKEN, COULD_NOT, FIXED, Wanted
+from dmat.testing.outcome import BROKEN, COULD_NOT, FIXED, Wanted
 from dmat.testing.subject import Implementation
 
 from .zoo.sound import masked_cumulative_sum as right

@@ -15,9 +15,9 @@ from dmat.strategies import Gates
 from dmat.testing.builtin import BUILTIN
 from dmat.testing.casefile import CaseError, case_of, read
 from dmat.testing.kinds import subject_of
+from dmat.testing.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
 from dmat.testing.processes import Tell
 from dmat.testing.registry import law_named
-from dmat.testing.replay import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
 from dmat.testing.subject import Refused
 from dmat.testing.target import load
 from dmat.testing.verdict import LawBroken

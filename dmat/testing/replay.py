@@ -9,35 +9,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dmat.testing.cannot import CannotRun
 from dmat.testing.interpret import caveat, told
+from dmat.testing.outcome import BROKEN, COULD_NOT, Outcome, Wanted
 from dmat.testing.processes import Died, OutOfTime, Tell, apart
 
-BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 FILE = "case.json"
 SECONDS = 60.0  # a try may take
 STARTING = 120.0  # seconds until torch and the kernel must be imported
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case, and why, in some lines."""
-
-    path: Path
-    status: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the cases are tried on: a TARGET, a device, a dtype; None for what the case says."""
-
-    target: str | None = None
-    device: str | None = None
-    dtype: str | None = None
 
 
 def found(path: Path) -> list[Path]:
