@@ -51,7 +51,8 @@ def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
     for name, gate, was in zip(("igate_preact", "fgate_preact"), inputs, before, strict=True):
         require_same(name, subject.read(gate), was, note="the input after the call, against before")
         shared = output.untyped_storage().data_ptr() == gate.untyped_storage().data_ptr()
-        require(not shared or output.numel() == 0, "D~", f"shares memory with {name}", "its own memory")
+        own, found = not shared or output.numel() == 0, f"shares memory with {name}"
+        require(own, "D~", found, "its own memory", what="memory", detail=name)
 
 
 @law(COTANGENTS, order=23, needs=(needs.gradients,))
@@ -156,7 +157,7 @@ def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Co
         for side, inputs in zip(protected.SIDES, edges, strict=True):
             killed = subject.killed(inputs)
             note = f"the inputs, contiguous, touch a page at their {side} that may not be touched"
-            require(killed is None, "call", f"process died: {killed}", "a result", note)
+            require(killed is None, "call", f"process died: {killed}", "a result", note, what="died")
 
 
 @law(COTANGENTS, order=24, needs=(needs.gradients,))

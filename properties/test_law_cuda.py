@@ -118,7 +118,9 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     taken = peak_beyond(lambda: forward_and_backward(subject, inputs, G), subject.recorder)
     output = shape[0] * shape[1] * shape[2] ** 2 * inputs[0].element_size()
     stated = subject.contract.peak_memory or 0.0
-    require(taken <= stated * output, "peak memory", f"{taken} bytes", f"at most {stated} x {output} bytes")
+    most = f"{stated} * {output}"
+    allowed = f"at most {stated} x {output} bytes"
+    require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
 @law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))

@@ -28,7 +28,7 @@ def test_law_output_shape(subject: Subject, call: Case) -> None:
     """
     # The call itself requires shape, dtype and device.
     for name, output in subject.forward_on(subject.build(call)).outputs.items():
-        require(output.layout == torch.strided, name, output.layout, "a strided tensor")
+        require(output.layout == torch.strided, name, output.layout, "a strided tensor", detail="layout")
 
 
 @law(GATES, order=11)

@@ -190,13 +190,24 @@ def test_names_stay_within_their_folder(hostile: str) -> None:
     assert len(name) < 250
 
 
+@pytest.mark.parametrize("number", [None, 1, 2])
+def test_older_formats_are_read(tmp_path: Path, number: int | None) -> None:
+    """A case.json of format 1, or that says none, has no `what` in its finding, and is read as before."""
+    document = json.loads(text_of(file_of(CASE)))
+    del document["format"], document["finding"]["what"]
+    (tmp_path / "case.json").write_text(json.dumps(document | ({} if number is None else {"format": number})))
+    file = read(tmp_path / "case.json")
+    assert file == msgspec.structs.replace(file_of(CASE), format=number or 1)
+    assert repr(case_of(file.case, tmp_path)) == repr(CASE)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"law": 3}, "Expected `str`, got `int` - at `$.law`"),
         ({"dtype": "int8"}, "Invalid enum value 'int8' - at `$.dtype`"),
         ({"more": 1}, "Object contains unknown field `more`"),
-        ({"format": 2}, "Invalid enum value 2 - at `$.format`"),
+        ({"format": 3}, "Invalid enum value 3 - at `$.format`"),
         ({"law": "\x1b[2J"}, "at `$.law`"),
     ],
 )

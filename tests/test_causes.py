@@ -14,6 +14,7 @@ from torch import Tensor
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.recipe import Case
+from dmat.testing.call import raised
 from dmat.testing.contract import Contract
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.fuzzing.causes import completed, symptom
@@ -125,12 +126,12 @@ def test_completed_cases_are_allowed() -> None:
 
 def test_symptoms_leave_numbers_out() -> None:
     """Failures that differ in numbers alone have one symptom; those across the diagonal have another."""
-    one = Finding("D~", (0, 0, 3, 1), "1.5", "2.5")
-    assert symptom(one) == symptom(Finding("D~", (1, 0, 9, 2), "-7.0", "3"))
-    assert symptom(one) != symptom(Finding("D~", (0, 0, 1, 3), "1.5", "2.5"))
-    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "nan", "2.5"))
-    raised = [Finding("call", (), f"raised ValueError: S is {n}", "a result") for n in (17, 33)]
-    assert symptom(raised[0]) == symptom(raised[1])
+    one = Finding("D~", (0, 0, 3, 1), "1.5", "2.5", what="value")
+    assert symptom(one) == symptom(Finding("D~", (1, 0, 9, 2), "-7.0", "3", what="value"))
+    assert symptom(one) != symptom(Finding("D~", (0, 0, 1, 3), "1.5", "2.5", what="value"))
+    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "nan", "2.5", what="class"))
+    errors = [raised("call", ValueError(f"S is {n}")) for n in (17, 33)]
+    assert symptom(errors[0]) == symptom(errors[1])
 
 
 def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dmat.testing.contract import Contract
 from dmat.testing.corpus import Corpus, CorpusError
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.keep import write_case
-from dmat.testing.law import Record
+from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.running import Failed, search
 from dmat.testing.session import Keeping

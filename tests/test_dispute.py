@@ -14,7 +14,7 @@ from dmat.testing import dispute
 from dmat.testing.contract import Contract
 from dmat.testing.dispute import explanation
 from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import Record
+from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation

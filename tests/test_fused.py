@@ -21,11 +21,11 @@ from dmat.strategies.probe_cases import CUTS, DENSE, EXACT, PACKED, PLACES, PROB
 from dmat.testing import fused
 from dmat.testing.casefile import decoded, encoded
 from dmat.testing.contract import FusedContract
-from dmat.testing.law import Record
 from dmat.testing.readout.balls import HeadBalls
 from dmat.testing.readout.bounds import no_larger
 from dmat.testing.readout.decays import read_out
 from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation

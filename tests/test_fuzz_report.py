@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import jsonschema
+import msgspec
 import pytest
 
 from dmat.testing import fuzzing
 from dmat.testing.fuzzing import page
-from dmat.testing.fuzzing.report import html, junit, markdown, write
+from dmat.testing.fuzzing import report as files
+from dmat.testing.fuzzing.entries import FuzzReport
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -75,7 +77,7 @@ CELLS = [
     cell("adjoint", "bfloat16", "not reached", reason="the time was up"),
 ]
 REPORT: Entry = {
-    "format": 1,
+    "format": 2,
     "verdict": "found",
     "reason": "",
     "command": "dmat fuzz a.py:f --minutes 3 --out night",
@@ -116,6 +118,26 @@ def poisoned(value: Any, name: str = "") -> Any:
         return [poisoned(entry, name) for entry in value]
     fixed = ("verdict", "dtype", "device", "status", "ended", "folder", "started")
     return value + HOSTILE if isinstance(value, str) and value and name not in fixed else value
+
+
+def struct(report: Entry) -> FuzzReport:
+    return msgspec.convert(report, FuzzReport)
+
+
+def write(report: Entry, folder: Path) -> None:
+    files.write(struct(report), folder)
+
+
+def junit(report: Entry) -> str:
+    return files.junit(struct(report))
+
+
+def markdown(report: Entry) -> str:
+    return files.markdown(struct(report))
+
+
+def html(report: Entry, folder: Path) -> str:
+    return files.html(struct(report), folder)
 
 
 class Parsed(HTMLParser):

@@ -19,7 +19,8 @@ from dmat.testing.builtin import COMPARED
 from dmat.testing.contract import DTYPES, Contract
 from dmat.testing.dtilde import DtildeSubject
 from dmat.testing.exact import Array, Forward
-from dmat.testing.grade import AccuracyClass, Ledger, classes, grade
+from dmat.testing.grade import Ledger, classes, grade
+from dmat.testing.grade_result import AccuracyClass
 from dmat.testing.subject import Implementation
 from dmat.testing.verdict import Finding, LawBroken, as_array
 
@@ -80,10 +81,11 @@ def test_a_wrong_entry_is_in_no_class() -> None:
         return sound.masked_cumulative_sum(i, f.roll(1, dims=2))
 
     result = grade(DtildeSubject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
-    ledger = result.as_dict()["forward"]
-    assert ledger["class"] is None
-    assert len(ledger["classes"]) == len(classes("float32", "forward"))
-    assert all("gates = Gates(" in lost["case"] for lost in ledger["classes"])
+    ledger = result.result().forward
+    assert ledger is not None
+    assert ledger.strictest is None
+    assert len(ledger.classes) == len(classes("float32", "forward"))
+    assert all("gates = Gates(" in (lost.case or "") for lost in ledger.classes)
 
 
 def test_a_backward_that_raises_costs_the_gradients_alone() -> None:
@@ -126,7 +128,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
     def judge(accuracy: AccuracyClass) -> float:
         if accuracy.accumulates_in == "float64":
-            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0"))
+            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0", what="value"))
         return 0.5
 
     every = classes("float32", "forward")

@@ -32,7 +32,9 @@ def finding(wrong: Mask, quantity: str = "D~", judged: Mask | None = None) -> Fi
     zeros = np.zeros(wrong.shape)
     where = np.ones(wrong.shape, dtype=bool) if judged is None else judged
     index = tuple(int(n) for n in np.argwhere(wrong)[0]) if wrong.any() else ()
-    return Finding(quantity, index, "1", "0", evidence=Evidence(zeros, zeros, zeros, wrong, where))
+    return Finding(
+        quantity, index, "1", "0", evidence=Evidence(zeros, zeros, zeros, wrong, where), what="value"
+    )
 
 
 def in_all_heads(where: Mask) -> Mask:

@@ -62,7 +62,7 @@ def look(
     evidence = Evidence(computed, exact, np.full(shape, 0.25), wrong, np.ones(shape, dtype=bool))
     B, NH, S = (*shape, 1, 1, 1)[:3]
     gates = Gates("float32", (B, NH, S), Ramp(-1.0, 0.5), Cycle((2.0, -1.0)))
-    finding = Finding(quantity, place, str(value), "0.0", 1.0, 0.25, evidence=evidence)
+    finding = Finding(quantity, place, str(value), "0.0", 1.0, 0.25, evidence=evidence, what="value")
     return Look({"gates": gates} if case is None else case, finding)
 
 
@@ -90,9 +90,15 @@ KINDS: dict[str, Look] = {
     "one head's gradient": look((9,), "di", case={"shape": (1, 1, 9)}),
     "under a transform": look((2, 1, 3, 4, 4), index=(1, 0, 2, 3, 0)),
     "entries picked from anywhere": look((3,), "D~ of the open window"),
-    "a shape": Look({"gates": PLAIN}, Finding("D~", (), "shape (2, 3)", "shape (2, 3, 5, 5)", note="$x_1$")),
-    "an exception": Look({"shape": (1, 1, 5)}, Finding("df", (), "raised RuntimeError: 漢字 $", "a result")),
-    "no gates at all": Look({"gates": replace(PLAIN, shape=(1, 1, 0))}, Finding("D~", (), "None", "D~")),
+    "a shape": Look(
+        {"gates": PLAIN}, Finding("D~", (), "shape (2, 3)", "shape (2, 3, 5, 5)", note="$x_1$", what="shape")
+    ),
+    "an exception": Look(
+        {"shape": (1, 1, 5)}, Finding("df", (), "raised RuntimeError: 漢字 $", "a result", what="raised")
+    ),
+    "no gates at all": Look(
+        {"gates": replace(PLAIN, shape=(1, 1, 0))}, Finding("D~", (), "None", "D~", what="shape")
+    ),
 }
 
 
@@ -323,7 +329,7 @@ import dmat.testing.picture
 from dmat.strategies import Gates
 from dmat.testing.look import Look
 from dmat.testing.verdict import Finding
-look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~"))
+look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~", what="shape"))
 dmat.testing.picture.draw([look], Path(sys.argv[1]))
 assert dict(dict.items(matplotlib.rcParams)) == before
 assert "matplotlib.pyplot" not in sys.modules

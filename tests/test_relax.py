@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 import dmat.testing
@@ -19,6 +20,7 @@ from dmat.testing.contract import Contract, contract_of
 from dmat.testing.counterexample import Counterexample
 from dmat.testing.law import Law
 from dmat.testing.promises import DtildePromises
+from dmat.testing.record import LawRecord
 from dmat.testing.registry import law_named, laws
 from dmat.testing.relax import nearest_contract
 from dmat.testing.report import Report
@@ -155,12 +157,10 @@ def hangs(i, f):
 def fallen(name: str, law: str) -> Report:
     """Return the report of a kernel of which all is known but this one law, of which it died."""
     passed = [
-        {"law": other.name, "dtype": "float32", "device": "cpu", "status": "passed", "promised": True}
-        for other in laws()
-        if other.name != law
+        LawRecord(other.name, name, "float32", "cpu", "passed") for other in laws() if other.name != law
     ]
-    died = {"law": law, "dtype": "float32", "device": "cpu", "status": "failed", "recipe": None}
-    return Report(name, {}, [*passed, {**died, "promised": True}])
+    died = LawRecord(law, name, "float32", "cpu", "failed", ended="died")
+    return Report.of(name, {}, [*passed, died])
 
 
 def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +170,8 @@ def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pyt
     name = "kernels.py:dies_of_nothing"
     report = with_wider_contract(fallen(name, "output_shape"), planned([(load(name), "float32", "cpu")]))
     assert report.stands_under is not None
-    assert report.stands_under["decorator"] == "@dmat.testing.implementation(zero_length=False)"
-    jsonschema.validate(report.stands_under, {**SCHEMA, "oneOf": [{"$ref": "#/$defs/wider"}]})
+    assert report.stands_under.decorator == "@dmat.testing.implementation(zero_length=False)"
+    jsonschema.validate(to_builtins(report), SCHEMA)
 
 
 def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     Path("kernels.py").write_text(KERNELS)
     report = fallen("kernels.py:hangs", "values")
-    assert relax.stands_under(report, [("float32", "cpu")], seconds=5)["outcome"] == "unfinished"
+    assert relax.stands_under(report, [("float32", "cpu")], seconds=5).outcome == "unfinished"
 
 
 def test_a_decorated_kernel_is_left_alone() -> None:

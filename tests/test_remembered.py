@@ -28,7 +28,7 @@ from dmat.strategies.values import Normal, Stored
 from dmat.testing.casefile import TENSORS, encoded
 from dmat.testing.contract import Contract
 from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import Record
+from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.remembered import forget, key, recall, remember
 from dmat.testing.running import Failed, search

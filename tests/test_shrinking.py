@@ -15,8 +15,9 @@ from dmat.strategies.domain import Domain
 from dmat.strategies.recipe import Case
 from dmat.testing import minimal
 from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
 from dmat.testing.minimal import Failure
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation
@@ -30,7 +31,7 @@ PROFILE = settings(max_examples=50, derandomize=True, database=None, phases=[Pha
 
 def way_down(kind: Cases, domain: Domain, breaks: Callable[[Case], bool], case: Case | None = None) -> str:
     """Return what becomes of a case, of the last of the ladder's if none, by a law that such cases break."""
-    wrong = LawBroken(Finding("D~", (), "wrong", "right"))
+    wrong = LawBroken(Finding("D~", (), "wrong", "right", what="shape"))
 
     def check(case: Case) -> None:
         if breaks(case):

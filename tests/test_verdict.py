@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates
+from dmat.testing.call import raised
 from dmat.testing.dtilde import DtildeSubject, Run
 from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
-from dmat.testing.law import Record
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import Failed, search
 from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Expected, LawBroken, require_same, require_within
+from dmat.testing.verdict import Expected, Finding, LawBroken, require, require_same, require_within
 
 from .zoo.sound import masked_cumulative_sum as right
 
@@ -109,6 +111,22 @@ def test_bits() -> None:
     require_same("D~", np.array([math.nan, 0.0]), np.array([math.nan, -0.0]))
     with pytest.raises(LawBroken):
         require_same("D~", np.array([1.0]), np.array([math.nextafter(1, 2)]))
+
+
+def broken(check: Callable[[], object]) -> Finding:
+    with pytest.raises(LawBroken) as caught:
+        check()
+    return caught.value.finding
+
+
+def test_a_finding_says_what_is_wrong() -> None:
+    """Finding.what is the way in which an entry, a tensor or a call is wrong; no text need be read for it."""
+    one, nan = np.array([1.0]), np.array([math.nan])
+    assert broken(lambda: require_same("D~", one, 2 * one)).what == "value"
+    assert broken(lambda: require_same("D~", nan, one)).what == "class"
+    assert broken(lambda: require(False, "D~", "torch.sparse_coo", "a strided tensor")).what == "shape"
+    called = raised("D~", SystemExit("shares memory with igate_preact"))
+    assert (called.what, called.detail) == ("raised", "SystemExit")
 
 
 MESSAGE = """\

@@ -92,7 +92,9 @@ class Kernel(Protocol):
 def raised(quantity: str, error: BaseException) -> Finding:
     """Return the finding of a call that raised instead of giving this quantity."""
     text = str(error).strip().splitlines()
-    return Finding(quantity, (), f"raised {type(error).__name__}: {text[0] if text else ''}", "a result")
+    name = type(error).__name__
+    computed = f"raised {name}: {text[0] if text else ''}"
+    return Finding(quantity, (), computed, "a result", what="raised", detail=name)
 
 
 def called(

@@ -24,6 +24,7 @@ from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
 from dmat.strategies.probes import Probe
 from dmat.strategies.recipe import Case, Recipe
 from dmat.strategies.values import Background, Normal, Palette, Stored
+from dmat.testing.record import Ended, What
 
 FILE, TENSORS = "case.json", "tensors.safetensors"
 LARGEST_FILE = 2**24  # bytes
@@ -138,7 +139,10 @@ class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """The broken entry: dmat.testing.verdict.Finding. error and allowed are absolute."""
+    """The broken entry: dmat.testing.verdict.Finding. error and allowed are absolute.
+
+    what: as of a Finding; a case.json of format 1 does not say it.
+    """
 
     quantity: Name
     index: tuple[Length, ...]
@@ -147,6 +151,7 @@ class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
     error: Number | None = None
     allowed: Number | None = None
     note: Text = ""
+    what: What | None = None
 
 
 class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +160,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     implementation: the TARGET as it was named; it is shown, never imported. ended: how the law did: "broken",
     or "died" or "did not end" of a process. again: it was broken each time that it was tried. seed: that of
     torch's generator. versions: of what took part. machine: what the device was.
+    format: 2; an older file has 1, or none, and its finding says no `what`.
     """
 
     law: Name
@@ -162,13 +168,13 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Dtype
     device: Literal["cpu", "cuda"]
     case: Parts
-    ended: Literal["broken", "died", "did not end"] = "broken"
+    ended: Ended = "broken"
     again: bool = True
     finding: FindingForm | None = None
     versions: dict[Name, Name] = {}
     machine: Text = ""
     seed: int = 0
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
 
 
 # Reading and writing

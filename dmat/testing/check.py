@@ -12,10 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from dmat.testing.cannot import CannotRun
@@ -72,7 +72,7 @@ def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
     found = stands_under(report, places)
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 50 + "\r")
-    known = report.verdict == "broken" or found["outcome"] == "found"
+    known = report.verdict == "broken" or found.outcome == "found"
     return replace(report, stands_under=found) if known else report
 
 

@@ -1,4 +1,4 @@
-"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), `dmat replay`.
+"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), and others.
 
 Exit 0: every law held, all were graded, every case is fixed; 1: a law is broken; 2: could not be done.
 """
@@ -15,6 +15,7 @@ from typing import NoReturn
 from dmat import __version__
 from dmat.testing.cannot import CannotRun
 from dmat.testing.interpret import TIME_LIMIT, asking
+from dmat.testing.schemas import NAMES, text_of
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_grade(commands)
     _add_replay(commands)
     _add_fuzz(commands)
+    _add_schema(commands)
     return top
 
 
@@ -125,6 +127,17 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_time_limit(fuzz)
     _add_interpret(fuzz)
     fuzz.set_defaults(run=_fuzz, json=None)
+
+
+def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON schema of a report, or of case.json",
+        description="Print the JSON schema of what `dmat check --json`, `dmat grade --json` or `dmat fuzz`"
+        " writes, or of a counterexample's case.json.",
+    )
+    schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
+    schema.set_defaults(run=_schema, json=None)
 
 
 def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
@@ -256,6 +269,12 @@ def _fuzz(options: argparse.Namespace) -> int:
     from dmat.testing.fuzzing.run import fuzz
 
     return fuzz(options)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    """Print a schema."""
+    print(text_of(options.name), end="")
+    return 0
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ class DtildeSubject(Subject):
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
             given = inspect.isclass(self.implementation.function)
-            if given or broken.finding.computed.startswith("raised"):
+            if given or broken.finding.what == "raised":
                 return self._uncallable(broken.finding.computed, given=given)
         return None
 
@@ -432,10 +432,10 @@ def _require_tensor(output: object, igate: Tensor) -> None:
     B, NH, S, _ = igate.shape
     wanted = f"a {igate.dtype} tensor {(B, NH, S, S)} on {igate.device}"
     if not isinstance(output, Tensor):
-        raise LawBroken(Finding("D~", (), f"a {type(output).__name__}", wanted))
+        raise LawBroken(Finding("D~", (), f"a {type(output).__name__}", wanted, what="shape"))
     if (output.shape, output.dtype, output.device) != ((B, NH, S, S), igate.dtype, igate.device):
         found = f"a {output.dtype} tensor {tuple(output.shape)} on {output.device}"
-        raise LawBroken(Finding("D~", (), found, wanted))
+        raise LawBroken(Finding("D~", (), found, wanted, what="shape"))
 
 
 def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
@@ -444,5 +444,6 @@ def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
         return torch.zeros_like(leaf)
     if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:
         found, wanted = (f"{tuple(x.shape)} {x.dtype}" for x in (gradient, leaf))
-        raise LawBroken(Finding(name, (), found, wanted, note="shape and dtype of the gate"))
+        note = "shape and dtype of the gate"
+        raise LawBroken(Finding(name, (), found, wanted, note=note, what="shape", detail="shape, dtype"))
     return gradient

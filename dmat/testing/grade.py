@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings, target
@@ -27,7 +26,6 @@ from dmat.strategies.recipe import shown
 from dmat.testing.alone import Trait, traits
 from dmat.testing.bounds import (
     Format,
-    Rounding,
     fgate_gradient_bound,
     forward_bound,
     igate_gradient_bound,
@@ -35,47 +33,21 @@ from dmat.testing.bounds import (
 from dmat.testing.contract import Contract, relaxations
 from dmat.testing.dtilde import DtildeSubject, Gradients, Run
 from dmat.testing.exact import FINITE, Backward, Forward
+from dmat.testing.grade_result import (
+    GATES,
+    AccuracyClass,
+    ClassResult,
+    GradeResult,
+    LedgerResult,
+    TraitResult,
+)
 from dmat.testing.processes import Tell
 from dmat.testing.subject import DETACHED
 from dmat.testing.verdict import Expected, Finding, LawBroken, require_within
 
 EXAMPLES = 150  # random cases a dtype, after some 120 of the ladder
 SCOPES = relaxations(Contract, "error_scope")
-GATES = relaxations(Contract, "gates")
 QUANTITIES = ("forward", "gradients")
-
-
-@dataclass(frozen=True)
-class AccuracyClass:
-    """What errors may grow with, the format summed in, and whether log sigmoid is relatively right."""
-
-    error_scope: str | int
-    accumulates_in: str
-    gates: str = "relative"
-
-    def rounding(self, dtype: str) -> Rounding:
-        """Return how far this class lets rounding go in a dtype."""
-        return Rounding(Format.of(dtype), Format.of(self.accumulates_in), self.error_scope, self.gates)
-
-    def implies(self, other: AccuracyClass) -> bool:
-        """Whether every bound of this class is within the other's."""
-        narrower = _width(self.error_scope) < _width(other.error_scope)
-        return (
-            (narrower or self.error_scope == other.error_scope)
-            and Format.of(self.accumulates_in).u <= Format.of(other.accumulates_in).u
-            and GATES.index(self.gates) <= GATES.index(other.gates)
-        )
-
-    def __str__(self) -> str:
-        """Return the class as the table shows it, with a star where gates="absolute"."""
-        scope = f"chunk {self.error_scope}" if isinstance(self.error_scope, int) else self.error_scope
-        return f"{scope}, {self.accumulates_in}" + ("*" if self.gates == "absolute" else "")
-
-
-def _width(scope: str | int) -> float:
-    """Order scopes, the strictest first; neither a prefix nor a suffix is the stricter."""
-    named = {"window": 0.0, "suffix": 2.0**62, "prefix": 2.0**62, "sequence": 2.0**63}
-    return float(scope) if isinstance(scope, int) else named[scope]
 
 
 def classes(dtype: str, quantity: str) -> list[AccuracyClass]:
@@ -142,24 +114,20 @@ class Ledger:
         """The strictest class left."""
         return next(iter(self.standing), None)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields of the schema."""
+    def result(self) -> LedgerResult:
+        """Return what became of each class."""
+        left = [_class_result(one, True, worst) for one, worst in self.standing.items()]
         lost = [
-            asdict(accuracy)
-            | {
-                "stands": False,
-                "worst": loss.times,
-                "finding": "\n".join(loss.finding.lines()),
-                "case": loss.case,
-            }
-            for accuracy, loss in self.lost.items()
+            _class_result(one, False, loss.times, "\n".join(loss.finding.lines()), loss.case)
+            for one, loss in self.lost.items()
         ]
-        left = [
-            asdict(accuracy) | {"stands": True, "worst": worst, "finding": None, "case": None}
-            for accuracy, worst in self.standing.items()
-        ]
-        grade = None if self.strictest is None else asdict(self.strictest)
-        return {"class": grade, "cases": self.cases, "classes": left + lost}
+        return LedgerResult(self.strictest, self.cases, left + lost)
+
+
+def _class_result(
+    one: AccuracyClass, stands: bool, worst: float | None, finding: str | None = None, case: str | None = None
+) -> ClassResult:
+    return ClassResult(one.error_scope, one.accumulates_in, one.gates, stands, worst, finding, case)
 
 
 # One case, held against any class
@@ -287,19 +255,14 @@ class Grade:
     reason: str = ""
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields of the schema."""
-        return {
-            "dtype": self.dtype,
-            "device": self.device,
-            "reason": self.reason,
-            "seconds": self.seconds,
-            **{q: self.ledgers[q].as_dict() if q in self.ledgers else None for q in QUANTITIES},
-            "conduct": [
-                {"trait": name, "quantity": quantity, **asdict(trait)}
-                for (name, quantity), trait in self.conduct.items()
-            ],
-        }
+    def result(self) -> GradeResult:
+        """Return what is told of it."""
+        ledgers = {quantity: ledger.result() for quantity, ledger in self.ledgers.items()}
+        conduct = [
+            TraitResult(name, quantity, trait.holds, trait.cases, trait.case)
+            for (name, quantity), trait in self.conduct.items()
+        ]
+        return GradeResult(self.dtype, self.device, self.reason, self.seconds, **ledgers, conduct=conduct)
 
     def observe(self, subject: DtildeSubject, case: Case) -> None:
         """Weigh one case, and tell Hypothesis how near it came to taking the strictest class left."""

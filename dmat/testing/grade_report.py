@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,39 +11,20 @@ from rich.text import Text
 
 from dmat.testing.alone import TRAITS
 from dmat.testing.cannot import UNCALLABLE
-from dmat.testing.grade import QUANTITIES, AccuracyClass
-from dmat.testing.interpret import told
+from dmat.testing.grade import QUANTITIES
+from dmat.testing.grade_result import Graded, GradeResult, LedgerResult
+from dmat.testing.record import text_of
 from dmat.testing.report import in_places, plain, written
-
-Entry = dict[str, Any]  # a grade, a ledger or a trait, as the schema has it
-
-
-@dataclass(frozen=True)
-class Graded:
-    """One implementation's grades, a dtype and device each."""
-
-    implementation: str
-    contract: dict[str, object]
-    grades: list[Entry]
-
-    def as_json(self) -> Entry:
-        """Return the entry as the schema has it."""
-        return {
-            "implementation": self.implementation,
-            "contract": json.loads(json.dumps(self.contract, default=str)),
-            "grades": self.grades,
-            "interpreter": told(),
-        }
 
 
 def exit_code(graded: Sequence[Graded]) -> int:
     """0: all were graded. 2: in some dtype one could not be."""
-    return 2 if not graded or any(g["reason"] for one in graded for g in one.grades) else 0
+    return 2 if not graded or any(g.reason for one in graded for g in one.grades) else 0
 
 
 def write_json(graded: Sequence[Graded], file: Path) -> None:
     """Write the list; whole or not at all."""
-    written(json.dumps([one.as_json() for one in graded], indent=2), file)
+    written(text_of(list(graded), indent=2), file)
 
 
 def show(graded: Sequence[Graded], console: Console) -> None:
@@ -56,7 +34,7 @@ def show(graded: Sequence[Graded], console: Console) -> None:
     """
     for one in graded:
         if _uncallable(one):
-            plain(console, f"COULD NOT BE GRADED: {one.implementation} {one.grades[0]['reason']}")
+            plain(console, f"COULD NOT BE GRADED: {one.implementation} {one.grades[0].reason}")
     graded = [one for one in graded if not _uncallable(one)]
     if not graded:
         return
@@ -67,17 +45,17 @@ def show(graded: Sequence[Graded], console: Console) -> None:
     for one in graded:
         if one.contract.get("reads"):
             plain(console, f"\ndeclared of {one.implementation}: {_declared(one.contract)}")
-        without = [g for g in one.grades if g["reason"].startswith(UNCALLABLE)]
+        without = [g for g in one.grades if g.reason.startswith(UNCALLABLE)]
         if without:
-            where = in_places((g["dtype"], g["device"]) for g in without)
-            plain(console, f"\nnot graded: {one.implementation}, {where}: {without[0]['reason']}")
+            where = in_places((g.dtype, g.device) for g in without)
+            plain(console, f"\nnot graded: {one.implementation}, {where}: {without[0].reason}")
         for grade in [g for g in one.grades if g not in without]:
             for line in _notes(one.implementation, grade):
                 plain(console, line)
 
 
 def _uncallable(one: Graded) -> bool:
-    return all(grade["reason"].startswith(UNCALLABLE) for grade in one.grades)
+    return all(grade.reason.startswith(UNCALLABLE) for grade in one.grades)
 
 
 WIDTHS = (10, 25, 25, 7, 7)  # of the columns: 80 characters, and each table in line with the next
@@ -93,35 +71,35 @@ def _declared(contract: dict[str, object]) -> str:
 
 
 def _table(one: Graded) -> Table:
-    many = len({g["device"] for g in one.grades}) > 1
+    many = len({g.device for g in one.grades}) > 1
     title = Text(one.implementation)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, width in zip(("dtype", *QUANTITIES, *TRAITS), WIDTHS, strict=True):
         table.add_column(name, no_wrap=True, min_width=width)
     for grade in one.grades:
-        place = f"{grade['dtype']} {grade['device']}" if many else grade["dtype"]
+        place = f"{grade.dtype} {grade.device}" if many else grade.dtype
         table.add_row(place, *_cells(grade))
     return table
 
 
-def _cells(grade: Entry) -> list[Text]:
-    if grade["reason"]:
+def _cells(grade: GradeResult) -> list[Text]:
+    if grade.reason:
         return [Text("not graded", style="bold red")]
-    return [*(_class(grade[quantity]) for quantity in QUANTITIES), *(_alone(grade, t) for t in TRAITS)]
+    return [*(_class(ledger) for ledger in grade.ledgers().values()), *(_alone(grade, t) for t in TRAITS)]
 
 
-def _class(ledger: Entry | None) -> Text:
+def _class(ledger: LedgerResult | None) -> Text:
     """Show the strictest class left and its worst error over bound."""
     if ledger is None:
         return Text("not promised", style="dim")
-    if ledger["class"] is None:
+    if ledger.strictest is None:
         return Text("none", style="bold red")
-    return Text(f"{AccuracyClass(**ledger['class'])!s:20} {ledger['classes'][0]['worst'] or 0:.2f}")
+    return Text(f"{ledger.strictest!s:20} {ledger.classes[0].worst or 0:.2f}")
 
 
-def _alone(grade: Entry, trait: str) -> Text:
+def _alone(grade: GradeResult, trait: str) -> Text:
     """Show whether the bits are the same: of all, of D~ only, or not."""
-    said = {t["quantity"]: t["holds"] for t in grade["conduct"] if t["trait"] == trait}
+    said = {t.quantity: t.holds for t in grade.conduct if t.trait == trait}
     if not said:
         return Text("-", style="dim")
     return Text("same" if all(said.values()) else "D~ only" if said["forward"] else "differs")
@@ -130,25 +108,24 @@ def _alone(grade: Entry, trait: str) -> Text:
 def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     yield ""
     yield "forward, gradients: the strictest accuracy class survived, the worst error over its bound"
-    grades = [g for one in graded for g in one.grades if not g["reason"]]
-    found = [g[q]["class"] for g in grades for q in QUANTITIES if g[q]]
-    if any(accuracy and accuracy["gates"] == "absolute" for accuracy in found):
+    grades = [g for one in graded for g in one.grades if not g.reason]
+    found = [ledger.strictest for g in grades for ledger in g.ledgers().values() if ledger]
+    if any(accuracy and accuracy.gates == "absolute" for accuracy in found):
         yield '*: with gates="absolute" only: log sigmoid, or its derivative, is relatively wrong'
     yield from (f"{name}: {meaning}" for name, meaning in TRAITS.items())
 
 
-def _notes(implementation: str, grade: Entry) -> Iterable[str]:
+def _notes(implementation: str, grade: GradeResult) -> Iterable[str]:
     """Yield why there is no grade, or for a quantity without any class, what felled the widest."""
-    where = f"{implementation}, {grade['dtype']} on {grade['device']}"
-    if grade["reason"]:
-        yield f"\nnot graded: {where}: {grade['reason']}"
-    for quantity in QUANTITIES:
-        ledger = grade[quantity]
-        if ledger and ledger["class"] is None:
-            widest = ledger["classes"][-1]
+    where = f"{implementation}, {grade.dtype} on {grade.device}"
+    if grade.reason:
+        yield f"\nnot graded: {where}: {grade.reason}"
+    for quantity, ledger in grade.ledgers().items():
+        if ledger and ledger.strictest is None:
+            widest = ledger.classes[-1]
             yield f"\nnone: the {quantity} of {where} is in no class; even the widest fell:"
-            yield from (f"  {line}" for line in widest["finding"].splitlines())
+            yield from (f"  {line}" for line in (widest.finding or "").splitlines())
             yield "on the case"
             yield from (
-                f"  {line}" for line in ("from dmat.strategies import *", *widest["case"].splitlines())
+                f"  {line}" for line in ("from dmat.strategies import *", *(widest.case or "").splitlines())
             )

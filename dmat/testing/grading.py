@@ -12,11 +12,13 @@ from rich.console import Console
 from dmat.testing.builtin import COMPARED
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.grade import EXAMPLES, Grade, grade
-from dmat.testing.grade_report import Graded, exit_code, show, write_json
+from dmat.testing.grade_report import exit_code, show, write_json
+from dmat.testing.grade_result import Graded, GradeResult
 from dmat.testing.interpret import caveat, told
 from dmat.testing.kinds import subject_of
 from dmat.testing.processes import Died, Tell, apart
 from dmat.testing.readout.grade import grade_fused
+from dmat.testing.record import stated
 from dmat.testing.report import plain
 from dmat.testing.select import select
 from dmat.testing.subject import Implementation
@@ -33,23 +35,30 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
         places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
         grades = _grades(implementation.name, places, options.examples or EXAMPLES)
-        graded.append(Graded(implementation.name, implementation.contract.stated(), grades))
+        graded.append(
+            Graded(
+                implementation=implementation.name,
+                contract=stated(implementation.contract.stated()),
+                grades=grades,
+                interpreter=told(),
+            )
+        )
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 60 + "\r")
     return graded
 
 
-def _grades(name: str, places: list[Place], examples: int) -> list[dict[str, Any]]:
+def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
     """Return a grade a place; the place at which the process dies has none, and those after it are tried."""
-    grades: list[dict[str, Any]] = []
+    grades: list[GradeResult] = []
     case = "a call with gates of zeros"
 
-    def heard(told: dict[str, Any] | str) -> None:
+    def heard(news: GradeResult | str) -> None:
         nonlocal case
-        if isinstance(told, str):
-            case = told
+        if isinstance(news, str):
+            case = news
             return
-        grades.append(told)
+        grades.append(news)
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{len(grades)} of {len(places)} dtypes of {name} graded ")
 
@@ -59,7 +68,7 @@ def _grades(name: str, places: list[Place], examples: int) -> list[dict[str, Any
         except Died as died:
             dtype, device = places[len(grades)]
             reason = f"its process died, {died}, on the case\n{case}"
-            grades.append(Grade(dtype, device, reason=reason).as_dict())
+            grades.append(GradeResult(dtype, device, reason))
     return grades
 
 
@@ -71,7 +80,7 @@ def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> No
     implementation = _named(name)
     for dtype, device in places:
         subject = subject_of(implementation, dtype, device)
-        tell(GRADES[subject.kind](subject, examples, tell).as_dict())
+        tell(GRADES[subject.kind](subject, examples, tell).result())
 
 
 def _named(name: str) -> Implementation:

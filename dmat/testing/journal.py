@@ -23,6 +23,7 @@ import msgspec
 
 from dmat.strategies.recipe import Case
 from dmat.testing.casefile import Parts, parts_of
+from dmat.testing.record import Ended
 
 SECONDS = 60.0  # an example may take, compilation and all
 PATIENCE = 10.0  # of an implementation that has once taken longer than the limit
@@ -32,8 +33,6 @@ NO_RETURN = 1.5  # times the limit, at the least, until a process in which no Py
 STOPPED = ".stopped"  # a file in which the watchdog of a process writes before it ends that
 
 SLOW = "slow, rather than stuck? --time-limit gives an example more (pytest: --dmat-time-limit)"
-
-Ended = Literal["died", "did not end", "broken"]
 
 
 class DidNotEnd(BaseException):
@@ -59,7 +58,7 @@ class Entry(msgspec.Struct):
     plainest: bool = False
     examples: int = 0
     started: float = 0.0
-    ended: str = ""
+    ended: Ended | Literal["", "held"] = ""
     message: str = ""
     folder: str = ""
     stopped: bool = False
@@ -68,6 +67,11 @@ class Entry(msgspec.Struct):
     def fate(self) -> Ended:
         """How an example ended of which no more is known than that its process is gone."""
         return "did not end" if self.stopped else "died"
+
+    @property
+    def outcome(self) -> Ended:
+        """How it ended, as far as is known."""
+        return self.fate if self.ended == "" or self.ended == "held" else self.ended
 
 
 class Journal:
@@ -157,10 +161,12 @@ class Journal:
         return min(self.limit, PATIENCE) if hung and self.limit > 0 else self.limit
 
     @property
-    def fate_of_plainest(self) -> str:
-        """What the plainest call of this implementation, dtype and device has done to some process, or ""."""
+    def fate_of_plainest(self) -> Ended | None:
+        """How the plainest call of this implementation, dtype and device ended some process, or None."""
         mark = _plainest_mark(self.folder, self.entry) if self.entry is not None else None
-        return mark.read_text() if mark is not None and mark.exists() else ""
+        if mark is None or not mark.exists():
+            return None
+        return "did not end" if mark.read_text() == "did not end" else "died"
 
     def uncallable(self) -> str:
         """Return why some process could not make the plainest call of this implementation here, or ""."""

@@ -40,6 +40,7 @@ from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
 from dmat.testing.near import near
+from dmat.testing.record import FORMAT
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding
 
@@ -84,12 +85,13 @@ def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
         subject.dtype,  # type: ignore[arg-type]
         subject.device,  # type: ignore[arg-type]
         parts_of(failure.case),
-        failure.ended,  # type: ignore[arg-type]
+        failure.ended,
         failure.again,
         finding_form(finding),
         versions(),
         machine(subject.device),
         torch.initial_seed() % 2**63,
+        FORMAT,
     )
 
 
@@ -97,7 +99,9 @@ def finding_form(finding: Finding) -> FindingForm:
     """Return a finding as case.json has it; what is no text for a terminal is left out of its texts."""
     texts = [_clean(text) for text in (finding.computed, finding.exact, finding.note)]
     error, allowed = (as_plain(x) for x in (finding.error, finding.allowed))
-    return FindingForm(finding.quantity, finding.index, texts[0], texts[1], error, allowed, texts[2])
+    return FindingForm(
+        finding.quantity, finding.index, texts[0], texts[1], error, allowed, texts[2], finding.what
+    )
 
 
 def _clean(text: str) -> str:

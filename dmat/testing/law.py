@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dmat.strategies import inside
@@ -71,47 +70,12 @@ class Law:
         return None if fitting else f"the contract of {name} does not allow the case"
 
 
-@dataclass
-class Record:
-    """What became of one law for one subject, as the report has it.
-
-    promised: the contract implies that the law is run; one that is not is an error of the check.
-    worst: the largest error over bound that was let pass. case: the smallest that broke the law, as Python;
-        recipe: the same, as a line of JSON. folder: where it is kept, if it is.
-    ended: of a law that failed: "broken", or "died" or "did not end" of the process.
-    refused: of the examples, those that the implementation refused with an error, where it may.
-    drawn: how many examples had gates of this regime, and of this class of lengths, by "REGIME, LENGTHS".
-    """
-
-    law: str
-    implementation: str
-    dtype: str
-    device: str
-    status: str = "not run"  # until it is known better
-    reason: str = "interrupted"
-    promised: bool = True
-    examples: int = 0
-    refused: int = 0
-    drawn: dict[str, int] = field(default_factory=dict)
-    worst: float | None = None
-    case: str | None = None
-    recipe: str | None = None
-    folder: str | None = None
-    ended: str | None = None
-    part: str = "all"
-    seconds: float = 0.0
-    _started: float = field(default_factory=time.perf_counter, repr=False)
-
-    def count(self, case: Case) -> None:
-        """Count an example."""
-        self.examples += 1
-        if "gates" in case:
-            name = f"{regime_of(case['gates'])}, {length_class(case['gates'].shape[-1])}"
-            self.drawn[name] = self.drawn.get(name, 0) + 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields of the report's schema."""
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+def kind_of(case: Case) -> str | None:
+    """Return the regime and the class of lengths of a case's gates, "REGIME, LENGTHS"; None without gates."""
+    if "gates" not in case:
+        return None
+    gates = case["gates"]
+    return f"{regime_of(gates)}, {length_class(gates.shape[-1])}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dmat.strategies import smaller
 from dmat.strategies.leaps import SHORT, leaps
 from dmat.strategies.recipe import Case
 from dmat.strategies.size import Size, size
+from dmat.testing.record import Ended
 from dmat.testing.verdict import LawBroken
 
 MOST_TRIES = 1200
@@ -35,7 +36,7 @@ class Failure:
     case: Case
     broken: LawBroken
     again: bool = True
-    ended: str = "broken"
+    ended: Ended = "broken"
 
 
 def attempted(check: Check, case: Case) -> LawBroken | None:

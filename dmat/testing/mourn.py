@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from dmat.strategies.recipe import shown
 from dmat.testing.casefile import case_of, encoded
@@ -11,9 +10,9 @@ from dmat.testing.explain import building
 from dmat.testing.journal import SLOW, Entry, note_fate
 from dmat.testing.keep import case_file, folder_name, next_steps, write
 from dmat.testing.kinds import subject_of
-from dmat.testing.law import Record
 from dmat.testing.look import Look
 from dmat.testing.minimal import Failure
+from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.select import implementation_named
 from dmat.testing.session import Keeping
@@ -23,11 +22,11 @@ DEADLY = "not made smaller: every try costs a process"
 WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 
 
-def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, Any]:
+def record_of(entry: Entry, journals: Path, folder: Path | None) -> Record:
     """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
     record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
-    entry.ended = entry.ended or entry.fate
-    record.examples, record.ended = entry.examples, entry.ended
+    entry.ended = entry.outcome
+    record.examples, record.ended = entry.examples, entry.outcome
     if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
         record.reason, record.folder = entry.message, entry.folder or None
     else:
@@ -37,18 +36,19 @@ def record_of(entry: Entry, journals: Path, folder: Path | None) -> dict[str, An
             _note_case(entry, record, folder)
         except Exception as error:  # that a process died is reported whatever becomes of its case
             record.reason += f"; its case could not be kept: {type(error).__name__}: {error}"
-    return record.as_dict()
+    return record
 
 
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
     """Put the case that it was trying into the record, and into a folder."""
-    implementation, fate, what = implementation_named(entry.implementation), entry.ended, _what(entry)
+    implementation, fate, what = implementation_named(entry.implementation), entry.outcome, _what(entry)
     law = law_named(entry.law, implementation.kind)
     if entry.case is None:
         return
     case = case_of(entry.case, None)
     record.case, record.recipe = shown(case), encoded(case)
-    finding = Finding("call", (), what, "a result", note=DEADLY if fate == "died" else SLOW)
+    note = DEADLY if fate == "died" else SLOW
+    finding = Finding("call", (), what, "a result", note=note, what="died")
     failure = Failure(case, LawBroken(finding), ended=fate)
     subject = subject_of(implementation, entry.dtype, entry.device)
     file = case_file(law, subject, failure)
@@ -60,7 +60,7 @@ def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
 
 
 def _what(entry: Entry) -> str:
-    return WHAT[entry.ended].format(limit=entry.limit)
+    return WHAT[entry.outcome].format(limit=entry.limit)
 
 
 def _where(entry: Entry) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from dmat.testing.journals import JOURNALS, journals_of
+
+if TYPE_CHECKING:
+    from dmat.testing.record import Record
 
 pytest.register_assert_rewrite("dmat.properties")
 
@@ -117,9 +120,11 @@ class Writer:
         """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
         records = [value for name, value in report.user_properties if name == "dmat"]
         if report.when == "call" or _is_lost(report) or (report.failed and not records):
-            for record in records or [{"nodeid": report.nodeid, "lost": str(report.longrepr)}]:
+            from dmat.testing.record import Lost, text_of
+
+            for record in records or [Lost(report.nodeid, str(report.longrepr))]:
                 with self.file.open("a") as out:
-                    out.write(json.dumps(record) + "\n")
+                    out.write(text_of(record) + "\n")
 
 
 def _is_lost(report: pytest.TestReport) -> bool:
@@ -148,8 +153,8 @@ class Mourner:
             kept = self.config.getoption("--dmat-counterexamples")
             folder = self.config.invocation_params.dir / kept if kept else None
             record = record_of(entry, journals_of(self.config), folder)
-            report.user_properties.append(("dmat", record))
-            report.longrepr = record["reason"]
+            report.user_properties.append(("dmat", msgspec.to_builtins(record)))
+            report.longrepr = record.reason
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -168,24 +173,26 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     properties = [
         p for report in reports if getattr(report, "when", "") == "call" for p in report.user_properties
     ]
-    records = [value for name, value in properties if name == "dmat"]
-    if any(record["drawn"] for record in records):
+    from dmat.testing.record import Record
+
+    records = [msgspec.convert(value, Record) for name, value in properties if name == "dmat"]
+    if any(record.drawn for record in records):
         terminalreporter.section("examples of the laws")
         for line in _drawn(records):
             terminalreporter.write_line(line)
 
 
-def _drawn(records: list[dict[str, Any]]) -> list[str]:
+def _drawn(records: list[Record]) -> list[str]:
     """Return the table: rows the regimes, then the lengths, columns the dtypes."""
     from dmat.strategies.regimes import NAMES
     from dmat.strategies.shapes import LENGTHS
 
-    dtypes = list(dict.fromkeys(record["dtype"] for record in records))
+    dtypes = list(dict.fromkeys(record.dtype for record in records))
     counts: dict[tuple[str, str], int] = {}
     for record in records:
-        for name, number in record["drawn"].items():
+        for name, number in record.drawn.items():
             for part in name.split(", "):
-                key = part, record["dtype"]
+                key = part, record.dtype
                 counts[key] = counts.get(key, 0) + number
     lines = [" " * 14 + "".join(f"{dtype:>12}" for dtype in dtypes)]
     for name in (*NAMES, *LENGTHS):

@@ -62,7 +62,7 @@ def _called(subject: Subject, S: int) -> Tensor | None:
     try:
         return subject.answer_to_zeros(S)
     except LawBroken as broken:
-        refused = broken.finding.computed.startswith("raised")
+        refused = broken.finding.what == "raised"
         return None if refused else torch.zeros(0, requires_grad=True)
 
 

@@ -9,7 +9,6 @@ joins the known ones, and it all begins again. What is found has been through ev
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,13 +21,14 @@ from dmat.testing.casefile import encoded
 from dmat.testing.contract import DEVICES, DTILDE, DTYPES, FUSED, AnyContract, Contract
 from dmat.testing.counterexample import Counterexample
 from dmat.testing.kinds import subject_of
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
 from dmat.testing.probe import Answers, Place, Probe, answers
 from dmat.testing.processes import Died, OutOfTime, Tell, apart
 from dmat.testing.promises import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.readout.promises import FusedPromises
+from dmat.testing.record import Record, stated
 from dmat.testing.registry import law_named, laws
-from dmat.testing.report import Report
+from dmat.testing.report import Report, Wider
 from dmat.testing.running import search
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.target import load
@@ -238,15 +238,15 @@ class Relaxation:
 # In a process of its own
 
 
-def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) -> dict[str, Any]:
-    """Return the field of the report's schema: the contract found, that there is none, or "unfinished"."""
+def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) -> Wider:
+    """Return the contract found, that there is none, or "unfinished"."""
     until = time.monotonic() + seconds
     known = [
-        Counterexample(r["law"], r["dtype"], r["device"], r["recipe"], deadly=r["ended"] != "broken")
+        Counterexample(r.law, r.dtype, r.device, r.recipe, deadly=r.ended != "broken")
         for r in report.broken()
-        if r["recipe"]
+        if r.recipe
     ]
-    held = [(r["law"], (r["dtype"], r["device"])) for r in report.records if r["status"] == "passed"]
+    held = [(r.law, (r.dtype, r.device)) for r in report.laws if r.status == "passed"]
     deadly: set[Probe] = set()
     trying: Counterexample | Probe | None = None
 
@@ -260,9 +260,9 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
         arguments = (report.implementation, places, known, held, deadly)
         try:
             left = until - time.monotonic()
-            found: dict[str, Any] = apart(_search_here, *arguments, heard=heard, seconds=left)
+            found: Wider = apart(_search_here, *arguments, heard=heard, seconds=left)
         except (OutOfTime, RuntimeError):  # the latter: a law itself raised, and says nothing
-            return {"outcome": "unfinished", "contract": None, "decorator": None, "wrong_in": []}
+            return Wider("unfinished")
         except Died:
             _note_death(trying, known, deadly)
         else:
@@ -286,7 +286,7 @@ def _search_here(
     held: list[tuple[str, Place]],
     deadly: set[Probe],
     tell: Tell,
-) -> dict[str, Any]:
+) -> Wider:
     """Search in this process; a contract cannot always be pickled, so what is told of it is."""
     import torch
 
@@ -321,12 +321,8 @@ def nearest_contract(
     return Relaxation(implementation, places, answered, list(known), trials, tell).nearest()
 
 
-def _outcome(contract: AnyContract | None, places: list[Place], promises: Promises) -> dict[str, Any]:
+def _outcome(contract: AnyContract | None, places: list[Place], promises: Promises) -> Wider:
     if contract is None:
-        return {"outcome": "none", "contract": None, "decorator": None, "wrong_in": []}
-    return {
-        "outcome": "found",
-        "contract": json.loads(json.dumps(contract.stated(), default=str)),
-        "decorator": promises.written(contract),
-        "wrong_in": [d for d in DTYPES if d in dict(places) and d not in contract.dtypes],
-    }
+        return Wider("none")
+    wrong_in = [d for d in DTYPES if d in dict(places) and d not in contract.dtypes]
+    return Wider("found", stated(contract.stated()), promises.written(contract), wrong_in)

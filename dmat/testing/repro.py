@@ -251,7 +251,7 @@ def _script(
         return None
     body = [f"torch.manual_seed({seed})"] if recorded.random else []
     body += recorded.lines
-    if finding.computed.startswith("raised SystemExit"):
+    if finding.what == "raised" and finding.detail == "SystemExit":
         body = ["try:", *(f"    {line}" for line in body), "except SystemExit:", "    sys.exit(1)"]
     return _composed(law, subject, finding.lines(), recorded, [*body, "", *end], target, folder)
 

@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,8 +18,9 @@ from dmat.testing.casefile import encoded
 from dmat.testing.corpus import Corpus
 from dmat.testing.interpret import spread
 from dmat.testing.journal import SLOW, DidNotEnd, Entry, Journal
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law, kind_of
 from dmat.testing.minimal import Failure, attempted, minimal
+from dmat.testing.record import Ended, Record
 from dmat.testing.remembered import forget, recall, remember
 from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Refused, Subject
@@ -39,15 +41,15 @@ class Failed(LawBroken):
 def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.FixtureRequest) -> None:
     """Try a law as a test of pytest, and leave its record in the test's user_properties."""
     record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
-    record.part = subject.part
+    record.part, started = subject.part, time.perf_counter()
     try:
         examples = request.config.getoption("--dmat-examples")
         profile = settings() if examples is None else settings(max_examples=examples)
         run_law(entry, subject, record, request.node.nodeid, profile, keeping)
     finally:
-        record.seconds = round(time.perf_counter() - record._started, 3)
+        record.seconds = round(time.perf_counter() - started, 3)
         record.worst = subject.worst
-        request.node.user_properties.append(("dmat", record.as_dict()))
+        request.node.user_properties.append(("dmat", msgspec.to_builtins(record)))
 
 
 def run_law(
@@ -129,7 +131,7 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
     """Make the plainest call there is. Raises Failed where it kills the process or does not end."""
     case: Case = {"gates": subject.plainest}
     journal = keeping.journal
-    fate = journal.fate_of_plainest if journal is not None else ""
+    fate = journal.fate_of_plainest if journal is not None else None
     try:
         if fate:
             raise _failed(without_end(case, fate), record)
@@ -154,11 +156,12 @@ def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
     pytest.fail(f"not run: {subject.implementation.name} {reason}", pytrace=False)
 
 
-def without_end(case: Case, fate: str) -> Failure:
+def without_end(case: Case, fate: Ended) -> Failure:
     """Return the failure of a case that has ended its process, or was itself not ended: "did not end"."""
     what = "the process died" if fate == "died" else "no result within the time limit"
     note = "" if fate == "died" else SLOW
-    return Failure(case, LawBroken(Finding("call", (), what, "a result", note=note)), ended=fate)
+    finding = Finding("call", (), what, "a result", note=note, what="died")
+    return Failure(case, LawBroken(finding), ended=fate)
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
@@ -235,7 +238,7 @@ def try_all(
         case = entry.arguments(drawn)
         if failures and failures[-1].ended != "broken":  # not once more, only to see that it hangs
             raise failures[-1].broken
-        record.count(case)
+        record.count(kind_of(case))
         try:
             with keeping.trying(case):
                 entry.check(subject, **case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dmat.testing.exact import (
     Mask,
     Pair,
 )
+from dmat.testing.record import What
 
 AXES = {
     "D~": ("b", "h", "t", "s"),
@@ -80,6 +81,12 @@ class Finding:
 
     error and allowed are absolute, in the unit of the entry; None where a class or a bit differs.
     evidence: all entries that were judged with it; None of what has no entries.
+    what: the way in which it is wrong. "value": two numbers differ. "class": one is NaN or infinite.
+    "raised": the call raised. "shape": the tensor has a wrong shape, dtype, device or layout. "memory": it
+    shares memory, or takes too much. "died": the process died or did not end.
+    detail: of "raised", the name of the exception's class; of "class", the class that the entry must have,
+    "" for a number; of "shape", the attributes that were compared, "" for all; of "memory", the input whose
+    memory is shared, or the most bytes, as a product.
     """
 
     quantity: str
@@ -90,6 +97,9 @@ class Finding:
     allowed: float | None = None
     note: str = ""
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    _: KW_ONLY
+    what: What
+    detail: str = ""
 
     def lines(self) -> list[str]:
         """Return the finding as the message shows it."""
@@ -175,9 +185,17 @@ def require_kinds(computed: Array, expected: Expected) -> None:
         exact = _exactly(expected.ball(index)) if kind[index] == FINITE else must
         shown = _shown(computed[index])
         evidence = _evidence(computed, expected)
-        raise LawBroken(
-            Finding(expected.quantity, index, shown, exact, note=expected.note, evidence=evidence)
+        finding = Finding(
+            expected.quantity,
+            index,
+            shown,
+            exact,
+            note=expected.note,
+            evidence=evidence,
+            what="class",
+            detail="" if kind[index] == FINITE else must,
         )
+        raise LawBroken(finding)
 
 
 def _wrong_kinds(computed: Array, expected: Expected) -> Mask:
@@ -262,6 +280,7 @@ def convict(computed: Array, expected: Expected, index: tuple[int, ...]) -> Find
         float(error.mid()),
         allowed,
         expected.note,
+        what="value",
     )
 
 
@@ -309,13 +328,24 @@ def require_same(
         exact, truth = (np.broadcast_to(x, wrong.shape) for x in (exact, truth))
         evidence = Evidence(computed, exact, np.zeros(wrong.shape), wrong, judged, truth, times)
         shown, must = _shown(computed[index]), _shown(exact[index])
-        raise LawBroken(Finding(quantity, index, shown, must, note=note, evidence=evidence))
+        numbers = math.isfinite(computed[index]) and math.isfinite(exact[index])
+        what: What = "value" if numbers else "class"
+        raise LawBroken(Finding(quantity, index, shown, must, note=note, evidence=evidence, what=what))
 
 
-def require(condition: bool, quantity: str, computed: object, exact: object, note: str = "") -> None:
-    """Require what has no entries: a shape, a dtype, an identity."""
+def require(
+    condition: bool,
+    quantity: str,
+    computed: object,
+    exact: object,
+    note: str = "",
+    *,
+    what: What = "shape",
+    detail: str = "",
+) -> None:
+    """Require what has no entries: a shape, a dtype, an identity. what, detail: of the finding."""
     if not condition:
-        raise LawBroken(Finding(quantity, (), str(computed), str(exact), note=note))
+        raise LawBroken(Finding(quantity, (), str(computed), str(exact), note=note, what=what, detail=detail))
 
 
 def as_array(tensor: Any) -> Array:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from dmat.testing.exact import KIND_NAMES, Array
+from dmat.testing.exact import Array
 from dmat.testing.literal import listed, number
 from dmat.testing.transcript import Place, Transcript
 from dmat.testing.verdict import Evidence, Finding
@@ -29,19 +29,27 @@ def ending(finding: Finding, recorded: Transcript) -> list[str] | None:
 
 def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
     """Return the check of what has no entries."""
-    quantity, exact, last = (
-        finding.quantity,
-        finding.exact,
-        recorded.latest("o" if finding.quantity == "o" else "dtilde"),
-    )
-    if finding.computed.startswith("raised"):
+    if finding.what == "raised":
         return ["wrong = False  # had it raised, this line would not be reached"]
-    if finding.computed.startswith("shares memory with "):
-        other = finding.computed.split()[-1]
-        return [f"wrong = {last}.untyped_storage().data_ptr() == {other}.untyped_storage().data_ptr()"]
-    if quantity == "call":
+    if finding.what == "died":
         return ["wrong = died"]
-    if exact == "a strided tensor":
+    last = recorded.latest("o" if finding.quantity == "o" else "dtilde")
+    if finding.what == "memory":
+        return [_memory(finding, last)]
+    return _shape(finding, last, recorded)
+
+
+def _memory(finding: Finding, last: str) -> str:
+    """Return the check of the memory that the last result shares, or that the calls have taken."""
+    if finding.quantity == "peak memory":
+        return f"wrong = taken > {finding.detail}"
+    return f"wrong = {last}.untyped_storage().data_ptr() == {finding.detail}.untyped_storage().data_ptr()"
+
+
+def _shape(finding: Finding, last: str, recorded: Transcript) -> list[str] | None:
+    """Return the check of a tensor's shape, dtype, device or layout, or None where no variable is known."""
+    quantity, exact = finding.quantity, finding.exact
+    if finding.detail == "layout":
         return [f"wrong = {last}.layout != torch.strided"]
     if quantity in ("D~", "o"):
         return [f"wrong = unlike(described({last}), {exact!r})"]
@@ -49,9 +57,7 @@ def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
         of = recorded.latest(quantity)
         three = f"str((tuple({of}.shape), {of}.dtype, {of}.device))"
         two = f'f"{{tuple({of}.shape)}} {{{of}.dtype}}"'
-        return [f"wrong = unlike({three if exact.startswith('((') else two}, {exact!r})"]
-    if quantity == "peak memory":
-        return [f"wrong = taken > {exact.removeprefix('at most ').replace('x', '*').removesuffix(' bytes')}"]
+        return [f"wrong = unlike({two if finding.detail == 'shape, dtype' else three}, {exact!r})"]
     return None
 
 
@@ -74,8 +80,8 @@ def _entry(finding: Finding, evidence: Evidence, recorded: Transcript) -> list[s
         return [*shown, f"wrong = unlike({mine}, {number(float(evidence.exact[index]))})"]
     overflow = evidence.overflow is not None and bool(evidence.overflow[index])
     more = ", may_overflow=True" if overflow else ""
-    if finding.exact in KIND_NAMES:
-        return [*shown, f"wrong = of_another_class({mine}, {finding.exact!r}{more})"]
+    if finding.what == "class" and finding.detail:
+        return [*shown, f"wrong = of_another_class({mine}, {finding.detail!r}{more})"]
     allowed = number(float(evidence.allowed[index]))
     return [*shown, f"wrong = out_of_bound({mine}, {_decimal(finding, evidence)!r}, {allowed}{more})"]
 

@@ -22,7 +22,8 @@ import torch
 import torch._inductor.config as inductor
 from hypothesis import Phase, settings
 
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.running import search
 from dmat.testing.subject import Refused, Subject

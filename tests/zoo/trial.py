@@ -12,8 +12,9 @@ from hypothesis import settings
 
 from dmat.strategies.recipe import shown
 from dmat.testing.kinds import subject_of
-from dmat.testing.law import Law, Record
+from dmat.testing.law import Law
 from dmat.testing.minimal import Failure
+from dmat.testing.record import Record
 from dmat.testing.running import Failed, search
 from dmat.testing.subject import Implementation, Refused, Subject
 

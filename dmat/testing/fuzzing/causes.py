@@ -22,6 +22,7 @@ from dmat.testing.casefile import decoded
 from dmat.testing.fuzzing.told import Cause
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.law import Law
+from dmat.testing.record import What
 from dmat.testing.registry import law_named
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken
@@ -32,14 +33,25 @@ MASKED = (0.0, float("nan"), 1.0)  # laws differ in what may stand above the dia
 
 
 GENERAL = ("future", "values", "input_gradient", "forget_gradient")
-VAGUE = "a number for a number"
+NUMBER = "a number"
 MUCH_LONGER = 2  # times
 
 
 def symptom(finding: Finding) -> str:
     """Return what failures of one law have in common at the first look: what is wrong, where, and how."""
-    what = f"{_kind(finding.computed)} for {_kind(finding.exact)}"
-    return f"{finding.quantity}{_place(finding.index)}: {what}"
+    computed, exact = _kinds(finding)
+    return f"{finding.quantity}{_place(finding.index)}: {computed} for {exact}"
+
+
+def _kinds(finding: Finding) -> tuple[str, str]:
+    """Return of what kind the computed is, and of what kind the exact: without their numbers."""
+    computed, exact = (_kind(text, finding.what) for text in (finding.computed, finding.exact))
+    return computed, exact
+
+
+def _is_vague(finding: Finding) -> bool:
+    """Whether no more can be said than that a number is wrong."""
+    return _kinds(finding) == (NUMBER, NUMBER)
 
 
 def _place(index: tuple[int, ...]) -> str:
@@ -50,15 +62,10 @@ def _place(index: tuple[int, ...]) -> str:
     return " above the diagonal" if t < s else " on the diagonal" if t == s else " below the diagonal"
 
 
-def _kind(text: str) -> str:
-    word = text.split(" ")[0]
-    if word in ("nan", "inf", "-inf"):
-        return word
-    try:
-        float(word)
-    except ValueError:
-        return text.partition(":")[0] if word == "raised" else re.sub(r"\d+", "#", text)[:80]
-    return "a number"
+def _kind(text: str, what: What) -> str:
+    if what in ("value", "class"):
+        return text if text in ("nan", "inf", "-inf") else NUMBER
+    return text.partition(":")[0] if what == "raised" else re.sub(r"\d+", "#", text)[:80]
 
 
 def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
@@ -134,19 +141,19 @@ def _length(case: Case) -> int:
 
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return how this case breaks the general laws, the vague ways left out."""
-    return tuple(way for way in ways(case, subject, trying) if not way.endswith(VAGUE))
+    return tuple(way for way, vague in ways(case, subject, trying).items() if not vague)
 
 
-def ways(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
-    """Return how this case breaks the general laws."""
+def ways(case: Case, subject: Subject, trying: Trying) -> dict[str, bool]:
+    """Return how this case breaks the general laws, and whether that is vague."""
     found = {}
     for name in GENERAL:
         entry = law_named(name, subject.kind)
         for whole in completed(case, entry, subject):
             broken = _broken(entry, subject, whole, trying)
             if broken is not None:
-                found[symptom(broken.finding)] = True
-    return tuple(found)
+                found[symptom(broken.finding)] = _is_vague(broken.finding)
+    return found
 
 
 def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
+from dmat.testing.fuzzing.entries import FuzzReport
 from dmat.testing.interpret import caveat
 
 STATUSES = ("broken", "held", "known", "not reached", "not run")
@@ -25,38 +25,38 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def verdict(report: dict[str, Any]) -> str:
+def verdict(report: FuzzReport) -> str:
     """Return the verdict in a line."""
-    if report["verdict"] == "did not fuzz":
+    if report.verdict == "did not fuzz":
         return "Did not fuzz"
-    found = len(report["findings"])
-    return f"Found {counted(found, 'distinct cause')}" if report["verdict"] == "found" else "Nothing found"
+    found = len(report.findings)
+    return f"Found {counted(found, 'distinct cause')}" if report.verdict == "found" else "Nothing found"
 
 
-def figures(report: dict[str, Any]) -> dict[str, str]:
+def figures(report: FuzzReport) -> dict[str, str]:
     """Return the figures by their names, most telling first."""
-    sittings = f", in {report['sittings']} sittings" if report["sittings"] > 1 else ""
-    interpreter = report["interpreter"]
+    sittings = f", in {report.sittings} sittings" if report.sittings > 1 else ""
+    interpreter = report.interpreter
     interpreted = {} if interpreter is None else {"not on a device": caveat(interpreter)}
     return {
-        "fuzzed": f"{duration(report['seconds'])} of {duration(report['asked_seconds'])} asked{sittings}",
-        "examples": f"{report['examples']:,}, {report['per_second']:,.1f} a second",
+        "fuzzed": f"{duration(report.seconds)} of {duration(report.asked_seconds)} asked{sittings}",
+        "examples": f"{report.examples:,}, {report.per_second:,.1f} a second",
         "tried": f"{_tried(report)}",
         "cells": _statuses(report) or "none",
-        "processes": str(report["processes"]),
-        "seed": str(report["seed"]),
-        "started": report["started"],
-        "machine": report["machine"],
-        "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+        "processes": str(report.processes),
+        "seed": str(report.seed),
+        "started": report.started,
+        "machine": report.machine,
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
         **interpreted,
     }
 
 
-def _tried(report: dict[str, Any]) -> str:
-    laws = counted(len(report["laws"]), "law")
-    return f"{laws}, {counted(len(report['implementations']), 'implementation')}"
+def _tried(report: FuzzReport) -> str:
+    laws = counted(len(report.laws), "law")
+    return f"{laws}, {counted(len(report.implementations), 'implementation')}"
 
 
-def _statuses(report: dict[str, Any]) -> str:
-    counts = Counter(cell["status"] for cell in report["cells"])
+def _statuses(report: FuzzReport) -> str:
+    counts: Counter[str] = Counter(cell.status for cell in report.cells)
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import to_builtins
+
 from dmat.strategies.regimes import NAMES
 from dmat.strategies.shapes import LENGTHS
 from dmat.testing.fuzzing.covering import covering, key
+from dmat.testing.fuzzing.entries import CellEntry, FuzzReport
 from dmat.testing.fuzzing.legible import short
 
-Entry = dict[str, Any]
 TEXTS = ("law", "implementation", "dtype", "device", "status", "reason", "worst_case", "worst_recipe")
 NUMBERS = ("turns", "examples", "refused", "out_of_memory", "seconds", "worst")
 REASON = 300  # characters
@@ -28,20 +30,20 @@ class Texts:
         return None if text is None else self.places.setdefault(text, len(self.places))
 
 
-def packed(report: Entry) -> Entry:
+def packed(report: FuzzReport) -> dict[str, Any]:
     """Return what report.js unpacks. fields: of a row; after those of `texts` come numbers, then `drawn`.
 
     A row's drawn is flat: the place of "REGIME, LENGTHS" among the texts, the examples, and so on. finding
     is the number of the finding that stands for the cell, from 1.
     """
-    texts, by_cell, openable = Texts(), covering(report), _openable(report["cells"])
+    texts, by_cell, openable = Texts(), covering(report), _openable(report.cells)
     rows = []
-    for n, cell in enumerate(report["cells"]):
+    for n, cell in enumerate(report.cells):
         told = {name: texts.place(text) for name, text in _texts(cell, case=n in openable).items()}
-        drawn = [x for name, count in cell["drawn"].items() for x in (texts.place(name), count)]
-        number = by_cell.get(key(cell["implementation"], cell))
+        drawn = [x for name, count in cell.drawn.items() for x in (texts.place(name), count)]
+        number = by_cell.get(key(cell.implementation, cell))
         finding = None if number is None else number + 1
-        rows.append([*told.values(), *(cell[name] for name in NUMBERS), finding, drawn])
+        rows.append([*told.values(), *(getattr(cell, name) for name in NUMBERS), finding, drawn])
     return {
         "texts": list(texts.places),
         "text_fields": TEXTS,
@@ -49,26 +51,26 @@ def packed(report: Entry) -> Entry:
         "rows": rows,
         "regimes": NAMES,
         "lengths": LENGTHS,
-        "laws": report["laws"],
-        "contracts": {i["name"]: i["contract"] for i in report["implementations"]},
+        "laws": to_builtins(report.laws),
+        "contracts": {i.name: i.contract for i in report.implementations},
     }
 
 
-def _texts(cell: Entry, *, case: bool) -> Entry:
+def _texts(cell: CellEntry, *, case: bool) -> dict[str, str | None]:
     """Return the texts of a cell: of a long reason its beginning, and its case if there is room."""
-    told = {name: cell[name] for name in TEXTS}
-    told["reason"] = short(next(iter(cell["reason"].splitlines()), ""), REASON)
+    told = {name: getattr(cell, name) for name in TEXTS}
+    told["reason"] = short(next(iter(cell.reason.splitlines()), ""), REASON)
     return told if case else told | {"worst_case": None, "worst_recipe": None}
 
 
-def _openable(cells: list[Entry]) -> set[int]:
+def _openable(cells: list[CellEntry]) -> set[int]:
     """Return which cells bring their case, while there is room: of each law the worst, then by ratio."""
-    bounded = [n for n, cell in enumerate(cells) if cell["worst"] is not None]
-    ranked = sorted(bounded, key=lambda n: float(-cells[n]["worst"]))
-    first = list({cells[n]["law"]: n for n in reversed(ranked)}.values())
+    bounded = [n for n, cell in enumerate(cells) if cell.worst is not None]
+    ranked = sorted(bounded, key=lambda n: float(-(cells[n].worst or 0.0)))
+    first = list({cells[n].law: n for n in reversed(ranked)}.values())
     room, chosen = CASES, set()
     for n in dict.fromkeys([*first, *ranked]):
-        room -= len(cells[n]["worst_case"] or "") + len(cells[n]["worst_recipe"] or "")
+        room -= len(cells[n].worst_case or "") + len(cells[n].worst_recipe or "")
         if room >= 0:
             chosen.add(n)
     return chosen

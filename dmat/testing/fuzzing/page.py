@@ -10,22 +10,24 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import to_builtins
 
+from dmat.testing.fuzzing.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.figures import counted, duration, figures, verdict
 from dmat.testing.fuzzing.legible import legible, short
 from dmat.testing.fuzzing.packed import packed
 
-Entry = dict[str, Any]
+Picture = dict[str, str | None]  # its data, its place
 HERE = Path(__file__).parent
 PICTURES = 16_000_000  # bytes that are embedded; what is beyond them is linked
 FINDINGS, MESSAGE = 500, 20_000  # shown at most, and characters of each message
 
 
-def html(report: Entry, folder: Path) -> str:
+def html(report: FuzzReport, folder: Path) -> str:
     """Return the page. folder: the report's, beside which the findings' pictures are read."""
     shown = legible(report)
-    pictures = _pictures(report["findings"][:FINDINGS], folder)
-    findings = zip(shown["findings"], pictures, strict=False)
+    pictures = _pictures(report.findings[:FINDINGS], folder)
+    findings = zip(shown.findings, pictures, strict=False)
     style, script = (_text(name) for name in ("report.css", "report.js"))
     return (
         _environment()
@@ -66,16 +68,17 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _finding(report: Entry, finding: Entry, picture: Entry) -> Entry:
-    statements = {law["name"]: law["statement"] for law in report["laws"]}
-    message = short(finding["message"], MESSAGE)
-    return finding | {"statement": statements.get(finding["law"], ""), "message": message, "picture": picture}
+def _finding(report: FuzzReport, finding: FindingEntry, picture: Picture) -> dict[str, Any]:
+    statements = {law.name: law.statement for law in report.laws}
+    message = short(finding.message, MESSAGE)
+    told: dict[str, Any] = to_builtins(finding)
+    return told | {"statement": statements.get(finding.law, ""), "message": message, "picture": picture}
 
 
-def _pictures(findings: list[Entry], folder: Path) -> list[Entry]:
+def _pictures(findings: list[FindingEntry], folder: Path) -> list[Picture]:
     """Return of each finding's picture its data, or else its place, or neither where there is none."""
     room = PICTURES
-    pictures: list[Entry] = []
+    pictures: list[Picture] = []
     for finding in findings:
         data = _read(finding, folder)
         room -= len(data or b"")
@@ -84,15 +87,15 @@ def _pictures(findings: list[Entry], folder: Path) -> list[Entry]:
         elif room >= 0:
             pictures.append({"data": base64.b64encode(data).decode(), "place": None})
         else:
-            place = "./" + quote(f"{finding['folder']}/picture.png", errors="surrogateescape")
+            place = "./" + quote(f"{finding.folder}/picture.png", errors="surrogateescape")
             pictures.append({"data": None, "place": place})
     return pictures
 
 
-def _read(finding: Entry, folder: Path) -> bytes | None:
-    if finding["folder"] is None:
+def _read(finding: FindingEntry, folder: Path) -> bytes | None:
+    if finding.folder is None:
         return None
-    file = folder / str(finding["folder"]) / "picture.png"
+    file = folder / str(finding.folder) / "picture.png"
     try:
         return file.read_bytes()
     except (OSError, ValueError):  # none was drawn, or this is no name of a file

@@ -1,29 +1,29 @@
 """The files of a fuzzing report: JSON for programs, HTML for people, JUnit XML and Markdown for CI.
 
-What a report holds: report.schema.json beside this file.
+What a report holds: entries.py, and report.schema.json beside this file.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from dmat.testing.fuzzing.entries import FuzzReport
 from dmat.testing.fuzzing.junit import junit
 from dmat.testing.fuzzing.page import html
 from dmat.testing.fuzzing.summary import markdown
+from dmat.testing.record import text_of
 from dmat.testing.report import written
 
 __all__ = ["html", "junit", "markdown", "write"]
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
+def write(report: FuzzReport, folder: Path) -> None:
     """Write report.json, report.html, junit.xml and summary.md into the folder, each whole or not at all.
 
     folder: made if it is not there. Raises OSError where it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written(json.dumps(report, indent=2), folder / "report.json")
+    written(text_of(report, indent=2), folder / "report.json")
     written(junit(report), folder / "junit.xml")
     written(markdown(report), folder / "summary.md")
     written(html(report, folder), folder / "report.html")

@@ -1,15 +1,22 @@
-"""What a run came to, as the report has it: report.schema.json."""
+"""What a run came to, as the report has it."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
-from typing import Any
-
-from msgspec.structs import asdict
 
 from dmat.testing.cannot import UNCALLABLE
+from dmat.testing.fuzzing.entries import (
+    AlsoEntry,
+    CellEntry,
+    CellStatus,
+    EventEntry,
+    FindingEntry,
+    FuzzReport,
+    ImplementationEntry,
+    LawEntry,
+)
 from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
 from dmat.testing.fuzzing.told import COUNTEREXAMPLES, Layout, Planned
@@ -36,57 +43,59 @@ def untried(total: Sum) -> str:
 
 def result(
     total: Sum, asked: Asked, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
-) -> dict[str, Any]:
+) -> FuzzReport:
     """Return the report.
 
     folder: of the run. shared: of its counterexamples. processes: that took turns.
     """
     reason = "" if total.findings else untried(total)
     seconds = round(total.elapsed, 1)
-    return {
-        "format": 1,
-        "verdict": "found" if total.findings else "did not fuzz" if reason else "nothing found",
-        "reason": reason,
-        "command": asked.command,
-        "started": asked.started,
-        "asked_seconds": asked.seconds,
-        "seconds": seconds,
-        "sittings": sittings,
-        "seed": asked.seed,
-        "processes": processes,
-        "machine": layout.machine,
-        "versions": layout.versions,
-        "interpreter": told(),
-        "examples": total.examples,
-        "per_second": round(total.examples / max(seconds, 0.1), 1),
-        "implementations": [{"name": n, "contract": c} for n, c in layout.contracts.items()],
-        "laws": [{"name": name, "statement": text} for name, text in layout.statements.items()],
-        "cells": [_cell(total, planned) for planned in total.cells.values()],
-        "findings": [_finding(finding, folder, shared) for finding in total.findings],
-        "events": [{"after_seconds": round(after, 1), "what": what} for after, what in total.events],
-    }
+    return FuzzReport(
+        verdict="found" if total.findings else "did not fuzz" if reason else "nothing found",
+        reason=reason,
+        command=asked.command,
+        started=asked.started,
+        asked_seconds=asked.seconds,
+        seconds=seconds,
+        sittings=sittings,
+        seed=asked.seed,
+        processes=processes,
+        machine=layout.machine,
+        versions=layout.versions,
+        interpreter=told(),
+        examples=total.examples,
+        per_second=round(total.examples / max(seconds, 0.1), 1),
+        implementations=[ImplementationEntry(n, c) for n, c in layout.contracts.items()],
+        laws=[LawEntry(name, text) for name, text in layout.statements.items()],
+        cells=[_cell(total, planned) for planned in total.cells.values()],
+        findings=[_finding(finding, folder, shared) for finding in total.findings],
+        events=[EventEntry(round(after, 1), what) for after, what in total.events],
+    )
 
 
-def _cell(total: Sum, planned: Planned) -> dict[str, Any]:
-    tally = total.tallies[planned.cell]
+def _cell(total: Sum, planned: Planned) -> CellEntry:
+    cell, tally = planned.cell, total.tallies[planned.cell]
     status, reason = _status(total, planned)
-    return {
-        **asdict(planned.cell),
-        "status": status,
-        "reason": reason,
-        "turns": tally.turns,
-        "examples": tally.examples,
-        "refused": tally.refused,
-        "out_of_memory": tally.out_of_memory,
-        "seconds": round(tally.spent, 2),
-        "worst": tally.worst,
-        "worst_case": tally.worst_case,
-        "worst_recipe": tally.worst_recipe,
-        "drawn": dict(tally.drawn),
-    }
+    return CellEntry(
+        cell.law,
+        cell.implementation,
+        cell.dtype,
+        cell.device,
+        status,
+        reason,
+        turns=tally.turns,
+        examples=tally.examples,
+        refused=tally.refused,
+        out_of_memory=tally.out_of_memory,
+        seconds=round(tally.spent, 2),
+        worst=tally.worst,
+        worst_case=tally.worst_case,
+        worst_recipe=tally.worst_recipe,
+        drawn=dict(tally.drawn),
+    )
 
 
-def _status(total: Sum, planned: Planned) -> tuple[str, str]:
+def _status(total: Sum, planned: Planned) -> tuple[CellStatus, str]:
     tally = total.tallies[planned.cell]
     if planned.reason:
         return ("known" if planned.known else "not run"), planned.reason
@@ -102,20 +111,23 @@ def _status(total: Sum, planned: Planned) -> tuple[str, str]:
     return "held", ""
 
 
-def _finding(finding: Finding, folder: Path, shared: Path) -> dict[str, Any]:
-    found = finding.found
+def _finding(finding: Finding, folder: Path, shared: Path) -> FindingEntry:
+    found, cell = finding.found, finding.found.cell
     home = None if found.folder is None else shared / COUNTEREXAMPLES / found.folder
     where = near(home or folder)
-    return {
-        **asdict(found.cell),
-        "ended": found.ended,
-        "again": found.again,
-        "message": found.message,
-        "case": found.case,
-        "recipe": found.recipe,
-        "folder": os.path.relpath(home, folder) if home else None,
-        "replay": shlex.join(["dmat", "replay", str(where), "--impl", found.cell.implementation]),
-        "after_seconds": round(finding.after, 1),
-        "times": finding.times,
-        "also": [{k: v for k, v in asdict(cell).items() if k != "implementation"} for cell in finding.also],
-    }
+    return FindingEntry(
+        cell.law,
+        cell.implementation,
+        cell.dtype,
+        cell.device,
+        found.ended,
+        found.again,
+        found.message,
+        found.case,
+        found.recipe,
+        folder=os.path.relpath(home, folder) if home else None,
+        replay=shlex.join(["dmat", "replay", str(where), "--impl", cell.implementation]),
+        after_seconds=round(finding.after, 1),
+        times=finding.times,
+        also=[AlsoEntry(other.law, other.dtype, other.device) for other in finding.also],
+    )

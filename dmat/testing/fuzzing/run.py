@@ -24,6 +24,7 @@ import msgspec
 
 from dmat.testing.cannot import CannotRun
 from dmat.testing.contract.names import require_known
+from dmat.testing.fuzzing.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.gpus import processes, visible
 from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
 from dmat.testing.fuzzing.pool import Gone, Pool
@@ -33,7 +34,6 @@ from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.told import (
     AHEAD,
-    AT_A_LOSS,
     COUNTEREXAMPLES,
     Cell,
     Done,
@@ -70,9 +70,9 @@ def fuzz(options: argparse.Namespace) -> int:
     finally:
         log.close()
     print(_last_line(report, options.out))
-    if report["interpreter"] is not None:
-        print(caveat(report["interpreter"]))
-    return EXITS[report["verdict"]]
+    if report.interpreter is not None:
+        print(caveat(report.interpreter))
+    return EXITS[report.verdict]
 
 
 def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
@@ -170,7 +170,7 @@ class Run:
         """Seconds of the run, all sittings together."""
         return time.monotonic() - self.zero
 
-    def to_the_end(self) -> dict[str, Any]:
+    def to_the_end(self) -> FuzzReport:
         """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
         from dmat.testing.fuzzing.report import write
 
@@ -223,8 +223,7 @@ class Run:
         """Try again what an earlier sitting had found, and was killed before it had made it small."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
             with suppress(Gone, OSError, msgspec.MsgspecError):
-                told = msgspec.json.decode((folder / FILE).read_bytes())
-                cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
+                cell = msgspec.json.decode((folder / FILE).read_bytes(), type=Cell)
                 if cell in self.total.tallies:
                     turn = Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
                     found = self.hands.call("settle", str(folder), turn, seconds=SETTLING)
@@ -256,7 +255,7 @@ class Run:
             self._note(self._unless_known(found, turn))
         if done.event:
             self._happened(done.event)
-        if done.trouble.startswith(AT_A_LOSS):
+        if done.at_a_loss:
             self._happened(f"{done.cell.law} of {done.cell.implementation}: {done.trouble}")
         done = msgspec.structs.replace(done, found=())
         self.log.write(Ended(self.total.elapsed, done))
@@ -290,18 +289,18 @@ class Run:
         return msgspec.structs.replace(found, cause=number, folder=None)
 
 
-def _last_line(report: dict[str, Any], folder: Path) -> str:
+def _last_line(report: FuzzReport, folder: Path) -> str:
     """Return the verdict, as the last line of the terminal has it."""
-    tried = f"{report['examples']:,} examples in {report['seconds']:.0f} s"
+    tried = f"{report.examples:,} examples in {report.seconds:.0f} s"
     what = {
-        "found": f"FOUND {len(report['findings'])}: " + "; ".join(_short(f) for f in report["findings"][:5]),
+        "found": f"FOUND {len(report.findings)}: " + "; ".join(_short(f) for f in report.findings[:5]),
         "nothing found": "NOTHING FOUND",
-        "did not fuzz": f"DID NOT FUZZ: {report['reason']}",
-    }[report["verdict"]]
-    if report["verdict"] == "did not fuzz" and not report["examples"]:
+        "did not fuzz": f"DID NOT FUZZ: {report.reason}",
+    }[report.verdict]
+    if report.verdict == "did not fuzz" and not report.examples:
         return f"{what}; report: {folder / 'report.html'}"
     return f"{what}\n{tried}; report: {folder / 'report.html'}"
 
 
-def _short(finding: dict[str, Any]) -> str:
-    return f"{finding['law']} of {finding['implementation']}, {finding['dtype']} on {finding['device']}"
+def _short(finding: FindingEntry) -> str:
+    return f"{finding.law} of {finding.implementation}, {finding.dtype} on {finding.device}"

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from dmat.testing.fuzzing.entries import CellEntry, FindingEntry, FuzzReport
 from dmat.testing.fuzzing.figures import figures, verdict
 from dmat.testing.fuzzing.legible import legible, short
 
-Entry = dict[str, Any]
 TABLE = 45_000  # bytes of each of the two tables; GitHub takes a page of 1 MiB
 LONGEST = 600  # characters of a text: no name or command that is right is longer
 
 
-def markdown(report: Entry) -> str:
+def markdown(report: FuzzReport) -> str:
     """Return the summary: less than 100 kB, and what was cut is said."""
     report = legible(report)
     lines = [f"## dmat fuzz: {verdict(report)}", ""]
-    if report["reason"]:
-        lines += [code(report["reason"]), ""]
-    lines += [code(report["command"]), "", "| | |", "|---|---|"]
+    if report.reason:
+        lines += [code(report.reason), ""]
+    lines += [code(report.command), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {code(text)} |" for name, text in figures(report).items()]
-    if report["findings"]:
+    if report.findings:
         lines += ["", "### Findings", "", *_findings(report)]
     if worst := _worst(report):
         lines += ["", "### Worst error over bound that was let pass, by law", "", *_worst_rows(worst)]
@@ -39,35 +38,34 @@ def code(text: str, most: int = LONGEST) -> str:
     return f"<code>{''.join(safe)}</code>"
 
 
-def _findings(report: Entry) -> list[str]:
+def _findings(report: FuzzReport) -> list[str]:
     heads = ("law", "kernel", "dtype", "smallest case", "replay")
-    return _table(heads, (_finding_row(finding) for finding in report["findings"]), len(report["findings"]))
+    return _table(heads, (_finding_row(finding) for finding in report.findings), len(report.findings))
 
 
-def _finding_row(finding: Entry) -> Sequence[str]:
-    ended = "" if finding["ended"] == "broken" else f" ({finding['ended']})"
-    place = f"{finding['dtype']} {finding['device']}"
-    case = "; ".join(finding["case"].splitlines())
-    told = (finding["implementation"], place)
-    return code(finding["law"]) + ended, *map(code, told), code(case, 160), code(finding["replay"])
+def _finding_row(finding: FindingEntry) -> Sequence[str]:
+    ended = "" if finding.ended == "broken" else f" ({finding.ended})"
+    place = f"{finding.dtype} {finding.device}"
+    case = "; ".join(finding.case.splitlines())
+    told = (finding.implementation, place)
+    return code(finding.law) + ended, *map(code, told), code(case, 160), code(finding.replay)
 
 
-def _worst(report: Entry) -> list[Entry]:
+def _worst(report: FuzzReport) -> list[CellEntry]:
     """Return the cell with the largest ratio of each law that has one, largest first."""
-    cells = [cell for cell in report["cells"] if cell["worst"] is not None]
-    by_law = {cell["law"]: cell for cell in sorted(cells, key=_ratio)}
+    cells = [cell for cell in report.cells if cell.worst is not None]
+    by_law = {cell.law: cell for cell in sorted(cells, key=_ratio)}
     return sorted(by_law.values(), key=_ratio, reverse=True)
 
 
-def _ratio(cell: Entry) -> float:
-    return float(cell["worst"])
+def _ratio(cell: CellEntry) -> float:
+    return cell.worst or 0.0
 
 
-def _worst_rows(worst: Sequence[Entry]) -> list[str]:
+def _worst_rows(worst: Sequence[CellEntry]) -> list[str]:
     heads = ("law", "error / bound", "kernel", "dtype")
     rows = (
-        (code(c["law"]), f"{c['worst']:.3f}", code(c["implementation"]), code(f"{c['dtype']} {c['device']}"))
-        for c in worst
+        (code(c.law), f"{c.worst:.3f}", code(c.implementation), code(f"{c.dtype} {c.device}")) for c in worst
     )
     return _table(heads, rows, len(worst))
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from dmat.testing.cannot import CannotRun
+from dmat.testing.record import Ended
 
 COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"  # folders of a run
 AT_A_LOSS = "the law itself raised"  # dmat's own fault: it accuses nobody, and is told
-Ended = Literal["broken", "died", "did not end"]
 
 
 class NoFuzzing(CannotRun):
@@ -128,7 +126,8 @@ class Done(Struct, frozen=True):
 
     seconds: that it took. drawn: examples by "REGIME, LENGTHS". worst: the largest error over bound that was
     let pass; worst_case as Python, worst_recipe as JSON. failing: examples by symptom. trouble: why the cell
-    could not be tried, or what the law itself raised. event: what became of its process.
+    could not be tried, or what the law itself raised. at_a_loss: the law itself raised. event: what became of
+    its process.
     """
 
     name: str
@@ -145,3 +144,4 @@ class Done(Struct, frozen=True):
     found: tuple[Found, ...] = ()
     trouble: str = ""
     event: str = ""
+    at_a_loss: bool = False

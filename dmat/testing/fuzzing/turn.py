@@ -86,6 +86,7 @@ class Going:
         self.found: list[Found] = []
         self.worst: tuple[float, Case] | None = None
         self.trouble = ""
+        self.at_a_loss = False
 
     @property
     def over(self) -> bool:
@@ -155,6 +156,7 @@ class Going:
         except torch.OutOfMemoryError:
             self._shorten()
         except Exception as error:  # a law at a loss accuses nobody
+            self.at_a_loss = True
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
             self._note_worst(case)
@@ -241,7 +243,7 @@ class Going:
             encoded(case),
             shown(case),
             message or str(failure.broken),
-            failure.ended,  # type: ignore[arg-type]
+            failure.ended,
             failure.again,
             cause,
             folder.name if folder is not None else None,
@@ -264,4 +266,5 @@ class Going:
             dict(self.failing),
             tuple(self.found),
             self.trouble,
+            at_a_loss=self.at_a_loss,
         )

@@ -195,7 +195,7 @@ def mourn(turn: Turn) -> Found | None:
     entry = left_behind(Path(setup.journals), turn.name)
     if entry is None or (entry.case is None and entry.ended != "broken"):
         return None
-    fate = entry.ended or entry.fate
+    fate = entry.outcome
     known = next((cause for cause in turn.causes if cause.ended == fate), None)
     if fate != "broken" and known is not None:
         record = record_of(entry, Path(setup.journals), None)
@@ -204,12 +204,12 @@ def mourn(turn: Turn) -> Found | None:
     return Found(
         turn.cell,
         f"call: {fate}",
-        record["recipe"] or _recipe_in(record["folder"]),
-        record["case"] or "",
-        record["reason"],
-        record["ended"],
+        record.recipe or _recipe_in(record.folder),
+        record.case or "",
+        record.reason,
+        record.ended or fate,
         cause=known.number if known else None,
-        folder=Path(record["folder"]).name if record["folder"] else None,
+        folder=Path(record.folder).name if record.folder else None,
     )
 
 
@@ -232,10 +232,15 @@ def settle(folder: str, turn: Turn) -> Found | None:
     going = _going(turn, float("inf"))
     finding = file.finding
     told = (
-        Finding("call", (), "a failure", "none")
+        Finding("call", (), "a failure", "none", what="died")
         if finding is None
         else Finding(
-            finding.quantity, finding.index, finding.computed, finding.exact, None, None, finding.note
+            finding.quantity,
+            finding.index,
+            finding.computed,
+            finding.exact,
+            note=finding.note,
+            what=finding.what or "value",
         )
     )
     if file.ended == "broken":

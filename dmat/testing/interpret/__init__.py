@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
+
+from msgspec import Meta, Struct
 
 from dmat.testing.cannot import CannotRun
 
@@ -71,16 +73,23 @@ def asking(config: int | None) -> Iterator[None]:
             os.environ |= {} if value is None else {name: value}
 
 
-def told() -> dict[str, Any] | None:
-    """Return what a report says of the interpreter, as its schema has it; None where there is none."""
+class Interpreter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Triton's interpreter, that the kernels ran in: its version, and the number of the autotune config."""
+
+    triton: str
+    config: Annotated[int, Meta(ge=0)]
+
+
+def told() -> Interpreter | None:
+    """Return what a report says of the interpreter; None where there is none."""
     config = asked()
-    return None if config is None else {"triton": TRITON, "config": config}
+    return None if config is None else Interpreter(TRITON, config)
 
 
-def caveat(interpreter: dict[str, Any]) -> str:
+def caveat(interpreter: Interpreter) -> str:
     """Return the line that says what an interpreter cannot see."""
-    version, config = interpreter["triton"], interpreter["config"]
-    return f"In Triton's interpreter (triton {version}, autotune config {config}): {UNSEEN}"
+    version = f"triton {interpreter.triton}, autotune config {interpreter.config}"
+    return f"In Triton's interpreter ({version}): {UNSEEN}"
 
 
 def require_triton() -> None:

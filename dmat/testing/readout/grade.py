@@ -20,7 +20,8 @@ from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.probes import is_probe
 from dmat.strategies.recipe import Case, shown
 from dmat.testing.contract import FusedContract, relaxations
-from dmat.testing.grade import AccuracyClass, Grade, Judge, Ledger
+from dmat.testing.grade import Grade, Judge, Ledger
+from dmat.testing.grade_result import AccuracyClass
 from dmat.testing.processes import Tell
 from dmat.testing.readout.bounds import FusedBounds, FusedRounding
 from dmat.testing.readout.subject import FusedGradients, FusedRun, FusedSubject

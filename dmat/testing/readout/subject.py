@@ -270,8 +270,8 @@ class FusedSubject(Subject):
                     self.call_with_state(inputs, state)
             except LawBroken as broken:
                 found = broken.finding
-                why = found.computed if found.computed.startswith("raised") else f"gives {found.computed}"
-                wanted = "" if found.computed.startswith("raised") else f", expected {found.exact}"
+                why = found.computed if found.what == "raised" else f"gives {found.computed}"
+                wanted = "" if found.what == "raised" else f", expected {found.exact}"
                 unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
                 where = f"{shapes}, {self.dtype} on {self.device}"
                 return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
@@ -333,7 +333,7 @@ class FusedSubject(Subject):
         assert self.contract.states
         output, rest = self._called(inputs, {self.contract.states: state})
         if not rest:
-            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)"))
+            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
         return output, rest[0]
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
@@ -365,10 +365,10 @@ class FusedSubject(Subject):
         dtype = getattr(torch, self.contract.returns(self.dtype))
         wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
         if not isinstance(found, Tensor):
-            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted))
+            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted, what="shape"))
         if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
             told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
-            raise LawBroken(Finding("o", (), told, wanted))
+            raise LawBroken(Finding("o", (), told, wanted, what="shape"))
         return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
 
     def run(self, gates: Gates, probe: Probe) -> FusedRun:
