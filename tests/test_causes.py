@@ -117,7 +117,7 @@ def test_completed_cases_are_allowed() -> None:
     tried = 0
     for entry in laws():
         for whole in completed(case, entry, subject):
-            assert list(whole) == entry.parameters
+            assert tuple(whole) == entry.parameters
             assert entry.cases.inside is not None
             assert entry.cases.inside(whole, subject.domain)
             tried += 1
