@@ -30,7 +30,7 @@ from dmat.testing.casefile import (
     told,
 )
 from dmat.testing.keep import folder_name, write_case
-from dmat.testing.replay import Wanted
+from dmat.testing.outcome import COULD_NOT, FIXED, Wanted
 
 KINDS = (GATES, WINDOWS, COTANGENTS, EXACT_COTANGENTS, MASKED_COTANGENTS, DIRECTIONS)
 CASE: Case = {
@@ -169,15 +169,15 @@ def test_damaged_files_are_replayed_without_a_crash(harm: Path, monkeypatch: pyt
     before = sorted(harm.rglob("*"))
     outcomes = replay.replay(replay.found(harm), Wanted())
     assert len(outcomes) == 200
-    assert {outcome.status for outcome in outcomes} == {replay.COULD_NOT}
+    assert {outcome.status for outcome in outcomes} == {COULD_NOT}
     assert sorted(harm.rglob("*")) == before
 
 
 def test_damaged_files_on_a_kernel(harm: Path) -> None:
     """On a right kernel none of them is broken: those that cannot be read could not run."""
     outcomes = replay.replay(replay.found(harm), Wanted(target="dmat:dtilde"))
-    assert {outcome.status for outcome in outcomes} <= {replay.COULD_NOT, replay.FIXED}
-    assert sum(outcome.status == replay.COULD_NOT for outcome in outcomes) > 100
+    assert {outcome.status for outcome in outcomes} <= {COULD_NOT, FIXED}
+    assert sum(outcome.status == COULD_NOT for outcome in outcomes) > 100
 
 
 @pytest.mark.parametrize("hostile", ["../../../x", "a/b", "..", "\N{SNOWMAN}/", "x" * 400])

@@ -57,7 +57,7 @@ def test_every_process_has_a_place(tmp_path: Path) -> None:
     code = (
         "import os, sys, time\n"
         "from dmat.testing.fuzzing.told import Setup\n"
-        "from dmat.testing.fuzzing.worker import start\n"
+        "from dmat.testing.fuzzing.tasks import start\n"
         "start(Setup(*[sys.argv[1]] * 4, 60.0, devices=('5', '7')))\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
         "sys.stdin.read()\n"

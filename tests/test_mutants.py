@@ -26,10 +26,11 @@ from dmat.strategies import Edited
 from dmat.strategies.recipe import Case
 from dmat.strategies.size import backgrounds
 from dmat.testing import minimal
+from dmat.testing.attempt import tried
 from dmat.testing.casefile import case_of, read
 from dmat.testing.law import Law
+from dmat.testing.outcome import BROKEN, FIXED
 from dmat.testing.registry import law_named
-from dmat.testing.replay import BROKEN, FIXED, tried
 from dmat.testing.session import Keeping, told_and_kept
 from dmat.testing.subject import Implementation, Refused, Subject
 from dmat.testing.verdict import LawBroken

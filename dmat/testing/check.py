@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from rich.console import Console
 
 from dmat.testing.cannot import CannotRun
 from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.interpret import EXAMPLES as INTERPRETED
 from dmat.testing.interpret import asked, told
 from dmat.testing.plan import Plan, Planned
-from dmat.testing.report import Report, gather
+from dmat.testing.report import Report, exit_code, gather, show, write_json
 
 EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
 
@@ -173,3 +174,17 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     in_order = ["--dist", "load", "--maxschedchunk", "1"]
     arguments += in_order if options.first else ["--dist", "worksteal"]
     return [*arguments, "--pyargs", "dmat.properties"]
+
+
+def command(options: argparse.Namespace) -> int:
+    """Check, print the reports, and return the exit code."""
+    reports = check(options)
+    console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
+    for report in reports:
+        show(report, console)
+    unstated = [report for report in reports if not report.contract or "reads" in report.contract]
+    if options.first and any(report.verdict == "broken" for report in unstated):
+        print("Without --first, dmat check looks for a wider contract under which it stands.")
+    if options.json is not None:
+        write_json(reports, options.json)
+    return exit_code(reports)

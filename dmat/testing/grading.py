@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.console import Console
+
 from dmat.testing.builtin import COMPARED
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.grade import EXAMPLES, Grade, grade
+from dmat.testing.grade_report import exit_code, show, write_json
 from dmat.testing.grade_result import Graded, GradeResult
-from dmat.testing.interpret import told
+from dmat.testing.interpret import caveat, told
 from dmat.testing.kinds import subject_of
 from dmat.testing.processes import Died, Tell, apart
 from dmat.testing.readout.grade import grade_fused
 from dmat.testing.record import stated
+from dmat.testing.report import plain
 from dmat.testing.select import select
 from dmat.testing.subject import Implementation
 from dmat.testing.target import load
@@ -81,3 +85,16 @@ def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> No
 
 def _named(name: str) -> Implementation:
     return next((known for known in COMPARED if known.name == name), None) or load(name)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Grade, print the table, and return the exit code."""
+    graded = grade_all(options)
+    console = Console(emoji=False)
+    show(graded, console)
+    interpreter = told()
+    if interpreter is not None:
+        plain(console, caveat(interpreter))
+    if options.json is not None:
+        write_json(graded, options.json)
+    return exit_code(graded)

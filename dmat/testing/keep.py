@@ -24,7 +24,17 @@ import torch
 
 from dmat import __version__
 from dmat.strategies.recipe import Case
-from dmat.testing.casefile import FILE, TENSORS, CaseFile, FindingForm, as_plain, parts_of, text_of, told
+from dmat.testing.casefile import (
+    FILE,
+    TENSORS,
+    CaseFile,
+    FindingForm,
+    as_plain,
+    parts_of,
+    read,
+    text_of,
+    told,
+)
 from dmat.testing.interpret import TRITON, asked
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.look import Look
@@ -225,3 +235,24 @@ def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) ->
         *(f"\n{remark}" for remark in remarks),
     ]
     return "\n".join(lines) + "\n"
+
+
+def keep(files: Sequence[Path], corpus: Path) -> list[Path]:
+    """Copy these cases into the corpus, each under its own name; return their folders.
+
+    CaseError where a file is no case; then none is copied.
+    """
+    homes = [(file, corpus / folder_name(read(file))) for file in files]
+    corpus.mkdir(parents=True, exist_ok=True)
+    for file, home in homes:
+        beside = Path(tempfile.mkdtemp(prefix=".", dir=corpus))
+        try:
+            for name in (FILE, TENSORS):
+                source = file if name == FILE else file.parent / name
+                if source.is_file():
+                    shutil.copyfile(source, beside / name)
+            if home.resolve() != file.parent.resolve():
+                put(beside, home)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return [home for _, home in homes]

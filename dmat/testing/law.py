@@ -108,9 +108,9 @@ def law(
         for kind in kinds:
             own, number, needed = (_of_kind(x, kind) for x in (cases, order, needs))
             text = _worded(check.__doc__ or "", kinds.index(kind)) if len(kinds) > 1 else check.__doc__ or ""
-            parameters = list(inspect.signature(check).parameters)[1:]
+            parameters = tuple(inspect.signature(check).parameters)[1:]
             if isinstance(own, Calls):
-                parameters[:1] = own.parts
+                parameters = (*own.parts, *parameters[1:])
             one = _on_calls(check, own.parts) if isinstance(own, Calls) else check
             tried = own.cases if isinstance(own, Calls) else own
             laws.append(Law(name, text, one, tuple(parameters), tried, number, needed, most, kind))

@@ -7,40 +7,18 @@ and never imported.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from dmat.testing.cannot import CannotRun
+from dmat.testing.interpret import caveat, told
+from dmat.testing.outcome import BROKEN, COULD_NOT, Outcome, Wanted
 from dmat.testing.processes import Died, OutOfTime, Tell, apart
 
-BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 FILE = "case.json"
 SECONDS = 60.0  # a try may take
 STARTING = 120.0  # seconds until torch and the kernel must be imported
-LEAST_TRIES = 2  # once in a process that has made no call, once in one that has
-TRIES, SECONDS_OF_TRIES = 100, 2.0  # until a case that holds is fixed: some kernels fail by chance
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case, and why, in some lines."""
-
-    path: Path
-    status: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the cases are tried on: a TARGET, a device, a dtype; None for what the case says."""
-
-    target: str | None = None
-    device: str | None = None
-    dtype: str | None = None
 
 
 def found(path: Path) -> list[Path]:
@@ -85,145 +63,38 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
     return outcomes
 
 
-# In the process of its own
-
-
 def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
     """Tell None before each case and each try of it, and its outcome after it."""
-    import torch
+    from dmat.testing.attempt import attempts
 
-    from dmat.testing.target import load
-
-    torch.set_num_threads(1)
-    implementation = None if wanted.target is None else load(wanted.target)
-    for file in files:
-        tell(None)
-        tell(_outcome(file, implementation, wanted, tell))
+    for outcome in attempts(files, wanted, tell):
+        tell(outcome)
 
 
-def _outcome(file: Path, implementation: Any, wanted: Wanted, tell: Tell) -> Outcome:
-    import torch
+def command(options: argparse.Namespace) -> int:
+    """Replay, print what became of each case, and return the exit code."""
+    for path in options.paths:
+        if not found(path):
+            raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")
+    files = list(dict.fromkeys(file for path in options.paths for file in found(path)))
+    outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
+    for outcome in outcomes:
+        first, *others = outcome.text.splitlines()
+        print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
+    interpreter = told()
+    if interpreter is not None:
+        print(caveat(interpreter))
+    if options.keep:
+        _keep(files, options.corpus)
+    return exit_code(outcomes)
 
-    from dmat.testing.builtin import BUILTIN
-    from dmat.testing.casefile import CaseError, case_of, read
+
+def _keep(files: Sequence[Path], corpus: Path) -> None:
+    from dmat.testing.casefile import CaseError
+    from dmat.testing.keep import keep
 
     try:
-        told = read(file)
-        case = case_of(told.case, file.parent)
+        for home in keep(files, corpus):
+            print(f"kept: {home}")
     except CaseError as error:
-        return Outcome(file, COULD_NOT, str(error))
-    if implementation is None:
-        implementation = next((i for i in BUILTIN if i.name == told.implementation), None)
-    if implementation is None:
-        why = f"pass --impl TARGET: the case is of {told.implementation}, which is not imported by itself"
-        return Outcome(file, COULD_NOT, why)
-    torch.manual_seed(told.seed)
-    dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
-    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: tell(None)))
-
-
-def tried(
-    law: str,
-    implementation: Any,
-    dtype: str,
-    device: str,
-    case: Any,
-    before: Callable[[], None] = lambda: None,
-) -> tuple[str, str]:
-    """Try a law on a case, in this process, TRIES times as far as time allows; return the status, and why.
-
-    before: called before each try.
-    """
-    from dmat.testing.kinds import subject_of
-    from dmat.testing.registry import law_named
-    from dmat.testing.subject import Refused
-    from dmat.testing.verdict import LawBroken
-
-    try:
-        entry = law_named(law, implementation.kind)
-    except KeyError:
-        return COULD_NOT, f"there is no law {law!r}"
-    if dtype not in implementation.contract.dtypes:
-        return COULD_NOT, f"{implementation.name} does not promise {dtype}"
-    if device not in implementation.devices:
-        return (
-            COULD_NOT,
-            f"{implementation.name} does not promise {device}, or this machine has none: see --device",
-        )
-    subject = subject_of(implementation, dtype, device)
-    case = in_dtype(case, subject.domain.dtype)
-    until = time.monotonic() + SECONDS_OF_TRIES
-    try:
-        reason = entry.why_not(subject, case)
-        for number in range(TRIES if reason is None else 0):
-            if number < LEAST_TRIES or time.monotonic() < until:
-                before()
-                entry.check(subject, **case)
-                _other_call(subject, case)
-    except LawBroken as broken:
-        reason = None if broken.finding.index else _uncallable(implementation, dtype, device)
-        return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
-    except Refused as refusal:
-        return COULD_NOT, str(refusal)
-    except Exception as error:  # a law at a loss accuses nobody
-        return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
-    return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
-
-
-def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
-    """Return why the plainest call cannot be made, or None; None, too, where the case broke the device."""
-    import torch
-
-    from dmat.testing.kinds import subject_of
-
-    try:
-        if device == "cuda":
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return None
-    return subject_of(implementation, dtype, device).uncallable
-
-
-def _other_call(subject: Any, case: Any) -> None:
-    """Call the kernel on other gates of the same shape: it may answer by what it answered before."""
-    from contextlib import suppress
-
-    from dmat.testing.verdict import LawBroken
-
-    if "gates" in case:
-        with suppress(LawBroken):
-            subject.answer(case, subject.other_gates(case["gates"]))
-
-
-def in_dtype(case: Any, dtype: str) -> Any:
-    """Return the case with its gates in another dtype, rounded anew."""
-    from dmat.strategies import Gates
-
-    return {n: replace(part, dtype=dtype) if isinstance(part, Gates) else part for n, part in case.items()}
-
-
-# Keeping
-
-
-def keep(files: Sequence[Path], corpus: Path) -> list[Path]:
-    """Copy these cases into the corpus, each under its own name; return their folders.
-
-    CaseError where a file is no case; then none is copied.
-    """
-    from dmat.testing.casefile import TENSORS, read
-    from dmat.testing.keep import folder_name, put
-
-    homes = [(file, corpus / folder_name(read(file))) for file in files]
-    corpus.mkdir(parents=True, exist_ok=True)
-    for file, home in homes:
-        beside = Path(tempfile.mkdtemp(prefix=".", dir=corpus))
-        try:
-            for name in (FILE, TENSORS):
-                source = file if name == FILE else file.parent / name
-                if source.is_file():
-                    shutil.copyfile(source, beside / name)
-            if home.resolve() != file.parent.resolve():
-                put(beside, home)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return [home for _, home in homes]
+        raise CannotRun(f"nothing was kept: {error}") from None

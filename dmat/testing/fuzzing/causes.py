@@ -17,13 +17,13 @@ from dataclasses import replace
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.recipe import Case
 from dmat.strategies.values import Constant, Cycle, Ramp
+from dmat.testing.attempt import in_dtype
 from dmat.testing.casefile import decoded
 from dmat.testing.fuzzing.told import Cause
 from dmat.testing.journal import DidNotEnd
 from dmat.testing.law import Law
 from dmat.testing.record import What
 from dmat.testing.registry import law_named
-from dmat.testing.replay import in_dtype
 from dmat.testing.subject import Subject
 from dmat.testing.verdict import Finding, LawBroken
 

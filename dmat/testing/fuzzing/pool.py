@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from dmat.testing.fuzzing.tasks import Task, do, start
 from dmat.testing.fuzzing.told import Done, Setup, Turn
-from dmat.testing.fuzzing.worker import mourn, once_more, start, take
 from dmat.testing.processes import SPAWN
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
@@ -39,13 +39,13 @@ class Pool:
         self.room, self.under_way = processes + 1, 0
         self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
 
-    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-        """Return function(*arguments), called in one of them.
+    def call(self, task: Task, *arguments: Any, seconds: float | None = None) -> Any:
+        """Return the result of a task with these arguments, done in one of them.
 
         seconds: that it may take, and wait; default: `patience`. Gone where it dies, or is not done by then;
         else what it raises.
         """
-        future = self.pool.schedule(function, arguments)
+        future = self.pool.schedule(do, (task, *arguments))
         try:
             return future.result(timeout=self.patience if seconds is None else seconds)
         except ProcessExpired as death:
@@ -58,7 +58,7 @@ class Pool:
         """Have these turns taken, each by whoever is free next."""
         for turn in turns:
             self.under_way += 1
-            future = self.pool.schedule(take, (turn,))
+            future = self.pool.schedule(do, ("take", turn))
             future.add_done_callback(lambda future, turn=turn: self._hear(turn, future))  # type: ignore[misc]
 
     def _hear(self, turn: Turn, future: ProcessFuture[Done]) -> None:
@@ -85,7 +85,7 @@ class Pool:
         if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
             return lost(turn, f"{event}; tried again, its case did not end one")
         try:
-            found = self.call(mourn, turn)
+            found = self.call("mourn", turn)
         except Gone as again:
             return lost(turn, f"{event}; its case could not be kept: {again}")
         return lost(turn, event, *([found] if found else []))
@@ -93,7 +93,7 @@ class Pool:
     def _dies_again(self, turn: Turn) -> bool:
         """Whether the case at which a process was ended ends another."""
         try:
-            self.call(once_more, turn)
+            self.call("once_more", turn)
         except Gone as again:
             return str(again) != OUT_OF_TIME
         except Exception:  # the law itself at a loss

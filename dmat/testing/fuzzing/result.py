@@ -19,8 +19,7 @@ from dmat.testing.fuzzing.entries import (
 )
 from dmat.testing.fuzzing.log import Asked
 from dmat.testing.fuzzing.tally import Finding, Sum
-from dmat.testing.fuzzing.told import Planned
-from dmat.testing.fuzzing.worker import COUNTEREXAMPLES, Layout
+from dmat.testing.fuzzing.told import COUNTEREXAMPLES, Layout, Planned
 from dmat.testing.interpret import told
 from dmat.testing.near import near
 

@@ -32,8 +32,16 @@ from dmat.testing.fuzzing.progress import Progress
 from dmat.testing.fuzzing.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Done, Found, Setup, Turn
-from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
+from dmat.testing.fuzzing.told import (
+    AHEAD,
+    COUNTEREXAMPLES,
+    Cell,
+    Done,
+    Found,
+    Layout,
+    Setup,
+    Turn,
+)
 from dmat.testing.interpret import asked as config
 from dmat.testing.interpret import caveat
 from dmat.testing.replay import FILE
@@ -191,7 +199,7 @@ class Run:
         asked = self.asked
         try:
             layout: Layout = self.hands.call(
-                lay_out, asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
+                "lay_out", asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
             )
         except Gone as death:
             raise CannotRun(f"the process died while the targets were imported: {death}") from None
@@ -218,7 +226,7 @@ class Run:
                 cell = msgspec.json.decode((folder / FILE).read_bytes(), type=Cell)
                 if cell in self.total.tallies:
                     turn = Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
-                    found = self.hands.call(settle, str(folder), turn, seconds=SETTLING)
+                    found = self.hands.call("settle", str(folder), turn, seconds=SETTLING)
                     if found is not None:
                         self._note(found)
             shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +278,7 @@ class Run:
         if found.cause is not None or not newer:
             return found
         try:
-            number = self.hands.call(compare, found, newer)
+            number = self.hands.call("compare", found, newer)
         except Gone:
             return found
         if number is None:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from dmat.testing.cannot import CannotRun
 from dmat.testing.record import Ended
 
+COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"  # folders of a run
 AT_A_LOSS = "the law itself raised"  # dmat's own fault: it accuses nobody, and is told
 
 
@@ -35,6 +36,16 @@ class Planned(Struct, frozen=True):
     least: int = 1
     reason: str = ""
     known: bool = False
+
+
+class Layout(Struct, frozen=True):
+    """All cells of a run, and what the report says of them: contracts, statements, machine, versions."""
+
+    cells: list[Planned]
+    contracts: dict[str, dict[str, object]]
+    statements: dict[str, str]
+    machine: str
+    versions: dict[str, str]
 
 
 class Setup(Struct, frozen=True):

@@ -1,30 +1,48 @@
-"""What a process of a fuzzing run does: start, lay out the cells, take turns, settle what others left.
+"""What a process of a fuzzing run does: lay out the cells, take turns, settle what others left.
 
-No torch is loaded before `start` has chosen the process' GPU.
+It loads torch: tasks.py loads this file when the process' GPU has been chosen.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from filelock import FileLock
+import torch
 
-from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, Turn
-from dmat.testing.processes import end_with_parent, lock
+from dmat.testing.casefile import FILE, CaseError, case_of, decoded, encoded, read
+from dmat.testing.corpus import Corpus, current, require_there
+from dmat.testing.fuzzing.causes import alike, explains, one_cause
+from dmat.testing.fuzzing.profile import fuzzing, require_fuzzing
+from dmat.testing.fuzzing.told import (
+    AHEAD,
+    COUNTEREXAMPLES,
+    Cause,
+    Cell,
+    Done,
+    Found,
+    Layout,
+    Planned,
+    Setup,
+    Turn,
+)
+from dmat.testing.fuzzing.turn import Going
+from dmat.testing.journal import DidNotEnd, Entry, Journal, first_to_go, left_behind
+from dmat.testing.keep import machine, versions
+from dmat.testing.kinds import subject_of
+from dmat.testing.minimal import Failure, attempted
+from dmat.testing.mourn import record_of
+from dmat.testing.registry import law_named, laws
+from dmat.testing.running import leave_a_failed_device, without_end
+from dmat.testing.select import implementation_named, select
+from dmat.testing.session import Keeping
+from dmat.testing.subject import Subject
+from dmat.testing.verdict import Finding, LawBroken
 
-if TYPE_CHECKING:
-    from dmat.testing.fuzzing.turn import Going
-    from dmat.testing.session import Keeping
-    from dmat.testing.subject import Subject
-
-COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"
 LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
 SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large
 
@@ -40,23 +58,10 @@ class Process:
 
 
 _this: list[Process] = []
-_locks: list[FileLock] = []  # that this process keeps until its end
 
 
-def start(setup: Setup) -> None:
-    """Become a process of the run: a GPU of its own, one thread, a journal, the profile."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
-    end_with_parent()  # nobody would hear of its turns
-    if Path(setup.where).is_dir():  # another machine may have it elsewhere
-        os.chdir(setup.where)
-    if setup.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
-    import torch
-
-    from dmat.testing.fuzzing.profile import fuzzing
-    from dmat.testing.journal import Journal, first_to_go
-    from dmat.testing.session import Keeping
-
+def begin(setup: Setup) -> None:
+    """Begin, on the GPU that was chosen: one thread, a journal, the profile."""
     torch.set_num_threads(1)
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
     journal = Journal(Path(setup.journals), setup.limit)
@@ -67,33 +72,11 @@ def start(setup: Setup) -> None:
 
 def _warm_up(device: str) -> None:
     """Load what the first backward of a process loads, and CUDA's context: no example is timed with it."""
-    import torch
-
     x = torch.zeros(1, device=device, requires_grad=True)
     torch.autograd.grad(x.logsumexp(0), x)
 
 
-def _place(setup: Setup) -> int:
-    """Return the lowest number that no living process of this run has: locks end with their process."""
-    number = 0
-    while (place := lock(Path(setup.journals) / f"place-{number}")) is None:
-        number += 1
-    _locks.append(place)
-    return number
-
-
 # What is tried
-
-
-@dataclass(frozen=True)
-class Layout:
-    """All cells of a run, and what the report says of them: contracts, statements, machine, versions."""
-
-    cells: list[Planned]
-    contracts: dict[str, dict[str, object]]
-    statements: dict[str, str]
-    machine: str
-    versions: dict[str, str]
 
 
 def lay_out(
@@ -103,13 +86,6 @@ def lay_out(
 
     TargetError, SelectionError, CorpusError where one is wrong; NoFuzzing where the profile is.
     """
-    from dmat.testing.corpus import current, require_there
-    from dmat.testing.fuzzing.profile import require_fuzzing
-    from dmat.testing.keep import machine, versions
-    from dmat.testing.kinds import subject_of
-    from dmat.testing.registry import laws
-    from dmat.testing.select import select
-
     require_fuzzing(_this[0].profile)
     require_there([Path(folder) for folder in corpora])
     chosen = select(targets, devices, dtypes)
@@ -137,9 +113,6 @@ def _as_json(contract: dict[str, Any]) -> dict[str, object]:
 
 
 def _subject(cell: Cell) -> Subject:
-    from dmat.testing.kinds import subject_of
-    from dmat.testing.select import implementation_named
-
     key = (cell.implementation, cell.dtype, cell.device)
     if key not in _this[0].subjects:
         implementation = implementation_named(cell.implementation)
@@ -152,10 +125,6 @@ def _subject(cell: Cell) -> Subject:
 
 def take(turn: Turn) -> Done:
     """Take a turn. What kills this process, or does not end, is in its journal."""
-    from dmat.testing.journal import Entry
-    from dmat.testing.registry import law_named
-    from dmat.testing.running import leave_a_failed_device
-
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
     assert journal is not None
@@ -173,8 +142,6 @@ def take(turn: Turn) -> Done:
 
 
 def _going(turn: Turn, cutoff: float) -> Going:
-    from dmat.testing.fuzzing.turn import Going
-
     process, ahead = _this[0], Path(_this[0].setup.folder) / AHEAD
     keeping = replace(process.keeping, corpus=_corpus(process.setup.corpora))
     subject, memory = _subject(turn.cell), _memory(turn.cell.device)
@@ -184,16 +151,11 @@ def _going(turn: Turn, cutoff: float) -> Going:
 @cache
 def _corpus(folders: tuple[str, ...]) -> Any:
     """Return the cases to try first."""
-    from dmat.testing.corpus import Corpus
-
     return Corpus.read(*(Path(folder) for folder in folders if Path(folder).is_dir()))
 
 
 def _uncallable(going: Going, subject: Subject) -> str:
     """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
-    from dmat.testing.journal import DidNotEnd
-    from dmat.testing.running import without_end
-
     plainest = {"gates": subject.plainest}
     assert going.keeping.journal is not None
     fate = going.keeping.journal.fate_of_plainest
@@ -211,7 +173,6 @@ def _memory(device: str) -> int:
     """Return how many bytes a D~ may fill: a share of what is free now, among the processes of this GPU."""
     if device != "cuda":
         return 0
-    import torch
 
     return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
 
@@ -221,11 +182,6 @@ def _memory(device: str) -> int:
 
 def once_more(turn: Turn) -> None:
     """Try what a turn whose process is gone was trying; it may end this process too."""
-    from dmat.testing.casefile import case_of
-    from dmat.testing.journal import left_behind
-    from dmat.testing.registry import law_named
-    from dmat.testing.verdict import LawBroken
-
     entry = left_behind(Path(_this[0].setup.journals), turn.name)
     if entry is not None and entry.case is not None:
         with suppress(LawBroken):
@@ -235,9 +191,6 @@ def once_more(turn: Turn) -> None:
 
 def mourn(turn: Turn) -> Found | None:
     """Return what a turn whose process is gone was trying, its case kept; None if it tried nothing."""
-    from dmat.testing.journal import left_behind
-    from dmat.testing.mourn import record_of
-
     setup = _this[0].setup
     entry = left_behind(Path(setup.journals), turn.name)
     if entry is None or (entry.case is None and entry.ended != "broken"):
@@ -262,8 +215,6 @@ def mourn(turn: Turn) -> Found | None:
 
 def _recipe_in(folder: str | None) -> str:
     """Return the case that is kept there as a line of JSON."""
-    from dmat.testing.casefile import FILE, case_of, encoded, read
-
     return encoded(case_of(read(Path(folder) / FILE).case, Path(folder))) if folder else "{}"
 
 
@@ -272,11 +223,6 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
     folder: of the case. turn: none that was taken, but of its cell.
     """
-    from dmat.testing.casefile import FILE, CaseError, case_of, read
-    from dmat.testing.minimal import Failure, attempted
-    from dmat.testing.registry import law_named
-    from dmat.testing.verdict import Finding, LawBroken
-
     try:
         file = read(Path(folder) / FILE)
         case = case_of(file.case, Path(folder))
@@ -306,10 +252,6 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
 def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     """Return the number of the cause that explains a failure after all: both were found at the same time."""
-    from dmat.testing.casefile import decoded
-    from dmat.testing.fuzzing.causes import alike, explains, one_cause
-    from dmat.testing.registry import law_named
-
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):
