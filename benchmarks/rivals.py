@@ -19,13 +19,13 @@ from torch import Tensor
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies.shapes import shapes
 from dmat.testing.contract import Contract
-from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.fuzzing.messages import Cell, Turn
 from dmat.testing.fuzzing.profile import fuzzing
-from dmat.testing.fuzzing.told import Cell, Turn
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.session import Keeping
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import require_within
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.require import require_within
 
 Pair = st.SearchStrategy[tuple[Tensor, Tensor]]
 ROUNDS = 5

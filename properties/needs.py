@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from dmat.testing import protected
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.subject import Subject
+from dmat.testing.kernel import protected
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.subject import Subject
 
 Need = Callable[[Subject], str | None]
 

@@ -9,18 +9,18 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
-from dmat.strategies.recipe import Case
-from dmat.testing import protected
-from dmat.testing.call import PulledBack
+from dmat.strategies.cases.dtilde import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.kinds import BACKWARD, BOTH, RIVAL
-from dmat.testing.law import law
-from dmat.testing.memory import uninitialised
-from dmat.testing.scripted import at_the_edge
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import require, require_same, require_within
+from dmat.testing.kernel import protected
+from dmat.testing.kernel.call import PulledBack
+from dmat.testing.kernel.memory import uninitialised
+from dmat.testing.kernel.runtime import at_the_edge
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BACKWARD, BOTH, RIVAL
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.verdict.require import require, require_same, require_within
 
 CALLED_TWICE = {DTILDE: (needs.gradients, needs.determinism), FUSED: (needs.determinism,)}
 

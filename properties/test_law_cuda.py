@@ -7,11 +7,12 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import FEW, GATES, HUGE, LARGE
-from dmat.testing.cuda import (
+from dmat.strategies.cases.dtilde import FEW, GATES, HUGE, LARGE
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.dtilde import Gradients, Run
+from dmat.testing.law.cuda import (
     WARM_UPS,
     captured,
-    exact_rows,
     forward_and_backward,
     last_row_cotangent,
     no_synchronisation,
@@ -20,16 +21,11 @@ from dmat.testing.cuda import (
     refused_if_too_large,
     spaced_gates,
 )
-from dmat.testing.dtilde import DtildeSubject, Gradients, Run
-from dmat.testing.law import law
-from dmat.testing.subject import Refused
-from dmat.testing.verdict import (
-    LawBroken,
-    require,
-    require_agreement,
-    require_same,
-    require_within,
-)
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.integers import exact_rows
+from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.verdict.require import require, require_agreement, require_same, require_within
 
 Results = tuple[torch.Tensor, ...]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import DIRECTIONS
-from dmat.testing.derivatives import (
+from dmat.strategies.cases.dtilde import DIRECTIONS
+from dmat.testing.law.derivatives import (
     GatePair,
     expected_curvature,
     expected_gradient_in_G,
@@ -13,9 +13,9 @@ from dmat.testing.derivatives import (
     pulled_twice,
     pushed_forward,
 )
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import law
-from dmat.testing.verdict import require_within
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.require import require_within
 
 
 @law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))

@@ -6,12 +6,12 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import PROBED
+from dmat.strategies.cases.fused import PROBED
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
-from dmat.testing.law import law
-from dmat.testing.readout.bounds import FusedBounds
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.verdict import require_same, require_within
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.require import require_same, require_within
 
 
 @law(PROBED, order=17, kinds=(FUSED,))

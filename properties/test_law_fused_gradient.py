@@ -7,13 +7,14 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import DENSE, EXACT, PROBED
+from dmat.strategies.cases.fused import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.readout.truth import Pulled, Truth
-from dmat.testing.verdict import as_array, require_same, require_within
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.oracle.fused import Pulled, Truth
+from dmat.testing.verdict.finding import as_array
+from dmat.testing.verdict.require import require_same, require_within
 
 NEEDS = (needs.gradients,)
 

@@ -7,12 +7,13 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import PLACES, RIVALS
+from dmat.strategies.cases.fused import PLACES, RIVALS
 from dmat.testing.contract import FUSED
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedRun, FusedSubject, Inputs
-from dmat.testing.verdict import require_same, require_within
+from dmat.testing.kernel.fused import FusedRun, Inputs
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.verdict.require import require_same, require_within
 
 
 def changed(

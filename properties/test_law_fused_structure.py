@@ -7,11 +7,12 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import EXACT, PROBED
+from dmat.strategies.cases.fused import EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.verdict import as_array, require_same
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.finding import as_array
+from dmat.testing.verdict.require import require_same
 
 
 @law(PROBED, order=2, kinds=(FUSED,))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
 from dmat.testing.contract import FUSED
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedGradients, FusedSubject
-from dmat.testing.verdict import require_kinds, require_within
+from dmat.testing.kernel.fused import FusedGradients
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.require import require_kinds, require_within
 
 
 @law(DENSE, order=8, kinds=(FUSED,))

@@ -6,21 +6,16 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import (
-    COTANGENTS,
-    EXACT_COTANGENTS,
-    FINITE_COTANGENTS,
-    MASKED_COTANGENTS,
-)
-from dmat.strategies.recipe import Case
-from dmat.testing.autograd import reference_gradients
+from dmat.strategies.cases.dtilde import COTANGENTS, EXACT_COTANGENTS, FINITE_COTANGENTS, MASKED_COTANGENTS
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.exact import integer_gradients
-from dmat.testing.kinds import BACKWARD, BOTH
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import (
+from dmat.testing.law.autograd import reference_gradients
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BACKWARD, BOTH
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.integers import integer_gradients
+from dmat.testing.verdict.require import (
     require,
     require_agreement,
     require_kinds,

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import WINDOWS
-from dmat.testing.dtilde import DtildeSubject, Run
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.verdict import require_kinds
+from dmat.strategies.cases.dtilde import WINDOWS
+from dmat.testing.kernel.dtilde import Run
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.verdict.require import require_kinds
 
 
 def run_both(

@@ -7,14 +7,14 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import EXACT, GATES, WINDOWS
-from dmat.strategies.recipe import Case
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.exact import integer_dtilde
-from dmat.testing.kinds import BOTH, FORWARD
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import require, require_kinds, require_same, require_within
+from dmat.strategies.cases.dtilde import EXACT, GATES, WINDOWS
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BOTH, FORWARD
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.integers import integer_dtilde
+from dmat.testing.verdict.require import require, require_kinds, require_same, require_within
 
 
 @law(FORWARD, order=10, kinds=BOTH)

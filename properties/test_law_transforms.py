@@ -6,11 +6,12 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.cases import COTANGENTS, FEW, WINDOWS
-from dmat.testing.dtilde import DtildeSubject, Gradients, Run
-from dmat.testing.law import law
-from dmat.testing.transforms import compiled, exported, under_autocast, vmapped
-from dmat.testing.verdict import require_within
+from dmat.strategies.cases.dtilde import COTANGENTS, FEW, WINDOWS
+from dmat.testing.kernel.dtilde import Gradients, Run
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.law.transforms import compiled, exported, under_autocast, vmapped
+from dmat.testing.verdict.require import require_within
 
 
 def require_right(transformed: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:

@@ -6,14 +6,14 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import CUTS, GATES
-from dmat.strategies.recipe import Case
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.exact import decay_from
-from dmat.testing.kinds import BOTH, FORWARD
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import require_agreement, require_within
+from dmat.strategies.cases.dtilde import CUTS, GATES
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BOTH, FORWARD
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.gates import decay_from
+from dmat.testing.verdict.require import require_agreement, require_within
 
 
 @law(FORWARD, order=1, kinds=BOTH)

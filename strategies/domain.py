@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from dmat.strategies.choose import Draw, between
 from dmat.strategies.drawing import draw_exact_gates, draw_gates
-from dmat.strategies.gates import Gates, exact_units
 from dmat.strategies.promised import Promised
+from dmat.strategies.recipes.gates import Gates, exact_units
 from dmat.strategies.regimes import DTILDE, GateFormat
 from dmat.strategies.shapes import USUAL, draw_long_shape, draw_shape
 

@@ -8,11 +8,20 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dmat.strategies.choose import Draw, between, choose, seed, some
-from dmat.strategies.gates import SPECIAL_VALUES, UNIT, Gates, exact_units
-from dmat.strategies.layouts import GATE_LAYOUTS, PER_HEAD, SAME_VALUES
+from dmat.strategies.recipes.backgrounds import (
+    Background,
+    Constant,
+    Cycle,
+    Edited,
+    Normal,
+    Palette,
+    Ramp,
+    Shape,
+)
+from dmat.strategies.recipes.gates import SPECIAL_VALUES, UNIT, Gates, exact_units
+from dmat.strategies.recipes.layouts import GATE_LAYOUTS, PER_HEAD, SAME_VALUES, draw_layout
 from dmat.strategies.regimes import DTILDE, IGATE_DRAWS, ORDINARY, GateFormat, palettes
 from dmat.strategies.shapes import draw_shape
-from dmat.strategies.values import Background, Constant, Cycle, Edited, Normal, Palette, Ramp, Shape
 
 
 def draw_background(draw: Draw, values: Sequence[float]) -> Background:
@@ -60,11 +69,6 @@ def _field(draw: Draw, shape: Shape, palettes: Sequence[Sequence[float]]) -> Bac
 
 def _no_igate(draw: Draw, shape: Shape) -> Background:
     return Constant(0.0)
-
-
-def draw_layout(draw: Draw, names: Sequence[str]) -> str:
-    """Draw "contiguous" half of the time, else one of the names."""
-    return choose(draw, ("contiguous",) * len(names) + tuple(names))
 
 
 def draw_gates(

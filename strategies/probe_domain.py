@@ -11,13 +11,13 @@ import torch
 
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.drawing import draw_background, draw_layout, edited_field
-from dmat.strategies.gates import Gates
-from dmat.strategies.layouts import SAME_VALUES
+from dmat.strategies.drawing import draw_background, edited_field
 from dmat.strategies.promised import FusedPromised, Scaling
+from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Normal, Within
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.layouts import SAME_VALUES, draw_layout
 from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, ONE, TINY
-from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls

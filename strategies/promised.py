@@ -1,6 +1,6 @@
 """What the strategies are told: of a contract's fields, and of how a kind of operator takes its probes.
 
-dmat/testing/contract/fields.py says what each field means, dmat/testing/readout/reads.py has the kinds.
+dmat/testing/contract/fields.py says what each field means, dmat/testing/oracle/reads.py has the kinds.
 """
 
 from __future__ import annotations

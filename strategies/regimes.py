@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from dmat.strategies.choose import Draw, between, choose
-from dmat.strategies.gates import UNIT, Gates, MinusWindow, special
-from dmat.strategies.values import Array, Background, Constant, Edited, Ramp, Shape, inf, nan
+from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Edited, Ramp, Shape, inf, nan
+from dmat.strategies.recipes.gates import UNIT, Gates, MinusWindow, special
 
 Item = TypeVar("Item")
 Floats = tuple[float, ...]

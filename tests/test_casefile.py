@@ -13,12 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmat.strategies import Constant, Cotangent, Cycle, Edited, Gates, Normal, Palette, Ramp, Sum, inf, nan
-from dmat.strategies.cases import COTANGENTS, DIRECTIONS, EXACT_COTANGENTS, GATES, MASKED_COTANGENTS, WINDOWS
+from dmat.strategies.cases.dtilde import (
+    COTANGENTS,
+    DIRECTIONS,
+    EXACT_COTANGENTS,
+    GATES,
+    MASKED_COTANGENTS,
+    WINDOWS,
+)
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case
-from dmat.testing import replay
-from dmat.testing.casefile import (
-    CaseError,
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import (
     CaseFile,
     FindingForm,
     case_of,
@@ -29,8 +34,10 @@ from dmat.testing.casefile import (
     text_of,
     told,
 )
-from dmat.testing.keep import folder_name, write_case
-from dmat.testing.outcome import COULD_NOT, FIXED, Wanted
+from dmat.testing.counterexample import replay
+from dmat.testing.counterexample.folder import folder_name, write_case
+from dmat.testing.counterexample.outcome import COULD_NOT, FIXED, Wanted
+from dmat.testing.errors import CaseError
 
 KINDS = (GATES, WINDOWS, COTANGENTS, EXACT_COTANGENTS, MASKED_COTANGENTS, DIRECTIONS)
 CASE: Case = {

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing.call import raised
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
-from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.counterexample.database import recall, remember
 from dmat.testing.fuzzing.causes import completed, symptom
+from dmat.testing.fuzzing.messages import Cell, Planned, Turn
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Planned, Turn
 from dmat.testing.fuzzing.turn import Going
+from dmat.testing.kernel.call import raised
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import law_named, laws
-from dmat.testing.remembered import recall, remember
-from dmat.testing.session import Keeping
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Finding
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.finding import Finding
 
 from .zoo.named import ALL
 from .zoo.night import past_256

@@ -16,8 +16,8 @@ from torch import Tensor
 from dmat.testing import Contract, FusedContract, from_segment_sum, implementation
 from dmat.testing.contract import DTYPES, contract_of, rows
 from dmat.testing.contract.checks import PROMOTED, flag
-from dmat.testing.promises import OPTIONS
-from dmat.testing.readout.promises import OPTIONS as FUSED_OPTIONS
+from dmat.testing.relax.dtilde import OPTIONS
+from dmat.testing.relax.fused import OPTIONS as FUSED_OPTIONS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 KINDS = (Contract, FusedContract)

@@ -14,18 +14,19 @@ import pytest
 from hypothesis import Phase, settings
 
 from dmat.strategies import Constant, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing.casefile import CaseFile, parts_of
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.contract import Contract
-from dmat.testing.corpus import Corpus, CorpusError
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.keep import write_case
+from dmat.testing.counterexample.corpus import Corpus
+from dmat.testing.counterexample.folder import write_case
+from dmat.testing.errors import CorpusError
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
-from dmat.testing.running import Failed, search
-from dmat.testing.session import Keeping
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import LawBroken
+from dmat.testing.run.search import Failed, search
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.sound import masked_cumulative_sum as right
 

@@ -10,14 +10,14 @@ from hypothesis import Phase, settings
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from dmat.testing import dispute
 from dmat.testing.contract import Contract
-from dmat.testing.dispute import explanation
-from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.explain import hints_dtilde
+from dmat.testing.explain.hints_dtilde import explanation
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation
+from dmat.testing.run.search import Failed, search
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import dress, widen, window_sums
@@ -42,12 +42,24 @@ def truncated(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 
 DISPUTED = {
-    "one minus sigmoid": (kernel(lambda f: torch.log(1 - torch.sigmoid(-f))), "float32", dispute.ABSOLUTE),
-    "log of one plus exp": (kernel(lambda f: -torch.log(1 + torch.exp(-f))), "float32", dispute.ABSOLUTE),
-    "softplus in float64": (kernel(lambda f: -softplus(-f)), "float64", dispute.THRESHOLD),
-    "logs in bfloat16": (kernel(lambda f: logsigmoid(f).bfloat16().float()), "float32", dispute.HALF_LOGS),
-    "logs in float16": (kernel(lambda f: logsigmoid(f).half().float()), "float32", dispute.HALF_LOGS),
-    "truncated stores": (truncated, "bfloat16", dispute.TRUNCATED),
+    "one minus sigmoid": (
+        kernel(lambda f: torch.log(1 - torch.sigmoid(-f))),
+        "float32",
+        hints_dtilde.ABSOLUTE,
+    ),
+    "log of one plus exp": (
+        kernel(lambda f: -torch.log(1 + torch.exp(-f))),
+        "float32",
+        hints_dtilde.ABSOLUTE,
+    ),
+    "softplus in float64": (kernel(lambda f: -softplus(-f)), "float64", hints_dtilde.THRESHOLD),
+    "logs in bfloat16": (
+        kernel(lambda f: logsigmoid(f).bfloat16().float()),
+        "float32",
+        hints_dtilde.HALF_LOGS,
+    ),
+    "logs in float16": (kernel(lambda f: logsigmoid(f).half().float()), "float32", hints_dtilde.HALF_LOGS),
+    "truncated stores": (truncated, "bfloat16", hints_dtilde.TRUNCATED),
 }
 CALM = {"special_values": (), "differentiable": False}
 

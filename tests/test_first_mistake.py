@@ -101,7 +101,7 @@ def test_check_says_it_in_a_line(kernel: str, folder: Path) -> None:
     for part in UNCALLABLE[kernel]:
         assert part in lines[0]
     report = json.loads((folder / "r.json").read_text())
-    jsonschema.validate(report, json.loads((SCHEMAS / "report.schema.json").read_text()))
+    jsonschema.validate(report, json.loads((SCHEMAS / "check" / "report.schema.json").read_text()))
     assert report["verdict"] == "error"
     reasons = {law["reason"] for law in report["laws"]}
     assert any(reason in lines[0] for reason in reasons if reason.startswith("cannot be called: "))
@@ -122,7 +122,7 @@ def test_so_do_the_other_commands(kernel: str, folder: Path) -> None:
         assert lines[0].startswith(f"{verdict}: {target} cannot be called: ")
         assert UNCALLABLE[kernel][0] in lines[0]
     grades = json.loads((folder / "grade.json").read_text())
-    jsonschema.validate(grades, json.loads((SCHEMAS / "grade.schema.json").read_text()))
+    jsonschema.validate(grades, json.loads((SCHEMAS / "grade" / "grade.schema.json").read_text()))
 
 
 def test_the_other_dtypes_are_judged(folder: Path) -> None:

@@ -17,19 +17,20 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates, Probe
-from dmat.strategies.probe_cases import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
+from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
 from dmat.testing import fused
-from dmat.testing.casefile import decoded, encoded
+from dmat.testing.bounds.fused import no_larger
+from dmat.testing.case_file import decoded, encoded
 from dmat.testing.contract import FusedContract
-from dmat.testing.readout.balls import HeadBalls
-from dmat.testing.readout.bounds import no_larger
-from dmat.testing.readout.decays import read_out
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.explain.decays import read_out
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.oracle.fused_balls import HeadBalls
 from dmat.testing.record import Record
 from dmat.testing.registry import laws
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import LawBroken, require_within
+from dmat.testing.run.search import Failed, search
+from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.verdict.require import require_within
 
 LAWS = {law.name: law for law in laws("fused")}
 KERNELS = '''

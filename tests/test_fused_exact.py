@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from dmat.strategies.probe_cases import EXACT
+from dmat.strategies.cases.fused import EXACT
 from dmat.testing import fused
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
 from dmat.testing.registry import law_named
-from dmat.testing.subject import Implementation
 
 HALF = {"float16": "float16"}
 

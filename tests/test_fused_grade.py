@@ -7,9 +7,9 @@ import torch
 
 from dmat.testing import fused
 from dmat.testing.contract import FusedContract
-from dmat.testing.readout.grade import grade_fused
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.subject import Implementation
+from dmat.testing.grade.fused import grade_fused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
 
 from .zoo.fused_sound import Kernel, chunkwise, widen
 from .zoo.right import FUSED_RIGHT

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Edited, Gates, Probe
-from dmat.strategies.probe_cases import PACKED, sequence_ends
+from dmat.strategies.cases.fused import PACKED, sequence_ends
 from dmat.testing import fused
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
 from dmat.testing.registry import law_named
-from dmat.testing.subject import Implementation
 
 from .zoo.fused_sound import by_differences, by_windows, causal, product, widen
 

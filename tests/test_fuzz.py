@@ -66,7 +66,8 @@ def starting() -> float:
     """Minutes that a process of a run takes to start on this machine, beside all else that it does now."""
     began = time.monotonic()
     subprocess.run(
-        [sys.executable, "-c", "import dmat.testing.fuzzing.turn, dmat.testing.picture"], check=True
+        [sys.executable, "-c", "import dmat.testing.fuzzing.turn, dmat.testing.explain.picture.figure"],
+        check=True,
     )
     return (time.monotonic() - began) / 60
 

@@ -17,9 +17,8 @@ import msgspec
 import pytest
 
 from dmat.testing import fuzzing
-from dmat.testing.fuzzing import page
-from dmat.testing.fuzzing import report as files
-from dmat.testing.fuzzing.entries import FuzzReport
+from dmat.testing.fuzzing.report import files, page
+from dmat.testing.fuzzing.report.entries import FuzzReport
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 FILES = {"report.json", "report.html", "junit.xml", "summary.md"}
-SCHEMA = json.loads(Path(next(iter(fuzzing.__path__)), "report.schema.json").read_text())
+SCHEMA = json.loads(Path(next(iter(fuzzing.__path__)), "report", "report.schema.json").read_text())
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )

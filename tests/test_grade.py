@@ -14,19 +14,20 @@ from torch import Tensor
 
 import dmat.testing
 from dmat.strategies import Constant, Cycle, Gates
-from dmat.testing.bounds import forward_bound
-from dmat.testing.builtin import COMPARED
+from dmat.testing.bounds.dtilde import forward_bound
 from dmat.testing.contract import DTYPES, Contract
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.exact import Array, Forward
-from dmat.testing.grade import Ledger, classes, grade
-from dmat.testing.grade_result import AccuracyClass
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Finding, LawBroken, as_array
+from dmat.testing.grade.dtilde import Ledger, classes, grade
+from dmat.testing.grade.result import AccuracyClass
+from dmat.testing.kernel.builtin import COMPARED
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.oracle.dtilde import Forward
+from dmat.testing.verdict.finding import Finding, LawBroken, as_array
 
 from .zoo import sound
 
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "grade.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "grade" / "grade.schema.json").read_text())
 DTILDE, DIFFERENCE, MASKED = COMPARED
 FEW = 20  # random cases: the ladder alone tells these classes apart
 Names = tuple[str, str]  # the classes of the forward and of the gradients

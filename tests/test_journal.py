@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dmat.strategies import Constant, Gates
-from dmat.testing.journal import DidNotEnd, Entry, Journal, left_behind, note_fate
+from dmat.testing.errors import DidNotEnd
+from dmat.testing.run.journal import Entry, Journal, left_behind, note_fate
 
 CONTRACT = "@implementation(dtypes=('float32',), max_seq=2, special_values=(), differentiable=False)"
 KERNELS = f"""

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import Phase, settings
 
 from dmat.testing.registry import law_named
-from dmat.testing.session import Keeping, told_and_kept
+from dmat.testing.run.session import Keeping, told_and_kept
 
 from .zoo.mutants import MUTANTS
 from .zoo.trial import rejection, subjects

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from dmat import dtilde
-from dmat.testing.call import Kernel
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.kinds import BOTH, SUBJECTS, subject_of
-from dmat.testing.law import Law
-from dmat.testing.readout.subject import FusedSubject
+from dmat.testing.kernel.call import Kernel
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.kinds import BOTH, SUBJECTS, subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
-from dmat.testing.subject import Implementation, Subject
 
 from .zoo.fused_sound import FUSED_SOUND
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing.dtilde import DtildeSubject
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import law_named
-from dmat.testing.subject import Implementation
 
 from .zoo.ends import ENDS
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from dmat.strategies import Cycle, Gates, Normal, Palette, Ramp
-from dmat.strategies.cotangents import Cotangent
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.pattern import failing_entries
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import laws
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Evidence, Finding, LawBroken
+from dmat.testing.verdict.finding import Evidence, Finding, LawBroken
 
 from .zoo.mutants import MUTANTS
 

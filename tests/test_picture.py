@@ -19,17 +19,16 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from dmat.strategies import Constant, Cycle, Gates, Normal, Palette, Ramp
-from dmat.strategies.cotangents import Cotangent
-from dmat.testing import colours
-from dmat.testing.colours import Scale, paint_ratios
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.look import Look
-from dmat.testing.picture import draw, figure
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.testing.explain.picture import colours
+from dmat.testing.explain.picture.colours import Scale, paint_ratios
+from dmat.testing.explain.picture.figure import draw, figure
+from dmat.testing.explain.picture.tiles import Tiles
+from dmat.testing.explain.picture.view import shown_heads, view_of
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import laws
-from dmat.testing.sheet import Tiles
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Evidence, Finding, LawBroken
-from dmat.testing.view import shown_heads, view_of
+from dmat.testing.verdict.finding import Evidence, Finding, LawBroken, Look
 
 from .zoo.mutants import MUTANTS
 
@@ -320,17 +319,18 @@ def test_mutants(name: str, law: str, case: dict[str, Any], tmp_path: Path) -> N
 
 # Items as a plain dictionary has them: to read the setting "backend" would choose one, and import pyplot.
 CODE = """
-import sys, dmat.testing.cli, dmat.testing.keep, dmat.testing.plugin, dmat.testing.fuzzing.turn
+import sys, dmat.testing.cli, dmat.testing.counterexample.folder, dmat.testing.plugin
+import dmat.testing.fuzzing.turn
 assert "matplotlib" not in sys.modules
 import matplotlib
 before = dict(dict.items(matplotlib.rcParams))
 from pathlib import Path
-import dmat.testing.picture
+import dmat.testing.explain.picture.figure
 from dmat.strategies import Gates
-from dmat.testing.look import Look
-from dmat.testing.verdict import Finding
+from dmat.testing.verdict.finding import Look
+from dmat.testing.verdict.finding import Finding
 look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~", what="shape"))
-dmat.testing.picture.draw([look], Path(sys.argv[1]))
+dmat.testing.explain.picture.figure.draw([look], Path(sys.argv[1]))
 assert dict(dict.items(matplotlib.rcParams)) == before
 assert "matplotlib.pyplot" not in sys.modules
 """

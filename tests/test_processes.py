@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from dmat.testing import processes
-from dmat.testing.processes import Died, NotEnded, OutOfTime, Tell, apart, died_of, lock
+from dmat.testing.errors import Died, NotEnded, OutOfTime
+from dmat.testing.processes import Tell, apart, died_of, lock
 
 CALLS: dict[str, Callable[[], Any]] = {
     "reads nowhere": lambda: ctypes.string_at(0),

@@ -7,7 +7,7 @@ import pytest
 from flint import arb
 
 from dmat.testing.contract.names import READS as PROMISED
-from dmat.testing.readout.reads import READS, Reads
+from dmat.testing.oracle.reads import READS, Reads
 
 KINDS = pytest.mark.parametrize("kind", READS.values(), ids=list(READS))
 SUMS = (-3.0, -1.25, -0.75, -0.0, 0.5, 1.5, 40.0)  # none where a slope jumps

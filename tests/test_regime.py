@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dmat.strategies import Constant, Cycle, Gates, MinusWindow, inf, nan
+from dmat.strategies.recipes.backgrounds import Background
 from dmat.strategies.regimes import DTILDE, FUSED, NAMES, REGIMES, GateFormat, Regime, palettes, regime_of
 from dmat.strategies.shapes import LENGTHS, length_class
-from dmat.strategies.values import Background
 
 ONE, SHAPE = Constant(1.0), (1, 1, 3)
 EXAMPLES: dict[str, Gates] = {

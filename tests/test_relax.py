@@ -13,25 +13,24 @@ from torch import Tensor
 
 import dmat.testing
 from dmat.strategies import Constant, Gates, nan
-from dmat.testing import promises, relax
-from dmat.testing.casefile import encoded
-from dmat.testing.check import with_wider_contract
+from dmat.testing.case_file import encoded
+from dmat.testing.check.command import with_wider_contract
+from dmat.testing.check.plan import planned
 from dmat.testing.contract import Contract, contract_of
-from dmat.testing.counterexample import Counterexample
-from dmat.testing.law import Law
-from dmat.testing.promises import DtildePromises
-from dmat.testing.record import LawRecord
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+from dmat.testing.law.law import Law
+from dmat.testing.record import LawRecord, Report
 from dmat.testing.registry import law_named, laws
-from dmat.testing.relax import nearest_contract
-from dmat.testing.report import Report
-from dmat.testing.select import planned
-from dmat.testing.subject import Implementation
-from dmat.testing.target import load
+from dmat.testing.relax import dtilde, search
+from dmat.testing.relax.dtilde import DtildePromises
+from dmat.testing.relax.known import Counterexample
+from dmat.testing.relax.search import nearest_contract
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import SOUND, Dtilde
 
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "check" / "report.schema.json").read_text())
 STYLES = {style.__name__: style for style in SOUND}
 BUGS = {mutant.name: mutant.implementation for mutant in MUTANTS}
 
@@ -52,8 +51,8 @@ def few_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try the laws that tell contracts apart, on their ladders and a few cases."""
     torch.set_num_threads(1)
     few: list[Law] = [law_named(name) for name in TELLING]
-    monkeypatch.setattr(relax, "laws", lambda of: few)
-    monkeypatch.setattr(relax, "EXAMPLES", 2)
+    monkeypatch.setattr(search, "laws", lambda of: few)
+    monkeypatch.setattr(search, "EXAMPLES", 2)
 
 
 def found(kernel: Dtilde, *dtypes: str, **kept: object) -> Contract | None:
@@ -89,7 +88,7 @@ def test_a_stripped_style_gets_its_contract(name: str) -> None:
     assert isinstance(own, Contract)
     contract = found(STYLES[name], PRIMARY.get(name, "float32"), gate_layout=own.gate_layout)
     assert contract is not None
-    scopes = promises.OPTIONS["error_scope"]
+    scopes = dtilde.OPTIONS["error_scope"]
     assert scopes.index(contract.error_scope) <= scopes.index(own.error_scope)
     assert contract.stated() == EXACTLY.get(name, contract.stated())
 
@@ -135,7 +134,7 @@ def test_the_decorator_is_the_contract(name: str) -> None:
         pass
 
     own = contract_of(STYLES[name])
-    eval(DtildePromises(promises.OPTIONS).written(own).removeprefix("@"), {"dmat": dmat})(kernel)
+    eval(DtildePromises(dtilde.OPTIONS).written(own).removeprefix("@"), {"dmat": dmat})(kernel)
     assert contract_of(kernel) == own
 
 
@@ -179,7 +178,7 @@ def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     Path("kernels.py").write_text(KERNELS)
     report = fallen("kernels.py:hangs", "values")
-    assert relax.stands_under(report, [("float32", "cpu")], seconds=5).outcome == "unfinished"
+    assert search.stands_under(report, [("float32", "cpu")], seconds=5).outcome == "unfinished"
 
 
 def test_a_decorated_kernel_is_left_alone() -> None:

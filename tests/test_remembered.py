@@ -24,16 +24,18 @@ from hypothesis.database import (
 from safetensors.numpy import save_file
 
 from dmat.strategies import Constant, Gates
-from dmat.strategies.recipe import Case
-from dmat.strategies.values import Normal, Stored
-from dmat.testing.casefile import TENSORS, encoded
+from dmat.strategies.recipes.backgrounds import Normal, Stored
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import TENSORS, encoded
 from dmat.testing.contract import Contract
-from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.counterexample.database import forget, key, recall, remember
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
-from dmat.testing.remembered import forget, key, recall, remember
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Refused, Subject
+from dmat.testing.run.search import Failed, search
 
 from .zoo.sound import masked_cumulative_sum as right
 

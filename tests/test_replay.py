@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from dmat.strategies import Constant, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing import replay
-from dmat.testing.attempt import tried
-from dmat.testing.casefile import CaseError, CaseFile, parts_of
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.cli import main
 from dmat.testing.contract import Contract
-from dmat.testing.keep import keep, write_case
-from dmat.testing.outcome import BROKEN, COULD_NOT, FIXED, Wanted
-from dmat.testing.subject import Implementation
+from dmat.testing.counterexample import replay
+from dmat.testing.counterexample.attempt import tried
+from dmat.testing.counterexample.folder import keep, write_case
+from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Wanted
+from dmat.testing.errors import CaseError
+from dmat.testing.kernel.implementation import Implementation
 
 from .zoo.sound import masked_cumulative_sum as right
 

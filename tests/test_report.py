@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from dmat.testing.plan import Plan, Planned, subject_id
-from dmat.testing.record import Lost, Record, Status, text_of
+from dmat.testing.check.plan import Plan, Planned, subject_id
+from dmat.testing.check.report import exit_code, gather, show
+from dmat.testing.record import Lost, Record, Report, Status, Wider, text_of
 from dmat.testing.registry import laws
-from dmat.testing.report import Report, Wider, exit_code, gather, show
 
 LAW = laws()[0].name
 ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))

@@ -15,16 +15,19 @@ from hypothesis import Phase, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Cotangent, Gates, Ramp
-from dmat.strategies.cases import Case
-from dmat.strategies.layouts import COTANGENT_LAYOUTS, lay_out
-from dmat.testing import implementation, repro, scripted
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import Law
-from dmat.testing.literal import memory_of, written
-from dmat.testing.recording import Recorder
+from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, lay_out
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing import implementation
+from dmat.testing.explain.repro import script as repro
+from dmat.testing.explain.repro.literals import memory_of, written
+from dmat.testing.explain.repro.recorder import ScriptRecorder
+from dmat.testing.kernel import runtime
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.recording import Recorder
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
-from dmat.testing.script_recorder import ScriptRecorder
-from dmat.testing.subject import Implementation, Subject
 
 from .zoo.mutants import MUTANTS, Mutant
 from .zoo.trial import first_rejection, subjects
@@ -189,7 +192,7 @@ def test_a_tensor_is_written_to_the_bit(dtype: str) -> None:
     for background, layout, filler in product(VALUES, COTANGENT_LAYOUTS, (float("nan"), 3.0)):
         gates = Gates(dtype, (2, 3, 4))
         tensor = lay_out(Cotangent(background, masked=7.0).build(gates), layout, filler)
-        names: dict[str, Any] = {**vars(scripted), "nan": float("nan"), "inf": float("inf")}
+        names: dict[str, Any] = {**vars(runtime), "nan": float("nan"), "inf": float("inf")}
         exec("\n".join(written("x", tensor, refuse)), names)
         again = names["x"]
         assert (again.shape, again.stride(), again.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
@@ -207,7 +210,7 @@ def test_an_axis_of_one_keeps_its_stride() -> None:
     """A transpose of one head counts as contiguous, and kernels step by its stride: so does the script."""
     tensor = torch.arange(8.0).view(2, 4, 1, 1).transpose(1, 2)
     assert tensor.is_contiguous()
-    names = dict(vars(scripted)) | {"torch": torch, "nan": float("nan")}
+    names = dict(vars(runtime)) | {"torch": torch, "nan": float("nan")}
     exec("\n".join(written("x", tensor, lambda tensor: "")), names)
     assert torch.equal(names["x"], tensor)
     assert names["x"].stride() == tensor.stride()

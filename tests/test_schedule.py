@@ -9,15 +9,16 @@ from random import Random
 import msgspec
 import pytest
 
-from dmat.strategies.cases import GATES, HUGE
+from dmat.strategies.cases.dtilde import GATES, HUGE
 from dmat.strategies.domain import Domain
 from dmat.strategies.regimes import NAMES, regime_of
 from dmat.strategies.shapes import USUAL
+from dmat.testing.errors import RunError
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log, RunError
+from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log
+from dmat.testing.fuzzing.messages import Cell, Done, Found, Planned, Turn
 from dmat.testing.fuzzing.schedule import DEAR, FIRST, LONGEST, Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Done, Found, Planned, Turn
 from dmat.testing.registry import law_named
 
 LAWS = ("quick", "slow", "dear")

@@ -9,11 +9,10 @@ import jsonschema
 import pytest
 from msgspec import to_builtins
 
-from dmat.testing.casefile import CaseFile, FindingForm, parts_of, text_of
+from dmat.testing.case_file import CaseFile, FindingForm, parts_of, text_of
 from dmat.testing.cli import main
-from dmat.testing.grade_result import AccuracyClass, ClassResult, Graded, GradeResult, LedgerResult
-from dmat.testing.record import LawRecord
-from dmat.testing.report import Report, Wider
+from dmat.testing.grade.result import AccuracyClass, ClassResult, Graded, GradeResult, LedgerResult
+from dmat.testing.record import LawRecord, Report, Wider
 from dmat.testing.schemas import FILES, NAMES, file_of, schema
 
 from .test_casefile import CASE

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates
 from dmat.testing.contract import Contract
-from dmat.testing.derivatives import (
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.derivatives import (
     GatePair,
     expected_curvature,
     expected_gradient_in_G,
@@ -20,9 +21,9 @@ from dmat.testing.derivatives import (
     pulled_twice,
     pushed_forward,
 )
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import LawBroken, as_array, require_within
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.verdict.finding import LawBroken, as_array
+from dmat.testing.verdict.require import require_within
 
 from .zoo.sound import Dtilde, causal, dress, log_decays, widen, with_gradient
 

@@ -12,15 +12,17 @@ from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates
-from dmat.testing.call import raised
-from dmat.testing.dtilde import DtildeSubject, Run
-from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
+from dmat.testing.kernel.call import raised
+from dmat.testing.kernel.dtilde import Run
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.arithmetic import FINITE, NAN_OR_NEG_INF, NEG_INF
 from dmat.testing.record import Record
 from dmat.testing.registry import laws
-from dmat.testing.running import Failed, search
-from dmat.testing.session import Keeping, told_and_kept
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import Expected, Finding, LawBroken, require, require_same, require_within
+from dmat.testing.run.search import Failed, search
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+from dmat.testing.verdict.require import require, require_same, require_within
 
 from .zoo.sound import masked_cumulative_sum as right
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dmat import __version__
-from dmat.testing.cannot import CannotRun
-from dmat.testing.interpret import TIME_LIMIT, asking
+from dmat.testing.errors import CannotRun
+from dmat.testing.interpret.choice import TIME_LIMIT, asking
 from dmat.testing.schemas import NAMES, text_of
 
 COULD_NOT = 2
@@ -248,19 +248,19 @@ def _onto_the_cpu(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from dmat.testing.check import command
+    from dmat.testing.check.command import command
 
     return command(options)
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from dmat.testing.grading import command
+    from dmat.testing.grade.command import command
 
     return command(options)
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dmat.testing.replay import command
+    from dmat.testing.counterexample.replay import command
 
     return command(options)
 

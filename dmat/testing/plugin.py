@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from dmat.testing.journals import JOURNALS, journals_of
+from dmat.testing.interpret.choice import ask
+from dmat.testing.record import Lost, Record, text_of
+from dmat.testing.run.journals import JOURNALS, journals_of
 
 if TYPE_CHECKING:
     from dmat.testing.record import Record
@@ -56,8 +58,6 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Choose Triton's interpreter before a conftest.py may import triton; workers inherit the choice."""
     options = early_config.known_args_namespace
     if options.dmat_interpret:
-        from dmat.testing.interpret import ask
-
         ask(options.dmat_config)
 
 
@@ -120,8 +120,6 @@ class Writer:
         """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
         records = [value for name, value in report.user_properties if name == "dmat"]
         if report.when == "call" or _is_lost(report) or (report.failed and not records):
-            from dmat.testing.record import Lost, text_of
-
             for record in records or [Lost(report.nodeid, str(report.longrepr))]:
                 with self.file.open("a") as out:
                     out.write(text_of(record) + "\n")
@@ -144,11 +142,11 @@ class Mourner:
         """Complete the report of a lost worker by a record, and by a message that names the case."""
         if not (_is_lost(report) and "::test_law_" in report.nodeid):
             return
-        from dmat.testing.journal import left_behind
+        from dmat.testing.run.journal import left_behind
 
         entry = left_behind(journals_of(self.config), report.nodeid)
         if entry is not None:
-            from dmat.testing.mourn import record_of
+            from dmat.testing.run.crash import record_of
 
             kept = self.config.getoption("--dmat-counterexamples")
             folder = self.config.invocation_params.dir / kept if kept else None
@@ -173,7 +171,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     properties = [
         p for report in reports if getattr(report, "when", "") == "call" for p in report.user_properties
     ]
-    from dmat.testing.record import Record
 
     records = [msgspec.convert(value, Record) for name, value in properties if name == "dmat"]
     if any(record.drawn for record in records):

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-from dmat.testing.cannot import CannotRun
+from dmat.testing.check.plan import Plan, planned, subject_id
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.contract.names import DTYPES
-from dmat.testing.corpus import CorpusError, current, require_there
-from dmat.testing.journal import Journal, first_to_go
-from dmat.testing.journals import journals_of
-from dmat.testing.kinds import subject_of
-from dmat.testing.plan import Plan, subject_id
+from dmat.testing.counterexample.corpus import current, require_there
+from dmat.testing.errors import CannotRun, CorpusError
+from dmat.testing.kernel.select import select
+from dmat.testing.law.kinds import subject_of
 from dmat.testing.registry import laws
-from dmat.testing.running import run_test
-from dmat.testing.select import planned, select
-from dmat.testing.session import Keeping
-from dmat.testing.verdict import LawBroken
+from dmat.testing.run.journal import Journal, first_to_go
+from dmat.testing.run.journals import journals_of
+from dmat.testing.run.search import run_test
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.finding import LawBroken
 
 SELECTION = pytest.StashKey[list[Any]]()
 KEEPING = pytest.StashKey[Any]()

@@ -22,26 +22,27 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessFuture, concurrent
 
+from dmat.testing.errors import Died, NotEnded, OutOfTime
+
 SPAWN = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA has no CUDA
+
+
 SIGNALS_OF_MEMORY = (signal.SIGSEGV, signal.SIGBUS) if sys.platform != "win32" else ()
+
+
 PATIENCE = 10  # seconds that a call in a fork may take: one that hangs proves nothing
+
+
 LAST_WORDS = 5.0  # seconds to wait for the end of a process that Pebble ends
+
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+
 Tell = Callable[[Any], None]
+
+
 Heard = Callable[[Any], float | None]
-
-
-class Died(Exception):
-    """The process ended before it had a result."""
-
-
-class OutOfTime(Exception):
-    """The process had no result in time, and was ended."""
-
-
-class NotEnded(Exception):
-    """The call did not end in a child process."""
 
 
 # A function in a new process

@@ -7,21 +7,44 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from dmat.testing.contract.names import DEVICES, DTYPES
-from dmat.testing.interpret import Interpreter
+from dmat.testing.errors import UNCALLABLE
+from dmat.testing.interpret.choice import Interpreter
 
 FORMAT: Final = 2  # of every JSON document that dmat writes
 
+
 Format = Literal[2]
+
+
 Dtype = Annotated[str, Meta(extra_json_schema={"enum": list(DTYPES)})]
+
+
 Device = Annotated[str, Meta(extra_json_schema={"enum": list(DEVICES)})]
+
+
 Status = Literal["passed", "failed", "known", "not run"]
+
+
 Ended = Literal["broken", "died", "did not end"]
-What = Literal["value", "class", "raised", "shape", "memory", "died"]  # of dmat.testing.verdict.Finding
+
+
+What = Literal[
+    "value", "class", "raised", "shape", "memory", "died"
+]  # of dmat.testing.verdict.finding.Finding
+
+
 Count = Annotated[int, Meta(ge=0)]
+
+
 Seconds = Annotated[float, Meta(ge=0)]
+
+
 Target = Annotated[str, Meta(description="TARGET as given, or a built-in name")]
+
+
 Promises = Annotated[dict[str, Any], Meta(description="promises that differ from the strictest default")]
 
 
@@ -105,3 +128,72 @@ def stated(contract: dict[str, object]) -> dict[str, Any]:
     """Return what a contract states as JSON has it; what JSON has not, a function, say, as its text."""
     said: dict[str, Any] = json.loads(json.dumps(contract, default=str))
     return said
+
+
+class Wider(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether a wider contract admits an implementation that falls."""
+
+    outcome: Annotated[
+        Literal["found", "none", "unfinished"],
+        Meta(description="none: no contract admits it; unfinished: not searched to the end"),
+    ]
+    contract: Annotated[
+        dict[str, Any] | None,
+        Meta(description="found: its promises that differ from the strictest default"),
+    ] = None
+    decorator: Annotated[str | None, Meta(description="found: the same, as Python to paste")] = None
+    wrong_in: Annotated[
+        list[Dtype], Meta(description="found: the dtypes in which no contract admits it")
+    ] = []
+
+
+class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What became of one implementation. laws: a record a law, dtype and device."""
+
+    format: Format = FORMAT
+    implementation: Target
+    verdict: Literal["sound", "broken", "error"]
+    contract: Promises
+    laws: list[LawRecord]
+    stands_under: Annotated[
+        Wider | None,
+        Meta(
+            description="of one that falls and left promises unstated: whether a wider contract admits it;"
+            " else null"
+        ),
+    ] = None
+    interpreter: Interpreted = None
+
+    @classmethod
+    def of(cls, implementation: str, contract: dict[str, object], laws: list[LawRecord]) -> Report:
+        """Return the report of an implementation, with the verdict that follows from the records."""
+        return cls(
+            implementation=implementation, verdict=_verdict(laws), contract=stated(contract), laws=laws
+        )
+
+    def broken(self) -> list[LawRecord]:
+        """Return the records of the laws that do not hold."""
+        return [r for r in self.laws if r.status == "failed"]
+
+    def unfinished(self) -> list[LawRecord]:
+        """Return the records of the laws that should have been run and were not."""
+        return [r for r in self.laws if r.status == "not run" and r.promised]
+
+    def uncallable(self) -> dict[tuple[str, str], str]:
+        """Return the reason of each dtype and device in which it cannot be called, and no law was tried."""
+        tried = {(r.dtype, r.device) for r in self.laws if r.status in ("passed", "failed")}
+        found = [r for r in self.unfinished() if r.reason.startswith(UNCALLABLE)]
+        reasons = {(r.dtype, r.device): r.reason for r in reversed(found)}
+        return {place: reasons[place] for place in reversed(reasons) if place not in tried}
+
+    def only_callable(self) -> Report:
+        """Return the report of the other dtypes and devices."""
+        without = self.uncallable()
+        return replace(self, laws=[r for r in self.laws if (r.dtype, r.device) not in without])
+
+
+def _verdict(laws: list[LawRecord]) -> Literal["sound", "broken", "error"]:
+    if any(r.status == "failed" for r in laws):
+        return "broken"
+    unfinished = any(r.status == "not run" and r.promised for r in laws)
+    return "error" if unfinished or not laws else "sound"

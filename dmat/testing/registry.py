@@ -7,7 +7,7 @@ from functools import cache
 
 from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.law import Law
+from dmat.testing.law.law import Law
 
 # Laws of both kinds stand in the families of D~; the rest of a family of fused kernels stands in its own.
 MODULES = {

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from dmat.testing.record import Report
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NAMES = ("check", "grade", "fuzz", "case")
-FILES = {"check": "report.schema.json", "grade": "grade.schema.json", "fuzz": "fuzzing/report.schema.json"}
+FILES = {
+    "check": "check/report.schema.json",
+    "grade": "grade/grade.schema.json",
+    "fuzz": "fuzzing/report/report.schema.json",
+}
 
 
 def file_of(name: str) -> Path:
@@ -35,20 +41,18 @@ def schema(name: str) -> dict[str, Any]:
 
 def _type(name: str) -> Any:
     if name == "check":
-        from dmat.testing.report import Report
-
         title = "The report of `dmat check --json FILE`: an object for one implementation, a list for several"
         return Annotated[Report | list[Report], Meta(title=title)]
     if name == "grade":
-        from dmat.testing.grade_result import Graded
+        from dmat.testing.grade.result import Graded
 
         title = "The report of `dmat grade --json FILE`: a list, an entry an implementation"
         return Annotated[list[Graded], Meta(title=title)]
     if name == "fuzz":
-        from dmat.testing.fuzzing.entries import FuzzReport
+        from dmat.testing.fuzzing.report.entries import FuzzReport
 
         return FuzzReport
-    from dmat.testing.casefile import CaseFile
+    from dmat.testing.case_file import CaseFile
 
     return CaseFile
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
-from dmat.testing.dtilde import DtildeSubject
+from dmat.testing.law.dtilde import DtildeSubject
 
 GATE = torch.zeros(1, 1, 4, 1)
 MODES: tuple[Callable[..., Any], ...] = (jacfwd, jacrev)

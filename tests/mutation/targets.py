@@ -16,11 +16,11 @@ from torch import Tensor
 
 import dmat
 import tests
-from dmat.testing.builtin import BUILTIN
 from dmat.testing.contract import DTYPES, contract_of
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.reading import from_segment_sum
-from dmat.testing.subject import Implementation
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.segment_sum import from_segment_sum
+from dmat.testing.law.dtilde import DtildeSubject
 
 from .mutate import Mutant, mutants
 

@@ -17,14 +17,16 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import Case
-from dmat.testing.builtin import BUILTIN
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import DTYPES
-from dmat.testing.dtilde import DtildeSubject
-from dmat.testing.law import Law
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
-from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.verdict.finding import LawBroken
 
 from .right import RIGHT
 

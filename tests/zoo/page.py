@@ -10,11 +10,11 @@ import torch
 from hypothesis import settings
 
 from dmat.properties import FAMILIES, FUSED_FAMILIES
-from dmat.testing import minimal
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.law import Law
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
-from dmat.testing.subject import Subject
+from dmat.testing.run import shrink
 
 from .fused_mutants import FUSED_MUTANTS, FusedMutant
 from .mutants import MUTANTS, Mutant
@@ -105,7 +105,7 @@ def _case(entry: Law, mutant: Mutant) -> list[str]:
 def _smallest(entry: Law, wrong: list[Subject], name: str) -> list[str]:
     """Return the smallest case on which the law rejects one of these."""
     with (
-        patch.object(minimal, "MOST_SECONDS", float("inf")),
+        patch.object(shrink, "MOST_SECONDS", float("inf")),
         torch.random.fork_rng(),
     ):  # on any machine the same
         torch.manual_seed(0)

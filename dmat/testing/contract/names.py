@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmat.testing.cannot import CannotRun
+from dmat.testing.errors import SelectionError, TargetError
 
 DTILDE, FUSED = "D~", "fused"  # what a kernel computes: D~ itself, or an operator in which it stands
+
+
 DTYPES = ("float32", "bfloat16", "float64", "float16")
+
+
 DEVICES = ("cpu", "cuda")
+
+
 SPECIAL_VALUES = ("-inf", "+inf", "nan")
+
+
 GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
+
+
 TRANSFORMS = ("compile", "vmap", "export", "autocast")
+
+
 TF32 = "tf32"  # what a tensor core keeps of a float32 operand
 
 
@@ -29,7 +41,7 @@ class Form:
     without_igate: str = ""
 
 
-# The kinds of operator; dmat/testing/readout/reads.py has a class for each.
+# The kinds of operator; dmat/testing/oracle/reads.py has a class for each.
 READS = {
     "linear": Form("o = sum of a v", weighted=True),
     "mlstm": Form("that over max(|n|, 1), n the sum of a"),
@@ -38,15 +50,9 @@ READS = {
         without_igate="forgetting attention has none",
     ),
 }
+
+
 FORMS = "package.module:function or path/to/file.py:function"
-
-
-class SelectionError(CannotRun):
-    """A choice that leaves nothing to check; its text is one line."""
-
-
-class TargetError(CannotRun):
-    """A TARGET that names nothing that can be checked; its text is one line."""
 
 
 def parted(target: str) -> tuple[str, str]:

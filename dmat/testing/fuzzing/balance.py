@@ -7,9 +7,9 @@ from functools import lru_cache
 from random import Random
 
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case
+from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import regime_of
-from dmat.testing.law import Law
+from dmat.testing.law.law import Law
 
 MOST_DRAWS = 4  # until one is taken as it is
 PATIENT = 60  # of a law whose examples are dear, beside which draws cost nothing

@@ -15,17 +15,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.recipe import Case
-from dmat.strategies.values import Constant, Cycle, Ramp
-from dmat.testing.attempt import in_dtype
-from dmat.testing.casefile import decoded
-from dmat.testing.fuzzing.told import Cause
-from dmat.testing.journal import DidNotEnd
-from dmat.testing.law import Law
+from dmat.strategies.recipes.backgrounds import Constant, Cycle, Ramp
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import decoded
+from dmat.testing.counterexample.attempt import in_dtype
+from dmat.testing.errors import DidNotEnd
+from dmat.testing.fuzzing.messages import Cause
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.record import What
 from dmat.testing.registry import law_named
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import Finding, LawBroken
+from dmat.testing.verdict.finding import Finding, LawBroken
 
 Trying = Callable[[Case], AbstractContextManager[None]]
 COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))

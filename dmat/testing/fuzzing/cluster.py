@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import ray
 
-from dmat.testing.cannot import CannotRun
+from dmat.testing.errors import CannotRun
+from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool, lost
 from dmat.testing.fuzzing.tasks import Task
-from dmat.testing.fuzzing.told import COUNTEREXAMPLES, Done, Found, Setup, Turn
 
 STINT = 15.0  # seconds of a shard: what a lost node costs
 ONE_MORE = 1  # shard for each place: it waits there when the one before it ends

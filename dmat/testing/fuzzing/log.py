@@ -13,16 +13,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from dmat.testing.cannot import CannotRun
-from dmat.testing.fuzzing.told import Done, Found
+from dmat.testing.errors import RunError
+from dmat.testing.fuzzing.messages import Done, Found
 from dmat.testing.processes import lock
 
 FILE = "log.jsonl"
+
+
 LOCK = "log.lock"
-
-
-class RunError(CannotRun):
-    """A folder in which this run cannot go on, or begin; its text is one line."""
 
 
 class Asked(Struct, frozen=True, tag="asked"):

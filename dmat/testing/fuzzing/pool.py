@@ -12,8 +12,8 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from dmat.testing.fuzzing.messages import Done, Setup, Turn
 from dmat.testing.fuzzing.tasks import Task, do, start
-from dmat.testing.fuzzing.told import Done, Setup, Turn
 from dmat.testing.processes import SPAWN
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own

@@ -22,29 +22,20 @@ from typing import Any
 
 import msgspec
 
-from dmat.testing.cannot import CannotRun
 from dmat.testing.contract.names import require_known
-from dmat.testing.fuzzing.entries import FindingEntry, FuzzReport
+from dmat.testing.counterexample.replay import FILE
+from dmat.testing.errors import CannotRun, RunError
 from dmat.testing.fuzzing.gpus import processes, visible
-from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
+from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted
+from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Cell, Done, Found, Layout, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool
 from dmat.testing.fuzzing.progress import Progress
-from dmat.testing.fuzzing.result import EXITS, result
+from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
+from dmat.testing.fuzzing.report.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import (
-    AHEAD,
-    COUNTEREXAMPLES,
-    Cell,
-    Done,
-    Found,
-    Layout,
-    Setup,
-    Turn,
-)
-from dmat.testing.interpret import asked as config
-from dmat.testing.interpret import caveat
-from dmat.testing.replay import FILE
+from dmat.testing.interpret.choice import asked as config
+from dmat.testing.interpret.choice import caveat
 
 DEFAULT_MINUTES = 10.0
 GRACE = 5.0  # seconds that turns have to end in when the time is up
@@ -172,7 +163,7 @@ class Run:
 
     def to_the_end(self) -> FuzzReport:
         """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
-        from dmat.testing.fuzzing.report import write
+        from dmat.testing.fuzzing.report.files import write
 
         layout = self._laid_out()
         self.total = Sum(layout.cells)

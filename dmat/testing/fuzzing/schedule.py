@@ -9,8 +9,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from random import Random
 
+from dmat.testing.fuzzing.messages import Cell, Turn
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Turn
 
 FIRST, LONGEST = 0.05, 10.0  # seconds of a turn
 LED_FROM = 1.5  # seconds: shorter ones are too few examples to lead anywhere

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned
+from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, Planned
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from dmat.testing.fuzzing.told import Setup
+from dmat.testing.fuzzing.messages import Setup
 from dmat.testing.processes import end_with_parent, lock
 
 Task = Literal["begin", "lay_out", "take", "once_more", "mourn", "settle", "compare"]

@@ -14,23 +14,22 @@ import torch
 from hypothesis import given, seed, settings, target
 
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case, shown
+from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.regimes import regime_of
 from dmat.strategies.shapes import length_class
-from dmat.testing.casefile import FILE, encoded, text_of
+from dmat.testing.case_file import FILE, encoded, text_of
+from dmat.testing.counterexample.database import forget, recall, remember
+from dmat.testing.counterexample.folder import case_file
+from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
+from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.fuzzing.schedule import DEAR
-from dmat.testing.fuzzing.told import AT_A_LOSS, Done, Found, Turn
-from dmat.testing.journal import DidNotEnd
-from dmat.testing.keep import case_file
-from dmat.testing.minimal import Failure
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
-from dmat.testing.remembered import forget, recall, remember
-from dmat.testing.running import smallest, without_end
-from dmat.testing.session import Keeping, told_and_kept
-from dmat.testing.subject import Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.run.search import smallest, without_end
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.verdict.finding import Failure, LawBroken
 
 DEEP = 1.0  # seconds from which a turn tries long sequences too
 LONGEST = {"cpu": 1100, "cuda": 2200}

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from dmat.testing.casefile import FILE, CaseError, case_of, decoded, encoded, read
-from dmat.testing.corpus import Corpus, current, require_there
+from dmat.testing.case_file import FILE, case_of, decoded, encoded, read
+from dmat.testing.counterexample.corpus import Corpus, current, require_there
+from dmat.testing.counterexample.folder import machine, versions
+from dmat.testing.errors import CaseError, DidNotEnd
 from dmat.testing.fuzzing.causes import alike, explains, one_cause
-from dmat.testing.fuzzing.profile import fuzzing, require_fuzzing
-from dmat.testing.fuzzing.told import (
+from dmat.testing.fuzzing.messages import (
     AHEAD,
     COUNTEREXAMPLES,
     Cause,
@@ -30,18 +31,18 @@ from dmat.testing.fuzzing.told import (
     Setup,
     Turn,
 )
+from dmat.testing.fuzzing.profile import fuzzing, require_fuzzing
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.journal import DidNotEnd, Entry, Journal, first_to_go, left_behind
-from dmat.testing.keep import machine, versions
-from dmat.testing.kinds import subject_of
-from dmat.testing.minimal import Failure, attempted
-from dmat.testing.mourn import record_of
+from dmat.testing.kernel.select import implementation_named, select
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named, laws
-from dmat.testing.running import leave_a_failed_device, without_end
-from dmat.testing.select import implementation_named, select
-from dmat.testing.session import Keeping
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import Finding, LawBroken
+from dmat.testing.run.crash import record_of
+from dmat.testing.run.journal import Entry, Journal, first_to_go, left_behind
+from dmat.testing.run.search import leave_a_failed_device, without_end
+from dmat.testing.run.session import Keeping
+from dmat.testing.run.shrink import attempted
+from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
 LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
 SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large

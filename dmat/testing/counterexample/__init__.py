@@ -1,0 +1,1 @@
+"""What is kept of a broken law, and how is it tried again?"""
