@@ -201,7 +201,7 @@ class ProbeDomain(Domain):
         inside_i = (igate >= low * spare).all() and (igate <= high * spare).all()
         least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
             room = float(logs.sum(-1).max(initial=0.0))
         return bool(inside_i and inside_f and room < self.largest_sum)
