@@ -296,7 +296,7 @@ def _told(part: Any, name: str, case: Case, stored: dict[str, Any]) -> Any:
 
 
 def random(background: Background) -> bool:
-    """Whether a background holds numbers of a generator, or of another file."""
+    """Return whether a background holds numbers of a generator, or of another file."""
     inner = (getattr(background, f.name) for f in fields(background))  # type: ignore[arg-type]
     drawn = isinstance(background, (Normal, Palette, Stored))
     return drawn or any(random(x) for x in inner if isinstance(x, Background))

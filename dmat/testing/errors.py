@@ -38,7 +38,7 @@ class RunError(CannotRun):
 
 
 class NoFuzzing(CannotRun):
-    """What was started would not try anything new; its text is one line."""
+    """A fuzzing run cannot start, or would try nothing new. Its text is one line."""
 
 
 class SelectionError(CannotRun):

@@ -126,7 +126,7 @@ class Writer:
 
 
 def _is_lost(report: pytest.TestReport) -> bool:
-    """Whether this is no report of a test, but xdist's of a worker that is gone."""
+    """Return whether this report is xdist's report of a dead worker, not a test's."""
     return report.when not in ("setup", "call", "teardown")
 
 

@@ -140,7 +140,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _of_nothing(item: pytest.Item) -> bool:
-    """Whether this is a law of D~ where only fused kernels are tried, or the other way round."""
+    """Return whether no selected kernel is of the law's kind."""
     if item.get_closest_marker("dmat_law") is None:
         return False
     return not isinstance(item.callspec.params["subject"], tuple)  # type: ignore[attr-defined]

@@ -242,10 +242,10 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
 
 
 def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
-    """Yield gates, others to put elsewhere, and a place: none that has no elsewhere, the last of a lone head.
+    """Yield (gates, replacement gates, head, t). Skip cases with nothing outside the read window.
 
-    What is read from elsewhere hangs on places and on the rivals' values, hardly on those of the gates that
-    are kept: of input gates these have 0 alone.
+    A read outside the window depends on the place and on the replacement values, and hardly on the gates that
+    are kept. So the input gates that are kept are 0.
     """
     rivals = [
         Gates(domain.dtype, (1, 1, 1), igate, fgate)

@@ -19,7 +19,7 @@ from dmat.testing.oracle.dtilde import Backward, Forward
 
 
 def _freed(truth: Forward, scope: str | int) -> Mask:
-    """Where a scope beyond the window promises nothing: a NaN or -inf stands in what it sums."""
+    """Return the entries of which a wider scope promises nothing: it sums a NaN or -inf gate."""
     S = truth.fgate.shape[-1]
     causal = np.tri(S, S, dtype=bool)
     if scope == "window":

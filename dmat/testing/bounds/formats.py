@@ -42,13 +42,13 @@ class Format:
 
     @property
     def floor(self) -> float:
-        """What a store may lose: the smallest normal number, but 2^-24 for float16, never flushed."""
+        """The loss of one store: the smallest normal number; 2^-24 for float16, which is never flushed."""
         return 2.0**-24 if self.name == "float16" else self.smallest_normal
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What an implementation may round: its output format, its accumulator, and its contract."""
+    """The formats that an implementation rounds to: output, accumulator, and its contract's scope."""
 
     output: Format
     accumulator: Format
@@ -67,7 +67,7 @@ class Rounding:
 
     @property
     def eta(self) -> float:
-        """What loads and arithmetic may flush: the larger smallest normal, float16's excepted."""
+        """The magnitude below which loads and arithmetic may flush to 0; never float16's smallest normal."""
         narrow = self.output.name in ("float32", "bfloat16")
         return max(self.accumulator.smallest_normal, self.output.smallest_normal if narrow else 0.0)
 
@@ -77,7 +77,7 @@ class Rounding:
         return np.asarray(bound * EVALUATION)
 
     def may_overflow(self, twice_magnitude: Array, error: Array, value: Array) -> Mask:
-        """Where a result that is not finite is allowed: the accumulator or the output overflows."""
+        """Return where a non-finite result is allowed: the accumulator or the output overflows."""
         within = np.abs(value) + self.stored(error, value)
         return np.asarray(
             (twice_magnitude + error >= self.accumulator.largest) | (within >= self.output.largest)

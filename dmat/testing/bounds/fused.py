@@ -80,7 +80,7 @@ class FusedRounding:
 
     @property
     def tiny(self) -> float:
-        """What a step may lose to underflow; what is stored at the end loses that of its own format, once."""
+        """The loss of one step to underflow. The final store loses its own format's floor, once."""
         return max(self.accumulator.floor, self.operands.floor)
 
     @property
@@ -114,7 +114,7 @@ class FusedBounds:
 
     @cached_property
     def starts(self) -> list[Array]:
-        """Where the scope of each source may start, (S,): more than one where a kernel has a choice.
+        """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
 
         A prefix is all that came before: a cumulative sum may go on over calls and packed sequences. Chunks
         may be counted from the start of a packed sequence, or of the whole.
@@ -222,7 +222,7 @@ class FusedBounds:
 
     @property
     def lost(self) -> float:
-        """What underflow may cost a sum of S terms of K products; a state may lose that of its format."""
+        """The loss to underflow of a sum of S terms of K products; a state may lose its format's floor."""
         seen, tiny = self.truth.seen, self.rounding.tiny
         if seen.crossing.any():
             tiny = max(tiny, self.rounding.handed.floor)
@@ -270,7 +270,7 @@ class FusedBounds:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether an operand or a state may overflow on the way where no result does: k e^i, or q.k e^i."""
+        """Return whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
         seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
         products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
         others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]

@@ -13,7 +13,7 @@ def _positions(S: int) -> tuple[Array, Array]:
 
 
 def _starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
-    """Where the sums of column s begin, (S,): at its chunk, or at 0 for a prefix."""
+    """Return the time at which the sums of column s begin, (S,): its chunk's start, or 0 for a prefix."""
     if scope == "prefix":
         return np.zeros(S, dtype=np.int64)
     return np.arange(S, dtype=np.int64) // int(scope) * int(scope)

@@ -48,10 +48,9 @@ def check(options: argparse.Namespace) -> list[Report]:
 
 
 def open_to_less(subjects: Sequence[Planned], name: str) -> bool:
-    """Whether it may have promised too much unawares.
+    """Return whether to search for a wider contract.
 
-    So of D~ may who states nothing, for a layout of gates is no promise; of a fused kernel who leaves
-    something at its default, and nobody states all.
+    Search for a D~ kernel with a bare contract (a gate layout is no promise), and for every fused kernel.
     """
     planned = next(subject for subject in subjects if subject.implementation == name)
     return planned.kind == FUSED or planned.contract.keys() <= {"gate_layout"}

@@ -1,4 +1,4 @@
-"""Which implementations, dtypes and devices are checked: what was asked for, within what is promised."""
+"""The plan of a check: implementations, dtypes and devices, as far as contracts promise them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is kept of a broken law, and how is it tried again?"""
+"""What does dmat keep of a broken law, and how is it tried again?"""

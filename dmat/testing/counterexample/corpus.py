@@ -181,7 +181,7 @@ def _known(file: Path) -> list[Known]:
 
 
 def _exists(target: str) -> bool:
-    """Whether a TARGET could be imported, as far as can be told without importing it."""
+    """Return whether a TARGET looks importable, without importing it."""
     where = target.rpartition(":")[0]
     if where.endswith(".py"):
         return Path(where).is_file()

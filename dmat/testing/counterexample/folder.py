@@ -1,4 +1,4 @@
-"""Where a run keeps what it finds: a folder a counterexample, that explains itself and travels.
+"""Counterexample folders: each explains itself, and works on another machine.
 
 counterexamples/<law>--<implementation>--<dtype>--<device>--<hash>/
     case.json  tensors.safetensors (random numbers alone)  repro.py  report.md  picture.png
@@ -51,7 +51,7 @@ PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
 
 class Watch(Protocol):
-    """What a run does around the calls of a kernel that the writing of a folder needs."""
+    """The guard that a run puts around each kernel call made while a folder is written."""
 
     def trying(self, case: Case) -> AbstractContextManager[None]:
         """Write the case down before it is tried. Raises DidNotEnd."""

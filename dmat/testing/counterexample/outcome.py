@@ -1,4 +1,4 @@
-"""What a counterexample is tried again on, and what becomes of it. No torch: two processes speak of it."""
+"""The target and the outcome of a replay. Loads no torch: the waiting process reads it too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case, and why, in some lines."""
+    """The outcome of one replayed case, and the reason in a few lines."""
 
     path: Path
     status: str
@@ -19,7 +19,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the cases are tried on: a TARGET, a device, a dtype; None for what the case says."""
+    """The TARGET, device and dtype to replay cases on. None: take what the case says."""
 
     target: str | None = None
     device: str | None = None

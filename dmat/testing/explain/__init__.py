@@ -1,1 +1,1 @@
-"""What is said of a broken law?"""
+"""What does dmat say of a broken law?"""

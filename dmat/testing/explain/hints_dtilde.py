@@ -92,13 +92,13 @@ def _sums(igate: Array, log: Array) -> Array:
 
 
 def _explained(evidence: Evidence, predicted: Array, allowed: Array | None = None) -> bool:
-    """Whether every wrong entry is within what is allowed of the prediction."""
+    """Return whether every wrong entry is within its bound of the prediction."""
     wrong, bound = evidence.wrong, evidence.allowed if allowed is None else allowed
     return bool((np.abs(evidence.computed[wrong] - predicted[wrong]) <= bound[wrong]).all())
 
 
 def _truncated(evidence: Evidence, subject: DtildeSubject) -> bool:
-    """Whether every wrong entry is nearer to 0 than the exact one, by less than a unit in the last place."""
+    """Return whether every wrong entry lies nearer to 0 than the exact one, by less than one ulp."""
     if subject.dtype not in ("bfloat16", "float16"):
         return False
     computed, exact = (np.abs(x[evidence.wrong]) for x in (evidence.computed, evidence.exact))

@@ -1,4 +1,4 @@
-"""What a contract would have to say for a fused kernel's result to be right: the likeliest misunderstanding.
+"""Name the likeliest misunderstanding: the contract under which a fused kernel's result is right.
 
 Each is a hypothesis, and is told only where it accounts for every entry: of the smallest case, and of the
 same case made longer, where that breaks the law too.
@@ -93,14 +93,14 @@ def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
 
 
 def _tells(evidence: Evidence) -> bool:
-    """Whether what was computed wrongly could tell readings apart: zeros are of many, and bits of none."""
+    """Return whether the wrong values can tell readings apart: zeros fit many readings, bits fit none."""
     return bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
 
 
 def _accounts(
     subject: FusedSubject, looks: Sequence[_Seen], fields: dict[str, Any], *, differ: bool = False
 ) -> bool:
-    """Whether the contract with these fields allows all that was seen; differ: and says something else."""
+    """Return whether the contract with these fields allows every value. differ: and gives other values."""
     try:
         contract = replace(subject.contract, **fields)
     except ValueError:  # they do not go together with the others

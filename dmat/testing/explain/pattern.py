@@ -1,4 +1,4 @@
-"""Which entries fail, in one line of plain words: a column, the windows across a chunk's edge, one head.
+"""Name the failing entries in one line: a column, the windows across a chunk's edge, one head.
 
 A predicate is named only if it fits exactly: in every failing head the wrong entries are the judged entries
 of the predicate, and no others. That describes one case; it proves nothing about the code behind it, and
@@ -53,7 +53,7 @@ class Entries:
 
     @property
     def failing(self) -> Mask:
-        """Which heads have a wrong entry, (heads,)."""
+        """Heads that have a wrong entry, (heads,)."""
         return np.asarray(self.wrong.reshape(len(self.wrong), -1).any(-1))
 
     def alone(self, head: int) -> Entries:
@@ -299,7 +299,7 @@ def which_heads(failing: Mask, concerned: Mask) -> str:
 
 
 def _fits(where: Mask, entries: Entries, union: Mask) -> bool:
-    """Whether in every failing head the wrong entries are just those judged where told."""
+    """Return whether each failing head is wrong at exactly the judged entries of `where`."""
     if (union & ~where).any():
         return False
     failing = entries.failing

@@ -1,4 +1,4 @@
-"""Which case is drawn next: of the regimes of gates, one that was tried little; some cases of the ladder."""
+"""Choice of the next case: gates of a regime that was tried little, and some cases of the ladder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmat.strategies.regimes import regime_of
 from dmat.testing.law.law import Law
 
 MOST_DRAWS = 4  # until one is taken as it is
-PATIENT = 60  # of a law whose examples are dear, beside which draws cost nothing
+PATIENT = 60  # draws for a law with expensive examples: beside those, a draw costs nothing
 A_RUNG_IN = 8  # one case in so many is of the ladder, which knows the edges
 
 

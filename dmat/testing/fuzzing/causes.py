@@ -1,4 +1,4 @@
-"""Whether two failures have one cause: then one is shown, and the other is named beside it.
+"""Decide whether two failures have one cause. Reports show one of them, and name the other beside it.
 
 They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
 other's cotangent, or where the other's breaks the one's law. But D~ and a gradient, if one of the cases is
@@ -50,7 +50,7 @@ def _kinds(finding: Finding) -> tuple[str, str]:
 
 
 def _is_vague(finding: Finding) -> bool:
-    """Whether no more can be said than that a number is wrong."""
+    """Return whether this symptom says only that a number is wrong."""
     return _kinds(finding) == (NUMBER, NUMBER)
 
 
@@ -69,7 +69,7 @@ def _kind(text: str, what: What) -> str:
 
 
 def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
-    """Whether the smallest case of this cause breaks the law for the subject too.
+    """Return whether the smallest case of this cause also breaks the law for the subject.
 
     parts: of a case that breaks it: those that the cause's case lacks are taken from there.
     """
@@ -85,7 +85,7 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
-    """Whether the smallest case found shows a sign of this cause, or breaks its law.
+    """Return whether the smallest case found shows a sign of this cause, or breaks its law.
 
     sign: the symptom of the case. Where it is of another quantity, D~ or a gradient, than the cause's, a case
     that is much longer says nothing: it may show another bug, beside this one that shorter ones show.
@@ -110,7 +110,7 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
 
 
 def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
-    """Whether two cases of about one length break one general law in one way, however vague."""
+    """Return whether two cases of about one length break one general law in the same way."""
     if "gates" not in case or "gates" not in other:
         return False
     if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
@@ -126,7 +126,7 @@ def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
 
 
 def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
-    """Whether a failure made small, of this law, has this cause. sign: its symptom."""
+    """Return whether a shrunk failure of this law has this cause. sign: the failure's symptom."""
     return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
 
 

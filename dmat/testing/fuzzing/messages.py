@@ -1,4 +1,4 @@
-"""What the processes of a fuzzing run tell each other, and what its log holds: plain data, no torch."""
+"""Messages between the processes of a fuzzing run, and lines of its log: plain data, no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AT_A_LOSS = "the law itself raised"  # dmat's own fault: it accuses nobody, and 
 
 
 class Cell(Struct, frozen=True):
-    """What is tried: a law, by name, of an implementation, by name, in a dtype on a device."""
+    """One cell of the matrix: the names of a law and an implementation, a dtype and a device."""
 
     law: str
     implementation: str
@@ -46,7 +46,7 @@ class Layout(Struct, frozen=True):
 
 
 class Setup(Struct, frozen=True):
-    """What every process is told when it starts; absolute paths.
+    """The settings that every process gets when it starts. Paths are absolute.
 
     folder: of the run. where: the command was given, for targets are relative to it. shared: of
     counterexamples and database, which other machines may write to as well. journals: where each writes what
@@ -119,7 +119,7 @@ class Found(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """What became of a turn.
+    """The outcome of a turn.
 
     seconds: that it took. drawn: examples by "REGIME, LENGTHS". worst: the largest error over bound that was
     let pass; worst_case as Python, worst_recipe as JSON. failing: examples by symptom. trouble: why the cell

@@ -91,7 +91,7 @@ class Pool:
         return lost(turn, event, *([found] if found else []))
 
     def _dies_again(self, turn: Turn) -> bool:
-        """Whether the case at which a process was ended ends another."""
+        """Return whether the case that ended one process also ends another."""
         try:
             self.call("once_more", turn)
         except Gone as again:

@@ -1,4 +1,4 @@
-"""Which cell has the next turn: all laws get the same time, and of a law first what was tried least.
+"""Choice of the next cell: all laws get the same time, and each law takes its least tried cell first.
 
 So every law is tried soon, however dear its examples are, and a run of any length has tried all cells as
 evenly as it could. Turns begin short, for breadth, and double, for depth.
@@ -62,7 +62,7 @@ class Schedule:
         return turn
 
     def _fits(self, waiting: tuple[int, float, int], left: float) -> bool:
-        """Whether there is time enough for it."""
+        """Return whether enough time is left for this turn."""
         return left >= DEAR or self.total.cells[self.cells[waiting[-1]]].least == 1
 
     def stint(self, seconds: float, left: float) -> list[Turn]:

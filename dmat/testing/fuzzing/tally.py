@@ -1,4 +1,4 @@
-"""What a run has tried and found so far: added up from its turns, in the order in which they ended."""
+"""Sums of a run: examples and findings of all turns, in the order in which the turns ended."""
 
 from __future__ import annotations
 

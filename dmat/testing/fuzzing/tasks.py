@@ -1,4 +1,4 @@
-"""What a run asks of its processes, by name: no torch is loaded before a process has chosen its GPU."""
+"""The tasks of worker processes, by name. A process loads torch only after it has chosen its GPU."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Going:
 
     @property
     def over(self) -> bool:
-        """Whether it is time to stop: a turn has its least examples, unless it fails, or each is dear."""
+        """Return whether to stop: after the least examples, or earlier if it fails or examples are costly."""
         if self.trouble:
             return True
         late = time.time() - self.until
@@ -193,7 +193,7 @@ class Going:
             self.found.append(self.settled(failure))
 
     def _is_of_memory(self, failure: Failure) -> bool:
-        """Whether the kernel found no memory for a case that is not small."""
+        """Return whether the kernel ran out of memory on a case that is not small."""
         cause = failure.broken.__cause__
         if not isinstance(cause, torch.OutOfMemoryError) or "gates" not in failure.case:
             return False

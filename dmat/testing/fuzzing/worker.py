@@ -1,4 +1,4 @@
-"""What a process of a fuzzing run does: lay out the cells, take turns, settle what others left.
+"""A worker process of a fuzzing run: it lays out cells, takes turns, and settles cases that others left.
 
 It loads torch: tasks.py loads this file when the process' GPU has been chosen.
 """
@@ -50,7 +50,7 @@ SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent i
 
 @dataclass
 class Process:
-    """What this process has: where it writes, and what it has loaded."""
+    """The state of this process: its output folder, and the kernels that it has loaded."""
 
     setup: Setup
     keeping: Keeping

@@ -1,4 +1,4 @@
-"""What `dmat grade` says: a table for people, JSON for programs (grade.schema.json beside this file)."""
+"""The output of `dmat grade`: a table for people, JSON for programs (`dmat schema grade`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether kernels run in Triton's interpreter: a choice that the environment hands on."""
+"""The choice to run kernels in Triton's interpreter. Child processes inherit it by the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of a D~ kernel returned: D~, or both gradients."""
+"""Results of one call of a D~ kernel: D~, or both gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fused kernel takes and what it returned: its inputs, its output, its gradients."""
+"""Inputs, output and gradients of one call of a fused kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be recorded of the calls that a law makes of a kernel. A `Recorder` records nothing.
+"""Events of the calls that a law makes of a kernel. A `Recorder` records none of them.
 
 The code that calls kernels tells a recorder of each call, before and after it. explain/repro/recorder.py
 writes a script of what it is told.

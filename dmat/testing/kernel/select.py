@@ -1,4 +1,4 @@
-"""Which implementations, dtypes and devices are checked: what was asked for, within what is promised."""
+"""Select implementations, dtypes and devices: those requested, as far as the contract promises them."""
 
 from __future__ import annotations
 

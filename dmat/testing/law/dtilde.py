@@ -1,4 +1,4 @@
-"""What a law of D~ sees: a kernel in a dtype on a device, beside what is true of it."""
+"""A D~ kernel in a dtype on a device, as a law sees it, with the truth of its results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ A_CLASS = "a class was given: pass an instance or a function"
 
 @dataclass
 class DtildeSubject(Subject):
-    """What a law of D~ sees."""
+    """A D~ kernel as a law sees it."""
 
     unjudged_in_a_child: str | None = field(default=None, init=False, repr=False)
 
@@ -96,7 +96,7 @@ class DtildeSubject(Subject):
 
     @cached_property
     def domain(self) -> Domain:
-        """What the strategies may draw for it."""
+        """The domain: the cases that the strategies may draw for this kernel."""
         contract = self.contract
         return Domain.of(
             contract,

@@ -1,4 +1,4 @@
-"""What a law of fused kernels sees: a kernel in a dtype on a device, beside what is true of it."""
+"""A fused kernel in a dtype on a device, as a law sees it, with the truth of its results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 
 @dataclass
 class FusedSubject(Subject):
-    """What a law of fused kernels sees."""
+    """A fused kernel as a law sees it."""
 
     @property
     def contract(self) -> FusedContract:
@@ -122,7 +122,7 @@ class FusedSubject(Subject):
 
     @cached_property
     def domain(self) -> ProbeDomain:
-        """What the strategies may draw for it."""
+        """The domain: the cases that the strategies may draw for this kernel."""
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
@@ -459,7 +459,7 @@ class FusedSubject(Subject):
 
     @property
     def letters(self) -> dict[str, str]:
-        """What each tensor of a call is called."""
+        """The name of each tensor of a call."""
         return dict(
             zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
         )

@@ -1,4 +1,4 @@
-"""What differs by the kind of a kernel: D~ itself, or a fused kernel that D~ is read out of."""
+"""Tables by kind of kernel: D~ itself, or a fused kernel that D~ is read out of."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class Law:
     """One statement about the kernels of one kind.
 
     name: without "test_law_"; each kind has a name once. text: the docstring. check: (subject, **case).
-    parameters: the parts of a case that check takes. order: --dmat-first runs low ones first. most: of a law
-    whose examples are dear (a compilation, a process), how many the search tries at most.
+    parameters: the parts of a case that check takes. order: --dmat-first runs low ones first. most: the cap
+    on random examples for a law with expensive examples (a compilation, a process); None: no cap.
     """
 
     name: str

@@ -25,7 +25,7 @@ DETACHED = "the output asks for no gradient; a kernel that has none declares dif
 
 @dataclass
 class Subject(Kernel, ABC):
-    """What a law sees. `worst` is the largest error over bound that it has let pass.
+    """A kernel in a dtype on a device, as a law sees it. `worst` is the largest error over bound let pass.
 
     part: of a law's cases, "all", or the "ladder" or the "search" alone. recorder: is told of every call.
     callee: the name of the function in the record.
@@ -78,7 +78,7 @@ class Subject(Kernel, ABC):
     @cached_property
     @abstractmethod
     def domain(self) -> Domain:
-        """What the strategies may draw for it."""
+        """The domain: the cases that the strategies may draw for this kernel."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What D~ and its gradients truly are."""
+"""The exact D~ and its exact gradients."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Forward:
 
 
 def _forward_kind(igate: Array, fgate: Array) -> Kind:
-    """What each entry must be, from the gates that it reads (docs/spec.md section 1)."""
+    """Return each entry's kind (finite, -inf, +inf, NaN) from the gates that it reads: spec section 1."""
     S = igate.shape[-1]
     closed = holds(fgate == -np.inf)
     i = igate[..., None, :]

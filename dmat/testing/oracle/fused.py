@@ -1,4 +1,4 @@
-"""What a fused kernel must give: docs/fused.md sections 1 and 2, in float64, each with its own error.
+"""The exact results of a fused kernel in float64, each with its own error: docs/fused.md sections 1, 2.
 
 a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where
 there is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
@@ -77,7 +77,7 @@ class Truth:
 
     @property
     def scale(self) -> float:
-        """What q.k is multiplied by."""
+        """The factor of q.k."""
         return self.contract.scale_of(self.seen.q.shape[-1])
 
     @cached_property
@@ -97,7 +97,7 @@ class Truth:
 
     @cached_property
     def exponent(self) -> Array:
-        """What is exponentiated: D~, and scale q.k with it in a softmax."""
+        """The exponent: D~, plus scale q.k in a softmax."""
         return self.reads.exponent(self.dtilde, self.products)
 
     @cached_property
@@ -125,7 +125,7 @@ class Truth:
 
     @cached_property
     def normaliser(self) -> Array:
-        """What o is divided by, (B, NH, t, 1)."""
+        """The divisor of o, (B, NH, t, 1)."""
         return self.reads.normaliser(self.n)[..., None]
 
     @cached_property

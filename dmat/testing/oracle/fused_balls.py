@@ -1,4 +1,4 @@
-"""What a fused kernel must give, enclosed in balls of 256 bits: entry by entry, from the very inputs."""
+"""The exact results of a fused kernel, entry by entry, enclosed in balls of 256 bits."""
 
 from __future__ import annotations
 

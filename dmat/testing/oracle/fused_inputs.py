@@ -1,4 +1,4 @@
-"""What a fused kernel was given in one call, as exact numbers: from here on nothing depends on tensors."""
+"""The inputs of one call of a fused kernel as exact numbers. The oracle reads no tensor after this."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Seen:
 
     @cached_property
     def begin(self) -> Array:
-        """Where the call or sequence of each time begins, (S,)."""
+        """The begin of each time's call or packed sequence, (S,)."""
         starts = np.array(self.begins, dtype=np.int64)
         return np.asarray(starts[np.searchsorted(starts, np.arange(self.S), side="right") - 1])
 
     @cached_property
     def unread(self) -> Mask:
-        """Which sources a row does not read: later ones, other sequences', those before a closed gate."""
+        """Sources that a row does not read: later ones, other sequences', those before a closed gate."""
         later = ~np.tri(self.S, dtype=bool)
         other = self.begin[:, None] != self.begin[None, :] if self.packed else np.zeros_like(later)
         return np.asarray(later | other | holds(self.fgate == -np.inf))
 
     @cached_property
     def crossing(self) -> Mask:
-        """Which entries go through a state that is handed over, (S, S)."""
+        """Entries that go through a state which is handed over, (S, S)."""
         other = self.begin[:, None] != self.begin[None, :]
         return np.asarray(other & np.tri(self.S, dtype=bool) & (not self.packed))

@@ -1,4 +1,4 @@
-"""What D~ and its gradients are on integers, where nothing rounds."""
+"""D~ and its gradients on integers, where nothing rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be called at all: which dtypes, devices and lengths an implementation answers for."""
+"""Find the dtypes, devices and lengths for which an implementation can be called at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tell = Callable[[Probe], None]
 
 @dataclass(frozen=True)
 class Answers:
-    """Where it answers, and for which lengths; differentiable: some output asks for a gradient."""
+    """The dtypes, devices and lengths it answers for. differentiable: some output asks for a gradient."""
 
     places: tuple[Place, ...]
     seq_multiple_of: int

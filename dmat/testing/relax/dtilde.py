@@ -1,4 +1,4 @@
-"""What a contract of D~ may give up, dearest first: where dmat.testing.relax looks for a wider one."""
+"""The promises that a contract of D~ may give up, the most important first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Promises(ABC):
         return {name: options[-1] for name, options in self.options.items()}
 
     def no_stricter(self, terms: Terms, other: Terms) -> bool:
-        """Whether no term is stricter than the other's."""
+        """Return whether no term is stricter than the other's."""
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
 
     def given_up(self, terms: Terms) -> tuple[int, ...]:

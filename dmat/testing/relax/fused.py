@@ -1,4 +1,4 @@
-"""What the contract of a fused kernel may give up, dearest first: dmat.testing.relax.
+"""The promises that a fused kernel's contract may give up, the most important first.
 
 What its author has stated is kept as it stands: only what was left at its default may be widened.
 """

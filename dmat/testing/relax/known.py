@@ -31,7 +31,7 @@ class Counterexample:
         return decoded(self.case)
 
     def refutes(self, implementation: Implementation) -> bool:
-        """Whether its contract allows the case and implies the law, and the law does not hold."""
+        """Return whether the contract allows the case and implies the law, and the law does not hold."""
         if self.dtype not in implementation.contract.dtypes:
             return False
         law, case = law_named(self.law, implementation.kind), self.read()

@@ -61,11 +61,11 @@ class Trial:
     fixed: AnyContract
 
     def same(self, other: Trial) -> bool:
-        """Whether the other is of the same part of the same law in the same place."""
+        """Return whether the other trial is of the same part of the same law, dtype and device."""
         return (self.law, self.place, self.part) == (other.law, other.place, other.part)
 
     def covers(self, terms: Terms, fixed: AnyContract, promises: Promises) -> bool:
-        """Whether it holds as well under terms no stricter, whatever the other dtypes.
+        """Return whether this trial also covers these terms: they are no stricter, other dtypes aside.
 
         What calls no backward does not know of masked cotangents.
         """
@@ -96,7 +96,7 @@ class Relaxation:
 
     @cached_property
     def promises(self) -> Promises:
-        """What may be given up."""
+        """The promises that may be given up."""
         return promises_of(self.implementation.contract)
 
     def nearest(self) -> AnyContract | None:

@@ -1,4 +1,4 @@
-"""What is reported of a worker that is gone: the case that it was trying, kept like any counterexample."""
+"""Report a dead worker: keep the case that it was trying like any counterexample."""
 
 from __future__ import annotations
 

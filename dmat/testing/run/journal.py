@@ -1,4 +1,4 @@
-"""What is being tried, written ahead: a process that dies or hangs in a kernel leaves the case behind.
+"""The case that is being tried, written ahead: a process that dies or hangs leaves it behind.
 
 Each process has a file of its own, one line in it, overwritten before every example: what was written to a
 file survives the process. An example that takes longer than the limit is ended by an alarm where Python still
@@ -193,7 +193,7 @@ class Journal:
         return _mark(self.folder, "uncallable", place)
 
     def first_to_tell(self) -> bool:
-        """Whether no process has told yet that this implementation cannot be called; it is told once."""
+        """Return whether this process is the first to say that the implementation cannot be called."""
         assert self.entry is not None
         try:
             _mark(self.folder, "told", self.entry.implementation).touch(exist_ok=False)
@@ -237,7 +237,7 @@ def _on_alarm(number: int, frame: FrameType | None) -> None:
 
 
 def _alarm_is_free() -> bool:
-    """Whether there is an alarm, nobody else uses it, and it rings in this thread."""
+    """Return whether SIGALRM exists, is unused, and would ring in this thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _on_alarm)

@@ -1,4 +1,4 @@
-"""Where the processes of a pytest run keep their journals: one folder, which goes when the run ends."""
+"""The folder of the journals of a pytest run's processes. It is deleted when the run ends."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> Abstra
 
 
 def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
-    """Where the law is known not to hold, try the witness alone: known while it fails, an error once not."""
+    """If known.toml lists this failure, try its witness alone: "known" while it fails, else an error."""
     listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
     if listed is None:
         return

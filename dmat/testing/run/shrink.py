@@ -73,12 +73,12 @@ class Descent:
 
     @property
     def spent(self) -> bool:
-        """Whether it is time to stop."""
+        """Return whether the time for shrinking is used up."""
         worked, waited = time.process_time() - self.started[0], time.perf_counter() - self.started[1]
         return self.tries >= MOST_TRIES or max(worked, waited / MOST_WAITING) > self.seconds
 
     def takes(self, case: Case) -> bool:
-        """Whether this case is smaller, inside, new, and breaks the law: then it is the smallest so far."""
+        """Return whether this case is smaller, inside the domain, new, and breaks the law. Keep it if so."""
         if (measured := size(case)) >= self.size or repr(case) in self.seen:
             return False
         self.seen.add(repr(case))

@@ -1,4 +1,4 @@
-"""What a broken law says: the finding, its evidence, and what was expected."""
+"""Findings of broken laws: the finding, its evidence, and the expected value."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ AXES = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """The whole tensor of which a finding is one entry: computed, exact, how far apart, and where wrong.
+    """The whole tensors around a finding, which is one of their entries.
 
-    All have the axes of AXES[quantity], or are parts of such. computed, exact: float64, exact to some 15
-    digits. allowed: absolute, 0 where bits are compared. wrong: the entries that break the law. judged: those
-    that the law requires something of. truth: what `exact` was read from, where that is another call, and
-    `times` that; overflow: where a result need not be finite. decays: how exp(D~) stands in the entries, if
-    it does (dmat.testing.explain.decays).
+    All have the axes of AXES[quantity], or are parts of such an array. computed, exact: float64, exact to
+    some 15 digits. allowed: the absolute error allowed, 0 where bits are compared. wrong: the entries that
+    break the law. judged: the entries that the law speaks of. truth: the array `exact` was computed from
+    (exact = times x truth), if it came from another call. overflow: the entries that need not be finite.
+    decays: where exp(D~) stands in the entries (dmat.testing.explain.decays), or None.
     """
 
     computed: Array

@@ -1,4 +1,4 @@
-"""What a law requires of an array: the same bits, the same kinds, an error within its bound."""
+"""The assertions of the laws: equal bits, equal kinds (finite, -inf, NaN), an error within its bound."""
 
 from __future__ import annotations
 

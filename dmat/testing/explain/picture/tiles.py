@@ -1,4 +1,4 @@
-"""Where the tiles of a panel stand: a tile a head, a matrix or a band, with its gates beside it."""
+"""Positions of a panel's tiles: one tile a head, a matrix or a band, with its gates beside it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tiles:
 
     @property
     def _edges(self) -> tuple[float, float]:
-        """What stands left of a tile and above it, gap included."""
+        """Width and height of the margin left of a tile and above it, gap included."""
         strips = (0.0, 2.5) if self.band else (1.5, 1.5)
         return strips[0] * self.strip + self.gap * (not self.band), strips[1] * self.strip + self.gap
 

@@ -1,4 +1,4 @@
-"""What is drawn of a look: its arrays head by head, heads shown, entry named, gates beside them."""
+"""The content of a picture: arrays head by head, shown heads, the named entry, the gates beside them."""
 
 from __future__ import annotations
 

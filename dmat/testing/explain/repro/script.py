@@ -164,7 +164,7 @@ def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Pat
 
 
 def remembers(subject: Subject, case: Case) -> bool:
-    """Whether the kernel gives the same for these gates as for others of their shape."""
+    """Return whether the kernel answers these gates and other gates of their shape alike."""
     gates = case.get("gates")
     if gates is None or 0 in gates.shape:
         return False

@@ -1,4 +1,4 @@
-"""What a law does with a kernel, written down as straight-line torch code while it does it.
+"""The calls that a law makes of a kernel, written as straight-line torch code while they are made.
 
 recorder.py writes the calls into a Transcript. Each input becomes a variable, each view of
 the same memory a view, each later change an assignment. script.py makes a script of it.
@@ -225,7 +225,7 @@ def _share(one: Tensor, other: Tensor) -> bool:
 
 
 def _readable(tensor: Tensor) -> bool:
-    """Whether memory can be looked at: not huge, and not while CUDA captures or must not wait."""
+    """Return whether memory can be read now: it is not huge, and CUDA does not capture or forbid waiting."""
     if tensor.untyped_storage().nbytes() > LARGEST_WATCHED:
         return False
     watched = tensor.is_cuda and (

@@ -1,4 +1,4 @@
-"""Which finding stands for which broken cell."""
+"""The finding that stands for each broken cell."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class LawEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CellEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one law for one implementation, dtype and device."""
+    """The outcome of one law for one implementation, dtype and device."""
 
     law: str
     implementation: str

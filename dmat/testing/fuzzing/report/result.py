@@ -1,4 +1,4 @@
-"""What a run came to, as the report has it."""
+"""The result of a fuzzing run, as the report shows it."""
 
 from __future__ import annotations
 
