@@ -10,8 +10,10 @@ from rich.progress import track
 from torch import Tensor
 
 from dmat import dtilde
-from dmat.testing.bounds import Format, Rounding, forward_bound
-from dmat.testing.exact import FINITE, Array, Forward
+from dmat.testing.bounds.dtilde import forward_bound
+from dmat.testing.bounds.formats import Format, Rounding
+from dmat.testing.oracle.arithmetic import FINITE, Array
+from dmat.testing.oracle.dtilde import Forward
 
 from .contestants import FORMULAS
 

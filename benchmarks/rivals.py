@@ -19,12 +19,13 @@ from torch import Tensor
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies.shapes import shapes
 from dmat.testing.contract import Contract
+from dmat.testing.fuzzing.messages import Cell, Turn
 from dmat.testing.fuzzing.profile import fuzzing
-from dmat.testing.fuzzing.told import Cell, Turn
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.keep import Keeping
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import require_within
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.require import require_within
 
 Pair = st.SearchStrategy[tuple[Tensor, Tensor]]
 ROUNDS = 5
@@ -73,7 +74,7 @@ def _ours(kernel: Implementation, longest: int, *, targeted: bool) -> Callable[[
     """Return a turn of the law on recipes, the database and all."""
     folder = Path(tempfile.mkdtemp(prefix="dmat-benchmark-"))
     contract = Contract(max_seq=longest)
-    subject, number = Subject(Implementation(kernel.name, kernel.function, contract), "float32"), 0
+    subject, number = DtildeSubject(Implementation(kernel.name, kernel.function, contract), "float32"), 0
 
     def run() -> int:
         nonlocal number
@@ -117,7 +118,7 @@ def _element_by_element(longest: int) -> dict[str, Pair]:
 
 def _theirs(kernel: Implementation, pairs: Pair) -> Callable[[], int]:
     """Return a search of the same law on these gates: the same call, oracle and bound."""
-    subject, examples = Subject(kernel, "float32"), 0
+    subject, examples = DtildeSubject(kernel, "float32"), 0
 
     @settings(
         max_examples=EXAMPLES,

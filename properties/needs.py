@@ -1,78 +1,75 @@
-"""What a contract must promise for a law to apply: each returns why it does not, or None."""
+"""What a law needs, mostly a promise of the contract: each returns why the law does not apply, or None."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
 
 import torch
 
-from dmat.testing import protected
-from dmat.testing.subject import Subject
+from dmat.testing.kernel import protected
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.subject import Subject
+
+Need = Callable[[Subject], str | None]
 
 
-def gradients(subject: Subject) -> str | None:
-    """The implementation has gradients."""
-    return None if subject.contract.differentiable else "contract: differentiable=False"
+def promised(field: str, says: str, member: str | None = None) -> Need:
+    """Make the need that the contract promises this field, or that the field's value has this member.
 
-
-def _stated(field: str, name: str, statement: str) -> Callable[[Subject], str | None]:
-    """Make the need that a collection of the contract holds this name."""
+    says: the need in words, as docs/laws.md shows it.
+    """
 
     def need(subject: Subject) -> str | None:
-        stated = getattr(subject.contract, field)
-        return None if name in stated else f"contract: {field} without {name!r}"
+        return subject.contract.why_not(field, member)
 
-    need.__doc__ = statement
+    need.__doc__ = says
     return need
 
 
-def special_value(name: str) -> Callable[[Subject], str | None]:
+# Both kinds
+
+determinism = promised("deterministic", "The same call gives the same bits.")
+
+
+def gradients(subject: Subject) -> str | None:
+    """The kernel has gradients."""
+    return subject.contract.why_not(subject.contract.of_gradients)
+
+
+def special_value(name: str) -> Need:
     """Gates may hold this special value."""
-    return _stated("special_values", name, f"Gates may hold {name}.")
+    return promised("special_values", f"Gates may hold {name}.", name)
+
+
+# D~
+
+window_scope = promised("error_scope", "Entries depend on nothing beyond their window, to the bit.")
+forward_mode = promised("forward_mode", "Forward mode is promised right, or refused with an error.")
+second_order = promised("second_order", "Second derivatives are promised right, or refused with an error.")
+peak_memory = promised("peak_memory", "A ceiling of memory is stated.")
 
 
 def exact_sums(subject: Subject) -> str | None:
     """Sums of integers are exact, and some allowed length has one."""
-    if not subject.contract.exact_sums:
-        return "contract: exact_sums=False"
-    if not subject.domain.has_exact_lengths:
-        return f"no allowed length has exact sums in {subject.dtype}"
-    return None
-
-
-def window_scope(subject: Subject) -> str | None:
-    """Entries depend on nothing beyond their window, to the bit."""
-    scope = subject.contract.error_scope
-    return None if scope == "window" else f"contract: error_scope={scope!r}"
-
-
-def determinism(subject: Subject) -> str | None:
-    """The same call gives the same bits."""
-    return None if subject.contract.deterministic else "contract: deterministic=False"
+    if reason := subject.contract.why_not("exact_sums"):
+        return reason
+    some = subject.domain.has_exact_lengths
+    return None if some else f"no allowed length has exact sums in {subject.dtype}"
 
 
 def half_precision(subject: Subject) -> str | None:
     """The dtype is a half type, and float32 is there to compare with."""
     if subject.dtype not in ("bfloat16", "float16"):
         return "a law of the half types"
-    return None if "float32" in subject.contract.dtypes else "contract: dtypes without float32"
+    return subject.contract.why_not("dtypes", "float32")
 
 
-def forward_mode(subject: Subject) -> str | None:
-    """Forward mode is promised right, or refused with an error."""
-    return None if subject.contract.forward_mode else "contract: forward_mode=False"
-
-
-def second_order(subject: Subject) -> str | None:
-    """Second derivatives are promised right, or refused with an error."""
-    return None if subject.contract.second_order else "contract: second_order=False"
-
-
-def transform(name: str) -> Callable[[Subject], str | None]:
+def transform(name: str) -> Need:
     """The same answer is promised under this transform of torch."""
-    return _stated("transforms", name, f"The same answer is promised under {name}.")
+    return promised("transforms", f"The same answer is promised under {name}.", name)
 
 
 def compiler(subject: Subject) -> str | None:
@@ -87,15 +84,9 @@ def protected_pages(subject: Subject) -> str | None:
     return "a law of the CPU" if subject.device != "cpu" else protected.available()
 
 
-def peak_memory(subject: Subject) -> str | None:
-    """A ceiling of memory is stated."""
-    return "contract: peak_memory not stated" if subject.contract.peak_memory is None else None
-
-
 def cpu_too(subject: Subject) -> str | None:
     """The kernel promises the CPU as well."""
-    devices = subject.contract.devices
-    return None if devices is None or "cpu" in devices else "contract: devices without 'cpu'"
+    return None if subject.contract.devices is None else subject.contract.why_not("devices", "cpu")
 
 
 def cuda(subject: Subject) -> str | None:
@@ -103,3 +94,40 @@ def cuda(subject: Subject) -> str | None:
     if subject.device == "cuda":
         return None
     return "a law of CUDA" if torch.cuda.is_available() else "no CUDA device"
+
+
+# Fused kernels
+
+gate = promised("gate", "The kernel takes a forget gate.")
+igate = promised("igate", "The kernel takes an input gate.")
+homogeneous = promised("homogeneous", "2 v gives 2 o, bit for bit.")
+states = promised("states", "A state can be handed over.")
+packed = promised("packed", "Sequences can be packed.")
+
+
+def integers(subject: FusedSubject) -> str | None:
+    """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
+    lacks = subject.contract.why_not
+    if subject.reads.inexact:
+        return subject.reads.inexact
+    if lacks("weight"):
+        return f"{lacks('weight')}: an open gate has weight 0"
+    for name in ("gate", "positive", "exact_sums", "homogeneous"):
+        if lacks(name):
+            return lacks(name)
+    if lacks("eps"):
+        return f"{lacks('eps')} shifts the normaliser"
+    if all(math.frexp(scale)[0] != 0.5 for _, scale in subject.domain.scales):
+        return "no K makes the scale a power of two"
+    return None
+
+
+def bits(subject: FusedSubject) -> str | None:
+    """Rows do not depend on later ones, to the bit."""
+    return determinism(subject) or subject.contract.why_not("causal")
+
+
+def resets(subject: FusedSubject) -> str | None:
+    """Gates may be closed for good; only where entries depend on their windows alone does that reset."""
+    scope = window_scope(subject)
+    return special_value("-inf")(subject) or (scope and f"{scope}: -inf less -inf is no reset")

@@ -9,39 +9,54 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.cases import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
-from dmat.testing import protected
-from dmat.testing.law import law
-from dmat.testing.memory import uninitialised
-from dmat.testing.subject import Gradients, Subject
-from dmat.testing.verdict import as_array, require, require_same, require_within
+from dmat.strategies.cases.dtilde import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.kernel import protected
+from dmat.testing.kernel.call import PulledBack
+from dmat.testing.kernel.memory import uninitialised
+from dmat.testing.kernel.runtime import at_the_edge
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BACKWARD, BOTH, RIVAL
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.verdict.require import require, require_same, require_within
+
+CALLED_TWICE = {DTILDE: (needs.gradients, needs.determinism), FUSED: (needs.determinism,)}
 
 
-def require_same_call(after: Gradients, before: Gradients, note: str) -> None:
-    """Require the same D~ and the same gradients, bit for bit."""
-    require_same("D~", after.run.dtilde, before.run.dtilde, note=note)
-    require_same("di", after.di, before.di, note=note)
-    require_same("df", after.df, before.df, note=note)
+def outcome(subject: Subject, call: Case, filler: float = float("nan")) -> PulledBack:
+    """Call, and pull back where there are gradients."""
+    return subject.pull_on(subject.build(call, filler), call, filler=filler)[0]
+
+
+def require_same_results(subject: Subject, after: PulledBack, before: PulledBack, note: str) -> None:
+    """Require the same outputs and the same gradients, bit for bit."""
+    for name in before.run.outputs:
+        require_same(name, after.run.of(name), before.run.of(name), note=note)
+    for name in before.gradients:
+        require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
 @law(GATES, order=17)
-def test_law_inputs_untouched(subject: Subject, gates: Gates) -> None:
+def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
     """The call writes to no gate, and its output shares no memory with one.
 
     Why: Autograd and the caller still need the gates; a view of them returned changes with them.
     Bound: zero.
     """
     inputs = gates.build(subject.device)
-    before = [as_array(gate) for gate in inputs]
+    before = [subject.read(gate) for gate in inputs]
     output = subject.call(*inputs)
     for name, gate, was in zip(("igate_preact", "fgate_preact"), inputs, before, strict=True):
-        require_same(name, as_array(gate), was, note="the input after the call, against before")
+        require_same(name, subject.read(gate), was, note="the input after the call, against before")
         shared = output.untyped_storage().data_ptr() == gate.untyped_storage().data_ptr()
-        require(not shared or output.numel() == 0, "D~", f"shares memory with {name}", "its own memory")
+        own, found = not shared or output.numel() == 0, f"shares memory with {name}"
+        require(own, "D~", found, "its own memory", what="memory", detail=name)
 
 
 @law(COTANGENTS, order=23, needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The backward call writes to no gate and not to its cotangent.
 
     Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
@@ -49,56 +64,56 @@ def test_law_cotangent_untouched(subject: Subject, gates: Gates, cotangent: Cota
     """
     igate, fgate = gates.build(subject.device)
     G = cotangent.build(gates, subject.device)
-    before = [as_array(x) for x in (igate, fgate, G)]
+    before = [subject.read(x) for x in (igate, fgate, G)]
     subject.gradients_of(igate, fgate, G)
     for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
-        require_same(name, as_array(x), was, note="the input after the backward call, against before")
+        require_same(name, subject.read(x), was, note="the input after the backward call, against before")
 
 
-@law(WINDOWS, order=18)
-def test_law_results_kept(subject: Subject, gates: Gates, rival: Gates) -> None:
+@law(RIVAL, order=18, kinds=BOTH)
+def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
     Why: A static output buffer, or a cache keyed by shape or address, gives yesterday's answer.
-    Bound: zero for the earlier result; section 3, forward, for the later.
+    Bound: zero for the earlier result; {section 3, forward, // docs/fused.md section 2} for the later.
     """
-    igate, fgate = gates.build(subject.device)
-    first = subject.forward_of(igate, fgate)
-    kept = first.dtilde
-    igate.copy_(rival.dense()[0])
-    fgate.copy_(rival.dense()[1])
-    second = subject.forward_of(igate, fgate)
-    require_same("D~", as_array(first.output), kept, note="the first result after a second call")
-    require_within(second.dtilde, subject.expected_dtilde(second))
+    inputs = subject.build(call)
+    first = subject.forward_on(inputs)
+    kept = {name: first.of(name) for name in first.outputs}
+    subject.overwrite(inputs, rival)
+    second = subject.forward_on(inputs)
+    for name, must in subject.expected_outputs(second, "the second call").items():
+        now, note = subject.read(first.outputs[name]), "the first result after a second call"
+        require_same(name, now, kept[name], note=note)
+        require_within(second.of(name), must)
 
 
-@law(COTANGENTS, order=19, needs=(needs.gradients, needs.determinism))
-def test_law_repeatable(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order=19, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_repeatable(subject: Subject, call: Case) -> None:
     """The same call gives the same bits, gradients too.
 
     Why: Atomic additions make every bug after them unrepeatable.
     Bound: zero.
     """
-    first = subject.gradients(gates, cotangent)
-    require_same_call(subject.gradients(gates, cotangent), first, "the second of two equal calls")
+    first = outcome(subject, call)
+    require_same_results(subject, outcome(subject, call), first, "the second of two equal calls")
 
 
-@law(COTANGENTS, order=8, needs=(needs.gradients, needs.determinism))
-def test_law_surroundings_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order={DTILDE: 8, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     """Nothing outside the given views is read: NaN or a large number around them changes nothing.
 
     Why: A read past the view is right until the allocator moves.
     Bound: zero.
     """
-    runs = []
-    for filler in (float("nan"), torch.finfo(getattr(torch, gates.dtype)).max / 4):
-        igate, fgate = gates.build(subject.device, filler)
-        runs.append(subject.gradients_of(igate, fgate, cotangent.build(gates, subject.device, filler)))
-    require_same_call(runs[1], runs[0], "a large number around the inputs, against NaN around them")
+    large = torch.finfo(getattr(torch, subject.dtype)).max / 4
+    runs = [outcome(subject, call, filler) for filler in (float("nan"), large)]
+    note = "a large number around the inputs, against NaN around them"
+    require_same_results(subject, runs[1], runs[0], note)
 
 
-@law(COTANGENTS, order=9, needs=(needs.gradients, needs.determinism))
-def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order={DTILDE: 9, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
     Why: Padding from torch.empty is zero in every test and a NaN in the long run.
@@ -106,13 +121,13 @@ def test_law_uninitialised_unread(subject: Subject, gates: Gates, cotangent: Cot
     """
     runs = []
     for filler in (float("nan"), 1e4):
-        with uninitialised(filler, subject.transcript):
-            runs.append(subject.gradients(gates, cotangent))
-    require_same_call(runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
+        with uninitialised(filler, subject.recorder):
+            runs.append(outcome(subject, call))
+    require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 
 
 @law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
-def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
+def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
 
     Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
@@ -123,28 +138,30 @@ def test_law_replay(subject: Subject, gates: Gates, rival: Gates) -> None:
     for number in range(1, 11):
         again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
         if number % 2 == 0:
-            require_same_call(again, first, f"call {number + 1} of 11 for the same inputs, against the first")
+            require_same_results(
+                subject, again, first, f"call {number + 1} of 11 for the same inputs, against the first"
+            )
     require_within(again.run.dtilde, subject.expected_dtilde(again.run))
 
 
 @law(FEW, order=35, needs=(needs.protected_pages,), most=10)
-def test_law_protected_pages(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """No call touches memory past either end of its inputs: none dies of a protected page there.
 
     Why: A stray read whose value is masked away is invisible, until there is no memory behind.
     Bound: none: the process lives, or dies.
     """
     dense = [*gates.dense(), cotangent.build(gates)]
-    edges = [[protected.at_the_edge(x, side) for x in dense] for side in protected.SIDES]
+    edges = [[at_the_edge(x, side) for x in dense] for side in protected.SIDES]
     if subject.killed(*edges):
         for side, inputs in zip(protected.SIDES, edges, strict=True):
             killed = subject.killed(inputs)
             note = f"the inputs, contiguous, touch a page at their {side} that may not be touched"
-            require(killed is None, "call", f"process died: {killed}", "a result", note)
+            require(killed is None, "call", f"process died: {killed}", "a result", note, what="died")
 
 
 @law(COTANGENTS, order=24, needs=(needs.gradients,))
-def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gate's gradient is the same whether or not the other gate needs one, within its bound.
 
     Why: With one gate frozen a backward takes another path, and returns one gradient in the other's
@@ -160,22 +177,23 @@ def test_law_one_sided(subject: Subject, gates: Gates, cotangent: Cotangent) -> 
         require_within(getattr(alone, name), replace(must, note=f"only {name} was asked for"))
 
 
-@law(COTANGENTS, order=25, needs=(needs.gradients,))
-def test_law_retained_graph(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+@law(BACKWARD, order=25, needs=(needs.gradients,), kinds=BOTH)
+def test_law_retained_graph(subject: Subject, call: Case) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 
     Why: A buffer consumed by the first backward makes the second one wrong.
-    Bound: zero where deterministic; section 3, gradients.
+    Bound: zero where deterministic; {section 3 // docs/fused.md section 2}, gradients.
     """
-    igate, fgate = gates.build(subject.device)
-    first, second = subject.gradients_twice(igate, fgate, cotangent.build(gates, subject.device))
+    first, second = subject.pull_on(subject.build(call), call, times=2)
     if subject.contract.deterministic:
-        require_same_call(second, first, "the second backward through one graph, against the first")
-    subject.require_gradients(second)
+        note = "the second backward through one graph, against the first"
+        require_same_results(subject, second, first, note)
+    for name in subject.judged_gradients(call):
+        require_within(second.of(name), subject.gradient_must_be(second, name))
 
 
 @law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))
-def test_law_scaling(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows.
 
     Why: Loss scaling multiplies G by powers of two: clipping, thresholds and half sums do not scale.

@@ -7,11 +7,12 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import FEW, GATES, HUGE, LARGE
-from dmat.testing.cuda import (
+from dmat.strategies.cases.dtilde import FEW, GATES, HUGE, LARGE
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.dtilde import Gradients, Run
+from dmat.testing.law.cuda import (
     WARM_UPS,
     captured,
-    exact_rows,
     forward_and_backward,
     last_row_cotangent,
     no_synchronisation,
@@ -20,30 +21,26 @@ from dmat.testing.cuda import (
     refused_if_too_large,
     spaced_gates,
 )
-from dmat.testing.law import law
-from dmat.testing.subject import Gradients, Refused, Run, Subject
-from dmat.testing.verdict import (
-    LawBroken,
-    as_array,
-    require,
-    require_agreement,
-    require_same,
-    require_within,
-)
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.integers import exact_rows
+from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.verdict.require import require, require_agreement, require_same, require_within
 
 Results = tuple[torch.Tensor, ...]
 
 
-def require_right(subject: Subject, gates: Results, G: torch.Tensor, results: Results) -> None:
+def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, results: Results) -> None:
     """Require D~ and, where there are some, both gradients of these gates within their bounds."""
-    run = Run(as_array(gates[0])[..., 0], as_array(gates[1])[..., 0], results[0])
+    igate, fgate = (subject.read(gate)[..., 0] for gate in gates)
+    run = Run(igate, fgate, results[0], subject.read)
     require_within(run.dtilde, subject.expected_dtilde(run))
     if len(results) == 3:
-        subject.require_gradients(Gradients(run, as_array(G), (results[1], results[2])))
+        subject.require_gradients(Gradients(run, subject.read(G), (results[1], results[2])))
 
 
 @law(FEW, order=50, needs=(needs.cuda,), most=5)
-def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
     Why: One .item() in the forward stalls the whole training step.
@@ -52,12 +49,12 @@ def test_law_no_synchronisation(subject: Subject, gates: Gates, cotangent: Cotan
     inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
     for _ in range(WARM_UPS):
         forward_and_backward(subject, inputs, G)
-    with no_synchronisation(subject.transcript):
+    with no_synchronisation(subject.recorder):
         forward_and_backward(subject, inputs, G)
 
 
 @law(FEW, order=51, needs=(needs.cuda,), most=5)
-def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
 
     Why: Inference runs in CUDA graphs: what is computed on the host is frozen in them.
@@ -72,7 +69,7 @@ def test_law_graph_capture(subject: Subject, gates: Gates, cotangent: Cotangent)
 
 
 @law(FEW, order=52, needs=(needs.cuda,), most=5)
-def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On a stream of its own the call reads its inputs when that stream has written them.
 
     Why: A kernel launched on the wrong stream reads what is not yet written.
@@ -83,7 +80,7 @@ def test_law_side_stream(subject: Subject, gates: Gates, cotangent: Cotangent) -
 
 
 @law(HUGE, order=71, needs=(needs.cuda, needs.exact_sums))
-def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
+def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 
     Why: Offsets of 32 bits wrap at the lengths that the kernel was written for.
@@ -91,20 +88,20 @@ def test_law_past_2_31(subject: Subject, shape: tuple[int, int, int]) -> None:
     """
     dtype, S = getattr(torch, subject.dtype), shape[-1]
     with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
-        G = last_row_cotangent(shape, dtype, subject.device, subject.transcript)
+        G = last_row_cotangent(shape, dtype, subject.device, subject.recorder)
         results = forward_and_backward(subject, spaced_gates(shape, dtype, subject.device), G)
         for head in sorted({0, shape[1] // 2, shape[1] - 1}):
             for rows in (slice(0, 64), slice(max(0, S - 64), S)):
                 note = f"head {head}, rows from {rows.start} on"
-                require_same("D~", as_array(results[0][0, head, rows]), exact_rows(S, rows), note=note)
+                require_same("D~", subject.read(results[0][0, head, rows]), exact_rows(S, rows), note=note)
             truths = np.ones(S), np.arange(S, dtype=np.float64)
             for name, found, truth in zip(("di", "df"), results[1:], truths, strict=False):
                 exact = truth <= 1 / subject.rounding.u
-                require_same(name, as_array(found[0, head, :, 0]), truth, exact, f"head {head}")
+                require_same(name, subject.read(found[0, head, :, 0]), truth, exact, f"head {head}")
 
 
 @law(LARGE, order=70, needs=(needs.cuda, needs.peak_memory))
-def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
+def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
     Why: The output alone is S squared; one hidden copy of it halves the longest sequence.
@@ -114,14 +111,16 @@ def test_law_peak_memory(subject: Subject, shape: tuple[int, int, int]) -> None:
     inputs = spaced_gates(shape, dtype, subject.device)
     G = torch.ones((), dtype=dtype, device=subject.device).expand(*shape, shape[-1])
     forward_and_backward(subject, inputs, G)
-    taken = peak_beyond(lambda: forward_and_backward(subject, inputs, G), subject.transcript)
+    taken = peak_beyond(lambda: forward_and_backward(subject, inputs, G), subject.recorder)
     output = shape[0] * shape[1] * shape[2] ** 2 * inputs[0].element_size()
     stated = subject.contract.peak_memory or 0.0
-    require(taken <= stated * output, "peak memory", f"{taken} bytes", f"at most {stated} x {output} bytes")
+    most = f"{stated} * {output}"
+    allowed = f"at most {stated} x {output} bytes"
+    require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
 @law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))
-def test_law_device_agreement(subject: Subject, gates: Gates) -> None:
+def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
     """CUDA and the CPU agree within the bounds of both.
 
     Why: Wrong on one architecture only is wrong on the user's.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import DIRECTIONS
-from dmat.testing.derivatives import (
+from dmat.strategies.cases.dtilde import DIRECTIONS
+from dmat.testing.law.derivatives import (
     GatePair,
     expected_curvature,
     expected_gradient_in_G,
@@ -13,13 +13,13 @@ from dmat.testing.derivatives import (
     pulled_twice,
     pushed_forward,
 )
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import as_array, require_within
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.require import require_within
 
 
 @law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
-def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
     """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
 
     Why: Hessian-vector products and linearisation mix both modes; a jvp written by hand is seldom
@@ -32,11 +32,13 @@ def test_law_adjoint(subject: Subject, gates: Gates, direction: Gates, cotangent
     tangent = pushed_forward(subject, inputs, moved)
     summed = subject.contract.masked_cotangent == "summed"
     expected = expected_tangent(subject, GatePair.of(*inputs), GatePair.of(*moved), summed=summed)
-    require_within(as_array(tangent), expected)
+    require_within(subject.read(tangent), expected)
 
 
 @law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
-def test_law_second_order(subject: Subject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
+def test_law_second_order(
+    subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
+) -> None:
     """Second derivatives, the gradients of <v, J' G> in G and f, are right or refused with an error.
 
     Why: Gradient penalties differentiate the backward; what it saved as a constant is silently missing
@@ -49,5 +51,5 @@ def test_law_second_order(subject: Subject, gates: Gates, direction: Gates, cota
     second, v = pulled_twice(subject, inputs, G, moved)
     at = GatePair.of(*inputs)
     require_within(second.G, expected_gradient_in_G(subject, at, v))
-    truth = subject.backward_of(at.fgate, as_array(G))
+    truth = subject.backward_of(at.fgate, subject.read(G))
     require_within(second.fgate, expected_curvature(subject, at, truth, v))

@@ -5,71 +5,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import DENSE, EXACT, PROBED
+from dmat.strategies.cases.fused import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.readout.truth import Pulled, Truth
-from dmat.testing.verdict import as_array, require, require_kinds, require_same, require_within
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.oracle.fused import Pulled, Truth
+from dmat.testing.verdict.finding import as_array
+from dmat.testing.verdict.require import require_same, require_within
 
 NEEDS = (needs.gradients,)
 
 
-@law(PROBED, order=13, of=FUSED, needs=NEEDS)
-def test_law_gradient_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Each gradient has the shape, dtype and device of its input.
-
-    Why: A gradient of another shape is broadcast, silently, into the optimiser.
-    Bound: none.
-    """
-    inputs = subject.inputs(gates, probe)
-    gradients = subject.pull_of(inputs, probe)
-    for name, x in inputs.named.items():
-        gradient = gradients.tensors[name]
-        found, wanted = ((tuple(y.shape), y.dtype, y.device) for y in (gradient, x))
-        require(found == wanted, subject.gradient_name(name), found, wanted)
-
-
-@law(PROBED, order=5, of=FUSED, needs=NEEDS)
-def test_law_gradient_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Finite inputs and cotangents give finite gradients of every input, unless they overflow.
-
-    Why: exp of a positive number before the mask, or a where that is not taken: NaN in the weights.
-    Bound: none but overflow.
-    """
-    gradients = subject.pull(gates, probe)
-    for name in gradients.tensors:
-        require_kinds(gradients.of(name), subject.expected_gradient(gradients, name))
-
-
-@law(PROBED, order=4, of=FUSED, needs=(*NEEDS, needs.gate))
-def test_law_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The forget gate's gradient at k is the sum of X[t, s] over t >= k > s, times dl/df, within its bound.
-
-    Why: The rectangle is where carries, tails and the derivative of the gate are lost.
-    Bound: docs/fused.md section 2, gradients.
-    """
-    if needs.one_law_serves(subject, probe):
-        gradients = subject.pull(gates, probe)
-        subject.observe(require_within(gradients.of("g"), subject.expected_gradient(gradients, "g")))
-
-
-@law(PROBED, order=4, of=FUSED, needs=(*NEEDS, needs.igate))
-def test_law_input_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The input gate's gradient at s is the sum of X[t, s] over t >= s, within its bound.
-
-    Why: A column summed short, a stabiliser's derivative left over, or underflow through e^-m.
-    Bound: docs/fused.md section 2, gradients.
-    """
-    if needs.one_law_serves(subject, probe):
-        gradients = subject.pull(gates, probe)
-        subject.observe(require_within(gradients.of("i"), subject.expected_gradient(gradients, "i")))
-
-
-@law(DENSE, order=11, of=FUSED, needs=NEEDS)
+@law(DENSE, order=11, kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
@@ -77,13 +27,13 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe
     Why: A scale applied once too often, a tile transposed, the last chunk's carry left out going back.
     Bound: docs/fused.md section 2, gradients.
     """
-    if needs.one_law_serves(subject, probe):
+    if subject.defines_gradients(probe):
         gradients = subject.pull(gates, probe)
-        for name in "qkv" if subject.fused.keys == "any" else "qv":
+        for name in "qv" if subject.contract.distinct_keys else "qkv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
-@law(PROBED, order=14, of=FUSED, needs=(*NEEDS, needs.gate))
+@law(PROBED, order=14, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
 def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The first forget gate gets no gradient: exactly 0 where gradients sum the rectangle alone.
 
@@ -91,12 +41,12 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
     Bound: zero, or docs/fused.md section 2 for the other values of grad_scope; weighted by -l, it has its
         weight's.
     """
-    if not needs.one_law_serves(subject, probe):
+    if not subject.defines_gradients(probe):
         return
     gradients = subject.pull(gates, probe)
     computed = gradients.of("g")
-    plain = subject.fused.weight is None and subject.fused.reads == "linear"
-    if subject.fused.widest_gradient == "rectangle" and plain:
+    plain = subject.contract.weight is None and not subject.reads.normalised
+    if subject.contract.widest_gradient == "rectangle" and plain:
         first = np.zeros(computed.shape, dtype=bool)
         first[..., :1] = True
         require_same(
@@ -119,7 +69,7 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     What is stored or summed, at most all terms together, within 1/u of the coarsest; what may be an operand
     of a product (q.k, W.v, the state k v and the gradient q W of it) within that of operands too.
     """
-    rounding, unit, seen = subject.fused_rounding, _unit(truth), truth.seen
+    rounding, unit, seen = subject.rounding, _unit(truth), truth.seen
     q, k, v, W = (np.abs(x) for x in (seen.q * truth.scale / unit, seen.k, seen.v, pulled.W))
     across, along = "bhtn,bhsn->bhts", "bhtn,bhtm->bhnm"
     operands = [np.einsum(across, *x) for x in ((q, k), (W, v))]
@@ -130,7 +80,7 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     return np.asarray((total < 1 / stored) & (largest <= 1 / max(stored, rounding.operands.u)))[..., None]
 
 
-@law(EXACT, order=7, of=FUSED, needs=(*NEEDS, needs.integers))
+@law(EXACT, order=7, kinds=(FUSED,), needs=(*NEEDS, needs.integers))
 def test_law_gradient_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """On integers the gradients of log gates and input gates are exact.
 
@@ -141,8 +91,8 @@ def test_law_gradient_exact(subject: FusedSubject, gates: Gates, probe: Probe) -
     gradients = subject.pull(gates, probe)
     truth = subject.truth(gradients.run.seen)
     pulled = truth.pulled(gradients.W)
-    exact = {"g": pulled.dgate} if subject.fused.gate == "log" else {}
-    exact |= {"i": pulled.di} if subject.fused.igate else {}
+    exact = {"g": pulled.dgate} if subject.contract.gate == "log" else {}
+    exact |= {"i": pulled.di} if subject.contract.igate else {}
     for name, value in exact.items():
         held = as_array(torch.from_numpy(value).to(gradients.tensors[name].dtype)) == value
         fits = held & _fits(subject, truth, pulled)

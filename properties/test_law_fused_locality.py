@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import PLACES, RIVALS
+from dmat.strategies.cases.fused import PLACES, RIVALS
 from dmat.testing.contract import FUSED
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedRun, FusedSubject, Inputs
-from dmat.testing.verdict import as_array, require_same, require_within
+from dmat.testing.kernel.fused import FusedRun, Inputs
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.verdict.require import require_same, require_within
 
 
 def changed(
@@ -25,16 +26,16 @@ def changed(
     for name, x in after.named.items():
         if name in other:
             values = other[name].to(x.device)
-        elif name != "v" and (subject.fused.keys == "orthonormal" or subject.fused.positive):
+        elif name != "v" and (subject.contract.distinct_keys or subject.contract.positive):
             continue
         else:
-            low = 0.5 if subject.fused.positive else -2.0
+            low = 0.5 if subject.contract.positive else -2.0
             values = torch.from_numpy(random.uniform(low, 2.0, size=tuple(x.shape))).to(x.device, x.dtype)
         x[...] = torch.where(torch.from_numpy(keep)[..., None].to(x.device), x, values)
     return subject.run_of(before), subject.run_of(after)
 
 
-@law(RIVALS, order=5, of=FUSED, needs=(needs.bits,))
+@law(RIVALS, order=5, kinds=(FUSED,), needs=(needs.bits,))
 def test_law_locality(
     subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, head: tuple[int, int], t: int
 ) -> None:
@@ -50,7 +51,7 @@ def test_law_locality(
     require_same("o", after.o, before.o, rows, "all it reads was kept, all else changed")
 
 
-@law(RIVALS, order=30, of=FUSED)
+@law(RIVALS, order=30, kinds=(FUSED,))
 def test_law_causality(
     subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, t: int
 ) -> None:
@@ -63,14 +64,14 @@ def test_law_causality(
     keep[..., : t + 1] = True
     before, after = changed(subject, gates, probe, rival, noise, keep)
     note = "only later times were changed"
-    if subject.fused.causal == "bits" and subject.contract.deterministic:
+    if subject.contract.causal == "bits" and subject.contract.deterministic:
         require_same("o", after.o, before.o, np.broadcast_to(keep[..., None], before.o.shape), note)
     else:
         past = (slice(None), slice(None), slice(0, t + 1), slice(None))
         require_within(after.o[past], subject.expected(after).part(past).noted(note))
 
 
-@law(RIVALS, order=33, of=FUSED, needs=(needs.determinism,))
+@law(RIVALS, order=33, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_independence(
     subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, head: tuple[int, int]
 ) -> None:
@@ -92,7 +93,7 @@ def _with_gate(subject: FusedSubject, inputs: Inputs, head: tuple[int, int], t: 
     inputs.g[(*head, t)] = value
 
 
-@law(PLACES, order=32, of=FUSED, needs=(needs.gate, needs.nan))
+@law(PLACES, order=32, kinds=(FUSED,), needs=(needs.gate, needs.special_value("nan")))
 def test_law_nan_containment(
     subject: FusedSubject, gates: Gates, probe: Probe, head: tuple[int, int], t: int
 ) -> None:
@@ -107,10 +108,10 @@ def test_law_nan_containment(
     keep = np.ones(gates.shape, dtype=bool)
     keep[(*head, slice(t, None))] = False
     rows = np.broadcast_to(keep[..., None], before.o.shape)
-    require_same("o", as_array(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
+    require_same("o", subject.read(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
 
 
-@law(PLACES, order=21, of=FUSED, needs=(needs.gate, needs.resets))
+@law(PLACES, order=21, kinds=(FUSED,), needs=(needs.gate, needs.resets))
 def test_law_closed_gates(
     subject: FusedSubject, gates: Gates, probe: Probe, head: tuple[int, int], t: int
 ) -> None:

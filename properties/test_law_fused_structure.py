@@ -5,26 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import EXACT, PROBED
+from dmat.strategies.cases.fused import EXACT, PROBED
 from dmat.testing.contract import FUSED
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.verdict import as_array, require_same
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.finding import as_array
+from dmat.testing.verdict.require import require_same
 
 
-@law(PROBED, order=10, of=FUSED)
-def test_law_output_shape(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed.
-
-    Why: Wrong for one head, one time or no batch, a shape is broadcast in silence.
-    Bound: none.
-    """
-    subject.run(gates, probe)
-
-
-@law(PROBED, order=2, of=FUSED)
+@law(PROBED, order=2, kinds=(FUSED,))
 def test_law_future(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """The future is 0, exactly: o[t] has nothing of v_s for s > t.
 
@@ -39,12 +30,12 @@ def test_law_future(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
         if c >= 0:
             later[:s, c] = True
     where = np.broadcast_to(later, run.o.shape) & np.isfinite(run.o)
-    if subject.fused.positive:  # a zero of theirs is e^-300
+    if subject.contract.positive:  # a zero of theirs is e^-300
         return
     require_same("o", run.o, np.zeros_like(run.o), where, "column c is that of a later source alone")
 
 
-@law(EXACT, order=3, of=FUSED, needs=(needs.integers,))
+@law(EXACT, order=3, kinds=(FUSED,), needs=(needs.integers,))
 def test_law_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """On integers the output is exact: gates open or closed for good, q, k, v of -1, 0 and 1.
 
@@ -56,5 +47,5 @@ def test_law_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     held = as_array(torch.from_numpy(truth.o).to(run.output.dtype))
     fits = np.asarray((truth.sizes @ np.abs(run.seen.v)) < 256) & (held == truth.o)
     # What a float16 or a subnormal cannot hold is the business of the law of values.
-    large = np.asarray((np.abs(truth.o) >= subject.fused_rounding.output.smallest_normal) | (truth.o == 0))
+    large = np.asarray((np.abs(truth.o) >= subject.rounding.output.smallest_normal) | (truth.o == 0))
     require_same("o", run.o, truth.o, fits & large)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dmat.properties import fused_needs as needs
+from dmat.properties import needs
 from dmat.strategies import Gates, Probe
-from dmat.strategies.probe_cases import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
 from dmat.testing.contract import FUSED
-from dmat.testing.law import law
-from dmat.testing.readout.subject import FusedGradients, FusedSubject
-from dmat.testing.verdict import as_array, require_kinds, require_within
+from dmat.testing.kernel.fused import FusedGradients
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import law
+from dmat.testing.verdict.require import require_kinds, require_within
 
 
-@law(PROBED, order=1, of=FUSED)
-def test_law_values(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
-    """Every entry is within the bound: o[t] in column s is E[t, s] times a power of two, for every regime.
-
-    Why: One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide.
-    Bound: docs/fused.md section 2, the output.
-    """
-    run = subject.run(gates, probe)
-    subject.observe(require_within(run.o, subject.expected(run)))
-
-
-@law(DENSE, order=8, of=FUSED)
+@law(DENSE, order=8, kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
 
@@ -33,7 +23,7 @@ def test_law_dense(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     subject.observe(require_within(run.o, subject.expected(run)))
 
 
-@law(PROBED, order=6, of=FUSED)
+@law(PROBED, order=6, kinds=(FUSED,))
 def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
     """Finite inputs give finite outputs, unless they overflow.
 
@@ -46,14 +36,14 @@ def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
     """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
-    for name in needs.told(subject, gradients.tensors):
+    for name in subject.told(gradients.tensors):
         expected = subject.expected_gradient(gradients, name, note)
         times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name in ("q", "k", "v")))
         expected = expected.part(times)
         subject.observe(require_within(gradients.of(name), expected))
 
 
-@law(CUTS, order=7, of=FUSED, needs=(needs.states,))
+@law(CUTS, order=7, kinds=(FUSED,), needs=(needs.states,))
 def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
@@ -71,14 +61,14 @@ def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: in
         (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
-        subject.observe(require_within(as_array(output), part.noted(note)))
-    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+        subject.observe(require_within(subject.read(output), part.noted(note)))
+    if subject.defines_gradients(probe) and subject.contract.has_gradients:
         note = f"of the call that was given the state of the times before {cut}"
         gradients = subject.pull_going_on(inputs, probe, cut)
         _require_gradients(gradients, subject, cut, note)
 
 
-@law(PACKED, order=9, of=FUSED, needs=(needs.packed,))
+@law(PACKED, order=9, kinds=(FUSED,), needs=(needs.packed,))
 def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int, t: int) -> None:
     """Sequences packed one behind another do not see each other, nor do their gradients.
 
@@ -87,12 +77,12 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     """
     S = gates.shape[-1]
     starts = ends = sequence_ends(S, cut, t)
-    if subject.fused.zero_length and cut == t:
+    if subject.contract.zero_length and cut == t:
         ends = sorted([*ends, min(cut, S)])  # a sequence of none among them
-    inputs, note = subject.inputs(gates, probe), f"{subject.fused.packed} = {ends}"
+    inputs, note = subject.inputs(gates, probe), f"{subject.contract.packed} = {ends}"
     seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
-    subject.observe(require_within(as_array(output), subject.expected_of(seen, note)))
-    if needs.one_law_serves(subject, probe) and subject.fused.gradient != "none":
+    subject.observe(require_within(subject.read(output), subject.expected_of(seen, note)))
+    if subject.defines_gradients(probe) and subject.contract.has_gradients:
         gradients = subject.pull_packed(inputs, probe, seen, ends)
         _require_gradients(gradients, subject, 0, note)

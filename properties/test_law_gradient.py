@@ -6,17 +6,16 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases import (
-    COTANGENTS,
-    EXACT_COTANGENTS,
-    FINITE_COTANGENTS,
-    MASKED_COTANGENTS,
-)
-from dmat.testing.autograd import reference_gradients
-from dmat.testing.exact import integer_gradients
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import (
+from dmat.strategies.cases.dtilde import COTANGENTS, EXACT_COTANGENTS, FINITE_COTANGENTS, MASKED_COTANGENTS
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.law.autograd import reference_gradients
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BACKWARD, BOTH
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.integers import integer_gradients
+from dmat.testing.verdict.require import (
     require,
     require_agreement,
     require_kinds,
@@ -27,23 +26,29 @@ from dmat.testing.verdict import (
 NEEDS = (needs.gradients,)
 
 
-@law(COTANGENTS, order=13, needs=NEEDS)
-def test_law_gradient_shape(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Each gradient has the shape, dtype and device of its gate.
+def require_gradient(subject: Subject, call: Case, name: str) -> None:
+    """Require the gradient of this input within its bound, where the contract defines it."""
+    if name in subject.judged_gradients(call):
+        gradients = subject.pull_on(subject.build(call), call)[0]
+        subject.observe(require_within(gradients.of(name), subject.gradient_must_be(gradients, name)))
+
+
+@law(BACKWARD, order=13, needs=NEEDS, kinds=BOTH)
+def test_law_gradient_shape(subject: Subject, call: Case) -> None:
+    """Each gradient has the shape, dtype and device of its {gate // input}.
 
     Why: A gradient of another shape is broadcast, silently, into the optimiser.
     Bound: none.
     """
-    igate, fgate = gates.build(subject.device)
-    gradients = subject.gradients(gates, cotangent)
-    for name, gate, gradient in zip(("di", "df"), (igate, fgate), gradients.tensors, strict=True):
-        found = (tuple(gradient.shape), gradient.dtype, gradient.device)
-        wanted = (tuple(gate.shape), gate.dtype, gate.device)
-        require(found == wanted, name, found, wanted)
+    inputs = subject.build(call)
+    gradients = subject.pull_on(inputs, call)[0].gradients
+    for name, x in inputs.named.items():
+        found, wanted = ((tuple(y.shape), y.dtype, y.device) for y in (gradients[name], x))
+        require(found == wanted, subject.gradient_name(name), found, wanted)
 
 
 @law(COTANGENTS, order=14, needs=NEEDS)
-def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_first_forget_gradient(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The first forget gate gets no gradient: df[0] = 0, exactly in window scope.
 
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
@@ -60,45 +65,45 @@ def test_law_first_forget_gradient(subject: Subject, gates: Gates, cotangent: Co
         require_within(gradients.df, df.freed(later))
 
 
-@law(COTANGENTS, order=6, needs=NEEDS)
-def test_law_gradient_finite(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """Finite cotangents give finite gradients at every gate that is not NaN, unless they overflow.
+@law(BACKWARD, order={DTILDE: 6, FUSED: 5}, needs=NEEDS, kinds=BOTH)
+def test_law_gradient_finite(subject: Subject, call: Case) -> None:
+    """{Finite cotangents give finite gradients at every gate that is not NaN //
+    Finite inputs and cotangents give finite gradients of every input}, unless they overflow.
 
     Why: exp of a positive number before the mask, or a where that is not taken: NaN in the weights.
-    Bound: none but overflow, as section 3 allows it.
+    Bound: none but overflow{, as section 3 allows it // }.
     """
-    gradients = subject.gradients(gates, cotangent)
-    di, df = subject.expected_gradients(gradients)
-    require_kinds(gradients.di, di)
-    require_kinds(gradients.df, df)
+    gradients = subject.pull_on(subject.build(call), call)[0]
+    for name in gradients.gradients:
+        require_kinds(gradients.of(name), subject.gradient_must_be(gradients, name))
 
 
-@law(COTANGENTS, order=4, needs=NEEDS)
-def test_law_input_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """di[s] is the sum of G[t, s] over t >= s, within its bound.
+@law(BACKWARD, order=4, needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.igate)}, kinds=BOTH)
+def test_law_input_gradient(subject: Subject, call: Case) -> None:
+    """{di[s] is the sum of G[t, s] over t >= s //
+    The input gate's gradient at s is the sum of X[t, s] over t >= s}, within its bound.
 
-    Why: A column summed short, over rows, or in a half type still trains, only worse.
-    Bound: section 3: gamma(n_s + 4) sum |G|, n_s non-zero cotangents.
+    Why: A column summed short, {over rows, or in a half type still trains, only worse //
+        a stabiliser's derivative left over, or underflow through e^-m}.
+    Bound: {section 3: gamma(n_s + 4) sum |G|, n_s non-zero cotangents // docs/fused.md section 2, gradients}.
     """
-    gradients = subject.gradients(gates, cotangent)
-    di, _ = subject.expected_gradients(gradients)
-    subject.observe(require_within(gradients.di, di))
+    require_gradient(subject, call, subject.gates[0])
 
 
-@law(COTANGENTS, order=2, needs=NEEDS)
-def test_law_forget_gradient(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
-    """df[k] is sigmoid(-f[k]) times the sum of G[t, s] over t >= k > s, within its bound.
+@law(BACKWARD, order={DTILDE: 2, FUSED: 4}, needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.gate)}, kinds=BOTH)
+def test_law_forget_gradient(subject: Subject, call: Case) -> None:
+    """{df[k] is sigmoid(-f[k]) times the sum of G[t, s] over t >= k > s //
+    The forget gate's gradient at k is the sum of X[t, s] over t >= k > s, times dl/df}, within its bound.
 
     Why: The rectangle is where carries, tails and the derivative of the gate are lost.
-    Bound: section 3: (gamma(N + 16) + 3 u_a c) A sigmoid(-f), N non-zero cotangents of magnitude A.
+    Bound: {section 3: (gamma(N + 16) + 3 u_a c) A sigmoid(-f), N non-zero cotangents of magnitude A //
+        docs/fused.md section 2, gradients}.
     """
-    gradients = subject.gradients(gates, cotangent)
-    _, df = subject.expected_gradients(gradients)
-    subject.observe(require_within(gradients.df, df))
+    require_gradient(subject, call, subject.gates[1])
 
 
 @law(FINITE_COTANGENTS, order=43, needs=NEEDS)
-def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_autograd(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Both gradients equal autograd of the reference formula, within the bounds of both.
 
     Why: Two oracles that share no formula: sums of the definition, and autograd of it in float64.
@@ -112,7 +117,7 @@ def test_law_gradient_autograd(subject: Subject, gates: Gates, cotangent: Cotang
 
 
 @law(EXACT_COTANGENTS, order=7, needs=(*NEEDS, needs.exact_sums))
-def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_exact(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On integers both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf.
 
     Why: Every fault of index, chunk or head of the backward shows on integers, with no tolerance.
@@ -125,7 +130,7 @@ def test_law_gradient_exact(subject: Subject, gates: Gates, cotangent: Cotangent
 
 
 @law(COTANGENTS, order=15, needs=(*NEEDS, needs.window_scope))
-def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_gradient_locality(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gradient that no cotangent reaches is exactly 0.
 
     Why: What no cotangent reaches has gradient 0: whatever else is read, or cancelled.
@@ -141,7 +146,7 @@ def test_law_gradient_locality(subject: Subject, gates: Gates, cotangent: Cotang
 
 
 @law(MASKED_COTANGENTS, order=16, needs=NEEDS)
-def test_law_masked_cotangent(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_masked_cotangent(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """G above the diagonal, where D~ is constant, is not read ("ignored"), or only by di ("summed").
 
     Why: D~ is constant above the diagonal; NaN from a masked softmax stands there in practice.

@@ -8,15 +8,16 @@ from torch import Tensor
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import WINDOWS
-from dmat.testing.exact import Mask
-from dmat.testing.law import law
-from dmat.testing.subject import Run, Subject
-from dmat.testing.verdict import require_kinds
+from dmat.strategies.cases.dtilde import WINDOWS
+from dmat.testing.kernel.dtilde import Run
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.verdict.require import require_kinds
 
 
 def run_both(
-    subject: Subject, gates: Gates, rival: tuple[Tensor, Tensor], keep_i: Mask, keep_f: Mask
+    subject: DtildeSubject, gates: Gates, rival: tuple[Tensor, Tensor], keep_i: Mask, keep_f: Mask
 ) -> tuple[Run, Run]:
     """Call on the gates, and on gates that agree with them just where told; shapes and strides alike."""
     igate, fgate = gates.dense()
@@ -28,7 +29,7 @@ def run_both(
 
 @law(WINDOWS, order=5)
 def test_law_locality(
-    subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
+    subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
 ) -> None:
     """Change all that D~[t, s] does not read, and it stays, bit for bit in window scope.
 
@@ -46,7 +47,7 @@ def test_law_locality(
 
 
 @law(WINDOWS, order=30)
-def test_law_causality(subject: Subject, gates: Gates, rival: Gates, t: int) -> None:
+def test_law_causality(subject: DtildeSubject, gates: Gates, rival: Gates, t: int) -> None:
     """Rows up to t do not read the gates after t.
 
     Why: A model that decodes step by step sees prefixes only: its bits must not move with what comes
@@ -62,7 +63,7 @@ def test_law_causality(subject: Subject, gates: Gates, rival: Gates, t: int) -> 
 
 
 @law(WINDOWS, order=31)
-def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> None:
+def test_law_first_forget_gate(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """The first forget gate is in no window: f[0] changes nothing.
 
     Why: The first forget gate is in no window; whoever begins the sum at 0 instead of s + 1 reads it.
@@ -76,7 +77,9 @@ def test_law_first_forget_gate(subject: Subject, gates: Gates, rival: Gates) -> 
 
 
 @law(WINDOWS, order=32, needs=(needs.special_value("nan"),))
-def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, int], t: int, s: int) -> None:
+def test_law_nan_containment(
+    subject: DtildeSubject, gates: Gates, head: tuple[int, int], t: int, s: int
+) -> None:
     """A NaN gate makes NaN of what reads it and touches nothing else: i[s] its column, f[t] what spans t.
 
     Why: One bad token must not take the whole sequence, nor be hidden by a mask that selects too late.
@@ -95,7 +98,7 @@ def test_law_nan_containment(subject: Subject, gates: Gates, head: tuple[int, in
 
 
 @law(WINDOWS, order=33)
-def test_law_independence(subject: Subject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
+def test_law_independence(subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
     """A head of a batch reads no gate of another.
 
     Why: A wrong stride factor reads the neighbour's gates, and shows only if heads differ.

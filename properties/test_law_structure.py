@@ -7,26 +7,32 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import EXACT, GATES, WINDOWS
-from dmat.testing.exact import integer_dtilde
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import require, require_kinds, require_same, require_within
+from dmat.strategies.cases.dtilde import EXACT, GATES, WINDOWS
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BOTH, FORWARD
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.integers import integer_dtilde
+from dmat.testing.verdict.require import require, require_kinds, require_same, require_within
 
 
-@law(GATES, order=10)
-def test_law_output_shape(subject: Subject, gates: Gates) -> None:
-    """D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included.
+@law(FORWARD, order=10, kinds=BOTH)
+def test_law_output_shape(subject: Subject, call: Case) -> None:
+    """{D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included //
+    The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed}.
 
-    Why: Ragged and empty sequences are where launches crash and a wrong dtype hides.
+    Why: {Ragged and empty sequences are where launches crash and a wrong dtype hides //
+        Wrong for one head, one time or no batch, a shape is broadcast in silence}.
     Bound: none.
     """
-    output = subject.forward(gates).output  # the call itself requires shape, dtype and device
-    require(output.layout == torch.strided, "D~", output.layout, "a strided tensor")
+    # The call itself requires shape, dtype and device.
+    for name, output in subject.forward_on(subject.build(call)).outputs.items():
+        require(output.layout == torch.strided, name, output.layout, "a strided tensor", detail="layout")
 
 
 @law(GATES, order=11)
-def test_law_future(subject: Subject, gates: Gates) -> None:
+def test_law_future(subject: DtildeSubject, gates: Gates) -> None:
     """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t.
 
     Why: Whatever leaks from the future trains a model on its own answers; -1e30 is not -inf in a half
@@ -39,7 +45,7 @@ def test_law_future(subject: Subject, gates: Gates) -> None:
 
 
 @law(GATES, order=12)
-def test_law_diagonal(subject: Subject, gates: Gates) -> None:
+def test_law_diagonal(subject: DtildeSubject, gates: Gates) -> None:
     """The diagonal is the input gate, bit for bit in window scope: D~[t, t] = i[t].
 
     Why: The diagonal's window is empty: any error there is an index or a mask, never rounding.
@@ -56,7 +62,7 @@ def test_law_diagonal(subject: Subject, gates: Gates) -> None:
 
 
 @law(EXACT, order=3, needs=(needs.exact_sums,))
-def test_law_exact(subject: Subject, gates: Gates) -> None:
+def test_law_exact(subject: DtildeSubject, gates: Gates) -> None:
     """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds.
 
     Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
@@ -67,7 +73,7 @@ def test_law_exact(subject: Subject, gates: Gates) -> None:
 
 
 @law(WINDOWS, order=20, needs=(needs.special_value("+inf"),))
-def test_law_open_gates(subject: Subject, gates: Gates, t: int, s: int) -> None:
+def test_law_open_gates(subject: DtildeSubject, gates: Gates, t: int, s: int) -> None:
     """Open gates keep: f = +inf over the window gives D~[t, s] = i[s], bit for bit in window scope.
 
     Why: A gate that is exactly open has l = 0: strict masks and inf - inf lose it.
@@ -87,7 +93,7 @@ def test_law_open_gates(subject: Subject, gates: Gates, t: int, s: int) -> None:
 
 
 @law(WINDOWS, order=21, needs=(needs.special_value("-inf"),))
-def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int], t: int) -> None:
+def test_law_closed_gates(subject: DtildeSubject, gates: Gates, head: tuple[int, int], t: int) -> None:
     """Closed gates reset: f[k] = -inf makes D~[t, s] = -inf across k, and touches nothing else.
 
     Why: A reset cuts the sequence; cumulative sums turn it into -inf - -inf, clamps let it leak.
@@ -104,7 +110,7 @@ def test_law_closed_gates(subject: Subject, gates: Gates, head: tuple[int, int],
 
 
 @law(WINDOWS, order=22, needs=(needs.special_value("-inf"),))
-def test_law_closed_input_gate(subject: Subject, gates: Gates, head: tuple[int, int], s: int) -> None:
+def test_law_closed_input_gate(subject: DtildeSubject, gates: Gates, head: tuple[int, int], s: int) -> None:
     """A closed input gate closes its column, i[s] = -inf gives D~[t, s] = -inf, and nothing else.
 
     Why: Padding is written as i = -inf, and must close its own column alone.

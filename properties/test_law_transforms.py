@@ -6,16 +6,17 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.cases import COTANGENTS, FEW, WINDOWS
-from dmat.testing.law import law
-from dmat.testing.subject import Gradients, Run, Subject
-from dmat.testing.transforms import compiled, exported, under_autocast, vmapped
-from dmat.testing.verdict import as_array, require_within
+from dmat.strategies.cases.dtilde import COTANGENTS, FEW, WINDOWS
+from dmat.testing.kernel.dtilde import Gradients, Run
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import law
+from dmat.testing.law.transforms import compiled, exported, under_autocast, vmapped
+from dmat.testing.verdict.require import require_within
 
 
-def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def require_right(transformed: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Require D~ and, where the contract has them, its gradients within their bounds."""
-    differentiable = transformed.contract.differentiable
+    differentiable = transformed.contract.has_gradients
     gradients = transformed.gradients(gates, cotangent) if differentiable else None
     run = transformed.forward(gates) if gradients is None else gradients.run
     require_within(run.dtilde, transformed.expected_dtilde(run))
@@ -24,7 +25,7 @@ def require_right(transformed: Subject, gates: Gates, cotangent: Cotangent) -> N
 
 
 @law(FEW, order=60, needs=(needs.transform("compile"), needs.compiler), most=20)
-def test_law_compiled(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_compiled(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too.
 
     Why: What the compiler fuses, specialises or reorders is another kernel than the one tested.
@@ -34,7 +35,7 @@ def test_law_compiled(subject: Subject, gates: Gates, cotangent: Cotangent) -> N
 
 
 @law(COTANGENTS, order=45, needs=(needs.transform("autocast"),))
-def test_law_autocast(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Under autocast D~ and its gradients keep their dtype and their bounds.
 
     Why: Autocast narrows matrix products inside a kernel, with nobody asking.
@@ -44,7 +45,7 @@ def test_law_autocast(subject: Subject, gates: Gates, cotangent: Cotangent) -> N
 
 
 @law(WINDOWS, order=44, needs=(needs.transform("vmap"),))
-def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
+def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds.
 
     Why: A batching rule written by hand, or none, mixes samples.
@@ -56,15 +57,17 @@ def test_law_vmapped(subject: Subject, gates: Gates, rival: Gates) -> None:
         inputs = [x if dim == 0 else x[0] for x, dim in zip(pairs, in_dims, strict=True)]
         output, di, df = vmapped(subject, inputs, in_dims, G)
         for n in range(2):
-            seen = [as_array(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)]
-            run = Run(seen[0], seen[1], output[n])
+            seen = [
+                subject.read(x[n] if dim == 0 else x)[..., 0] for x, dim in zip(inputs, in_dims, strict=True)
+            ]
+            run = Run(seen[0], seen[1], output[n], subject.read)
             require_within(run.dtilde, subject.expected_dtilde(run))
-            if subject.contract.differentiable:
-                subject.require_gradients(Gradients(run, as_array(G), (di[n], df[n])))
+            if subject.contract.has_gradients:
+                subject.require_gradients(Gradients(run, subject.read(G), (di[n], df[n])))
 
 
 @law(FEW, order=61, needs=(needs.transform("export"),), most=1)
-def test_law_exported(subject: Subject, gates: Gates, cotangent: Cotangent) -> None:
+def test_law_exported(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Exported by torch.export, D~ of other gates of the same shape is within its bound.
 
     Why: Export freezes whatever Python computed from the example.

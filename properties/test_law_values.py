@@ -6,26 +6,33 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases import CUTS, GATES
-from dmat.testing.exact import decay_from
-from dmat.testing.law import law
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import require_agreement, require_within
+from dmat.strategies.cases.dtilde import CUTS, GATES
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BOTH, FORWARD
+from dmat.testing.law.law import law
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.gates import decay_from
+from dmat.testing.verdict.require import require_agreement, require_within
 
 
-@law(GATES, order=1)
-def test_law_values(subject: Subject, gates: Gates) -> None:
-    """Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must.
+@law(FORWARD, order=1, kinds=BOTH)
+def test_law_values(subject: Subject, call: Case) -> None:
+    """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
+    o[t] in column s is E[t, s] times a power of two, for every regime}.
 
-    Why: The law that all others lean on: no entry may be further off than its own sum explains.
-    Bound: section 3, forward: |computed - D~| <= (1 + u) e + u |D~| + floor (Higham 2002, section 4.2).
+    Why: {The law that all others lean on: no entry may be further off than its own sum explains //
+        One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide}.
+    Bound: {section 3, forward: |computed - D~| <= (1 + u) e + u |D~| + floor (Higham 2002, section 4.2) //
+        docs/fused.md section 2, the output}.
     """
-    run = subject.forward(gates)
-    subject.observe(require_within(run.dtilde, subject.expected_dtilde(run)))
+    run = subject.forward_on(subject.build(call))
+    for name, must in subject.expected_outputs(run).items():
+        subject.observe(require_within(run.of(name), must))
 
 
 @law(CUTS, order=40)
-def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
+def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds.
 
     Why: A kernel may take another path at another length; the mathematics does not.
@@ -49,7 +56,7 @@ def test_law_slices(subject: Subject, gates: Gates, cut: int) -> None:
 
 
 @law(CUTS, order=41)
-def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
+def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds.
 
     Why: States are passed on from chunk to chunk: windows must add up.
@@ -70,7 +77,7 @@ def test_law_composition(subject: Subject, gates: Gates, cut: int) -> None:
 
 
 @law(GATES, order=42, needs=(needs.half_precision,))
-def test_law_half_precision(subject: Subject, gates: Gates) -> None:
+def test_law_half_precision(subject: DtildeSubject, gates: Gates) -> None:
     """A half type agrees with the float32 result of the same gates, within both bounds.
 
     Why: A half type is for storage; sums kept in it lose the digits that it never had.

@@ -3,21 +3,8 @@
 A recipe is a frozen dataclass; its repr evaluates, with this module's names, to an equal one.
 """
 
-from dmat.strategies.cotangents import (
-    Cotangent,
-    cotangents,
-    exact_cotangents,
-)
-from dmat.strategies.gates import (
-    Gates,
-    MinusWindow,
-    exact_gates,
-    gates,
-)
-from dmat.strategies.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
-from dmat.strategies.probes import Probe
-from dmat.strategies.shapes import shapes
-from dmat.strategies.values import (
+from dmat.strategies.drawing import exact_gates, gates
+from dmat.strategies.recipes.backgrounds import (
     Constant,
     Cycle,
     Diagonal,
@@ -32,6 +19,11 @@ from dmat.strategies.values import (
     inf,
     nan,
 )
+from dmat.strategies.recipes.cotangents import Cotangent, cotangents, exact_cotangents
+from dmat.strategies.recipes.gates import Gates, MinusWindow
+from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
+from dmat.strategies.recipes.qkv import Probe
+from dmat.strategies.shapes import shapes
 
 __all__ = [
     "COTANGENT_LAYOUTS",

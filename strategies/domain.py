@@ -1,11 +1,15 @@
-"""What may be drawn for one implementation in one dtype: the fields of its contract that say so."""
+"""What may be drawn for one implementation in one dtype: what its contract says, or less."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from dmat.strategies.choose import Draw, between
-from dmat.strategies.gates import Gates, draw_exact_gates, draw_gates, exact_units
+from dmat.strategies.drawing import draw_exact_gates, draw_gates
+from dmat.strategies.promised import Promised
+from dmat.strategies.recipes.gates import Gates, exact_units
+from dmat.strategies.regimes import DTILDE, GateFormat
 from dmat.strategies.shapes import USUAL, draw_long_shape, draw_shape
 
 LONG_IN = 50
@@ -13,7 +17,7 @@ LONG_IN = 50
 
 @dataclass(frozen=True)
 class Domain:
-    """What may be drawn for one implementation in one dtype: the contract's fields that say so.
+    """What may be drawn for one implementation in one dtype: what its contract says, or less.
 
     longest: beyond the lengths at which most is found, draw one case in LONG_IN of up to this one; 0: none.
     memory: bytes that the D~ of a huge case may fill, where there are some to fill.
@@ -28,6 +32,22 @@ class Domain:
     masked_cotangent: str = "ignored"
     longest: int = 0
     memory: int = 0
+
+    @classmethod
+    def of(cls, contract: Promised, /, **more: Any) -> Self:
+        """Return the domain of a contract. more: the fields that it does not have by these names."""
+        return cls(
+            special_values=contract.special_values,
+            zero_length=contract.zero_length,
+            seq_multiple_of=contract.seq_multiple_of,
+            max_seq=contract.max_seq,
+            **more,
+        )
+
+    @property
+    def gate_format(self) -> GateFormat:
+        """What its gates are."""
+        return GateFormat(DTILDE, self.dtype, self.special_values)
 
     @property
     def has_exact_lengths(self) -> bool:

@@ -1,9 +1,9 @@
-"""What may be drawn for one fused kernel in one dtype: the fields of its contract that say so."""
+"""What may be drawn for one fused kernel in one dtype: what its contract says, or less."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,102 +11,100 @@ import torch
 
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.gates import (
-    CLOSED,
-    OPEN,
-    ORDINARY,
-    Gates,
-    draw_background,
-    draw_layout,
-    edited_field,
-    extreme,
-    subnormal,
-)
-from dmat.strategies.layouts import SAME_VALUES
+from dmat.strategies.drawing import draw_background, edited_field
+from dmat.strategies.promised import FusedPromised, Scaling
+from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Normal, Within
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.layouts import SAME_VALUES, draw_layout
+from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, ONE, TINY
-from dmat.strategies.values import Array, Background, Constant, Normal, Within
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
 MANY = ((1, 8), (2, 5))
-OF_UNDERFLOW = (-15.0, -16.5, -60.0, -87.0, -88.0, -89.0, -103.0, -104.0, -700.0, -746.0)
 
 
 @dataclass(frozen=True)
 class ProbeDomain(Domain):
-    """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v.
+    """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v."""
 
-    gate, igate, keys, positive, K, V, V_equals_K, strided: as in its contract. scales: (K, scale) of the
-    sizes that are tried. least, most: of the forget gate. i_range. normalised: an mLSTM. softmax: q = k = 0
-    in probes. chunk: the contract's, if any.
-    """
-
+    contract: FusedPromised = field(kw_only=True)
+    scaling: Scaling = field(kw_only=True)
     products_dtype: str = "float32"
-    gate: str = "log"
-    igate: bool = False
-    keys: str = "any"
-    positive: bool = False
-    scales: tuple[tuple[int, float], ...] = ((1, 1.0),)
-    V: int | tuple[int, ...] = 1
-    V_equals_K: bool = False
-    lengths: tuple[int, ...] | None = None
-    min_seq: int = 1
-    i_range: tuple[float, float] = (-8.0, 8.0)
-    least: float = -1e30
-    most: float = 1e30
-    normalised: bool = False
-    softmax: bool = False
-    strided: bool = True
-    chunk: int | None = None
+
+    @property
+    def gate_format(self) -> GateFormat:
+        """What its gates are."""
+        return GateFormat(FUSED, self.dtype, log=self.contract.gate != "preact")
+
+    @cached_property
+    def least(self) -> float:
+        """The least forget gate."""
+        largest = float(torch.finfo(getattr(torch, self.dtype)).max)
+        return -largest if self.contract.l_min is None else max(self.contract.l_min, -largest)
+
+    @cached_property
+    def most(self) -> float:
+        """The largest forget gate."""
+        return float(torch.finfo(getattr(torch, self.dtype)).max) if self.contract.gate == "preact" else 0.0
 
     # Sizes
+
+    @cached_property
+    def scales(self) -> tuple[tuple[int, float], ...]:
+        """The sizes of q and k that are tried, each with what q.k is multiplied by."""
+        K = self.contract.K
+        sizes = K if isinstance(K, tuple) else (K, 4 * K) if 4 * K <= 64 else (K,)
+        return tuple((size, self.contract.scale_of(size)) for size in sizes)
 
     def scale_of(self, K: int) -> float:
         """Return what q.k is multiplied by."""
         return dict(self.scales)[K]
 
     def key_sizes(self, S: int) -> list[int]:
-        """Return the sizes of q and k that are tried; orthonormal keys need one a source."""
+        """Return the sizes of q and k that are tried; distinct keys need one a source."""
         sizes = [K for K, _ in self.scales]
         enough = [K for K in sizes if K >= S]
-        if self.V_equals_K and isinstance(self.V, int):
+        if self.contract.V_equals_K and isinstance(self.contract.V, int):
             return enough[:1] or sizes[-1:]
-        return enough[:2] if self.keys == "orthonormal" else sizes
+        return enough[:2] if self.contract.distinct_keys else sizes
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the size of v that is tried where one of this size is wanted."""
-        if self.V_equals_K:
+        if self.contract.V_equals_K:
             return K
-        if isinstance(self.V, int):
-            return -(-max(wanted, 1) // self.V) * self.V
-        return next((size for size in sorted(self.V) if size >= wanted), max(self.V))
+        V = self.contract.V
+        if isinstance(V, int):
+            return -(-max(wanted, 1) // V) * V
+        return next((size for size in sorted(V) if size >= wanted), max(V))
 
     def has_value_size(self, V: int) -> bool:
         """Whether v may have this size."""
-        return V % self.V == 0 if isinstance(self.V, int) else V in self.V
+        own = self.contract.V
+        return V % own == 0 if isinstance(own, int) else V in own
 
     @cached_property
     def all_lengths(self) -> tuple[int, ...]:
         """The lengths that are allowed and tried, shortest first."""
-        longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else max(LONG, 4 * (self.chunk or 0) + 2)
+        past_chunks = max(LONG, 4 * (self.contract.chunk or 0) + 2)
+        longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else past_chunks
         longest = min(longest, self.max_seq or longest)
-        if self.keys == "orthonormal":
+        if self.contract.distinct_keys:
             longest = min(longest, max(K for K, _ in self.scales))
-        if self.lengths is not None:
-            fitting = tuple(S for S in self.lengths if S <= max(longest, self.lengths[0]))
-            return fitting or self.lengths[:1]
+        if (only := self.contract.lengths) is not None:
+            return tuple(S for S in only if S <= max(longest, only[0])) or only[:1]
         step = self.seq_multiple_of
-        first = -(-max(self.min_seq, 1) // step) * step
+        first = -(-max(self.contract.min_seq, 1) // step) * step
         return tuple(range(first, max(longest, first) + 1, step))
 
     def has_length(self, S: int) -> bool:
         """Whether the contract allows this length."""
         if S == 0:
             return self.zero_length
-        if self.lengths is not None:
-            return S in self.lengths
-        orthonormal = self.keys != "orthonormal" or max(K for K, _ in self.scales) >= S
-        return super().has_length(S) and S >= self.min_seq and orthonormal
+        if self.contract.lengths is not None:
+            return S in self.contract.lengths
+        enough_keys = not self.contract.distinct_keys or max(K for K, _ in self.scales) >= S
+        return super().has_length(S) and S >= self.contract.min_seq and enough_keys
 
     def shortest(self, number: int) -> list[int]:
         """Return the shortest lengths."""
@@ -114,7 +112,7 @@ class ProbeDomain(Domain):
 
     def past_chunks(self) -> list[int]:
         """Return a length past three chunks, or past a small block: carries are lost only there."""
-        wanted = 3 * self.chunk + 1 if self.chunk else 19
+        wanted = 3 * self.contract.chunk + 1 if self.contract.chunk else 19
         lengths = self.all_lengths
         return [next((S for S in lengths if wanted <= S), lengths[-1])]
 
@@ -141,7 +139,7 @@ class ProbeDomain(Domain):
         }
 
     def _at_edge(self, S: int) -> bool:
-        block = self.chunk or 16
+        block = self.contract.chunk or 16
         return S > 5 and min(S % block, -S % block) <= 1
 
     def draw_gates(self, draw: Draw, *, zero: bool = True, expanded: bool = True) -> Gates:
@@ -150,36 +148,31 @@ class ProbeDomain(Domain):
 
     def draw_gates_of(self, draw: Draw, shape: tuple[int, int, int]) -> Gates:
         """Draw gates of this shape."""
-        igate = self._igate(draw, shape) if self.igate else Constant(0.0)
-        fgate = self._fgate(draw, shape) if self.gate != "fixed" else Constant(0.0)
-        layouts = tuple(SAME_VALUES) if self.strided else ("contiguous",)
-        own = draw_layout(draw, layouts) if self.gate != "fixed" else "contiguous"
-        return Gates(self.dtype, shape, igate, fgate, draw_layout(draw, layouts) if self.igate else own, own)
+        igate = self._igate(draw, shape) if self.contract.igate else Constant(0.0)
+        fgate = self._fgate(draw, shape) if self.contract.gate != "fixed" else Constant(0.0)
+        layouts = tuple(SAME_VALUES) if self.contract.strided else ("contiguous",)
+        own = draw_layout(draw, layouts) if self.contract.gate != "fixed" else "contiguous"
+        other = draw_layout(draw, layouts) if self.contract.igate else own
+        return Gates(self.dtype, shape, igate, fgate, other, own)
 
     def _fgate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
-        palettes = self.fgate_palettes
+        own = self.fgate_palettes
         if between(draw, 0, 9) < 7:
-            background = draw_background(draw, choose(draw, palettes))
+            background = draw_background(draw, choose(draw, own))
         else:
             scale, mean = choose(draw, (0.1, 1.0, 8.0)), choose(draw, (0.0, -1.0, -3.0, -20.0))
             background = Within(Normal(seed(draw), scale, mean), self.least, self.most)
-        return edited_field(draw, background, shape, palettes)
+        return edited_field(draw, background, shape, own)
 
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """The values that are drawn together, of the forget gate; resets have a law of their own."""
-        if self.gate == "preact":
-            palettes = [ORDINARY, OPEN, CLOSED, (0.0,), extreme(self.dtype), subnormal(self.dtype)]
-        else:
-            closing = [tuple(-abs(x) for x in palette) for palette in (ORDINARY, OPEN)]
-            tiny = tuple(-abs(x) for x in subnormal(self.dtype))
-            far = tuple(-abs(x) for x in extreme(self.dtype))
-            palettes = [(0.0,), closing[0], OF_UNDERFLOW, (-1e-6, -1e-3, -0.05), closing[1], far, tiny]
-        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in palettes]
+        """The values that are drawn together, of the forget gate."""
+        every = palettes(self.gate_format)
+        allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in every]
         return [palette for palette in allowed if palette]
 
     def _igate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
-        low, high = self.i_range
+        low, high = self.contract.i_range
         values = (0.0, 1.0, -1.0, low, high, low / 2, high / 2, 0.125, -0.5)
         within = [tuple(x for x in values if low <= x <= high)]
         if between(draw, 0, 9) < 7:
@@ -196,24 +189,29 @@ class ProbeDomain(Domain):
             return False
         if 0 in gates.shape and not self.zero_length:
             return False
-        layouts = set(SAME_VALUES) if self.strided else {"contiguous"}
+        layouts = set(SAME_VALUES) if self.contract.strided else {"contiguous"}
         if not {gates.igate_layout, gates.fgate_layout} <= layouts:
             return False
         return self.has_values(*gates.values())
 
     def has_values(self, igate: Array, fgate: Array) -> bool:
         """Whether gates may have these values."""
-        low, high = self.i_range if self.igate else (0.0, 0.0)
+        low, high = self.contract.i_range if self.contract.igate else (0.0, 0.0)
         spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # the ends are rounded to the dtype too
         inside_i = (igate >= low * spare).all() and (igate <= high * spare).all()
-        least, most = (self.least * spare, self.most) if self.gate != "fixed" else (0.0, 0.0)
+        least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
-        with np.errstate(over="ignore"):
-            room = float(np.abs(fgate).sum(-1).max(initial=0.0))  # sums of gates must not overflow
+        with np.errstate(over="ignore", invalid="ignore"):
+            logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
+            room = float(logs.sum(-1).max(initial=0.0))
         return bool(inside_i and inside_f and room < self.largest_sum)
 
     @cached_property
     def largest_sum(self) -> float:
-        """What the magnitudes of a sequence's gates may add up to."""
+        """What the log gates of a sequence may add up to, less its sign.
+
+        A result need not be finite where 2 M reaches the largest number (docs/spec.md section 3), and M of a
+        prefix is up to twice that sum.
+        """
         narrow: Sequence[str] = (self.accumulator, self.dtype)
         return min(float(torch.finfo(getattr(torch, name)).max) for name in narrow) / 4

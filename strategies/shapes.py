@@ -14,7 +14,14 @@ TINY = ((1, 1), (1, 1), (1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (1, 3))
 FEW = ((1, 1), (1, 1), (1, 2), (2, 1), (2, 3))
 ONE = ((1, 1), (1, 1), (1, 2))
 USUAL = 262  # the longest of most searches: a block of 256, and a little
+LENGTHS = ("S = 0", "S = 1", "S = 2 .. 5", "S = 6 .. 24", "S = 25 .. 150", "S > 150")
+_ENDS = (0, 1, 5, 24, 150)
 EMPTY = ((1, 1, 0), (2, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 2), (0, 0, 0))
+
+
+def length_class(S: int) -> str:
+    """Return the class of a length, one of LENGTHS: reports count cases by it."""
+    return LENGTHS[sum(S > end for end in _ENDS)]
 
 
 def draw_length(draw: Draw, seq_multiple_of: int = 1, max_seq: int | None = None) -> int:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmat.testing.interpret import ASKED, asked, install
+from dmat.testing.interpret.choice import ASKED, asked
+from dmat.testing.interpret.install import install
 
 os.environ[ASKED] = "1"
 install()

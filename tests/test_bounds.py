@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import COTANGENTS, GATES
+from dmat.strategies.cases.dtilde import COTANGENTS, GATES
 from dmat.strategies.domain import Domain
-from dmat.testing.bounds import (
-    EVALUATION,
-    Bound,
-    Format,
-    Rounding,
-    fgate_gradient_bound,
-    forward_bound,
-    gamma,
-    igate_gradient_bound,
-)
-from dmat.testing.exact import Backward, Forward
-from dmat.testing.verdict import as_array
+from dmat.testing.bounds.dtilde import fgate_gradient_bound, forward_bound, igate_gradient_bound
+from dmat.testing.bounds.formats import EVALUATION, Bound, Format, Rounding, gamma
+from dmat.testing.oracle.dtilde import Backward, Forward
+from dmat.testing.verdict.finding import as_array
 
 F32, F64, BF16, F16 = (Format.of(name) for name in ("float32", "float64", "bfloat16", "float16"))
 SCOPES: tuple[str | int, ...] = ("window", 4, "prefix", "sequence")

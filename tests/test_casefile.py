@@ -13,12 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmat.strategies import Constant, Cotangent, Cycle, Edited, Gates, Normal, Palette, Ramp, Sum, inf, nan
-from dmat.strategies.cases import COTANGENTS, DIRECTIONS, EXACT_COTANGENTS, GATES, MASKED_COTANGENTS, WINDOWS
+from dmat.strategies.cases.dtilde import (
+    COTANGENTS,
+    DIRECTIONS,
+    EXACT_COTANGENTS,
+    GATES,
+    MASKED_COTANGENTS,
+    WINDOWS,
+)
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case
-from dmat.testing import replay
-from dmat.testing.casefile import (
-    CaseError,
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import (
     CaseFile,
     FindingForm,
     case_of,
@@ -29,8 +34,10 @@ from dmat.testing.casefile import (
     text_of,
     told,
 )
-from dmat.testing.keep import folder_name, write_case
-from dmat.testing.replay import Wanted
+from dmat.testing.counterexample import replay
+from dmat.testing.counterexample.folder import folder_name, write_case
+from dmat.testing.counterexample.outcome import COULD_NOT, FIXED, Wanted
+from dmat.testing.errors import CaseError
 
 KINDS = (GATES, WINDOWS, COTANGENTS, EXACT_COTANGENTS, MASKED_COTANGENTS, DIRECTIONS)
 CASE: Case = {
@@ -169,15 +176,15 @@ def test_damaged_files_are_replayed_without_a_crash(harm: Path, monkeypatch: pyt
     before = sorted(harm.rglob("*"))
     outcomes = replay.replay(replay.found(harm), Wanted())
     assert len(outcomes) == 200
-    assert {outcome.status for outcome in outcomes} == {replay.COULD_NOT}
+    assert {outcome.status for outcome in outcomes} == {COULD_NOT}
     assert sorted(harm.rglob("*")) == before
 
 
 def test_damaged_files_on_a_kernel(harm: Path) -> None:
     """On a right kernel none of them is broken: those that cannot be read could not run."""
     outcomes = replay.replay(replay.found(harm), Wanted(target="dmat:dtilde"))
-    assert {outcome.status for outcome in outcomes} <= {replay.COULD_NOT, replay.FIXED}
-    assert sum(outcome.status == replay.COULD_NOT for outcome in outcomes) > 100
+    assert {outcome.status for outcome in outcomes} <= {COULD_NOT, FIXED}
+    assert sum(outcome.status == COULD_NOT for outcome in outcomes) > 100
 
 
 @pytest.mark.parametrize("hostile", ["../../../x", "a/b", "..", "\N{SNOWMAN}/", "x" * 400])
@@ -190,13 +197,24 @@ def test_names_stay_within_their_folder(hostile: str) -> None:
     assert len(name) < 250
 
 
+@pytest.mark.parametrize("number", [None, 1, 2])
+def test_older_formats_are_read(tmp_path: Path, number: int | None) -> None:
+    """A case.json of format 1, or that says none, has no `what` in its finding, and is read as before."""
+    document = json.loads(text_of(file_of(CASE)))
+    del document["format"], document["finding"]["what"]
+    (tmp_path / "case.json").write_text(json.dumps(document | ({} if number is None else {"format": number})))
+    file = read(tmp_path / "case.json")
+    assert file == msgspec.structs.replace(file_of(CASE), format=number or 1)
+    assert repr(case_of(file.case, tmp_path)) == repr(CASE)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"law": 3}, "Expected `str`, got `int` - at `$.law`"),
         ({"dtype": "int8"}, "Invalid enum value 'int8' - at `$.dtype`"),
         ({"more": 1}, "Object contains unknown field `more`"),
-        ({"format": 2}, "Invalid enum value 2 - at `$.format`"),
+        ({"format": 3}, "Invalid enum value 3 - at `$.format`"),
         ({"law": "\x1b[2J"}, "at `$.law`"),
     ],
 )

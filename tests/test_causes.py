@@ -13,19 +13,20 @@ from torch import Tensor
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates
-from dmat.strategies.recipe import Case
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
-from dmat.testing.counterexample import law_named
+from dmat.testing.counterexample.database import recall, remember
 from dmat.testing.fuzzing.causes import completed, symptom
+from dmat.testing.fuzzing.messages import Cell, Planned, Turn
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Planned, Turn
 from dmat.testing.fuzzing.turn import Going
-from dmat.testing.keep import Keeping
-from dmat.testing.remembered import recall, remember
-from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import Finding
+from dmat.testing.kernel.call import raised
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.registry import law_named, laws
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.finding import Finding
 
 from .zoo.named import ALL
 from .zoo.night import past_256
@@ -41,7 +42,7 @@ def found(kernels: list[Callable[[Tensor, Tensor], Tensor]], folder: Path, dtype
     for kernel in kernels * 2:
         for cell in total.cells:
             number += 1
-            subject = Subject(Implementation("kernel", kernel, Contract()), cell.dtype)
+            subject = DtildeSubject(Implementation("kernel", kernel, Contract()), cell.dtype)
             symptoms, causes = dict(total.tallies[cell].symptoms), total.causes("kernel")
             turn = Turn(str(number), cell, number, 0.0, least=40, symptoms=symptoms, causes=causes)
             done = Going(turn, subject, Keeping(), fuzzing(folder), folder, time.time() + 60).go()
@@ -67,7 +68,8 @@ def test_two_bugs_are_two_findings(tmp_path: Path) -> None:
     """A kernel that masks by -1e9, and whose gradient drops the tail, is found to be wrong in two ways."""
 
     def both(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-        return ALL["tail_gradient_dropped"](igate_preact, fgate_preact).nan_to_num(neginf=-1e9)
+        output: Tensor = ALL["tail_gradient_dropped"](igate_preact, fgate_preact)
+        return output.nan_to_num(neginf=-1e9)
 
     total = found([both], tmp_path, ("float32",))
     assert {f.found.symptom for f in total.findings} == {
@@ -79,7 +81,7 @@ def test_two_bugs_are_two_findings(tmp_path: Path) -> None:
 def test_what_is_known_is_counted_and_gone_past(tmp_path: Path) -> None:
     """A cell goes on past failures of a known symptom: it counts them, and keeps none of them again."""
     cell = Cell("future", "kernel", "float32", "cpu")
-    subject = Subject(Implementation("kernel", ALL["mask_of_1e9"], Contract()), "float32")
+    subject = DtildeSubject(Implementation("kernel", ALL["mask_of_1e9"], Contract()), "float32")
     known = {"D~ above the diagonal: a number for -inf": 0}
     turn = Turn("1", cell, 1, 0.0, least=50, symptoms=known)
     done = Going(turn, subject, Keeping(folder=tmp_path), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
@@ -93,7 +95,7 @@ def test_what_led_furthest_is_tried_first(tmp_path: Path) -> None:
     """A led turn leaves in the database what came nearest to the bound: the next one begins with it."""
 
     def worst(seed: int, least: int) -> float:
-        subject = Subject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
+        subject = DtildeSubject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
         cell = Cell("values", "kernel", "float32", "cpu")
         turn = Turn("1", cell, seed, 0.1, least=least, targeted=True)
         done = Going(turn, subject, Keeping(), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
@@ -110,12 +112,12 @@ def trying(case: Case) -> AbstractContextManager[None]:
 
 def test_completed_cases_are_allowed() -> None:
     """Whatever parts a law takes that a case lacks, the completed case is one that the contract allows."""
-    subject = Subject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
+    subject = DtildeSubject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
     case: Case = {"gates": Gates("float32", (1, 1, 3), fgate=Constant(-64.0)), "cotangent": Cotangent()}
     tried = 0
     for entry in laws():
         for whole in completed(case, entry, subject):
-            assert list(whole) == entry.parameters
+            assert tuple(whole) == entry.parameters
             assert entry.cases.inside is not None
             assert entry.cases.inside(whole, subject.domain)
             tried += 1
@@ -124,12 +126,12 @@ def test_completed_cases_are_allowed() -> None:
 
 def test_symptoms_leave_numbers_out() -> None:
     """Failures that differ in numbers alone have one symptom; those across the diagonal have another."""
-    one = Finding("D~", (0, 0, 3, 1), "1.5", "2.5")
-    assert symptom(one) == symptom(Finding("D~", (1, 0, 9, 2), "-7.0", "3"))
-    assert symptom(one) != symptom(Finding("D~", (0, 0, 1, 3), "1.5", "2.5"))
-    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "nan", "2.5"))
-    raised = [Finding("call", (), f"raised ValueError: S is {n}", "a result") for n in (17, 33)]
-    assert symptom(raised[0]) == symptom(raised[1])
+    one = Finding("D~", (0, 0, 3, 1), "1.5", "2.5", what="value")
+    assert symptom(one) == symptom(Finding("D~", (1, 0, 9, 2), "-7.0", "3", what="value"))
+    assert symptom(one) != symptom(Finding("D~", (0, 0, 1, 3), "1.5", "2.5", what="value"))
+    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "nan", "2.5", what="class"))
+    errors = [raised("call", ValueError(f"S is {n}")) for n in (17, 33)]
+    assert symptom(errors[0]) == symptom(errors[1])
 
 
 def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return masked_cumulative_sum(igate_preact, fgate_preact)
 
-    subject = Subject(Implementation("kernel", kernel, Contract()), "float32")
+    subject = DtildeSubject(Implementation("kernel", kernel, Contract()), "float32")
     turn = Turn("1", Cell("values", "kernel", "float32", "cpu"), 3, 5.0)
     going = Going(turn, subject, Keeping(), fuzzing(tmp_path), tmp_path, time.time() + 60)
     assert going.domain.longest > 1000
@@ -161,7 +163,7 @@ def test_what_could_not_be_tried_is_not_forgotten(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return masked_cumulative_sum(igate_preact, fgate_preact)
 
-    subject = Subject(Implementation("kernel", kernel, Contract()), "float32")
+    subject = DtildeSubject(Implementation("kernel", kernel, Contract()), "float32")
     profile, place = fuzzing(tmp_path), ("values", "kernel", "float32", "cpu")
     long, short = ({"gates": Gates("float32", (1, 1, S))} for S in (1050, 5))
     for case in (long, short):

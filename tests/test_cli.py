@@ -14,7 +14,7 @@ import torch
 import dmat.testing
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "check" / "report.schema.json").read_text())
 
 RIGHT = (ROOT / "examples" / "masked_cumsum.py").read_text()
 KERNELS = (

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dmat.testing.cannot import CannotRun
-from dmat.testing.fuzzing.told import Cell, Setup, Turn
+from dmat.testing.errors import CannotRun
+from dmat.testing.fuzzing.messages import Cell, Setup, Turn
 
 from .test_fuzz import KERNELS
 
@@ -90,7 +90,7 @@ def test_a_lost_node_costs_its_shard(address: str, tmp_path: Path) -> None:
 def test_findings_travel_where_nothing_is_shared(tmp_path: Path) -> None:
     """A node that does not see the folder of the run sends what it found along, and it is unpacked there."""
     from dmat.testing.fuzzing import cluster
-    from dmat.testing.fuzzing.worker import COUNTEREXAMPLES
+    from dmat.testing.fuzzing.messages import COUNTEREXAMPLES
 
     (tmp_path / "kernels.py").write_text(KERNELS)
     cell = Cell("future", f"{tmp_path / 'kernels.py'}:unmasked", "float32", "cpu")

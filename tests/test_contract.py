@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dmat.testing import Contract, from_segment_sum, implementation
-from dmat.testing.contract import DTYPES, contract_of
+from dmat.testing import Contract, FusedContract, from_segment_sum, implementation
+from dmat.testing.contract import DTYPES, contract_of, rows
+from dmat.testing.contract.checks import PROMOTED, flag
+from dmat.testing.relax.dtilde import OPTIONS
+from dmat.testing.relax.fused import OPTIONS as FUSED_OPTIONS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+KINDS = (Contract, FusedContract)
 
 BAD: dict[str, list[Any]] = {
     "error_scope": ["windows", 0, -4, 2.5, True],
@@ -18,19 +29,14 @@ BAD: dict[str, list[Any]] = {
     "devices": ["cpu", ("tpu",)],
     "masked_cotangent": ["added"],
     "special_values": ["nan", ("inf",)],
-    "zero_length": [1, "yes"],
     "seq_multiple_of": [0, 1.5],
     "max_seq": [0, "long"],
-    "differentiable": [None],
-    "forward_mode": ["yes"],
-    "second_order": [2],
-    "exact_sums": ["no"],
-    "deterministic": [0],
     "gates": ["exact"],
     "gate_layout": ["NH B S"],
     "transforms": ["compile", ("jit",)],
     "peak_memory": [-1.0, float("inf"), "2 GiB"],
 }
+BAD |= {name: [None, 0, 1, "yes"] for name, row in rows(Contract).items() if row.check is flag}
 
 
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in BAD.items() for v in values])
@@ -44,7 +50,7 @@ def test_a_bad_value_is_named(field: str, value: object) -> None:
 
 def test_every_field_has_a_bad_value() -> None:
     """No field is left unvalidated."""
-    assert set(BAD) == {name for name in Contract.__dataclass_fields__ if not name.startswith("_")}
+    assert set(BAD) == set(rows(Contract))
 
 
 def test_an_unknown_field_is_named() -> None:
@@ -87,6 +93,59 @@ def test_accumulators(accumulates_in: Any, formats: list[str]) -> None:
     contract = Contract(accumulates_in=accumulates_in)
     assert DTYPES == ("float32", "bfloat16", "float64", "float16")
     assert [contract.accumulator(dtype) for dtype in DTYPES] == formats
+
+
+def test_promotion_is_torch_s() -> None:
+    """The table of promoted dtypes is what torch.promote_types says."""
+    for one in DTYPES:
+        for other in DTYPES:
+            promoted = torch.promote_types(getattr(torch, one), getattr(torch, other))
+            assert getattr(torch, PROMOTED[one][other]) == promoted, (one, other)
+
+
+def test_contracts_load_no_torch() -> None:
+    """What is promised is stated and checked without loading torch."""
+    code = "import sys; from dmat.testing import FusedContract; FusedContract(accumulates_in='float64'); "
+    done = subprocess.run([sys.executable, "-c", f"{code}sys.exit('torch' in sys.modules)"], check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_has_every_field(kind: type[Contract | FusedContract]) -> None:
+    """help() of a contract gives each field one line, with what its row says of it."""
+    lines = pydoc.plain(pydoc.render_doc(kind)).splitlines()
+    for name, row in rows(kind).items():
+        assert [line.strip(" |") for line in lines].count(f"{name}: {row.help}") == 1, name
+
+
+def test_readme_has_every_field() -> None:
+    """README.md lists the fields of a contract of D~, in the order of the rows."""
+    after = README.read_text().split("def dtilde(igate_preact, fgate_preact): ...\n```\n", 1)[1]
+    listed = re.findall(r"`(\w+)`", after.split("`help(dmat.testing.Contract)`")[0])
+    assert listed == list(rows(Contract))
+
+
+def test_the_kinds_are_siblings() -> None:
+    """No contract has a field that means nothing for its kind; gradients are asked for in one way."""
+    assert not isinstance(FusedContract(), Contract)
+    alone = {"masked_cotangent", "differentiable", "forward_mode", "second_order", "gate_layout"}
+    alone |= {"transforms", "peak_memory"}
+    assert set(rows(Contract)) - set(rows(FusedContract)) == alone
+    assert not any(hasattr(FusedContract(), name) for name in alone)
+    for contract in (Contract(), FusedContract()):
+        assert contract.has_gradients
+        assert not contract.without_gradients().has_gradients
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Contract, OPTIONS), (FusedContract, FUSED_OPTIONS)])
+def test_what_may_be_given_up_stands_in_the_rows(
+    kind: type[Contract | FusedContract], options: dict[str, tuple[Any, ...]]
+) -> None:
+    """Each row's relaxations are options of a wider contract; the strictest is the row's default."""
+    for name, row in rows(kind).items():
+        if isinstance(row.relaxations, tuple) and row.relaxations:
+            assert options[name] == row.relaxations
+            assert row.default in (options[name][0], None)  # None: implied by another field
 
 
 def segsum(log_decay: Tensor, future: float = -torch.inf) -> Tensor:

@@ -14,16 +14,19 @@ import pytest
 from hypothesis import Phase, settings
 
 from dmat.strategies import Constant, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing.casefile import CaseFile, parts_of
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.contract import Contract
-from dmat.testing.corpus import Corpus, CorpusError
-from dmat.testing.counterexample import law_named
-from dmat.testing.keep import Keeping, write_case
-from dmat.testing.law import Record
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.counterexample.corpus import Corpus
+from dmat.testing.counterexample.folder import write_case
+from dmat.testing.errors import CorpusError
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.record import Record
+from dmat.testing.registry import law_named
+from dmat.testing.run.search import Failed, search
+from dmat.testing.run.session import Keeping
+from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.sound import masked_cumulative_sum as right
 
@@ -263,7 +266,7 @@ def test_the_corpus_comes_first_and_only_where_allowed(folder: Path) -> None:
     profile = settings(max_examples=1, database=None, phases=[Phase.generate])
     for contract, first in ((Contract(), (1, 1, 3, 1)), (Contract(max_seq=2), (1, 1, 1, 1))):
         tried.clear()
-        subject = Subject(Implementation("k", kernel, contract), "float32")
+        subject = DtildeSubject(Implementation("k", kernel, contract), "float32")
         with pytest.raises(Failed) as caught:
             search(law, subject, Record("values", "k", "float32", "cpu"), "", profile, keeping)
         assert isinstance(caught.value, LawBroken)

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from dmat.operator import dtilde
-from dmat.strategies.cases import ENTRIES, HUGE
+from dmat.strategies.cases.dtilde import ENTRIES, HUGE
 from dmat.strategies.domain import Domain
 from dmat.testing.contract import DTYPES, Contract
-from dmat.testing.cuda import exact_rows, forward_and_backward, last_row_cotangent, spaced_gates
-from dmat.testing.exact import integer_dtilde, integer_gradients
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import as_array
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.cuda import forward_and_backward, last_row_cotangent, spaced_gates
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.integers import exact_rows, integer_dtilde, integer_gradients
+from dmat.testing.verdict.finding import as_array
 
 
 def test_exact_rows_are_those_of_the_integer_oracle() -> None:
@@ -33,7 +34,7 @@ def test_last_row_cotangent_gives_ones_and_times() -> None:
 
 def test_forward_and_backward_is_that_of_autograd() -> None:
     """The call that looks at no value returns D~ and both gradients."""
-    subject = Subject(Implementation("dtilde", dtilde, Contract()), "float32")
+    subject = DtildeSubject(Implementation("dtilde", dtilde, Contract()), "float32")
     gates = spaced_gates((1, 2, 9), torch.float32, "cpu")
     G = last_row_cotangent((1, 2, 9), torch.float32, "cpu")
     output, di, df = forward_and_backward(subject, gates, G)

@@ -10,13 +10,14 @@ from hypothesis import Phase, settings
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from dmat.testing import dispute
 from dmat.testing.contract import Contract
-from dmat.testing.counterexample import law_named
-from dmat.testing.dispute import explanation
-from dmat.testing.law import Record
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.explain import hints_dtilde
+from dmat.testing.explain.hints_dtilde import explanation
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.record import Record
+from dmat.testing.registry import law_named
+from dmat.testing.run.search import Failed, search
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import dress, widen, window_sums
@@ -41,19 +42,31 @@ def truncated(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 
 DISPUTED = {
-    "one minus sigmoid": (kernel(lambda f: torch.log(1 - torch.sigmoid(-f))), "float32", dispute.ABSOLUTE),
-    "log of one plus exp": (kernel(lambda f: -torch.log(1 + torch.exp(-f))), "float32", dispute.ABSOLUTE),
-    "softplus in float64": (kernel(lambda f: -softplus(-f)), "float64", dispute.THRESHOLD),
-    "logs in bfloat16": (kernel(lambda f: logsigmoid(f).bfloat16().float()), "float32", dispute.HALF_LOGS),
-    "logs in float16": (kernel(lambda f: logsigmoid(f).half().float()), "float32", dispute.HALF_LOGS),
-    "truncated stores": (truncated, "bfloat16", dispute.TRUNCATED),
+    "one minus sigmoid": (
+        kernel(lambda f: torch.log(1 - torch.sigmoid(-f))),
+        "float32",
+        hints_dtilde.ABSOLUTE,
+    ),
+    "log of one plus exp": (
+        kernel(lambda f: -torch.log(1 + torch.exp(-f))),
+        "float32",
+        hints_dtilde.ABSOLUTE,
+    ),
+    "softplus in float64": (kernel(lambda f: -softplus(-f)), "float64", hints_dtilde.THRESHOLD),
+    "logs in bfloat16": (
+        kernel(lambda f: logsigmoid(f).bfloat16().float()),
+        "float32",
+        hints_dtilde.HALF_LOGS,
+    ),
+    "logs in float16": (kernel(lambda f: logsigmoid(f).half().float()), "float32", hints_dtilde.HALF_LOGS),
+    "truncated stores": (truncated, "bfloat16", hints_dtilde.TRUNCATED),
 }
 CALM = {"special_values": (), "differentiable": False}
 
 
 def explained(function: Callable[..., Tensor], dtype: str, law: str = "values") -> list[str]:
     """Return the explanation of the smallest case on which the law rejects the function."""
-    subject = Subject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
+    subject = DtildeSubject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
     with pytest.raises(Failed) as caught:
         search(law_named(law), subject, Record(law, "k", dtype, "cpu"), "", PROFILE)
     failure = caught.value.failure

@@ -12,20 +12,13 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, Case
+from dmat.strategies.cases.dtilde import COTANGENTS, EXACT_COTANGENTS, GATES
 from dmat.strategies.domain import Domain
-from dmat.testing.exact import (
-    FINITE,
-    KIND_NAMES,
-    Backward,
-    Forward,
-    Pair,
-    integer_dtilde,
-    integer_gradients,
-    log_sigmoid,
-    sigmoid_minus,
-)
-from dmat.testing.verdict import as_array
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.oracle.arithmetic import FINITE, KIND_NAMES, Pair, log_sigmoid, sigmoid_minus
+from dmat.testing.oracle.dtilde import Backward, Forward
+from dmat.testing.oracle.integers import integer_dtilde, integer_gradients
+from dmat.testing.verdict.finding import as_array
 
 FINITE_FLOATS = st.floats(-800, 800) | st.floats(-1e-300, 1e-300) | st.floats(-1e300, 1e300)
 

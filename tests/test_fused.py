@@ -17,19 +17,20 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates, Probe
-from dmat.strategies.probe_cases import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
+from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
 from dmat.testing import fused
-from dmat.testing.casefile import decoded, encoded
-from dmat.testing.law import Record
-from dmat.testing.readout.balls import HeadBalls
-from dmat.testing.readout.bounds import no_larger
-from dmat.testing.readout.contract import FusedContract
-from dmat.testing.readout.decays import read_out
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.report import laws
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation
-from dmat.testing.verdict import LawBroken, require_within
+from dmat.testing.bounds.fused import no_larger
+from dmat.testing.case_file import decoded, encoded
+from dmat.testing.contract import FusedContract
+from dmat.testing.explain.decays import read_out
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.oracle.fused_balls import HeadBalls
+from dmat.testing.record import Record
+from dmat.testing.registry import laws
+from dmat.testing.run.search import Failed, search
+from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.verdict.require import require_within
 
 LAWS = {law.name: law for law in laws("fused")}
 KERNELS = '''
@@ -153,7 +154,7 @@ def test_scale_is_arithmetic_in_K() -> None:
 def test_reads_log_is_a_segment_sum() -> None:
     """reads="log" lifts a function of log gates to D~, held to the laws of D~ itself."""
     lifted = fused(lambda log: log.cumsum(-1)[..., :, None] - log.cumsum(-1)[..., None, :], reads="log")
-    assert Implementation.of("k", lifted).contract.of == "D~"
+    assert Implementation.of("k", lifted).contract.kind == "D~"
 
 
 # Before any law: what cannot be called
@@ -324,7 +325,7 @@ def test_the_filter_agrees_with_balls(name: str) -> None:
     gradients = here.pull(gates, probe)
     truth = here.truth(gradients.run.seen)
     pulled = truth.pulled(gradients.W)
-    balls = HeadBalls(here.fused, gradients.run.seen, 0, 1, gradients.W[0, 1])
+    balls = HeadBalls(here.contract, gradients.run.seen, 0, 1, gradients.W[0, 1])
 
     def near(value: float, ball: arb) -> bool:
         return abs(arb(float(value)) - ball) < arb(1e-12) * (1 + abs(ball))

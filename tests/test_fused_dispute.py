@@ -11,15 +11,16 @@ from hypothesis import Phase, settings
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dmat.testing import fused, relax
-from dmat.testing.counterexample import law_named
-from dmat.testing.explain import longer
-from dmat.testing.look import Look
-from dmat.testing.promises import Promises
-from dmat.testing.readout.dispute import explanation
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.relax import nearest_contract, promises_of
-from dmat.testing.subject import Implementation
+from dmat.testing import fused
+from dmat.testing.explain.hints_fused import explanation
+from dmat.testing.explain.message import longer
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.registry import law_named
+from dmat.testing.relax import search
+from dmat.testing.relax.dtilde import Promises
+from dmat.testing.relax.search import nearest_contract, promises_of
+from dmat.testing.verdict.finding import Look
 
 from .zoo.fused_ends import STATED, Style, columns_less_rows, kernel_of
 from .zoo.fused_sound import by_differences, by_windows, chunkwise, product, widen
@@ -76,8 +77,8 @@ def of(kernel: Callable[..., Any], **stated: Any) -> Implementation:
 def few_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try the laws that tell contracts apart, on their ladders and a few cases."""
     few = [law_named(name, "fused") for name in TELLING]
-    monkeypatch.setattr(relax, "laws", lambda of: few)
-    monkeypatch.setattr(relax, "EXAMPLES", 2)
+    monkeypatch.setattr(search, "laws", lambda of: few)
+    monkeypatch.setattr(search, "EXAMPLES", 2)
 
 
 STANDS: list[tuple[Callable[..., Any], dict[str, Any], tuple[str, ...], str | None]] = [

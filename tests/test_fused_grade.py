@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dmat.testing import fused
-from dmat.testing.readout.contract import FusedContract
-from dmat.testing.readout.grade import grade_fused
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.subject import Implementation
+from dmat.testing.contract import FusedContract
+from dmat.testing.grade.fused import grade_fused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
 
 from .zoo.fused_sound import Kernel, chunkwise, widen
 from .zoo.right import FUSED_RIGHT
@@ -60,7 +60,7 @@ def test_the_grade_is_what_the_source_says(name: str) -> None:
     """The strictest class that stands is the one whose contract each style truly keeps."""
     torch.set_num_threads(1)
     subject = FusedSubject(Implementation.of(name, KERNELS[name]), "float32")
-    contract: FusedContract = subject.fused
+    contract: FusedContract = subject.contract
     graded = grade_fused(subject, 20, lambda told: None)
     forward, gradients = (graded.ledgers[quantity].strictest for quantity in ("forward", "gradients"))
     assert forward is not None

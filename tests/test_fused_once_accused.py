@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Edited, Gates, Probe
-from dmat.strategies.probe_cases import PACKED, sequence_ends
+from dmat.strategies.cases.fused import PACKED, sequence_ends
 from dmat.testing import fused
-from dmat.testing.counterexample import forbidden, law_named
-from dmat.testing.readout.subject import FusedSubject
-from dmat.testing.subject import Implementation
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.registry import law_named
 
 from .zoo.fused_sound import by_differences, by_windows, causal, product, widen
 
@@ -119,7 +119,7 @@ def test_it_is_not_accused_again(name: str) -> None:
     """The law holds on the case that once broke it."""
     kernel, law, dtype, case = ACCUSED[name]
     subject, entry = FusedSubject(Implementation.of(name, kernel), dtype), law_named(law, "fused")
-    assert forbidden(entry, subject, entry.arguments(case)) is None
+    assert entry.why_not(subject, entry.arguments(case)) is None
     entry.check(subject, **entry.arguments(case))
 
 

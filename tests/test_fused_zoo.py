@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import Phase, settings
 
-from dmat.testing import minimal
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
+from dmat.testing.run import shrink
 
 from .zoo.fused_mutants import FUSED_MUTANTS, FusedMutant
 from .zoo.fused_sound import Kernel
@@ -49,7 +49,7 @@ def test_sound_in_float64(right: Kernel) -> None:
 @pytest.mark.parametrize("mutant", FUSED_MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_is_rejected(mutant: FusedMutant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The law named beside a mutant rejects it, in some dtype, on a case as short as can be."""
-    monkeypatch.setattr(minimal, "MOST_SECONDS", math.inf)  # a busy machine finds the same
+    monkeypatch.setattr(shrink, "MOST_SECONDS", math.inf)  # a busy machine finds the same
     wrong = subjects(mutant.kernel, mutant.name)
     found = first_rejection(LAWS[mutant.law], wrong, FOR_MUTANTS)
     assert found is not None, mutant.museum

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import jsonschema
+import msgspec
 import pytest
 
 from dmat.testing import fuzzing
-from dmat.testing.fuzzing import page
-from dmat.testing.fuzzing.report import html, junit, markdown, write
+from dmat.testing.fuzzing.report import files, page
+from dmat.testing.fuzzing.report.entries import FuzzReport
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 FILES = {"report.json", "report.html", "junit.xml", "summary.md"}
-SCHEMA = json.loads(Path(next(iter(fuzzing.__path__)), "report.schema.json").read_text())
+SCHEMA = json.loads(Path(next(iter(fuzzing.__path__)), "report", "report.schema.json").read_text())
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
@@ -75,7 +76,7 @@ CELLS = [
     cell("adjoint", "bfloat16", "not reached", reason="the time was up"),
 ]
 REPORT: Entry = {
-    "format": 1,
+    "format": 2,
     "verdict": "found",
     "reason": "",
     "command": "dmat fuzz a.py:f --minutes 3 --out night",
@@ -116,6 +117,26 @@ def poisoned(value: Any, name: str = "") -> Any:
         return [poisoned(entry, name) for entry in value]
     fixed = ("verdict", "dtype", "device", "status", "ended", "folder", "started")
     return value + HOSTILE if isinstance(value, str) and value and name not in fixed else value
+
+
+def struct(report: Entry) -> FuzzReport:
+    return msgspec.convert(report, FuzzReport)
+
+
+def write(report: Entry, folder: Path) -> None:
+    files.write(struct(report), folder)
+
+
+def junit(report: Entry) -> str:
+    return files.junit(struct(report))
+
+
+def markdown(report: Entry) -> str:
+    return files.markdown(struct(report))
+
+
+def html(report: Entry, folder: Path) -> str:
+    return files.html(struct(report), folder)
 
 
 class Parsed(HTMLParser):

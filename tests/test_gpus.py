@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import InMemoryExampleDatabase
 
+from dmat.testing.errors import NoFuzzing
 from dmat.testing.fuzzing import gpus
 from dmat.testing.fuzzing.profile import fuzzing, require_fuzzing
-from dmat.testing.fuzzing.told import NoFuzzing
 
 DRIVER = """#!/bin/sh
 printf '%s\\n' {lines}
@@ -56,8 +56,8 @@ def test_every_process_has_a_place(tmp_path: Path) -> None:
     """Processes that start at once are spread over the GPUs; the place of one that is gone is free."""
     code = (
         "import os, sys, time\n"
-        "from dmat.testing.fuzzing.told import Setup\n"
-        "from dmat.testing.fuzzing.worker import start\n"
+        "from dmat.testing.fuzzing.messages import Setup\n"
+        "from dmat.testing.fuzzing.tasks import start\n"
         "start(Setup(*[sys.argv[1]] * 4, 60.0, devices=('5', '7')))\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
         "sys.stdin.read()\n"

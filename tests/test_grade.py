@@ -14,17 +14,20 @@ from torch import Tensor
 
 import dmat.testing
 from dmat.strategies import Constant, Cycle, Gates
-from dmat.testing.bounds import forward_bound
-from dmat.testing.builtin import COMPARED
+from dmat.testing.bounds.dtilde import forward_bound
 from dmat.testing.contract import DTYPES, Contract
-from dmat.testing.exact import Array, Forward
-from dmat.testing.grade import AccuracyClass, Ledger, classes, grade
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import Finding, LawBroken, as_array
+from dmat.testing.grade.dtilde import Ledger, classes, grade
+from dmat.testing.grade.result import AccuracyClass
+from dmat.testing.kernel.builtin import COMPARED
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.oracle.dtilde import Forward
+from dmat.testing.verdict.finding import Finding, LawBroken, as_array
 
 from .zoo import sound
 
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "grade.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "grade" / "grade.schema.json").read_text())
 DTILDE, DIFFERENCE, MASKED = COMPARED
 FEW = 20  # random cases: the ladder alone tells these classes apart
 Names = tuple[str, str]  # the classes of the forward and of the gradients
@@ -37,7 +40,7 @@ def silent(told: object) -> None:
 def graded(implementation: Implementation, dtype: str) -> Names:
     """Return the classes as the table shows them."""
     torch.set_num_threads(1)
-    ledgers = grade(Subject(implementation, dtype), FEW, silent).ledgers
+    ledgers = grade(DtildeSubject(implementation, dtype), FEW, silent).ledgers
     return str(ledgers["forward"].strictest), str(ledgers["gradients"].strictest)
 
 
@@ -78,11 +81,12 @@ def test_a_wrong_entry_is_in_no_class() -> None:
     def shifted(i: Tensor, f: Tensor) -> Tensor:
         return sound.masked_cumulative_sum(i, f.roll(1, dims=2))
 
-    result = grade(Subject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
-    ledger = result.as_dict()["forward"]
-    assert ledger["class"] is None
-    assert len(ledger["classes"]) == len(classes("float32", "forward"))
-    assert all("gates = Gates(" in lost["case"] for lost in ledger["classes"])
+    result = grade(DtildeSubject(Implementation("shifted", shifted, Contract()), "float32"), FEW, silent)
+    ledger = result.result().forward
+    assert ledger is not None
+    assert ledger.strictest is None
+    assert len(ledger.classes) == len(classes("float32", "forward"))
+    assert all("gates = Gates(" in (lost.case or "") for lost in ledger.classes)
 
 
 def test_a_backward_that_raises_costs_the_gradients_alone() -> None:
@@ -125,7 +129,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
     def judge(accuracy: AccuracyClass) -> float:
         if accuracy.accumulates_in == "float64":
-            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0"))
+            raise LawBroken(Finding("D~", (0, 0, 0, 0), "1.0", "0", what="value"))
         return 0.5
 
     every = classes("float32", "forward")
@@ -137,7 +141,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
 def same_bits(implementation: Implementation, dtype: str) -> dict[tuple[str, str], bool]:
     """Return what holds of each trait."""
-    conduct = grade(Subject(implementation, dtype), FEW, silent).conduct
+    conduct = grade(DtildeSubject(implementation, dtype), FEW, silent).conduct
     return {name: trait.holds for name, trait in conduct.items()}
 
 

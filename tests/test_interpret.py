@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 
 import dmat.testing
-from dmat.testing.cannot import CannotRun
 from dmat.testing.cli import main
-from dmat.testing.interpret import (
+from dmat.testing.errors import CannotRun
+from dmat.testing.interpret.choice import (
     ASKED,
     EXAMPLES,
     LADDER,
@@ -30,7 +30,7 @@ from dmat.testing.interpret import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "check" / "report.schema.json").read_text())
 KERNELS = "tests/interpreted/kernels.py"
 HERE = importlib.util.find_spec("triton") is not None and metadata.version("triton") == TRITON
 needs_triton = pytest.mark.skipif(not HERE, reason=f"needs triton {TRITON}: pip install 'dmat[interpret]'")
@@ -79,8 +79,8 @@ def test_a_repair_that_does_not_work(repair: str) -> None:
     """Without any one of them the start ends in a line that names what is wrong."""
     code = f"""
 import os, sys
-from dmat.testing.interpret import install
-from dmat.testing.cannot import CannotRun
+from dmat.testing.interpret.install import install
+from dmat.testing.errors import CannotRun
 os.environ["TRITON_INTERPRET"] = "1"
 from dmat.testing.interpret import {repair}
 {repair}.mend = lambda: None
@@ -97,7 +97,7 @@ except CannotRun as error:
 @needs_triton
 def test_triton_that_is_already_compiled() -> None:
     """Imported before, without TRITON_INTERPRET=1, its functions are compiled for good: a line says so."""
-    code = "import triton; from dmat.testing.interpret import install; install()"
+    code = "import triton; from dmat.testing.interpret.install import install; install()"
     run = ran("-c", code, TRITON_INTERPRET="0")
     assert run.stderr.splitlines()[-1].endswith(
         "triton was imported before its interpreter was chosen: set TRITON_INTERPRET=1"

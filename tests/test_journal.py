@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dmat.strategies import Constant, Gates
-from dmat.testing.journal import DidNotEnd, Entry, Journal, left_behind, note_fate
+from dmat.testing.errors import DidNotEnd
+from dmat.testing.run.journal import Entry, Journal, left_behind, note_fate
 
 CONTRACT = "@implementation(dtypes=('float32',), max_seq=2, special_values=(), differentiable=False)"
 KERNELS = f"""
@@ -131,7 +132,7 @@ def test_an_example_that_takes_too_long_is_ended(journal: Journal, tmp_path: Pat
 def test_a_fate_of_the_plainest_call_is_told_to_all(journal: Journal, tmp_path: Path) -> None:
     """The plainest call that killed one process is made by no other of the same dtype and device."""
     with journal.of(ENTRY):
-        assert journal.fate_of_plainest == ""
+        assert journal.fate_of_plainest is None
         with journal.trying(CASE, plainest=True):
             entry = left_behind(tmp_path, "node")
         assert entry is not None

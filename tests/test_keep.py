@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hypothesis import Phase, settings
 
-from dmat.testing.counterexample import law_named
-from dmat.testing.keep import Keeping, told_and_kept
+from dmat.testing.registry import law_named
+from dmat.testing.run.session import Keeping, told_and_kept
 
 from .zoo.mutants import MUTANTS
 from .zoo.trial import rejection, subjects

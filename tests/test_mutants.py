@@ -3,7 +3,7 @@
 One search a mutant serves all of these, by a fixture of the module: pytest runs its tests in a row.
 
 How short a case can be is found by exhaustive search over small recipes, shortest first, which shares nothing
-with the way in which dmat.testing.minimal finds its case, and goes no further than the length that was found.
+with the way in which run/shrink.py finds its case, and goes no further than the length that was found.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from hypothesis import Phase, settings
 
 from dmat import dtilde, strategies
 from dmat.strategies import Edited
-from dmat.strategies.recipe import Case
-from dmat.strategies.size import backgrounds
-from dmat.testing import minimal
-from dmat.testing.casefile import case_of, read
-from dmat.testing.counterexample import law_named
-from dmat.testing.keep import Keeping, told_and_kept
-from dmat.testing.law import Law
-from dmat.testing.replay import BROKEN, FIXED, tried
-from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.strategies.recipes.recipe import Case
+from dmat.strategies.shrinking.order import backgrounds
+from dmat.testing.case_file import case_of, read
+from dmat.testing.counterexample.attempt import tried
+from dmat.testing.counterexample.outcome import BROKEN, FIXED
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import law_named
+from dmat.testing.run import shrink
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.mutants import MUTANTS, Mutant
 from .zoo.small import EMPTY, HEADS, small_cases
@@ -96,7 +99,7 @@ def rejected(mutant: Mutant) -> Found | None:
     law = seeded(law_named(mutant.law))
     wrong = subjects(mutant.implementation, f"tests.zoo.named:{mutant.name}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minimal, "MOST_SECONDS", float("inf"))  # a busy machine finds the same
+        patch.setattr(shrink, "MOST_SECONDS", float("inf"))  # a busy machine finds the same
         rejection = first_rejection(law, wrong, PROFILES)
     if rejection is None:
         return None

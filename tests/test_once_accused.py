@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing.counterexample import forbidden, law_named
-from dmat.testing.subject import Implementation, Subject
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.registry import law_named
 
 from .zoo.ends import ENDS
 
@@ -62,7 +63,7 @@ ACCUSED: dict[str, tuple[str, str, Case]] = {
 def test_it_is_not_accused_again(name: str) -> None:
     """The law holds on the case that once broke it."""
     style, law, case = ACCUSED[name]
-    subject = Subject(Implementation.of(style, STYLES[style]), case["gates"].dtype)
+    subject = DtildeSubject(Implementation.of(style, STYLES[style]), case["gates"].dtype)
     entry = law_named(law)
-    assert forbidden(entry, subject, entry.arguments(case)) is None
+    assert entry.why_not(subject, entry.arguments(case)) is None
     entry.check(subject, **entry.arguments(case))

@@ -103,9 +103,13 @@ def imports(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("files", "allowed"),
     [
-        ("strategies/*.py", "dmat.strategies"),
-        ("dmat/testing/exact.py", "nothing"),
-        ("dmat/testing/bounds.py", "dmat.testing.exact"),
+        ("strategies/**/*.py", "dmat.strategies"),
+        ("dmat/testing/contract/*.py", ("dmat.testing.contract", "dmat.testing.errors")),
+        (
+            "dmat/testing/oracle/*.py",
+            ("dmat.testing.oracle", "dmat.testing.contract", "dmat.strategies.promised"),
+        ),
+        ("dmat/testing/bounds/*.py", ("dmat.testing.bounds", "dmat.testing.oracle", "dmat.testing.contract")),
         ("dmat/pages.py", "nothing"),
         ("dmat/torch_kernels.py", "dmat.pages"),
         ("dmat/segments.py", ("dmat.torch_kernels", "dmat.triton_kernels")),

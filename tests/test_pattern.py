@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from dmat.strategies import Cycle, Gates, Normal, Palette, Ramp
-from dmat.strategies.cotangents import Cotangent
-from dmat.testing.pattern import failing_entries
-from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import Evidence, Finding, LawBroken
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.registry import laws
+from dmat.testing.verdict.finding import Evidence, Finding, LawBroken
 
 from .zoo.mutants import MUTANTS
 
@@ -31,7 +32,9 @@ def finding(wrong: Mask, quantity: str = "D~", judged: Mask | None = None) -> Fi
     zeros = np.zeros(wrong.shape)
     where = np.ones(wrong.shape, dtype=bool) if judged is None else judged
     index = tuple(int(n) for n in np.argwhere(wrong)[0]) if wrong.any() else ()
-    return Finding(quantity, index, "1", "0", evidence=Evidence(zeros, zeros, zeros, wrong, where))
+    return Finding(
+        quantity, index, "1", "0", evidence=Evidence(zeros, zeros, zeros, wrong, where), what="value"
+    )
 
 
 def in_all_heads(where: Mask) -> Mask:
@@ -249,7 +252,7 @@ G = Cotangent(Normal(5, 1.0))
 def test_mutants(name: str, law: str, case: dict[str, Any], said: str) -> None:
     """The words for a wrong kernel of the zoo are about its defect."""
     wrong = next(mutant for mutant in MUTANTS if mutant.name == name)
-    subject = Subject(Implementation.of(name, wrong.implementation), case["gates"].dtype)
+    subject = DtildeSubject(Implementation.of(name, wrong.implementation), case["gates"].dtype)
     check = next(entry.check for entry in laws() if entry.name == law)
     with pytest.raises(LawBroken) as caught:
         check(subject, **case)

@@ -7,26 +7,28 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.artist import Artist
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
 from dmat.strategies import Constant, Cycle, Gates, Normal, Palette, Ramp
-from dmat.strategies.cotangents import Cotangent
-from dmat.testing import colours
-from dmat.testing.colours import Scale, paint, paint_ratios, rgb
-from dmat.testing.look import Look
-from dmat.testing.picture import draw, figure
-from dmat.testing.report import laws
-from dmat.testing.sheet import Sheet
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import Evidence, Finding, LawBroken
-from dmat.testing.view import shown_heads, view_of
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.testing.explain.picture import colours
+from dmat.testing.explain.picture.colours import Scale, paint_ratios
+from dmat.testing.explain.picture.figure import draw, figure
+from dmat.testing.explain.picture.tiles import Tiles
+from dmat.testing.explain.picture.view import shown_heads, view_of
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.registry import laws
+from dmat.testing.verdict.finding import Evidence, Finding, LawBroken, Look
 
 from .zoo.mutants import MUTANTS
 
@@ -59,7 +61,7 @@ def look(
     evidence = Evidence(computed, exact, np.full(shape, 0.25), wrong, np.ones(shape, dtype=bool))
     B, NH, S = (*shape, 1, 1, 1)[:3]
     gates = Gates("float32", (B, NH, S), Ramp(-1.0, 0.5), Cycle((2.0, -1.0)))
-    finding = Finding(quantity, place, str(value), "0.0", 1.0, 0.25, evidence=evidence)
+    finding = Finding(quantity, place, str(value), "0.0", 1.0, 0.25, evidence=evidence, what="value")
     return Look({"gates": gates} if case is None else case, finding)
 
 
@@ -87,9 +89,15 @@ KINDS: dict[str, Look] = {
     "one head's gradient": look((9,), "di", case={"shape": (1, 1, 9)}),
     "under a transform": look((2, 1, 3, 4, 4), index=(1, 0, 2, 3, 0)),
     "entries picked from anywhere": look((3,), "D~ of the open window"),
-    "a shape": Look({"gates": PLAIN}, Finding("D~", (), "shape (2, 3)", "shape (2, 3, 5, 5)", note="$x_1$")),
-    "an exception": Look({"shape": (1, 1, 5)}, Finding("df", (), "raised RuntimeError: 漢字 $", "a result")),
-    "no gates at all": Look({"gates": replace(PLAIN, shape=(1, 1, 0))}, Finding("D~", (), "None", "D~")),
+    "a shape": Look(
+        {"gates": PLAIN}, Finding("D~", (), "shape (2, 3)", "shape (2, 3, 5, 5)", note="$x_1$", what="shape")
+    ),
+    "an exception": Look(
+        {"shape": (1, 1, 5)}, Finding("df", (), "raised RuntimeError: 漢字 $", "a result", what="raised")
+    ),
+    "no gates at all": Look(
+        {"gates": replace(PLAIN, shape=(1, 1, 0))}, Finding("D~", (), "None", "D~", what="shape")
+    ),
 }
 
 
@@ -134,10 +142,8 @@ def cell(drawn: Figure, panel: str, some: Look, where: tuple[int, int, int]) -> 
     assert view is not None
     axes = next(axes for axes in drawn.axes if axes.get_title().startswith(panel))
     tile, t, s = where
-    x, y = Sheet.of(view).at(tile, t + 0.5, s + 0.5)
-    image = axes.images[0].get_array()
-    assert image is not None
-    return np.asarray(image[int(y), int(x)])
+    x, y = Tiles.of(view).at(tile, t + 0.5, s + 0.5)
+    return np.asarray(axes.images[0].get_cursor_data(SimpleNamespace(xdata=x, ydata=y)))  # type: ignore[arg-type]
 
 
 def test_the_mask_is_hatched_where_it_stands_and_nowhere_else() -> None:
@@ -145,11 +151,11 @@ def test_the_mask_is_hatched_where_it_stands_and_nowhere_else() -> None:
     some = look((1, 2, 9, 9), index=(0, 1, 3, 7), value=-1e9)
     drawn = figure([some])
     (exact,), (computed,) = (artists(drawn, f"mask of {name}") for name in ("exact", "computed"))
-    inside = Sheet.of(view_of(some)).at(1, 3.5, 7.5)  # type: ignore[arg-type]
+    inside = Tiles.of(view_of(some)).at(1, 3.5, 7.5)  # type: ignore[arg-type]
     assert exact.get_path().contains_point(inside)  # type: ignore[attr-defined]
     assert not computed.get_path().contains_point(inside)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(cell(drawn, "exact", some, (1, 3, 7)), rgb(colours.MASKED))
-    np.testing.assert_array_equal(cell(drawn, "computed", some, (1, 3, 7)), rgb(colours.BELOW))
+    np.testing.assert_array_equal(cell(drawn, "exact", some, (1, 3, 7)), to_rgba(colours.MASKED))
+    np.testing.assert_array_equal(cell(drawn, "computed", some, (1, 3, 7)), to_rgba(colours.BELOW))
 
 
 @pytest.mark.parametrize(
@@ -159,8 +165,8 @@ def test_what_is_no_number_stands_out(value: float, colour: str) -> None:
     """A causal -inf, +inf or NaN has its own colour, and its error over bound the loudest."""
     some = look((2, 2, 9, 9), index=(1, 0, 6, 2), value=value)
     drawn = figure([some])
-    np.testing.assert_array_equal(cell(drawn, "computed", some, (2, 6, 2)), rgb(colour))
-    np.testing.assert_array_equal(cell(drawn, "error", some, (2, 6, 2)), rgb(colours.POS_INF))
+    np.testing.assert_array_equal(cell(drawn, "computed", some, (2, 6, 2)), to_rgba(colour))
+    np.testing.assert_array_equal(cell(drawn, "error", some, (2, 6, 2)), to_rgba(colours.POS_INF))
 
 
 def test_the_entry_and_its_window_are_marked() -> None:
@@ -168,14 +174,23 @@ def test_the_entry_and_its_window_are_marked() -> None:
     some = look((2, 2, 9, 9), index=(1, 0, 6, 2))
     view = view_of(some)
     assert view is not None
-    sheet, drawn = Sheet.of(view), figure([some])
+    tiles, drawn = Tiles.of(view), figure([some])
     frames, windows = artists(drawn, "worst"), artists(drawn, "window")
     assert len(frames) == len(windows) == 3
     for frame, window in zip(frames, windows, strict=True):
-        assert frame.get_bbox().contains(*sheet.at(2, 6.5, 2.5))  # type: ignore[attr-defined]
+        assert frame.get_bbox().contains(*tiles.at(2, 6.5, 2.5))  # type: ignore[attr-defined]
         top, bottom = window.get_ydata()  # type: ignore[attr-defined]
-        assert (top, bottom) == (sheet.at(2, 3, 0)[1], sheet.at(2, 7, 0)[1])
+        assert (top, bottom) == (tiles.at(2, 3, 0)[1], tiles.at(2, 7, 0)[1])
     assert len(artists(drawn, "allowed")) == 1
+
+
+def test_only_times_have_a_window_and_gates() -> None:
+    """dq, rows t and columns d, has no window, diagonal or gates, not even where it is square."""
+    drawn = figure([look((2, 2, 9, 9), "dq", index=(1, 0, 6, 2))])
+    assert len(artists(drawn, "worst")) == 3
+    assert artists(drawn, "window") == artists(drawn, "mask of exact") == []
+    assert "column d" in texts(drawn)
+    assert "igate" not in texts(drawn)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +227,7 @@ def test_what_is_not_judged_is_not_drawn_as_exact() -> None:
     some = replace(some, finding=replace(some.finding, evidence=evidence))
     drawn = figure([some])
     assert len(artists(drawn, "unjudged")) == len(artists(drawn, "unjudged of exact")) == 1
-    np.testing.assert_array_equal(cell(drawn, "exact", some, (0, 3, 1)), rgb(colours.UNJUDGED))
+    np.testing.assert_array_equal(cell(drawn, "exact", some, (0, 3, 1)), to_rgba(colours.UNJUDGED))
     assert len(artists(drawn, "number")) == 25 + 2 * 5
 
 
@@ -249,20 +264,30 @@ def test_neighbours(heads: tuple[int, ...], worst: int, most: int, shown: list[i
 
 
 def test_one_scale_of_signed_numbers() -> None:
-    """Opposite numbers stand opposite, larger ones further out, and all of it within [-1, 1]."""
+    """Opposite numbers have opposite colours; larger ones stand further out, and all within [0, 1]."""
     values = np.array([-1e300, -4.0, -0.5, 0.0, 0.5, 4.0, 1e300])
-    place = Scale.of(values).place(values)
-    np.testing.assert_array_equal(place, -place[::-1])
+    scale = Scale.of(values)
+    place = scale.place(values)
+    np.testing.assert_array_equal(scale.paint(values), scale.colours.reversed()(place[::-1]))
     assert (np.diff(place) > 0).all()
-    assert place[-1] == 1
+    assert (place[0], place[3], place[-1]) == (0, 0.5, 1)
     near = values[1:-1]
-    assert len({tuple(colour) for colour in paint(near, Scale.of(near))}) == len(near)
+    assert len({tuple(colour) for colour in Scale.of(near).paint(near)}) == len(near)
+
+
+@pytest.mark.parametrize("most", [5e-324, 1.0, 1e300])
+def test_what_is_far_beyond_the_scale_has_a_colour_of_its_own(most: float) -> None:
+    """So have NaN and both infinities, whatever the scale."""
+    values = np.array([np.nan, np.inf, -np.inf, 1e301, -1e301, most, -most])
+    flat = [colours.NAN, colours.POS_INF, colours.NEG_INF, colours.ABOVE, colours.BELOW]
+    expected = [*map(to_rgba, flat), *colours.VALUES([1.0, 0.0])]
+    np.testing.assert_array_equal(Scale.of(np.array([most])).paint(values), expected)
 
 
 def test_errors_beyond_the_bound_are_loud() -> None:
     """Up to 1 the colours are near grey, beyond it far from it, and infinity has one of its own."""
     ratio = np.array([0.0, 1e-4, 0.1, 1.0, np.nextafter(1.0, 2.0), 10.0, 1e9, np.inf])
-    saturation = np.ptp(paint_ratios(ratio, np.ones(8, dtype=bool)), axis=-1)
+    saturation = np.ptp(paint_ratios(ratio, np.ones(8, dtype=bool))[..., :3], axis=-1)
     assert saturation[:4].max() < 0.15 < 0.35 < saturation[4:].min()
     assert saturation.argmax() == len(ratio) - 1
 
@@ -287,30 +312,32 @@ def test_mutants(name: str, law: str, case: dict[str, Any], tmp_path: Path) -> N
     wrong = next(mutant for mutant in MUTANTS if mutant.name == name)
     check: Callable[..., None] = next(entry.check for entry in laws() if entry.name == law)
     with pytest.raises(LawBroken) as caught:
-        check(Subject(Implementation.of(name, wrong.implementation), case["gates"].dtype), **case)
+        check(DtildeSubject(Implementation.of(name, wrong.implementation), case["gates"].dtype), **case)
     draw([Look(case, caught.value.finding)], tmp_path / "mutant.png")
     assert imread(tmp_path / "mutant.png").shape[1] == 1560
 
 
 # Items as a plain dictionary has them: to read the setting "backend" would choose one, and import pyplot.
 CODE = """
-import sys, dmat.testing.picture
+import sys, dmat.testing.cli, dmat.testing.counterexample.folder, dmat.testing.plugin
+import dmat.testing.fuzzing.turn
 assert "matplotlib" not in sys.modules
 import matplotlib
 before = dict(dict.items(matplotlib.rcParams))
 from pathlib import Path
+import dmat.testing.explain.picture.figure
 from dmat.strategies import Gates
-from dmat.testing.look import Look
-from dmat.testing.verdict import Finding
-look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~"))
-dmat.testing.picture.draw([look], Path(sys.argv[1]))
+from dmat.testing.verdict.finding import Look
+from dmat.testing.verdict.finding import Finding
+look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~", what="shape"))
+dmat.testing.explain.picture.figure.draw([look], Path(sys.argv[1]))
 assert dict(dict.items(matplotlib.rcParams)) == before
 assert "matplotlib.pyplot" not in sys.modules
 """
 
 
 def test_no_global_state(tmp_path: Path) -> None:
-    """matplotlib is imported by the first drawing alone, without pyplot, its settings left as they were."""
+    """Only the picture imports matplotlib, without pyplot, and leaves its settings as they were."""
     arguments = [sys.executable, "-c", CODE, str(tmp_path / "look.png")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

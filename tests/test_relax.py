@@ -8,27 +8,29 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 import dmat.testing
 from dmat.strategies import Constant, Gates, nan
-from dmat.testing import promises, relax
-from dmat.testing.casefile import encoded
-from dmat.testing.check import with_wider_contract
+from dmat.testing.case_file import encoded
+from dmat.testing.check.command import with_wider_contract
+from dmat.testing.check.plan import planned
 from dmat.testing.contract import Contract, contract_of
-from dmat.testing.counterexample import Counterexample, law_named
-from dmat.testing.law import Law
-from dmat.testing.promises import DtildePromises
-from dmat.testing.relax import nearest_contract
-from dmat.testing.report import Report, laws
-from dmat.testing.select import planned
-from dmat.testing.subject import Implementation
-from dmat.testing.target import load
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+from dmat.testing.law.law import Law
+from dmat.testing.record import LawRecord, Report
+from dmat.testing.registry import law_named, laws
+from dmat.testing.relax import dtilde, search
+from dmat.testing.relax.dtilde import DtildePromises
+from dmat.testing.relax.known import Counterexample
+from dmat.testing.relax.search import nearest_contract
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import SOUND, Dtilde
 
-SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(dmat.testing.__file__).parent / "check" / "report.schema.json").read_text())
 STYLES = {style.__name__: style for style in SOUND}
 BUGS = {mutant.name: mutant.implementation for mutant in MUTANTS}
 
@@ -49,14 +51,16 @@ def few_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try the laws that tell contracts apart, on their ladders and a few cases."""
     torch.set_num_threads(1)
     few: list[Law] = [law_named(name) for name in TELLING]
-    monkeypatch.setattr(relax, "laws", lambda of: few)
-    monkeypatch.setattr(relax, "EXAMPLES", 2)
+    monkeypatch.setattr(search, "laws", lambda of: few)
+    monkeypatch.setattr(search, "EXAMPLES", 2)
 
 
 def found(kernel: Dtilde, *dtypes: str, **kept: object) -> Contract | None:
     """Return the contract found for a kernel that promises no more than `kept`."""
     implementation = Implementation(kernel.__name__, kernel, Contract(**kept))  # type: ignore[arg-type]
-    return nearest_contract(implementation, [(dtype, "cpu") for dtype in dtypes or ("float32",)])
+    contract = nearest_contract(implementation, [(dtype, "cpu") for dtype in dtypes or ("float32",)])
+    assert contract is None or isinstance(contract, Contract)
+    return contract
 
 
 NO_ACCURACY = {"transforms", "peak_memory"}  # claims beyond the strictest default
@@ -81,9 +85,10 @@ EXACTLY: dict[str, dict[str, object]] = {
 def test_a_stripped_style_gets_its_contract(name: str) -> None:
     """A right kernel without its contract gets one of no wider scope, and where it is known, just its own."""
     own = contract_of(STYLES[name])
+    assert isinstance(own, Contract)
     contract = found(STYLES[name], PRIMARY.get(name, "float32"), gate_layout=own.gate_layout)
     assert contract is not None
-    scopes = promises.OPTIONS["error_scope"]
+    scopes = dtilde.OPTIONS["error_scope"]
     assert scopes.index(contract.error_scope) <= scopes.index(own.error_scope)
     assert contract.stated() == EXACTLY.get(name, contract.stated())
 
@@ -129,7 +134,7 @@ def test_the_decorator_is_the_contract(name: str) -> None:
         pass
 
     own = contract_of(STYLES[name])
-    eval(DtildePromises(promises.OPTIONS).written(own).removeprefix("@"), {"dmat": dmat})(kernel)
+    eval(DtildePromises(dtilde.OPTIONS).written(own).removeprefix("@"), {"dmat": dmat})(kernel)
     assert contract_of(kernel) == own
 
 
@@ -151,12 +156,10 @@ def hangs(i, f):
 def fallen(name: str, law: str) -> Report:
     """Return the report of a kernel of which all is known but this one law, of which it died."""
     passed = [
-        {"law": other.name, "dtype": "float32", "device": "cpu", "status": "passed", "promised": True}
-        for other in laws()
-        if other.name != law
+        LawRecord(other.name, name, "float32", "cpu", "passed") for other in laws() if other.name != law
     ]
-    died = {"law": law, "dtype": "float32", "device": "cpu", "status": "failed", "recipe": None}
-    return Report(name, {}, [*passed, {**died, "promised": True}])
+    died = LawRecord(law, name, "float32", "cpu", "failed", ended="died")
+    return Report.of(name, {}, [*passed, died])
 
 
 def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +169,8 @@ def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pyt
     name = "kernels.py:dies_of_nothing"
     report = with_wider_contract(fallen(name, "output_shape"), planned([(load(name), "float32", "cpu")]))
     assert report.stands_under is not None
-    assert report.stands_under["decorator"] == "@dmat.testing.implementation(zero_length=False)"
-    jsonschema.validate(report.stands_under, {**SCHEMA, "oneOf": [{"$ref": "#/$defs/wider"}]})
+    assert report.stands_under.decorator == "@dmat.testing.implementation(zero_length=False)"
+    jsonschema.validate(to_builtins(report), SCHEMA)
 
 
 def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +178,7 @@ def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     Path("kernels.py").write_text(KERNELS)
     report = fallen("kernels.py:hangs", "values")
-    assert relax.stands_under(report, [("float32", "cpu")], seconds=5)["outcome"] == "unfinished"
+    assert search.stands_under(report, [("float32", "cpu")], seconds=5).outcome == "unfinished"
 
 
 def test_a_decorated_kernel_is_left_alone() -> None:

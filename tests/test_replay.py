@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from dmat.strategies import Constant, Gates
-from dmat.strategies.recipe import Case
-from dmat.testing import replay
-from dmat.testing.casefile import CaseError, CaseFile, parts_of
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.cli import main
 from dmat.testing.contract import Contract
-from dmat.testing.keep import write_case
-from dmat.testing.replay import BROKEN, COULD_NOT, FIXED, Wanted, tried
-from dmat.testing.subject import Implementation
+from dmat.testing.counterexample import replay
+from dmat.testing.counterexample.attempt import tried
+from dmat.testing.counterexample.folder import keep, write_case
+from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Wanted
+from dmat.testing.errors import CaseError
+from dmat.testing.kernel.implementation import Implementation
 
 from .zoo.sound import masked_cumulative_sum as right
 
@@ -130,13 +132,13 @@ def test_the_time_limit_is_of_one_try(folder: Path) -> None:
 def test_keeping(folder: Path) -> None:
     """Cases are copied under names of their own; of several of which one is torn, none is."""
     files = replay.found(folder / "cases")
-    homes = replay.keep(files[:1] * 2, folder / "corpus")
+    homes = keep(files[:1] * 2, folder / "corpus")
     assert [path.name for path in (folder / "corpus").iterdir()] == [homes[0].name]
     assert (homes[0] / "case.json").read_bytes() == files[0].read_bytes()
-    assert replay.keep(replay.found(folder / "corpus"), folder / "corpus") == homes[:1]
+    assert keep(replay.found(folder / "corpus"), folder / "corpus") == homes[:1]
     files[2].write_text("{")
     with pytest.raises(CaseError):
-        replay.keep(files, folder / "another")
+        keep(files, folder / "another")
     assert not (folder / "another").exists()
 
 

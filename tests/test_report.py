@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from typing import Any
-
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
-from dmat.testing.law import Record
-from dmat.testing.plan import Plan, Planned, subject_id
-from dmat.testing.report import Report, exit_code, gather, laws, show
+from dmat.testing.check.plan import Plan, Planned, subject_id
+from dmat.testing.check.report import exit_code, gather, show
+from dmat.testing.record import Lost, Record, Report, Status, Wider, text_of
+from dmat.testing.registry import laws
 
 LAW = laws()[0].name
 ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))
@@ -19,21 +17,21 @@ ALL = [law.name for law in laws()]
 BOTH = Plan({"D~": ALL}, [ONE, OTHER])
 
 
-def line(name: str, part: str, status: str = "passed") -> str:
+def line(name: str, part: str, status: Status = "passed") -> str:
     """Return the record of one law, as the plugin writes it."""
     record = Record(LAW, name, "float32", "cpu", status, "", part=part, examples=1)
-    return json.dumps(record.as_dict())
+    return text_of(record)
 
 
 def lost(name: str, part: str) -> str:
     """Return what the plugin writes of a law whose process died."""
     node = f"dmat/properties/test_law_x.py::test_law_{LAW}[{subject_id(name, 'float32', 'cpu', part)}]"
-    return json.dumps({"nodeid": node, "lost": "worker 'gw0' crashed"})
+    return text_of(Lost(node, "worker 'gw0' crashed"))
 
 
 def statuses(reports: list[Report]) -> list[object]:
     """Return the status of LAW for each implementation."""
-    return [record["status"] for report in reports for record in report.records if record["law"] == LAW]
+    return [record.status for report in reports for record in report.laws if record.law == LAW]
 
 
 def test_both_parts_make_a_law() -> None:
@@ -68,13 +66,13 @@ def test_what_was_not_reached_is_not_sound() -> None:
     assert [report.verdict for report in reports] == ["error", "broken"]
 
 
-WIDER: dict[str, tuple[dict[str, Any] | None, str]] = {
+WIDER: dict[str, tuple[Wider | None, str]] = {
     "nothing searched": (None, "BROKEN: k.py:a breaks"),
-    "unfinished": ({"outcome": "unfinished"}, "was not searched to the end."),
-    "none": ({"outcome": "none"}, "No contract admits it: this is a bug."),
-    "found": ({"outcome": "found", "decorator": "@d(x=1)", "wrong_in": []}, "  @d(x=1)"),
+    "unfinished": (Wider("unfinished"), "was not searched to the end."),
+    "none": (Wider("none"), "No contract admits it: this is a bug."),
+    "found": (Wider("found", {}, "@d(x=1)"), "  @d(x=1)"),
     "in part": (
-        {"outcome": "found", "decorator": "@d(x=1)", "wrong_in": ["float64"]},
+        Wider("found", {}, "@d(x=1)", ["float64"]),
         "In float64 no contract admits it: there it is a bug.",
     ),
 }

@@ -15,13 +15,19 @@ from hypothesis import Phase, settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Cotangent, Gates, Ramp
-from dmat.strategies.cases import Case
-from dmat.strategies.layouts import COTANGENT_LAYOUTS, lay_out
-from dmat.testing import implementation, repro, scripted
-from dmat.testing.counterexample import law_named
-from dmat.testing.law import Law
-from dmat.testing.literal import memory_of, written
-from dmat.testing.subject import Implementation, Subject
+from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, lay_out
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing import implementation
+from dmat.testing.explain.repro import script as repro
+from dmat.testing.explain.repro.literals import memory_of, written
+from dmat.testing.explain.repro.recorder import ScriptRecorder
+from dmat.testing.kernel import runtime
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.recording import Recorder
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import law_named
 
 from .zoo.mutants import MUTANTS, Mutant
 from .zoo.trial import first_rejection, subjects
@@ -130,7 +136,7 @@ def kernels(folder: Path) -> dict[str, Any]:
 def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that kills its process, or hangs, is called in a process of its own, and exits 1."""
     monkeypatch.setattr(repro, "PATIENCE", 12.0)
-    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    subject = DtildeSubject(Implementation.of(name, kernels(folder)[name]), "float32")
     target = str(folder / f"kernel.py:{name}")
     made = repro.deadly_script(law_named("values"), subject, {"gates": GATES}, target, folder, "died")
     assert made
@@ -141,7 +147,7 @@ def test_deadly(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", ["raises", "leaves", "returns_none"])
 def test_no_result(name: str, folder: Path) -> None:
     """A kernel that raises, leaves with exit code 0, or returns no tensor exits 1."""
-    subject = Subject(Implementation.of(name, kernels(folder)[name]), "float32")
+    subject = DtildeSubject(Implementation.of(name, kernels(folder)[name]), "float32")
     made = repro.script(law_named("values"), subject, {"gates": GATES}, f"kernel.py:{name}", folder)
     assert made
     assert repro.exit_code(made) == 1
@@ -151,7 +157,7 @@ def test_no_result(name: str, folder: Path) -> None:
 def test_gate_layout_and_no_target(folder: Path) -> None:
     """Gates are given in the axes of the contract; without a target one is asked for."""
     wrong = implementation(gate_layout="B S NH")(kernels(folder)["swapped_heads"])
-    subject = Subject(Implementation.of("wrong", wrong), "float32")
+    subject = DtildeSubject(Implementation.of("wrong", wrong), "float32")
     made = repro.script(law_named("values"), subject, {"gates": GATES}, None, folder)
     assert made
     assert "python repro.py TARGET\n" in made.text
@@ -159,9 +165,16 @@ def test_gate_layout_and_no_target(folder: Path) -> None:
     assert repro.exit_code(made, "kernel.py:right_heads") == 0
 
 
+def test_a_script_tells_of_every_event() -> None:
+    """The recorder of scripts writes down every event that a recorder is told of."""
+    assert {name for name in vars(Recorder) if name[0] != "_"} <= set(vars(ScriptRecorder))
+
+
 def test_what_holds_has_no_script() -> None:
     """A law that holds is told by no script."""
-    subject = Subject(Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32")
+    subject = DtildeSubject(
+        Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32"
+    )
     assert repro.script(law_named("values"), subject, {"gates": GATES}, None, ROOT) is None
 
 
@@ -179,7 +192,7 @@ def test_a_tensor_is_written_to_the_bit(dtype: str) -> None:
     for background, layout, filler in product(VALUES, COTANGENT_LAYOUTS, (float("nan"), 3.0)):
         gates = Gates(dtype, (2, 3, 4))
         tensor = lay_out(Cotangent(background, masked=7.0).build(gates), layout, filler)
-        names: dict[str, Any] = {**vars(scripted), "nan": float("nan"), "inf": float("inf")}
+        names: dict[str, Any] = {**vars(runtime), "nan": float("nan"), "inf": float("inf")}
         exec("\n".join(written("x", tensor, refuse)), names)
         again = names["x"]
         assert (again.shape, again.stride(), again.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
@@ -197,7 +210,7 @@ def test_an_axis_of_one_keeps_its_stride() -> None:
     """A transpose of one head counts as contiguous, and kernels step by its stride: so does the script."""
     tensor = torch.arange(8.0).view(2, 4, 1, 1).transpose(1, 2)
     assert tensor.is_contiguous()
-    names = dict(vars(scripted)) | {"torch": torch, "nan": float("nan")}
+    names = dict(vars(runtime)) | {"torch": torch, "nan": float("nan")}
     exec("\n".join(written("x", tensor, lambda tensor: "")), names)
     assert torch.equal(names["x"], tensor)
     assert names["x"].stride() == tensor.stride()

@@ -9,16 +9,17 @@ from random import Random
 import msgspec
 import pytest
 
-from dmat.strategies.cases import GATES, HUGE
+from dmat.strategies.cases.dtilde import GATES, HUGE
 from dmat.strategies.domain import Domain
-from dmat.strategies.regime import REGIMES, regime
+from dmat.strategies.regimes import NAMES, regime_of
 from dmat.strategies.shapes import USUAL
-from dmat.testing.counterexample import law_named
+from dmat.testing.errors import RunError
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log, RunError
+from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log
+from dmat.testing.fuzzing.messages import Cell, Done, Found, Planned, Turn
 from dmat.testing.fuzzing.schedule import DEAR, FIRST, LONGEST, Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Done, Found, Planned, Turn
+from dmat.testing.registry import law_named
 
 LAWS = ("quick", "slow", "dear")
 COST = {"quick": 1.0, "slow": 1.5, "dear": 20.0}  # times what a turn was given
@@ -124,11 +125,11 @@ def test_regimes_are_balanced() -> None:
     tried: Counter[str] = Counter()
     random = Random(5)
     for _ in range(600):
-        tried[regime(balanced(entry, domain, random, tried)["gates"])] += 1
-    alone = Counter(regime(GATES.draw(Random(n), domain)["gates"]) for n in range(600))
-    least = min(REGIMES, key=alone.__getitem__)
-    assert set(tried) == set(REGIMES)
-    assert tried[least] >= min(2 * alone[least], 600 // len(REGIMES) // 2)
+        tried[regime_of(balanced(entry, domain, random, tried)["gates"])] += 1
+    alone = Counter(regime_of(GATES.draw(Random(n), domain)["gates"]) for n in range(600))
+    least = min(NAMES, key=alone.__getitem__)
+    assert set(tried) == set(NAMES)
+    assert tried[least] >= min(2 * alone[least], 600 // len(NAMES) // 2)
 
 
 def test_long_sequences_where_there_is_time() -> None:

@@ -9,17 +9,19 @@ import pytest
 from hypothesis import Phase, settings
 from torch import Tensor
 
-from dmat.strategies import Constant, Edited, Gates, cases
-from dmat.strategies.cases import Cases
+from dmat.strategies import Constant, Edited, Gates
+from dmat.strategies.cases import dtilde
+from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case
-from dmat.testing import minimal
-from dmat.testing.law import Law, Record
-from dmat.testing.minimal import Failure
-from dmat.testing.report import laws
-from dmat.testing.running import search
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import Finding, LawBroken
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import Law
+from dmat.testing.record import Record
+from dmat.testing.registry import laws
+from dmat.testing.run import shrink
+from dmat.testing.run.search import search
+from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
 from .zoo.sound import masked_cumulative_sum
 
@@ -29,7 +31,7 @@ PROFILE = settings(max_examples=50, derandomize=True, database=None, phases=[Pha
 
 def way_down(kind: Cases, domain: Domain, breaks: Callable[[Case], bool], case: Case | None = None) -> str:
     """Return what becomes of a case, of the last of the ladder's if none, by a law that such cases break."""
-    wrong = LawBroken(Finding("D~", (), "wrong", "right"))
+    wrong = LawBroken(Finding("D~", (), "wrong", "right", what="shape"))
 
     def check(case: Case) -> None:
         if breaks(case):
@@ -37,7 +39,7 @@ def way_down(kind: Cases, domain: Domain, breaks: Callable[[Case], bool], case: 
 
     inside, case = kind.inside, case or [case for case in kind.ladder(domain) if breaks(case)][-1]
     assert inside is not None
-    found = minimal.minimal(
+    found = shrink.minimal(
         check, lambda case: inside(case, domain), domain.seq_multiple_of, Failure(case, wrong)
     )
     return ", ".join(repr(part) for part in found[-1].case.values())
@@ -50,16 +52,16 @@ ZERO, CLOSED = "Gates('float32', (1, 1, 1))", "Gates('float32', (1, 1, 1), fgate
 @pytest.mark.parametrize(
     ("kind", "domain", "least"),
     [
-        (cases.GATES, Domain(), ZERO),
-        (cases.GATES, WIDE, "Gates('float32', (1, 1, 16))"),
-        (cases.EXACT, Domain(), CLOSED),
-        (cases.CUTS, WIDE, "Gates('float32', (1, 1, 16)), 0"),
-        (cases.WINDOWS, Domain(), f"{ZERO}, {ZERO}, (0, 0), 0, 0"),
-        (cases.COTANGENTS, Domain(), f"{ZERO}, Cotangent()"),
-        (cases.EXACT_COTANGENTS, Domain(), f"{CLOSED}, Cotangent()"),
-        (cases.POWERS_OF_TWO, Domain(), f"{ZERO}, Cotangent()"),
-        (cases.MASKED_COTANGENTS, Domain(), f"{ZERO}, Cotangent(masked=1.0)"),
-        (cases.DIRECTIONS, Domain(), f"{ZERO}, {ZERO}, Cotangent()"),
+        (dtilde.GATES, Domain(), ZERO),
+        (dtilde.GATES, WIDE, "Gates('float32', (1, 1, 16))"),
+        (dtilde.EXACT, Domain(), CLOSED),
+        (dtilde.CUTS, WIDE, "Gates('float32', (1, 1, 16)), 0"),
+        (dtilde.WINDOWS, Domain(), f"{ZERO}, {ZERO}, (0, 0), 0, 0"),
+        (dtilde.COTANGENTS, Domain(), f"{ZERO}, Cotangent()"),
+        (dtilde.EXACT_COTANGENTS, Domain(), f"{CLOSED}, Cotangent()"),
+        (dtilde.POWERS_OF_TWO, Domain(), f"{ZERO}, Cotangent()"),
+        (dtilde.MASKED_COTANGENTS, Domain(), f"{ZERO}, Cotangent(masked=1.0)"),
+        (dtilde.DIRECTIONS, Domain(), f"{ZERO}, {ZERO}, Cotangent()"),
     ],
 )
 def test_where_any_case_will_do(kind: Cases, domain: Domain, least: str) -> None:
@@ -97,7 +99,7 @@ def forget(case: Case) -> Any:
 )
 def test_what_matters_is_all_that_is_left(breaks: Callable[[Case], bool], least: str) -> None:
     """Whatever does not matter is cut off, dropped and rounded around what does."""
-    assert way_down(cases.GATES, Domain(), breaks) == least
+    assert way_down(dtilde.GATES, Domain(), breaks) == least
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS.values() if law.cases.inside], ids=lambda law: law.name)
@@ -117,7 +119,7 @@ def test_one_edit_of_two() -> None:
         f = forget(case)[0, 0]
         return len(f) == 4 and bool(f[0] == f[3] == 7.5 and f[2] == -9)
 
-    least = way_down(cases.GATES, Domain(), breaks, case)
+    least = way_down(dtilde.GATES, Domain(), breaks, case)
     assert least == "Gates('float32', (1, 1, 4), fgate=Edited(Constant(7.5), (((0, 0, 2), -9.0),)))"
 
 
@@ -133,7 +135,7 @@ def test_a_device_that_failed_for_good(deadly: int) -> None:
             raise RuntimeError("an illegal memory access was encountered")
         return masked_cumulative_sum(igate_preact, fgate_preact) + (S == 17)
 
-    subject = Subject(Implementation.of("dies", dies), "float32")
+    subject = DtildeSubject(Implementation.of("dies", dies), "float32")
     record = Record("values", "dies", "float32", "cpu")
     with pytest.raises(LawBroken):
         search(LAWS["values"], subject, record, "", PROFILE)

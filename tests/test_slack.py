@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates
 from dmat.testing.contract import Contract
-from dmat.testing.derivatives import (
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.derivatives import (
     GatePair,
     expected_curvature,
     expected_gradient_in_G,
@@ -20,8 +21,9 @@ from dmat.testing.derivatives import (
     pulled_twice,
     pushed_forward,
 )
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.verdict import LawBroken, as_array, require_within
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.verdict.finding import LawBroken, as_array
+from dmat.testing.verdict.require import require_within
 
 from .zoo.sound import Dtilde, causal, dress, log_decays, widen, with_gradient
 
@@ -127,15 +129,15 @@ def kernel_with_gradient(scope: str, rounded: Round = kept) -> Dtilde:
 # How near they come
 
 
-def forward(subject: Subject, gates: Gates) -> float:
+def forward(subject: DtildeSubject, gates: Gates) -> float:
     run = subject.forward(gates)
     return require_within(run.dtilde, subject.expected_dtilde(run))
 
 
-def gradient(number: int, cotangent: Cotangent = THIRDS) -> Callable[[Subject, Gates], float]:
+def gradient(number: int, cotangent: Cotangent = THIRDS) -> Callable[[DtildeSubject, Gates], float]:
     name = ("di", "df")[number]
 
-    def reached(subject: Subject, gates: Gates) -> float:
+    def reached(subject: DtildeSubject, gates: Gates) -> float:
         gradients = subject.gradients(gates, cotangent)
         return require_within(getattr(gradients, name), subject.expected_gradients(gradients)[number])
 
@@ -146,19 +148,19 @@ def direction(gates: Gates) -> tuple[Tensor, Tensor]:
     return Gates(gates.dtype, gates.shape, Constant(1 / 3), Constant(1 / 3)).build()
 
 
-def tangent(subject: Subject, gates: Gates) -> float:
+def tangent(subject: DtildeSubject, gates: Gates) -> float:
     inputs, moved = gates.build(), direction(gates)
     expected = expected_tangent(subject, GatePair.of(*inputs), GatePair.of(*moved))
     return require_within(as_array(pushed_forward(subject, inputs, moved)), expected)
 
 
-def in_G(subject: Subject, gates: Gates) -> float:
+def in_G(subject: DtildeSubject, gates: Gates) -> float:
     inputs, G = gates.build(), THIRDS.build(gates)
     second, v = pulled_twice(subject, inputs, G, direction(gates))
     return require_within(second.G, expected_gradient_in_G(subject, GatePair.of(*inputs), v))
 
 
-def curvature(subject: Subject, gates: Gates) -> float:
+def curvature(subject: DtildeSubject, gates: Gates) -> float:
     inputs, G = gates.build(), THIRDS.build(gates)
     second, v = pulled_twice(subject, inputs, G, direction(gates))
     at = GatePair.of(*inputs)
@@ -172,7 +174,7 @@ class Bound:
 
     name: str
     kernels: Callable[..., Dtilde]
-    reached: Callable[[Subject, Gates], float]
+    reached: Callable[[DtildeSubject, Gates], float]
     lengths: tuple[int, ...]
 
 
@@ -188,7 +190,7 @@ CURVATURE = Bound("d<v, J' G>/df", kernel_with_gradient, curvature, (2, 10, 30))
 def worst(bound: Bound, scope: str, rounded: Round = kept) -> float:
     """Return the largest error over bound that the kernel of this scope reaches on constants in float32."""
     one_by_one = Implementation("one by one", bound.kernels(scope, rounded), Contract(error_scope=scope))
-    subject = Subject(one_by_one, "float32")
+    subject = DtildeSubject(one_by_one, "float32")
     return max(
         bound.reached(subject, Gates("float32", (1, 1, S), Constant(0.0), Constant(f)))
         for S, f in product(bound.lengths, (0.0625, -0.3, -1.3, 1.7))

@@ -23,11 +23,12 @@ from dmat.strategies import (
     MinusWindow,
     lay_out,
 )
-from dmat.strategies import cases as kinds
-from dmat.strategies.cases import COTANGENTS, EXACT_COTANGENTS, GATES, WINDOWS, Case, Cases
+from dmat.strategies.cases import dtilde
+from dmat.strategies.cases.canonical import cotangent_ladder, exact_ladder, gate_ladder
+from dmat.strategies.cases.dtilde import COTANGENTS, EXACT_COTANGENTS, GATES, WINDOWS, Cases
 from dmat.strategies.domain import Domain
-from dmat.strategies.ladder import cotangent_ladder, exact_ladder, gate_ladder
-from dmat.testing.verdict import as_array
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.verdict.finding import as_array
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 SEARCH = settings(max_examples=4000, database=None, deadline=None)
@@ -198,7 +199,7 @@ def test_the_contract_is_kept(cases: Cases, data: st.DataObject) -> None:
             assert all(np.isfinite(gate).all() for gate in arrays(gates))
 
 
-INSIDE = {name: kind for name, kind in vars(kinds).items() if isinstance(kind, Cases) and kind.inside}
+INSIDE = {name: kind for name, kind in vars(dtilde).items() if isinstance(kind, Cases) and kind.inside}
 DOMAINS = (
     Domain("float64", "float64"),
     Domain("bfloat16", masked_cotangent="summed"),

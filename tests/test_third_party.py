@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 
 HERE = Path(__file__).parents[1] / "examples" / "third_party"
 LINES = 6

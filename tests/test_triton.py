@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmat.testing.interpret import TRITON
+from dmat.testing.interpret.choice import TRITON
 
 LAWS = Path(__file__).with_name("triton_laws.py")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,17 +12,21 @@ from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import Constant, Gates
-from dmat.testing.exact import FINITE, NAN_OR_NEG_INF, NEG_INF
-from dmat.testing.keep import Keeping, told_and_kept
-from dmat.testing.law import Record
-from dmat.testing.report import laws
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Run, Subject
-from dmat.testing.verdict import Expected, LawBroken, require_same, require_within
+from dmat.testing.kernel.call import raised
+from dmat.testing.kernel.dtilde import Run
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.arithmetic import FINITE, NAN_OR_NEG_INF, NEG_INF
+from dmat.testing.record import Record
+from dmat.testing.registry import laws
+from dmat.testing.run.search import Failed, search
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+from dmat.testing.verdict.require import require, require_same, require_within
 
 from .zoo.sound import masked_cumulative_sum as right
 
-SUBJECT = Subject(Implementation.of("right", right), "float64")
+SUBJECT = DtildeSubject(Implementation.of("right", right), "float64")
 GATES = Gates("float64", (1, 1, 3), Constant(1.0), Constant(-1.0))
 ENTRY = (0, 0, 2, 0)
 
@@ -110,6 +115,22 @@ def test_bits() -> None:
         require_same("D~", np.array([1.0]), np.array([math.nextafter(1, 2)]))
 
 
+def broken(check: Callable[[], object]) -> Finding:
+    with pytest.raises(LawBroken) as caught:
+        check()
+    return caught.value.finding
+
+
+def test_a_finding_says_what_is_wrong() -> None:
+    """Finding.what is the way in which an entry, a tensor or a call is wrong; no text need be read for it."""
+    one, nan = np.array([1.0]), np.array([math.nan])
+    assert broken(lambda: require_same("D~", one, 2 * one)).what == "value"
+    assert broken(lambda: require_same("D~", nan, one)).what == "class"
+    assert broken(lambda: require(False, "D~", "torch.sparse_coo", "a strided tensor")).what == "shape"
+    called = raised("D~", SystemExit("shares memory with igate_preact"))
+    assert (called.what, called.detail) == ("raised", "SystemExit")
+
+
 MESSAGE = """\
 values: Every entry is within the bound of rounding of D~, and -inf, +inf and NaN stand where they must.
 does not hold for one too much, float32 on cpu:
@@ -134,7 +155,7 @@ def one_too_much(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 def accused(function: object, law: str) -> tuple[str, Record]:
     """Return the message with which a law rejects a function, and its record."""
-    subject = Subject(Implementation.of("one too much", function), "float32")  # type: ignore[arg-type]
+    subject = DtildeSubject(Implementation.of("one too much", function), "float32")  # type: ignore[arg-type]
     entry = next(entry for entry in laws() if entry.name == law)
     record = Record(law, "one too much", "float32", "cpu")
     with pytest.raises(Failed) as caught:

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from dmat.strategies import Constant, Gates
 from dmat.testing.cli import parser
-from dmat.testing.remembered import remember
+from dmat.testing.counterexample.database import remember
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

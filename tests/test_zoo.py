@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
-from dmat.testing.report import laws
+from dmat.testing.registry import laws
 
 from .zoo.mutants import MUTANTS, Mutant
 from .zoo.right import RIGHT

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmat import triton_kernels
-from dmat.testing.interpret import install
+from dmat.testing.interpret.install import install
 from dmat.triton_kernels import rectangle_sums, window_sums
 from tests.test_operator import (
     DTYPES,

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Contract": "dmat.testing.contract",
-    "LawBroken": "dmat.testing.verdict",
-    "from_segment_sum": "dmat.testing.reading",
-    "fused": "dmat.testing.readout",
+    "FusedContract": "dmat.testing.contract",
+    "LawBroken": "dmat.testing.verdict.finding",
+    "from_segment_sum": "dmat.testing.kernel.segment_sum",
+    "fused": "dmat.testing.kernel.declare",
     "implementation": "dmat.testing.contract",
 }
 
 if TYPE_CHECKING:
-    from dmat.testing.contract import Contract, implementation
-    from dmat.testing.reading import from_segment_sum
-    from dmat.testing.readout import fused
-    from dmat.testing.verdict import LawBroken
+    from dmat.testing.contract import Contract, FusedContract, implementation
+    from dmat.testing.kernel.declare import fused
+    from dmat.testing.kernel.segment_sum import from_segment_sum
+    from dmat.testing.verdict.finding import LawBroken
 
-__all__ = ["Contract", "LawBroken", "from_segment_sum", "fused", "implementation"]
+__all__ = ["Contract", "FusedContract", "LawBroken", "from_segment_sum", "fused", "implementation"]
 
 
 def __getattr__(name: str) -> object:

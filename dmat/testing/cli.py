@@ -1,4 +1,4 @@
-"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), `dmat replay`.
+"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), and others.
 
 Exit 0: every law held, all were graded, every case is fixed; 1: a law is broken; 2: could not be done.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dmat import __version__
-from dmat.testing.cannot import CannotRun
-from dmat.testing.interpret import TIME_LIMIT, asking, caveat, told
+from dmat.testing.errors import CannotRun
+from dmat.testing.interpret.choice import TIME_LIMIT, asking
+from dmat.testing.schemas import NAMES, text_of
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_grade(commands)
     _add_replay(commands)
     _add_fuzz(commands)
+    _add_schema(commands)
     return top
 
 
@@ -125,6 +127,17 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_time_limit(fuzz)
     _add_interpret(fuzz)
     fuzz.set_defaults(run=_fuzz, json=None)
+
+
+def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON schema of a report, or of case.json",
+        description="Print the JSON schema of what `dmat check --json`, `dmat grade --json` or `dmat fuzz`"
+        " writes, or of a counterexample's case.json.",
+    )
+    schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
+    schema.set_defaults(run=_schema, json=None)
 
 
 def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
@@ -235,79 +248,33 @@ def _onto_the_cpu(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Check, print the reports, and return the exit code."""
-    from rich.console import Console
+    from dmat.testing.check.command import command
 
-    from dmat.testing.check import check
-    from dmat.testing.report import exit_code, show, write_json
-
-    reports = check(options)
-    console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
-    for report in reports:
-        show(report, console)
-    unstated = [report for report in reports if not report.contract or "reads" in report.contract]
-    if options.first and any(report.verdict == "broken" for report in unstated):
-        print("Without --first, dmat check looks for a wider contract under which it stands.")
-    if options.json is not None:
-        write_json(reports, options.json)
-    return exit_code(reports)
+    return command(options)
 
 
 def _grade(options: argparse.Namespace) -> int:
-    """Grade, print the table, and return the exit code."""
-    from rich.console import Console
+    from dmat.testing.grade.command import command
 
-    from dmat.testing.grade_report import exit_code, show, write_json
-    from dmat.testing.grading import grade_all
-    from dmat.testing.report import plain
-
-    graded = grade_all(options)
-    console = Console(emoji=False)
-    show(graded, console)
-    interpreter = told()
-    if interpreter is not None:
-        plain(console, caveat(interpreter))
-    if options.json is not None:
-        write_json(graded, options.json)
-    return exit_code(graded)
+    return command(options)
 
 
 def _replay(options: argparse.Namespace) -> int:
-    """Replay, print what became of each case, and return the exit code."""
-    from dmat.testing.replay import Wanted, exit_code, found, replay
+    from dmat.testing.counterexample.replay import command
 
-    for path in options.paths:
-        if not found(path):
-            raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")
-    files = list(dict.fromkeys(file for path in options.paths for file in found(path)))
-    outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
-    for outcome in outcomes:
-        first, *others = outcome.text.splitlines()
-        print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
-    interpreter = told()
-    if interpreter is not None:
-        print(caveat(interpreter))
-    if options.keep:
-        _keep(files, options.corpus)
-    return exit_code(outcomes)
+    return command(options)
 
 
 def _fuzz(options: argparse.Namespace) -> int:
-    """Fuzz, and return the exit code."""
     from dmat.testing.fuzzing.run import fuzz
 
     return fuzz(options)
 
 
-def _keep(files: Sequence[Path], corpus: Path) -> None:
-    from dmat.testing.casefile import CaseError
-    from dmat.testing.replay import keep
-
-    try:
-        for home in keep(files, corpus):
-            print(f"kept: {home}")
-    except CaseError as error:
-        raise CannotRun(f"nothing was kept: {error}") from None
+def _schema(options: argparse.Namespace) -> int:
+    """Print a schema."""
+    print(text_of(options.name), end="")
+    return 0
 
 
 if __name__ == "__main__":

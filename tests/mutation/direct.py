@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
-from dmat.testing.subject import Subject
+from dmat.testing.law.dtilde import DtildeSubject
 
 GATE = torch.zeros(1, 1, 4, 1)
 MODES: tuple[Callable[..., Any], ...] = (jacfwd, jacrev)
 
 
-def broken(subjects: Sequence[Subject], *, operator: bool) -> str | None:
+def broken(subjects: Sequence[DtildeSubject], *, operator: bool) -> str | None:
     """Return the name of a check that does not pass: of every subject; of the operator's modules."""
     checks: list[Callable[[], None]] = [partial(other_default_device, subject) for subject in subjects]
     for check in [*checks, *(_of_operator() if operator else ())]:
@@ -37,7 +37,7 @@ def broken(subjects: Sequence[Subject], *, operator: bool) -> str | None:
     return None
 
 
-def other_default_device(subject: Subject) -> None:
+def other_default_device(subject: DtildeSubject) -> None:
     """What a kernel allocates beside its inputs is on their device, not on torch's default one."""
     for S in (3, 70):
         gates = (torch.ones(1, 2, S, 1, dtype=getattr(torch, subject.dtype)) for _ in "if")

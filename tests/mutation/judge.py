@@ -22,11 +22,13 @@ import torch
 import torch._inductor.config as inductor
 from hypothesis import Phase, settings
 
-from dmat.testing.law import Law, Record
-from dmat.testing.report import laws
-from dmat.testing.running import search
-from dmat.testing.subject import Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.errors import Refused
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import Record
+from dmat.testing.registry import laws
+from dmat.testing.run.search import search
+from dmat.testing.verdict.finding import LawBroken
 
 from . import direct
 from .mutate import Mutant

@@ -16,17 +16,18 @@ from torch import Tensor
 
 import dmat
 import tests
-from dmat.testing.builtin import BUILTIN
 from dmat.testing.contract import DTYPES, contract_of
-from dmat.testing.reading import from_segment_sum
-from dmat.testing.subject import Implementation, Subject
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.segment_sum import from_segment_sum
+from dmat.testing.law.dtilde import DtildeSubject
 
 from .mutate import Mutant, mutants
 
 ROOT = Path(tests.__file__).parents[1]
 assert Path(dmat.__file__).parents[1] == ROOT, f"dmat is {dmat.__file__}, the tests are {tests.__file__}"
 
-Subjects = Callable[[], list[Subject]]  # of the modules as they are now imported
+Subjects = Callable[[], list[DtildeSubject]]  # of the modules as they are now imported
 
 
 @dataclass(frozen=True)
@@ -91,30 +92,30 @@ def _execute(name: str, source: str, path: str) -> None:
 # The operator.
 
 
-def _built_in(name: str, dtypes: tuple[str, ...]) -> list[Subject]:
+def _built_in(name: str, dtypes: tuple[str, ...]) -> list[DtildeSubject]:
     """Return one of the implementations that dmat ships, of dmat.operator as it is now imported."""
     function = getattr(importlib.import_module("dmat.operator"), name)
     shipped = next(implementation for implementation in BUILTIN if implementation.name == name)
-    return [Subject(replace(shipped, function=function), dtype) for dtype in dtypes]
+    return [DtildeSubject(replace(shipped, function=function), dtype) for dtype in dtypes]
 
 
-def ignoring() -> list[Subject]:
+def ignoring() -> list[DtildeSubject]:
     """Return dtilde: masked cotangents ignored."""
     return _built_in("dtilde", DTYPES)
 
 
-def both() -> list[Subject]:
+def both() -> list[DtildeSubject]:
     """Return dtilde, and the same with masked cotangents summed."""
     return ignoring() + _built_in("vlstm_fwbw_Dtildemat", ("float32", "float64"))
 
 
-def lifted_segment_sum() -> list[Subject]:
+def lifted_segment_sum() -> list[DtildeSubject]:
     """Return segment_sum, lifted to D~."""
     lifted = from_segment_sum(importlib.import_module("dmat.segments").segment_sum)
     return _subjects(lifted, "segment_sum")
 
 
-def lifted_rectangle_sum() -> list[Subject]:
+def lifted_rectangle_sum() -> list[DtildeSubject]:
     """Return a kernel whose backward is rectangle_sum, in the accumulator's format."""
     sound = importlib.import_module("tests.zoo.sound")
     rectangle_sum = importlib.import_module("dmat.segments").rectangle_sum
@@ -129,15 +130,15 @@ def lifted_rectangle_sum() -> list[Subject]:
 # Sound kernels.
 
 
-def _subjects(function: Callable[..., Any], name: str) -> list[Subject]:
+def _subjects(function: Callable[..., Any], name: str) -> list[DtildeSubject]:
     contract = contract_of(function)
-    return [Subject(Implementation(name, function, contract), dtype) for dtype in contract.dtypes]
+    return [DtildeSubject(Implementation(name, function, contract), dtype) for dtype in contract.dtypes]
 
 
 def kernels(*names: str) -> Subjects:
     """Return these of tests/zoo/sound.py, as it is now imported."""
 
-    def subjects() -> list[Subject]:
+    def subjects() -> list[DtildeSubject]:
         sound = importlib.import_module("tests.zoo.sound")
         return [subject for name in names for subject in _subjects(getattr(sound, name), name)]
 

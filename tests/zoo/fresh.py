@@ -17,13 +17,16 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dmat.strategies.cases import Case
-from dmat.testing.builtin import BUILTIN
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import DTYPES
-from dmat.testing.law import Law
-from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import laws
+from dmat.testing.verdict.finding import LawBroken
 
 from .right import RIGHT
 
@@ -33,7 +36,7 @@ Accusation = tuple[Subject, Case, LawBroken]
 def choir(dtype: str) -> list[Subject]:
     """Return every sound implementation that promises this dtype."""
     right = [Implementation.of(style.__name__, style) for style in RIGHT] + list(BUILTIN)
-    return [Subject(one, dtype) for one in right if dtype in one.contract.dtypes]
+    return [DtildeSubject(one, dtype) for one in right if dtype in one.contract.dtypes]
 
 
 def accusations(entry: Law, subjects: list[Subject], examples: int) -> list[Accusation]:

@@ -13,10 +13,11 @@ import time
 
 import torch
 
-from dmat.testing.law import Law
-from dmat.testing.report import laws
-from dmat.testing.subject import Implementation, Subject
-from dmat.testing.subjects import subject_of
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import laws
 
 from .fresh import Accusation, accusations, ladder_accusations
 from .fused_sound import Kernel

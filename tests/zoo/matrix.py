@@ -12,9 +12,9 @@ import re
 import torch
 from hypothesis import Phase, settings
 
-from dmat.testing.law import Law
-from dmat.testing.report import laws
-from dmat.testing.subject import Subject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import laws
 
 from .mutants import MUTANTS, Mutant
 from .trial import Rejection, first_rejection, rejection, subjects

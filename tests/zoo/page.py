@@ -10,11 +10,11 @@ import torch
 from hypothesis import settings
 
 from dmat.properties import FAMILIES, FUSED_FAMILIES
-from dmat.testing import minimal
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.law import Law
-from dmat.testing.report import laws
-from dmat.testing.subject import Subject
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import laws
+from dmat.testing.run import shrink
 
 from .fused_mutants import FUSED_MUTANTS, FusedMutant
 from .mutants import MUTANTS, Mutant
@@ -60,7 +60,8 @@ def page() -> str:
 
 
 def _family(entry: Law) -> str:
-    return entry.check.__module__.rpartition("test_law_")[2]
+    family = entry.check.__module__.rpartition("test_law_")[2]
+    return f"fused_{family.removeprefix('fused_')}" if entry.kind == FUSED else family
 
 
 def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
@@ -68,7 +69,7 @@ def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
 
     rejected: of each mutant the law that must reject it, its name, and what it restates.
     """
-    parts = inspect.cleandoc(entry.check.__doc__ or "").split("\n\n", 1)[1]
+    parts = inspect.cleandoc(entry.text).split("\n\n", 1)[1]
     why, _, bound = " ".join(parts.removeprefix("Why: ").split()).partition(" Bound: ")
     lines = [f"### {entry.name}", "", entry.statement, "", f"- Why: {why}", f"- Bound: {bound}"]
     needs = [(need.__doc__ or "").rstrip(".") for need in entry.needs]
@@ -82,7 +83,7 @@ def _rejects(entry: Law, rejected: list[tuple[str, str, str]]) -> list[str]:
     (first, museum), *others = [(name, museum) for law, name, museum in rejected if law == entry.name]
     lines = [f"- Rejects: `{first}`, {museum}."]
     lines += [f"  Also: {', '.join(f'`{name}`' for name, _ in others)}."] if others else []
-    if entry.of == FUSED:
+    if entry.kind == FUSED:
         return [*lines, *_case_of_fused(entry, next(m for m in FUSED_MUTANTS if m.name == first))]
     return [*lines, *_case(entry, next(m for m in MUTANTS if m.name == first))]
 
@@ -104,7 +105,7 @@ def _case(entry: Law, mutant: Mutant) -> list[str]:
 def _smallest(entry: Law, wrong: list[Subject], name: str) -> list[str]:
     """Return the smallest case on which the law rejects one of these."""
     with (
-        patch.object(minimal, "MOST_SECONDS", float("inf")),
+        patch.object(shrink, "MOST_SECONDS", float("inf")),
         torch.random.fork_rng(),
     ):  # on any machine the same
         torch.manual_seed(0)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from dmat.strategies import Constant, Cotangent, Edited, Gates, Ramp, Row
-from dmat.strategies.recipe import Case
-from dmat.strategies.values import Background
-from dmat.testing.law import Law
+from dmat.strategies.recipes.backgrounds import Background
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.law.law import Law
 
 # Small recipes: constants, one spike, two values; ones, one place, the last row, one large place
 

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from hypothesis import settings
 
-from dmat.strategies.recipe import shown
-from dmat.testing.law import Law, Record
-from dmat.testing.minimal import Failure
-from dmat.testing.running import Failed, search
-from dmat.testing.subject import Implementation, Refused, Subject
-from dmat.testing.subjects import subject_of
+from dmat.strategies.recipes.recipe import shown
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import Record
+from dmat.testing.run.search import Failed, search
+from dmat.testing.verdict.finding import Failure
 
 
 @dataclass(frozen=True)

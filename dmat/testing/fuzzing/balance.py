@@ -1,4 +1,4 @@
-"""Which case is drawn next: of the regimes of gates, one that was tried little; some cases of the ladder."""
+"""Choice of the next case: gates of a regime that was tried little, and some cases of the ladder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import lru_cache
 from random import Random
 
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case
-from dmat.strategies.regime import regime
-from dmat.testing.law import Law
+from dmat.strategies.recipes.recipe import Case
+from dmat.strategies.regimes import regime_of
+from dmat.testing.law.law import Law
 
 MOST_DRAWS = 4  # until one is taken as it is
-PATIENT = 60  # of a law whose examples are dear, beside which draws cost nothing
+PATIENT = 60  # draws for a law with expensive examples: beside those, a draw costs nothing
 A_RUNG_IN = 8  # one case in so many is of the ladder, which knows the edges
 
 
@@ -36,7 +36,7 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
         case = entry.cases.draw(random, domain)
         if "gates" not in case:
             return case
-        count = tried.get(regime(case["gates"]), 0)
+        count = tried.get(regime_of(case["gates"]), 0)
         if count <= (0 if dear else average):
             return case
         drawn.append((count, len(drawn), case))

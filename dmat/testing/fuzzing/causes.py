@@ -1,4 +1,4 @@
-"""Whether two failures have one cause: then one is shown, and the other is named beside it.
+"""Decide whether two failures have one cause. Reports show one of them, and name the other beside it.
 
 They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
 other's cotangent, or where the other's breaks the one's law. But D~ and a gradient, if one of the cases is
@@ -15,16 +15,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.recipe import Case
-from dmat.strategies.values import Constant, Cycle, Ramp
-from dmat.testing.casefile import decoded
-from dmat.testing.counterexample import law_named
-from dmat.testing.fuzzing.told import Cause
-from dmat.testing.journal import DidNotEnd
-from dmat.testing.law import Law
-from dmat.testing.replay import in_dtype
-from dmat.testing.subject import Subject
-from dmat.testing.verdict import Finding, LawBroken
+from dmat.strategies.recipes.backgrounds import Constant, Cycle, Ramp
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import decoded
+from dmat.testing.counterexample.attempt import in_dtype
+from dmat.testing.errors import DidNotEnd
+from dmat.testing.fuzzing.messages import Cause
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import What
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import Finding, LawBroken
 
 Trying = Callable[[Case], AbstractContextManager[None]]
 COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))
@@ -32,14 +33,25 @@ MASKED = (0.0, float("nan"), 1.0)  # laws differ in what may stand above the dia
 
 
 GENERAL = ("future", "values", "input_gradient", "forget_gradient")
-VAGUE = "a number for a number"
+NUMBER = "a number"
 MUCH_LONGER = 2  # times
 
 
 def symptom(finding: Finding) -> str:
     """Return what failures of one law have in common at the first look: what is wrong, where, and how."""
-    what = f"{_kind(finding.computed)} for {_kind(finding.exact)}"
-    return f"{finding.quantity}{_place(finding.index)}: {what}"
+    computed, exact = _kinds(finding)
+    return f"{finding.quantity}{_place(finding.index)}: {computed} for {exact}"
+
+
+def _kinds(finding: Finding) -> tuple[str, str]:
+    """Return of what kind the computed is, and of what kind the exact: without their numbers."""
+    computed, exact = (_kind(text, finding.what) for text in (finding.computed, finding.exact))
+    return computed, exact
+
+
+def _is_vague(finding: Finding) -> bool:
+    """Return whether this symptom says only that a number is wrong."""
+    return _kinds(finding) == (NUMBER, NUMBER)
 
 
 def _place(index: tuple[int, ...]) -> str:
@@ -50,19 +62,14 @@ def _place(index: tuple[int, ...]) -> str:
     return " above the diagonal" if t < s else " on the diagonal" if t == s else " below the diagonal"
 
 
-def _kind(text: str) -> str:
-    word = text.split(" ")[0]
-    if word in ("nan", "inf", "-inf"):
-        return word
-    try:
-        float(word)
-    except ValueError:
-        return text.partition(":")[0] if word == "raised" else re.sub(r"\d+", "#", text)[:80]
-    return "a number"
+def _kind(text: str, what: What) -> str:
+    if what in ("value", "class"):
+        return text if text in ("nan", "inf", "-inf") else NUMBER
+    return text.partition(":")[0] if what == "raised" else re.sub(r"\d+", "#", text)[:80]
 
 
 def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
-    """Whether the smallest case of this cause breaks the law for the subject too.
+    """Return whether the smallest case of this cause also breaks the law for the subject.
 
     parts: of a case that breaks it: those that the cause's case lacks are taken from there.
     """
@@ -78,7 +85,7 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
-    """Whether the smallest case found shows a sign of this cause, or breaks its law.
+    """Return whether the smallest case found shows a sign of this cause, or breaks its law.
 
     sign: the symptom of the case. Where it is of another quantity, D~ or a gradient, than the cause's, a case
     that is much longer says nothing: it may show another bug, beside this one that shorter ones show.
@@ -96,14 +103,14 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
         and _length(found) > MUCH_LONGER * _length(theirs)
     ):
         return False
-    entry = law_named(cause.cell.law, subject.contract.of)
+    entry = law_named(cause.cell.law, subject.kind)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.domain.dtype)
     return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
 
 
 def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
-    """Whether two cases of about one length break one general law in one way, however vague."""
+    """Return whether two cases of about one length break one general law in the same way."""
     if "gates" not in case or "gates" not in other:
         return False
     if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
@@ -119,7 +126,7 @@ def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
 
 
 def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
-    """Whether a failure made small, of this law, has this cause. sign: its symptom."""
+    """Return whether a shrunk failure of this law has this cause. sign: the failure's symptom."""
     return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
 
 
@@ -134,19 +141,19 @@ def _length(case: Case) -> int:
 
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return how this case breaks the general laws, the vague ways left out."""
-    return tuple(way for way in ways(case, subject, trying) if not way.endswith(VAGUE))
+    return tuple(way for way, vague in ways(case, subject, trying).items() if not vague)
 
 
-def ways(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
-    """Return how this case breaks the general laws."""
+def ways(case: Case, subject: Subject, trying: Trying) -> dict[str, bool]:
+    """Return how this case breaks the general laws, and whether that is vague."""
     found = {}
     for name in GENERAL:
-        entry = law_named(name, subject.contract.of)
+        entry = law_named(name, subject.kind)
         for whole in completed(case, entry, subject):
             broken = _broken(entry, subject, whole, trying)
             if broken is not None:
-                found[symptom(broken.finding)] = True
-    return tuple(found)
+                found[symptom(broken.finding)] = _is_vague(broken.finding)
+    return found
 
 
 def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:

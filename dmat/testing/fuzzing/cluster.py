@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import ray
 
-from dmat.testing.cannot import CannotRun
+from dmat.testing.errors import CannotRun
+from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Done, Found, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool, lost
-from dmat.testing.fuzzing.told import Done, Found, Setup, Turn
-from dmat.testing.fuzzing.worker import COUNTEREXAMPLES
+from dmat.testing.fuzzing.tasks import Task
 
 STINT = 15.0  # seconds of a shard: what a lost node costs
 ONE_MORE = 1  # shard for each place: it waits there when the one before it ends
@@ -58,11 +58,11 @@ class Cluster:
         """How many shards are."""
         return len(self.shards)
 
-    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-        """Return function(*arguments), called in some process of the cluster. Gone where that dies."""
+    def call(self, task: Task, *arguments: Any, seconds: float | None = None) -> Any:
+        """Return the result of a task, done in some process of the cluster. Gone where that dies."""
         try:
             within = self.patience if seconds is None else seconds
-            return ray.get(self.ask.remote(self.setup, function, arguments, within), timeout=within)
+            return ray.get(self.ask.remote(self.setup, task, arguments, within), timeout=within)
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
@@ -122,9 +122,9 @@ def take_shard(setup: Setup, turns: list[Turn]) -> list[Done]:
     return ends if shared else [_packed(done, folder / COUNTEREXAMPLES) for done in ends]
 
 
-def call_there(setup: Setup, function: Callable[..., Any], arguments: Any, seconds: float) -> Any:
-    """Call a function in that process."""
-    return _pool(setup)[0].call(function, *arguments, seconds=seconds)
+def call_there(setup: Setup, task: Task, arguments: Any, seconds: float) -> Any:
+    """Do a task in that process."""
+    return _pool(setup)[0].call(task, *arguments, seconds=seconds)
 
 
 def _pool(setup: Setup) -> tuple[Pool, Path, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from dmat.testing.fuzzing.told import NoFuzzing
+from dmat.testing.errors import NoFuzzing
 
 EACH = 8 * 2**10  # MiB that a process is given: its context, long cases, a share for those that fill memory
 

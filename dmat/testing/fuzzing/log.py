@@ -6,7 +6,6 @@ last line that was not written to its end is passed over.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +13,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from dmat.testing.cannot import CannotRun
-from dmat.testing.fuzzing.told import Done, Found
+from dmat.testing.errors import RunError
+from dmat.testing.fuzzing.messages import Done, Found
+from dmat.testing.processes import lock
 
 FILE = "log.jsonl"
 
 
-class RunError(CannotRun):
-    """A folder in which this run cannot go on, or begin; its text is one line."""
+LOCK = "log.lock"
 
 
 class Asked(Struct, frozen=True, tag="asked"):
@@ -72,11 +71,11 @@ class Log:
         """Open it, and cut off what was not written to its end."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        taken = lock(folder / LOCK)
+        if taken is None:
+            raise RunError(f"--out is {str(folder)!r}; a run is going on there")
+        self._lock = taken
         self._file = os.open(folder / FILE, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"--out is {str(folder)!r}; a run is going on there") from None
         text = (folder / FILE).read_bytes()
         os.ftruncate(self._file, text.rfind(b"\n") + 1)
 
@@ -95,3 +94,4 @@ class Log:
     def close(self) -> None:
         """Let another process have it."""
         os.close(self._file)
+        self._lock.release()

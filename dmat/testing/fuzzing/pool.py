@@ -5,16 +5,16 @@ The pool is Pebble's, which tells of each task whether its process died in it.
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from dmat.testing.fuzzing.told import Done, Setup, Turn
-from dmat.testing.fuzzing.worker import mourn, once_more, start, take
+from dmat.testing.fuzzing.messages import Done, Setup, Turn
+from dmat.testing.fuzzing.tasks import Task, do, start
+from dmat.testing.processes import SPAWN
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
 OUT_OF_TIME = "no result in time"
@@ -35,18 +35,17 @@ class Pool:
 
     def __init__(self, setup: Setup, processes: int) -> None:
         """Start them."""
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA has none
-        self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=context)
+        self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=SPAWN)
         self.room, self.under_way = processes + 1, 0
         self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
 
-    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-        """Return function(*arguments), called in one of them.
+    def call(self, task: Task, *arguments: Any, seconds: float | None = None) -> Any:
+        """Return the result of a task with these arguments, done in one of them.
 
         seconds: that it may take, and wait; default: `patience`. Gone where it dies, or is not done by then;
         else what it raises.
         """
-        future = self.pool.schedule(function, arguments)
+        future = self.pool.schedule(do, (task, *arguments))
         try:
             return future.result(timeout=self.patience if seconds is None else seconds)
         except ProcessExpired as death:
@@ -59,7 +58,7 @@ class Pool:
         """Have these turns taken, each by whoever is free next."""
         for turn in turns:
             self.under_way += 1
-            future = self.pool.schedule(take, (turn,))
+            future = self.pool.schedule(do, ("take", turn))
             future.add_done_callback(lambda future, turn=turn: self._hear(turn, future))  # type: ignore[misc]
 
     def _hear(self, turn: Turn, future: ProcessFuture[Done]) -> None:
@@ -86,15 +85,15 @@ class Pool:
         if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
             return lost(turn, f"{event}; tried again, its case did not end one")
         try:
-            found = self.call(mourn, turn)
+            found = self.call("mourn", turn)
         except Gone as again:
             return lost(turn, f"{event}; its case could not be kept: {again}")
         return lost(turn, event, *([found] if found else []))
 
     def _dies_again(self, turn: Turn) -> bool:
-        """Whether the case at which a process was ended ends another."""
+        """Return whether the case that ended one process also ends another."""
         try:
-            self.call(once_more, turn)
+            self.call("once_more", turn)
         except Gone as again:
             return str(again) != OUT_OF_TIME
         except Exception:  # the law itself at a loss

@@ -12,7 +12,7 @@ import hypothesis.core
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 
-from dmat.testing.fuzzing.told import NoFuzzing
+from dmat.testing.errors import NoFuzzing
 
 DATABASE = "hypothesis"  # the folder of it
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a table on a terminal, a line now and then where there is none."""
+"""Progress of a fuzzing run: a table on a terminal, else a line now and then."""
 
 from __future__ import annotations
 

@@ -22,20 +22,20 @@ from typing import Any
 
 import msgspec
 
-from dmat.testing.asked import require_known
-from dmat.testing.cannot import CannotRun
+from dmat.testing.contract.names import require_known
+from dmat.testing.counterexample.replay import FILE
+from dmat.testing.errors import CannotRun, RunError
 from dmat.testing.fuzzing.gpus import processes, visible
-from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted, RunError
+from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted
+from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Cell, Done, Found, Layout, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool
 from dmat.testing.fuzzing.progress import Progress
-from dmat.testing.fuzzing.result import EXITS, result
+from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
+from dmat.testing.fuzzing.report.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import AT_A_LOSS, Cell, Done, Found, Setup, Turn
-from dmat.testing.fuzzing.worker import AHEAD, COUNTEREXAMPLES, Layout, compare, lay_out, settle
-from dmat.testing.interpret import asked as config
-from dmat.testing.interpret import caveat
-from dmat.testing.replay import FILE
+from dmat.testing.interpret.choice import asked as config
+from dmat.testing.interpret.choice import caveat
 
 DEFAULT_MINUTES = 10.0
 GRACE = 5.0  # seconds that turns have to end in when the time is up
@@ -61,9 +61,9 @@ def fuzz(options: argparse.Namespace) -> int:
     finally:
         log.close()
     print(_last_line(report, options.out))
-    if report["interpreter"] is not None:
-        print(caveat(report["interpreter"]))
-    return EXITS[report["verdict"]]
+    if report.interpreter is not None:
+        print(caveat(report.interpreter))
+    return EXITS[report.verdict]
 
 
 def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
@@ -161,9 +161,9 @@ class Run:
         """Seconds of the run, all sittings together."""
         return time.monotonic() - self.zero
 
-    def to_the_end(self) -> dict[str, Any]:
+    def to_the_end(self) -> FuzzReport:
         """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
-        from dmat.testing.fuzzing.report import write
+        from dmat.testing.fuzzing.report.files import write
 
         layout = self._laid_out()
         self.total = Sum(layout.cells)
@@ -190,7 +190,7 @@ class Run:
         asked = self.asked
         try:
             layout: Layout = self.hands.call(
-                lay_out, asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
+                "lay_out", asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
             )
         except Gone as death:
             raise CannotRun(f"the process died while the targets were imported: {death}") from None
@@ -214,11 +214,10 @@ class Run:
         """Try again what an earlier sitting had found, and was killed before it had made it small."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
             with suppress(Gone, OSError, msgspec.MsgspecError):
-                told = msgspec.json.decode((folder / FILE).read_bytes())
-                cell = Cell(told["law"], told["implementation"], told["dtype"], told["device"])
+                cell = msgspec.json.decode((folder / FILE).read_bytes(), type=Cell)
                 if cell in self.total.tallies:
                     turn = Turn(folder.name, cell, 0, 0.0, causes=self.total.causes(cell.implementation))
-                    found = self.hands.call(settle, str(folder), turn, seconds=SETTLING)
+                    found = self.hands.call("settle", str(folder), turn, seconds=SETTLING)
                     if found is not None:
                         self._note(found)
             shutil.rmtree(folder, ignore_errors=True)
@@ -247,7 +246,7 @@ class Run:
             self._note(self._unless_known(found, turn))
         if done.event:
             self._happened(done.event)
-        if done.trouble.startswith(AT_A_LOSS):
+        if done.at_a_loss:
             self._happened(f"{done.cell.law} of {done.cell.implementation}: {done.trouble}")
         done = msgspec.structs.replace(done, found=())
         self.log.write(Ended(self.total.elapsed, done))
@@ -270,7 +269,7 @@ class Run:
         if found.cause is not None or not newer:
             return found
         try:
-            number = self.hands.call(compare, found, newer)
+            number = self.hands.call("compare", found, newer)
         except Gone:
             return found
         if number is None:
@@ -281,16 +280,18 @@ class Run:
         return msgspec.structs.replace(found, cause=number, folder=None)
 
 
-def _last_line(report: dict[str, Any], folder: Path) -> str:
+def _last_line(report: FuzzReport, folder: Path) -> str:
     """Return the verdict, as the last line of the terminal has it."""
-    tried = f"{report['examples']:,} examples in {report['seconds']:.0f} s"
+    tried = f"{report.examples:,} examples in {report.seconds:.0f} s"
     what = {
-        "found": f"FOUND {len(report['findings'])}: " + "; ".join(_short(f) for f in report["findings"][:5]),
+        "found": f"FOUND {len(report.findings)}: " + "; ".join(_short(f) for f in report.findings[:5]),
         "nothing found": "NOTHING FOUND",
-        "did not fuzz": f"DID NOT FUZZ: {report['reason']}",
-    }[report["verdict"]]
+        "did not fuzz": f"DID NOT FUZZ: {report.reason}",
+    }[report.verdict]
+    if report.verdict == "did not fuzz" and not report.examples:
+        return f"{what}; report: {folder / 'report.html'}"
     return f"{what}\n{tried}; report: {folder / 'report.html'}"
 
 
-def _short(finding: dict[str, Any]) -> str:
-    return f"{finding['law']} of {finding['implementation']}, {finding['dtype']} on {finding['device']}"
+def _short(finding: FindingEntry) -> str:
+    return f"{finding.law} of {finding.implementation}, {finding.dtype} on {finding.device}"

@@ -1,4 +1,4 @@
-"""Which cell has the next turn: all laws get the same time, and of a law first what was tried least.
+"""Choice of the next cell: all laws get the same time, and each law takes its least tried cell first.
 
 So every law is tried soon, however dear its examples are, and a run of any length has tried all cells as
 evenly as it could. Turns begin short, for breadth, and double, for depth.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from random import Random
 
+from dmat.testing.fuzzing.messages import Cell, Turn
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.fuzzing.told import Cell, Turn
 
 FIRST, LONGEST = 0.05, 10.0  # seconds of a turn
 LED_FROM = 1.5  # seconds: shorter ones are too few examples to lead anywhere
@@ -62,7 +62,7 @@ class Schedule:
         return turn
 
     def _fits(self, waiting: tuple[int, float, int], left: float) -> bool:
-        """Whether there is time enough for it."""
+        """Return whether enough time is left for this turn."""
         return left >= DEAR or self.total.cells[self.cells[waiting[-1]]].least == 1
 
     def stint(self, seconds: float, left: float) -> list[Turn]:

@@ -1,11 +1,11 @@
-"""What a run has tried and found so far: added up from its turns, in the order in which they ended."""
+"""Sums of a run: examples and findings of all turns, in the order in which the turns ended."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned
+from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, Planned
 
 
 @dataclass

@@ -14,21 +14,22 @@ import torch
 from hypothesis import given, seed, settings, target
 
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipe import Case, shown
-from dmat.strategies.regime import length_class, regime
-from dmat.testing.casefile import FILE, encoded, text_of
-from dmat.testing.counterexample import law_named
+from dmat.strategies.recipes.recipe import Case, shown
+from dmat.strategies.regimes import regime_of
+from dmat.strategies.shapes import length_class
+from dmat.testing.case_file import FILE, encoded, text_of
+from dmat.testing.counterexample.database import forget, recall, remember
+from dmat.testing.counterexample.folder import case_file
+from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
+from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.fuzzing.schedule import DEAR
-from dmat.testing.fuzzing.told import AT_A_LOSS, Done, Found, Turn
-from dmat.testing.journal import DidNotEnd
-from dmat.testing.keep import Keeping, case_file, told_and_kept
-from dmat.testing.minimal import Failure
-from dmat.testing.remembered import forget, recall, remember
-from dmat.testing.running import smallest, without_end
-from dmat.testing.subject import Refused, Subject
-from dmat.testing.verdict import LawBroken
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import law_named
+from dmat.testing.run.search import smallest, without_end
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.verdict.finding import Failure, LawBroken
 
 DEEP = 1.0  # seconds from which a turn tries long sequences too
 LONGEST = {"cpu": 1100, "cuda": 2200}
@@ -69,7 +70,7 @@ class Going:
     ) -> None:
         """Begin to count."""
         self.profile, self.ahead = profile, ahead
-        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.contract.of)
+        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.kind)
         self.subject = subject.in_dtype(subject.dtype)  # errors over bounds are of this turn
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
@@ -84,10 +85,11 @@ class Going:
         self.found: list[Found] = []
         self.worst: tuple[float, Case] | None = None
         self.trouble = ""
+        self.at_a_loss = False
 
     @property
     def over(self) -> bool:
-        """Whether it is time to stop: a turn has its least examples, unless it fails, or each is dear."""
+        """Return whether to stop: after the least examples, or earlier if it fails or examples are costly."""
         if self.trouble:
             return True
         late = time.time() - self.until
@@ -153,6 +155,7 @@ class Going:
         except torch.OutOfMemoryError:
             self._shorten()
         except Exception as error:  # a law at a loss accuses nobody
+            self.at_a_loss = True
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
             self._note_worst(case)
@@ -162,7 +165,7 @@ class Going:
     def _count(self, case: Case) -> None:
         self.examples += 1
         if "gates" in case:
-            kind = regime(case["gates"])
+            kind = regime_of(case["gates"])
             self.tried[kind] += 1
             self.drawn[f"{kind}, {length_class(case['gates'].shape[-1])}"] += 1
 
@@ -190,7 +193,7 @@ class Going:
             self.found.append(self.settled(failure))
 
     def _is_of_memory(self, failure: Failure) -> bool:
-        """Whether the kernel found no memory for a case that is not small."""
+        """Return whether the kernel ran out of memory on a case that is not small."""
         cause = failure.broken.__cause__
         if not isinstance(cause, torch.OutOfMemoryError) or "gates" not in failure.case:
             return False
@@ -239,7 +242,7 @@ class Going:
             encoded(case),
             shown(case),
             message or str(failure.broken),
-            failure.ended,  # type: ignore[arg-type]
+            failure.ended,
             failure.again,
             cause,
             folder.name if folder is not None else None,
@@ -262,4 +265,5 @@ class Going:
             dict(self.failing),
             tuple(self.found),
             self.trouble,
+            at_a_loss=self.at_a_loss,
         )

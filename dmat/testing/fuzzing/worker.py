@@ -1,37 +1,56 @@
-"""What a process of a fuzzing run does: start, lay out the cells, take turns, settle what others left.
+"""A worker process of a fuzzing run: it lays out cells, takes turns, and settles cases that others left.
 
-No torch is loaded before `start` has chosen the process' GPU.
+It loads torch: tasks.py loads this file when the process' GPU has been chosen.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import os
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmat.testing.fuzzing.told import Cause, Cell, Done, Found, Planned, Setup, Turn
+import torch
 
-if TYPE_CHECKING:
-    from dmat.testing.fuzzing.turn import Going
-    from dmat.testing.keep import Keeping
-    from dmat.testing.subject import Subject
+from dmat.testing.case_file import FILE, case_of, decoded, encoded, read
+from dmat.testing.counterexample.corpus import Corpus, current, require_there
+from dmat.testing.counterexample.folder import machine, versions
+from dmat.testing.errors import CaseError, DidNotEnd
+from dmat.testing.fuzzing.causes import alike, explains, one_cause
+from dmat.testing.fuzzing.messages import (
+    AHEAD,
+    COUNTEREXAMPLES,
+    Cause,
+    Cell,
+    Done,
+    Found,
+    Layout,
+    Planned,
+    Setup,
+    Turn,
+)
+from dmat.testing.fuzzing.profile import fuzzing, require_fuzzing
+from dmat.testing.fuzzing.turn import Going
+from dmat.testing.kernel.select import implementation_named, select
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import law_named, laws
+from dmat.testing.run.crash import record_of
+from dmat.testing.run.journal import Entry, Journal, first_to_go, left_behind
+from dmat.testing.run.search import leave_a_failed_device, without_end
+from dmat.testing.run.session import Keeping
+from dmat.testing.run.shrink import attempted
+from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
-COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"
 LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
 SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass
 class Process:
-    """What this process has: where it writes, and what it has loaded."""
+    """The state of this process: its output folder, and the kernels that it has loaded."""
 
     setup: Setup
     keeping: Keeping
@@ -42,20 +61,8 @@ class Process:
 _this: list[Process] = []
 
 
-def start(setup: Setup) -> None:
-    """Become a process of the run: a GPU of its own, one thread, a journal, the profile."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
-    _end_with_the_run()
-    if Path(setup.where).is_dir():  # another machine may have it elsewhere
-        os.chdir(setup.where)
-    if setup.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
-    import torch
-
-    from dmat.testing.fuzzing.profile import fuzzing
-    from dmat.testing.journal import Journal, first_to_go
-    from dmat.testing.keep import Keeping
-
+def begin(setup: Setup) -> None:
+    """Begin, on the GPU that was chosen: one thread, a journal, the profile."""
     torch.set_num_threads(1)
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
     journal = Journal(Path(setup.journals), setup.limit)
@@ -64,46 +71,13 @@ def start(setup: Setup) -> None:
     _this[:] = [Process(setup, keeping, fuzzing(Path(setup.shared)))]
 
 
-def _end_with_the_run() -> None:
-    """Have Linux end this process when the one that started it is gone: nobody would hear of its turns."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _warm_up(device: str) -> None:
     """Load what the first backward of a process loads, and CUDA's context: no example is timed with it."""
-    import torch
-
     x = torch.zeros(1, device=device, requires_grad=True)
     torch.autograd.grad(x.logsumexp(0), x)
 
 
-def _place(setup: Setup) -> int:
-    """Return the lowest number that no living process of this run has: a lock, and locks end with it."""
-    number = 0
-    while True:
-        place = os.open(Path(setup.journals) / f"place-{number}", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(place)
-            number += 1
-        else:
-            return number
-
-
 # What is tried
-
-
-@dataclass(frozen=True)
-class Layout:
-    """All cells of a run, and what the report says of them: contracts, statements, machine, versions."""
-
-    cells: list[Planned]
-    contracts: dict[str, dict[str, object]]
-    statements: dict[str, str]
-    machine: str
-    versions: dict[str, str]
 
 
 def lay_out(
@@ -113,22 +87,15 @@ def lay_out(
 
     TargetError, SelectionError, CorpusError where one is wrong; NoFuzzing where the profile is.
     """
-    from dmat.testing.corpus import current, require_there
-    from dmat.testing.fuzzing.profile import require_fuzzing
-    from dmat.testing.keep import machine, versions
-    from dmat.testing.report import laws
-    from dmat.testing.select import select
-    from dmat.testing.subjects import subject_of
-
     require_fuzzing(_this[0].profile)
     require_there([Path(folder) for folder in corpora])
     chosen = select(targets, devices, dtypes)
     corpus = current([Path(folder) for folder in _this[0].setup.corpora], chosen)
     cells = []
-    kinds = dict.fromkeys(implementation.contract.of for implementation, _, _ in chosen)
+    kinds = dict.fromkeys(implementation.kind for implementation, _, _ in chosen)
     entries = [entry for of in kinds for entry in laws(of)]
     for entry in entries:
-        for implementation, dtype, device in [one for one in chosen if one[0].contract.of == entry.of]:
+        for implementation, dtype, device in [one for one in chosen if one[0].kind == entry.kind]:
             cell = Cell(entry.name, implementation.name, dtype, device)
             reason = entry.not_applicable(subject_of(implementation, dtype, device)) or ""
             listed = corpus.known_for(entry.name, implementation.name, dtype) if corpus else None
@@ -147,9 +114,6 @@ def _as_json(contract: dict[str, Any]) -> dict[str, object]:
 
 
 def _subject(cell: Cell) -> Subject:
-    from dmat.testing.select import implementation_named
-    from dmat.testing.subjects import subject_of
-
     key = (cell.implementation, cell.dtype, cell.device)
     if key not in _this[0].subjects:
         implementation = implementation_named(cell.implementation)
@@ -162,14 +126,10 @@ def _subject(cell: Cell) -> Subject:
 
 def take(turn: Turn) -> Done:
     """Take a turn. What kills this process, or does not end, is in its journal."""
-    from dmat.testing.counterexample import law_named
-    from dmat.testing.journal import Entry
-    from dmat.testing.running import leave_a_failed_device
-
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
     assert journal is not None
-    dear = law_named(cell.law, subject.contract.of).most is not None
+    dear = law_named(cell.law, subject.kind).most is not None
     entry = Entry(
         turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, dear
     )
@@ -183,8 +143,6 @@ def take(turn: Turn) -> Done:
 
 
 def _going(turn: Turn, cutoff: float) -> Going:
-    from dmat.testing.fuzzing.turn import Going
-
     process, ahead = _this[0], Path(_this[0].setup.folder) / AHEAD
     keeping = replace(process.keeping, corpus=_corpus(process.setup.corpora))
     subject, memory = _subject(turn.cell), _memory(turn.cell.device)
@@ -194,16 +152,11 @@ def _going(turn: Turn, cutoff: float) -> Going:
 @cache
 def _corpus(folders: tuple[str, ...]) -> Any:
     """Return the cases to try first."""
-    from dmat.testing.corpus import Corpus
-
     return Corpus.read(*(Path(folder) for folder in folders if Path(folder).is_dir()))
 
 
 def _uncallable(going: Going, subject: Subject) -> str:
     """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
-    from dmat.testing.journal import DidNotEnd
-    from dmat.testing.running import without_end
-
     plainest = {"gates": subject.plainest}
     assert going.keeping.journal is not None
     fate = going.keeping.journal.fate_of_plainest
@@ -221,7 +174,6 @@ def _memory(device: str) -> int:
     """Return how many bytes a D~ may fill: a share of what is free now, among the processes of this GPU."""
     if device != "cuda":
         return 0
-    import torch
 
     return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
 
@@ -231,28 +183,20 @@ def _memory(device: str) -> int:
 
 def once_more(turn: Turn) -> None:
     """Try what a turn whose process is gone was trying; it may end this process too."""
-    from dmat.testing.casefile import case_of
-    from dmat.testing.counterexample import law_named
-    from dmat.testing.journal import left_behind
-    from dmat.testing.verdict import LawBroken
-
     entry = left_behind(Path(_this[0].setup.journals), turn.name)
     if entry is not None and entry.case is not None:
         with suppress(LawBroken):
             subject = _subject(turn.cell)
-            law_named(entry.law, subject.contract.of).check(subject, **case_of(entry.case, None))
+            law_named(entry.law, subject.kind).check(subject, **case_of(entry.case, None))
 
 
 def mourn(turn: Turn) -> Found | None:
     """Return what a turn whose process is gone was trying, its case kept; None if it tried nothing."""
-    from dmat.testing.journal import left_behind
-    from dmat.testing.mourn import record_of
-
     setup = _this[0].setup
     entry = left_behind(Path(setup.journals), turn.name)
     if entry is None or (entry.case is None and entry.ended != "broken"):
         return None
-    fate = entry.ended or entry.fate
+    fate = entry.outcome
     known = next((cause for cause in turn.causes if cause.ended == fate), None)
     if fate != "broken" and known is not None:
         record = record_of(entry, Path(setup.journals), None)
@@ -261,19 +205,17 @@ def mourn(turn: Turn) -> Found | None:
     return Found(
         turn.cell,
         f"call: {fate}",
-        record["recipe"] or _recipe_in(record["folder"]),
-        record["case"] or "",
-        record["reason"],
-        record["ended"],
+        record.recipe or _recipe_in(record.folder),
+        record.case or "",
+        record.reason,
+        record.ended or fate,
         cause=known.number if known else None,
-        folder=Path(record["folder"]).name if record["folder"] else None,
+        folder=Path(record.folder).name if record.folder else None,
     )
 
 
 def _recipe_in(folder: str | None) -> str:
     """Return the case that is kept there as a line of JSON."""
-    from dmat.testing.casefile import FILE, case_of, encoded, read
-
     return encoded(case_of(read(Path(folder) / FILE).case, Path(folder))) if folder else "{}"
 
 
@@ -282,11 +224,6 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
     folder: of the case. turn: none that was taken, but of its cell.
     """
-    from dmat.testing.casefile import FILE, CaseError, case_of, read
-    from dmat.testing.counterexample import law_named
-    from dmat.testing.minimal import Failure, attempted
-    from dmat.testing.verdict import Finding, LawBroken
-
     try:
         file = read(Path(folder) / FILE)
         case = case_of(file.case, Path(folder))
@@ -296,14 +233,19 @@ def settle(folder: str, turn: Turn) -> Found | None:
     going = _going(turn, float("inf"))
     finding = file.finding
     told = (
-        Finding("call", (), "a failure", "none")
+        Finding("call", (), "a failure", "none", what="died")
         if finding is None
         else Finding(
-            finding.quantity, finding.index, finding.computed, finding.exact, None, None, finding.note
+            finding.quantity,
+            finding.index,
+            finding.computed,
+            finding.exact,
+            note=finding.note,
+            what=finding.what or "value",
         )
     )
     if file.ended == "broken":
-        law = law_named(turn.cell.law, subject.contract.of)
+        law = law_named(turn.cell.law, subject.kind)
         broken = attempted(lambda case: law.check(subject, **case), case)
         return going.settled(Failure(case, broken or LawBroken(told), again=broken is not None))
     return going.settled(Failure(case, LawBroken(told), ended=file.ended))
@@ -311,12 +253,8 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
 def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     """Return the number of the cause that explains a failure after all: both were found at the same time."""
-    from dmat.testing.casefile import decoded
-    from dmat.testing.counterexample import law_named
-    from dmat.testing.fuzzing.causes import alike, explains, one_cause
-
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
-    entry, case = law_named(found.cell.law, subject.contract.of), decoded(found.recipe)
+    entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):
         if (
             found.ended != "broken"

@@ -12,7 +12,7 @@ from triton import language
 from triton.runtime import autotuner
 from triton.runtime.errors import InterpreterError
 
-from dmat.testing.interpret import asked
+from dmat.testing.interpret.choice import asked
 from dmat.testing.interpret.launch import root
 
 

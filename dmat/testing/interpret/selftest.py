@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from dmat.testing.cannot import CannotRun
-from dmat.testing.interpret import TRITON
+from dmat.testing.errors import CannotRun
+from dmat.testing.interpret.choice import TRITON
 from dmat.testing.interpret.sanitizer import OutOfBounds
 
 N = 16

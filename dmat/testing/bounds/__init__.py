@@ -1,0 +1,1 @@
+"""How far may rounding go?"""

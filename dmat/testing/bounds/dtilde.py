@@ -1,0 +1,101 @@
+"""How far D~ and its gradients may be off: docs/spec.md section 5."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dmat.testing.bounds.formats import (
+    CONDITION_ULPS,
+    LOG_SIGMOID_ULPS,
+    RATE_ULPS,
+    SCALE_ULPS,
+    Bound,
+    Rounding,
+    gamma,
+)
+from dmat.testing.bounds.scope import _starts, over_scope, scope_length
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.oracle.dtilde import Backward, Forward
+
+
+def _freed(truth: Forward, scope: str | int) -> Mask:
+    """Return the entries of which a wider scope promises nothing: it sums a NaN or -inf gate."""
+    S = truth.fgate.shape[-1]
+    causal = np.tri(S, S, dtype=bool)
+    if scope == "window":
+        return np.zeros_like(truth.kind, dtype=bool)
+    special = np.isnan(truth.fgate) | (truth.fgate == -np.inf)
+    if scope == "sequence":
+        special = special | np.isnan(truth.igate) | (truth.igate == np.inf)
+        return np.asarray(np.broadcast_to(special.any(-1)[..., None, None], truth.kind.shape) & causal)
+    start = _starts(S, scope)
+    counts = np.cumsum(special, axis=-1, dtype=np.int64)
+    before = np.where(special, counts - 1, counts)  # exclusive count
+    return np.asarray((counts[..., :, None] > before[..., None, start]) & causal)
+
+
+def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
+    """Bound |computed - D~|.
+
+    e = gamma(n + 8) M + 3 u_a C + (2 n + 4) eta, over the error scope: M = |i| + sum |log sigmoid(f)|
+    (any order of summation: Higham 2002, section 4.2), C the condition of log sigmoid in f, eta what is
+    flushed. gates="absolute" adds gamma(8) n.
+    """
+    u_a = rounding.u_a
+    with np.errstate(over="ignore", invalid="ignore"):
+        scope, n = rounding.error_scope, scope_length(truth.fgate.shape[-1], rounding.error_scope)
+        logs = over_scope(-truth.terms.log.hi, truth.magnitude, scope)
+        C = over_scope(truth.terms.log_condition, truth.condition, scope)
+        i = np.abs(np.where(np.isfinite(truth.igate), truth.igate, 0.0))[..., None, :]
+        M = i + logs
+        e = gamma(n + LOG_SIGMOID_ULPS, u_a) * M + CONDITION_ULPS * u_a * C
+        e = e + (2 * n + 4) * rounding.eta
+        if rounding.gates == "absolute":
+            e = e + gamma(LOG_SIGMOID_ULPS, u_a) * n
+        e = np.where(np.isnan(e), np.inf, e)
+        value = truth.value.hi
+        causal = np.tri(value.shape[-1], dtype=bool)
+        return Bound(
+            rounding.stored(e, value),
+            rounding.may_overflow(2 * M, e, value) & causal,
+            _freed(truth, rounding.error_scope),
+        )
+
+
+def igate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
+    """Bound |computed - di|: e = gamma(n_s + 4) sum |G| + (2 n_s + 4) eta over the counted column."""
+    n, A = truth.column_count, truth.column_sum
+    e = gamma(n + SCALE_ULPS, rounding.u_a) * A + (2 * n + 4) * rounding.eta
+    value = truth.di.hi
+    return Bound(
+        rounding.stored(e, value),
+        rounding.may_overflow(2 * A, e, value),
+        np.zeros_like(n, dtype=bool),
+    )
+
+
+def fgate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
+    """Bound |computed - df|.
+
+    e = (gamma(N + 16) + 3 u_a c) A sigmoid(-f) + (A + 2 N + 4) eta with c = |f| sigmoid(f), N and A the
+    number and the magnitude of the non-zero cotangents in the rectangle. In every scope beyond the window N
+    and A are twice those of the whole causal part: a difference of two sums, each in any order and from
+    either end; df[0] is held to it too. gates="absolute" adds 16 u_a A.
+    """
+    N, A, special = truth.rectangle_count, truth.rectangle_sum, np.isnan(truth.fgate)
+    if rounding.error_scope != "window":
+        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
+        special = (special | (truth.fgate == -np.inf)).any(axis=-1, keepdims=True) | special
+    e, value = _fgate_error(truth, N, A, rounding), truth.df.hi
+    return Bound(rounding.stored(e, value), rounding.may_overflow(2 * A, e, value), np.asarray(special))
+
+
+def _fgate_error(truth: Backward, N: Array, A: Array, rounding: Rounding) -> Array:
+    """Return e for N cotangents of magnitude A."""
+    u_a = rounding.u_a
+    condition = CONDITION_ULPS * u_a * truth.terms.rate_condition
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = (gamma(N + RATE_ULPS, u_a) + condition) * truth.terms.rate.hi * A
+        e = e + (A + 2 * N + 4) * rounding.eta
+        e = e + RATE_ULPS * u_a * A if rounding.gates == "absolute" else e
+    return np.where(np.isnan(e), np.inf, e)

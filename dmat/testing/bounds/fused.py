@@ -1,0 +1,451 @@
+"""How far rounding may take a fused kernel: docs/fused.md section 2, one function an inequality.
+
+Arrays are float64; every bound is absolute, in the unit of the entry it bounds, and rounded up by EVALUATION.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from dmat.testing.bounds.formats import (
+    CONDITION_ULPS,
+    EVALUATION,
+    LOG_SIGMOID_ULPS,
+    RATE_ULPS,
+    Bound,
+    Format,
+    gamma,
+)
+from dmat.testing.contract import TF32, FusedContract
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from, single
+from dmat.testing.oracle.gates import window_sums
+from dmat.testing.oracle.reads import LARGEST_LOG
+
+EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a
+PER_FACTOR = 6  # an exponential, and the product with it, in u_a
+OPERANDS = 4  # roundings of operands on the way of a term: q, k, the coefficient or the state, v
+OPERANDS_BACK = 6  # and of a gradient's
+PRODUCT = 8  # scale, copies, casts, in u_a
+PULLED = 24  # the same, of a gradient
+
+
+def _format(name: str) -> Format:
+    if name == TF32:  # 2^-10, for tensor cores may cut off instead of rounding
+        single = Format.of("float32")
+        return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
+    return Format.of(name)
+
+
+@dataclass(frozen=True)
+class FusedRounding:
+    """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
+
+    products: of q, k, v. handed: of a state that is handed over.
+    """
+
+    accumulator: Format
+    operands: Format
+    output: Format
+    gates: Format
+    products: Format
+    handed: Format
+
+    @classmethod
+    def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
+        """Return the formats that the contract names."""
+        names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
+        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
+
+    def handing_over(self, name: str | None) -> FusedRounding:
+        """Return the same where a state is handed over in this format; None: it is not known.
+
+        A state may be rounded to the format of q, k, v, and no further.
+        """
+        told = self.products if name is None else _format(name)
+        return replace(self, handed=min(told, self.products, key=lambda form: form.u))
+
+    @property
+    def u_a(self) -> float:
+        """Unit roundoff of the accumulator."""
+        return self.accumulator.u
+
+    @property
+    def u_m(self) -> float:
+        """Unit roundoff of the operands of products, 0 where they are not narrower than the accumulator."""
+        return self.operands.u if self.operands.u > self.accumulator.u else 0.0
+
+    @property
+    def tiny(self) -> float:
+        """The loss of one step to underflow. The final store loses its own format's floor, once."""
+        return max(self.accumulator.floor, self.operands.floor)
+
+    @property
+    def largest(self) -> float:
+        """The least of the largest numbers on the way."""
+        return min(f.largest for f in (self.accumulator, self.operands, self.output))
+
+
+@dataclass(frozen=True)
+class FusedBounds:
+    """The bounds of one call under a contract, which need not be that which tells what is computed."""
+
+    truth: Truth
+    contract: FusedContract
+    rounding: FusedRounding
+
+    # One term
+
+    @cached_property
+    def factors(self) -> Array:
+        """J, how many exponentials are multiplied into one E, [t, s]."""
+        seen, stated = self.truth.seen, self.contract.factors
+        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
+        handed_over = 3.0 * seen.crossing
+        if stated == "one":
+            return np.asarray(1.0 + handed_over)
+        if stated == "steps":
+            return np.asarray(np.maximum(t - s, 0) + 1.0 + handed_over)
+        chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
+        return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
+
+    @cached_property
+    def starts(self) -> list[Array]:
+        """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
+
+        A prefix is all that came before: a cumulative sum may go on over calls and packed sequences. Chunks
+        may be counted from the start of a packed sequence, or of the whole.
+        """
+        seen, scope = self.truth.seen, self.contract.error_scope
+        if scope == "prefix":
+            return [np.zeros(seen.S, dtype=np.int64)]
+        begins = [seen.begin, np.zeros_like(seen.begin)] if seen.packed else [seen.begin]
+        return [np.asarray(n + (np.arange(seen.S) - n) // int(scope) * int(scope)) for n in begins]
+
+    def over_scope(self, terms: Array, windows: Array) -> Array:
+        """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
+        if self.contract.error_scope == "window":
+            return windows
+        return np.asarray(np.max([_from(start, terms, windows) for start in self.starts], axis=0))
+
+    @cached_property
+    def length(self) -> Array:
+        """n, how many terms the error scope counts, [t, s]."""
+        seen, scope = self.truth.seen, self.contract.error_scope
+        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
+        if scope == "window":
+            return np.asarray(np.maximum(t - s, 0).astype(np.float64))
+        return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
+
+    @cached_property
+    def since(self) -> Array:
+        """The sum of l since the call began, (B, NH, t): what m is in forms that start from m = 0."""
+        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
+        return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
+
+    @cached_property
+    def stabiliser(self) -> tuple[Array, Array]:
+        """The least and the largest that m of a row may be, (B, NH, t); at the most it does not decay."""
+        with np.errstate(invalid="ignore"):
+            low = np.max(self.truth.exponent, -1, initial=-np.inf)
+        low = np.where(np.isfinite(low), low, 0.0)
+        return low, self.truth.reads.stabiliser(low, self.since, self.truth.seen.igate)
+
+    @cached_property
+    def log_error(self) -> Array:
+        """The error e of the logarithm of one term a[t, s] v_s.
+
+        That of what is exponentiated, gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and
+        of a stabiliser 4 (J + 1) u_a |m|; then u_a (6 J + K + 8) + [u_m > u_a] 4 u_m of the product.
+        """
+        truth, u_a = self.truth, self.rounding.u_a
+        K = truth.seen.q.shape[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.seen.igate)[..., None, :]
+            C = self.over_scope(truth.condition, self._windows_of(truth.condition))
+            e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
+            if self.contract.gates == "absolute":
+                e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
+            product = (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
+            e = truth.reads.exponent(e, product)
+            if truth.reads.normalised:
+                sizes = np.maximum(*map(np.abs, self.stabiliser))
+                reached = np.maximum.accumulate(sizes, axis=-1) if truth.seen.S else sizes
+                e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
+            e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
+            e = e + truth.seen.crossing * 2 * self.rounding.handed.u
+            return np.where(np.isnan(e), np.inf, e)
+
+    @cached_property
+    def E_error(self) -> Array:
+        """The error of E, and with it of its term: exp(D~ + e) - exp(D~), inf where that overflows.
+
+        E itself may be 0 in float64 where exp(D~ + e) is large: a difference of sums keeps nothing of -1000
+        beside -1e15, and gives 1 for exp(-1000).
+        """
+        e = self.log_error
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            error = np.exp(self.truth.exponent + e + np.log(-np.expm1(-e)))
+        return np.where(self.truth.exponent == -np.inf, 0.0, error)
+
+    @cached_property
+    def term_error(self) -> Array:
+        """The error of the coefficient a[t, s], before any normaliser."""
+        return self.truth.reads.coefficient(
+            np.abs(self.truth.weight) * self.E_error, self.truth.product_sizes
+        )
+
+    def _windows_of(self, terms: Array) -> Array:
+        if not terms.any():
+            return np.zeros_like(self.truth.windows)
+
+        return window_sums(single(terms), wide=False).hi
+
+    # The output
+
+    @cached_property
+    def largest_igate(self) -> float:
+        """The largest e^i, where no stabiliser takes it off again, else 1."""
+        if self.truth.reads.normalised:
+            return 1.0
+        return float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG)))
+
+    @cached_property
+    def big(self) -> float:
+        """The largest factor by which what a step loses may still be multiplied."""
+        seen = self.truth.seen
+        parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
+        return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
+
+    @property
+    def lost(self) -> float:
+        """The loss to underflow of a sum of S terms of K products; a state may lose its format's floor."""
+        seen, tiny = self.truth.seen, self.rounding.tiny
+        if seen.crossing.any():
+            tiny = max(tiny, self.rounding.handed.floor)
+        return float((seen.S + seen.q.shape[-1] + 4) * tiny * self.big)
+
+    @cached_property
+    def n_error(self) -> Array:
+        """The error of the normaliser, (B, NH, t)."""
+        truth, u_a = self.truth, self.rounding.u_a
+        error = self.term_error.sum(-1)
+        error = error + gamma(truth.seen.S, u_a) * (truth.sizes.sum(-1) + error)
+        _, high = self.stabiliser
+        eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
+
+    @cached_property
+    def o_sizes(self) -> Array:
+        """The magnitude of the terms of the output, before any normaliser, (B, NH, t, V)."""
+        return self.truth.sizes @ np.abs(self.truth.seen.v)
+
+    @cached_property
+    def o_error(self) -> Array:
+        """The error of the output before it is stored, (B, NH, t, V).
+
+        dN = sum da |v| + gamma(terms - 1) sum (a + da) |v|. Over a normaliser with the error dn:
+        (dN + |o| dn) / (normaliser - dn); nothing is promised where dn reaches the normaliser.
+        """
+        truth = self.truth
+        terms = np.maximum(np.count_nonzero(truth.seen.v, axis=-2) - 1, 0)[..., None, :]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            dN = _product(self.term_error, np.abs(truth.seen.v))
+            dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
+            if not self.truth.reads.normalised:
+                return dN
+            dn, den = self.n_error[..., None], truth.normaliser
+            return np.where(dn < den, (dN + np.abs(truth.o) * dn) / (den - dn), np.inf)
+
+    @cached_property
+    def grown(self) -> Array:
+        """How much what a step loses to underflow may grow: 1 + e^m / normaliser, (B, NH, t, 1)."""
+        if not self.truth.reads.normalised:
+            return np.ones((*self.truth.n.shape, 1))
+        with np.errstate(over="ignore"):
+            return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
+
+    @cached_property
+    def overflows(self) -> bool:
+        """Return whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
+        seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
+        products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
+        others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]
+        reach = max(products) * float(np.prod(others)) * self.largest_igate
+        return reach >= min(form.largest for form in way) / 2
+
+    def output(self) -> Bound:
+        """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
+        u, error = self.rounding.output.u, self.o_error
+        with np.errstate(over="ignore", invalid="ignore"):
+            bound = error + u * (np.abs(self.truth.o) + error) + self.lost * self.grown
+            bound = bound + self.rounding.output.floor
+            overflow = (self.o_sizes >= self.rounding.largest / 2) | self.overflows
+        return self._bound(bound, overflow)
+
+    def _bound(self, bound: Array, overflow: Mask) -> Bound:
+        free = ~np.isfinite(bound)
+        return Bound(np.where(free, 0.0, bound) * EVALUATION, np.asarray(overflow | free), free)
+
+    # Gradients
+
+    @cached_property
+    def n_relative(self) -> Array:
+        """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
+        if not self.truth.reads.normalised:
+            return np.zeros((*self.truth.log.shape, 1))
+        relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
+        return np.where(relative <= 0.5, relative, np.inf)
+
+    @cached_property
+    def E_error_back(self) -> Array:
+        """The error of E over the normaliser as a factor of a gradient term, times the normaliser.
+
+        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
+        """
+        seen, u_a = self.truth.seen, self.rounding.u_a
+        depth = 2 * seen.S + seen.v.shape[-1] + seen.q.shape[-1] + PULLED
+        rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m
+        return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
+
+    def along_error(self, pulled: Pulled) -> Array:
+        """The error of W_t . o_t in a slope, (B, NH, t, 1).
+
+        A backward may take it over all terms, in any order, or from o as it was stored.
+        """
+        if not self.truth.reads.normalised:
+            return np.zeros((*self.truth.log.shape, 1))
+        u = self.rounding.output.u
+        sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
+        each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser
+        return np.asarray((np.abs(pulled.W) * each).sum(-1, keepdims=True))
+
+    def per_product_error(self, pulled: Pulled) -> Array:
+        """The error of the gradient of scale q_t.k_s, of a softmax of that of D~ as well.
+
+        Where dN / dn may be that of either side of a jump, its part of the slope may be there or not.
+        """
+        truth = self.truth
+        weight = np.abs(truth.weight)
+        error = weight * self.E_error_back / truth.normaliser * pulled.slope_sizes
+        error = error + weight * truth.E / truth.normaliser * self.along_error(pulled)
+        if truth.reads.normalised:
+            bent = truth.reads.bent(truth.n, self.n_error)[..., None]
+            either = weight * truth.E / truth.normaliser * np.abs(pulled.along)[..., None]
+            error = error + np.where(bent, either, 0.0)
+        return error
+
+    def entry_error(self, pulled: Pulled) -> Array:
+        """The error of the gradient of D~[t, s], before what a stabiliser leaves."""
+        error = self.per_product_error(pulled)
+        return self.truth.reads.coefficient(error, self.truth.product_sizes)
+
+    def left_over(self, error: Array) -> tuple[Array, Array]:
+        """What a stabiliser's derivative leaves where it should cancel: [t, s]; of a start from m = 0, [t].
+
+        It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
+        """
+        if not self.truth.reads.normalised:
+            return np.zeros_like(error), np.zeros(error.shape[:-1])
+        e = self.log_error
+        low, high = (
+            self.truth.exponent - e,
+            np.where(self.truth.seen.unread, -np.inf, self.truth.exponent + e),
+        )
+        left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
+        if self.truth.reads.from_zero:
+            reach = self.since + np.max(e, -1, initial=0.0)
+            from_start = no_larger(low, error, reach[..., None])[..., 0]
+        return left, from_start
+
+    def over_grad_scope(self, X: Array) -> Array:
+        """Sum these magnitudes of entries for the gradient of each gate, each as often as it is added."""
+        match self.contract.widest_gradient:
+            case "suffix":  # row sums minus column sums, from k on: a column s >= k has t >= s >= k
+                return 2 * rows_from(X)
+            case "prefix":  # column sums minus row sums, before k: a row t < k has s <= t < k
+                return 2 * columns_before(X)
+        return rectangles(X)
+
+    def gate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows or columns.
+
+        gamma(N) of their magnitude A for sums of N terms in any order. Of f: sigmoid(-f) (e + (16 u_a +
+        3 u_a c) A), c the condition of the rate; with gates="absolute", where 1 - sigmoid(f) stands for it,
+        16 u_a A more (dmat.testing.bounds.dtilde).
+        """
+        truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
+        left, from_start = self.left_over(error)
+        counted = (pulled.sizes != 0).astype(np.float64)
+        e, A, N = map(self.over_grad_scope, (error + left, pulled.sizes, counted))
+        e = e + gamma(N, u_a) * A + rows_from(from_start[..., None])
+        if truth.contract.weight == "dt":
+            column = truth.product_sizes * pulled.slope_sizes
+            e = e + (column * self.E_error_back).sum(-2)
+            A = A + (column * truth.E).sum(-2)
+        if truth.terms is not None:
+            condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * truth.terms.rate_condition
+            absolute = RATE_ULPS * u_a * A if self.contract.gates == "absolute" else 0.0
+            e = truth.rate * (e + condition * A) + absolute
+        return self._stored(e, pulled.dgate, A, self.rounding.gates)
+
+    def igate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of i: the errors of its column."""
+        A, error = pulled.sizes.sum(-2), self.entry_error(pulled)
+        return self._stored((error + self.left_over(error)[0]).sum(-2), pulled.di, A, self.rounding.gates)
+
+    def product(self, name: str, pulled: Pulled) -> Bound:
+        """Bound the gradient of q, k or v: the errors of its row or column of terms, each times the other."""
+        truth, seen = self.truth, self.truth.seen
+        if name == "v":
+            sizes = truth.sizes / truth.normaliser
+            error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
+            error = truth.reads.coefficient(error, truth.product_sizes)
+            A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
+            e = _product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
+            return self._stored(e, pulled.dv, A, self.rounding.products)
+        sizes = pulled.per_product_sizes * truth.scale
+        error = self.per_product_error(pulled) * truth.scale
+        if name == "k":
+            sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
+        other, value = (seen.k, pulled.dq) if name == "q" else (seen.q, pulled.dk)
+        return self._stored(
+            _product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
+        )
+
+    def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
+        """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            grown = self.truth.reads.magnified(*self.stabiliser)
+            lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
+            bound = error * (1 + output.u) + output.u * np.abs(value) + lost
+            overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
+            overflow = overflow | self.overflows
+        return self._bound(bound, overflow)
+
+
+def _from(start: Array, terms: Array, windows: Array) -> Array:
+    """Sum the magnitudes from where the scope of each source starts, down to it and down to each row."""
+    down_to = windows[..., :, start] + terms[..., None, start]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+    return np.asarray(down_to + down_to_s[..., None, :])
+
+
+def _product(left: Array, right: Array) -> Array:
+    """Return left @ right, where 0 times an infinity is NaN and frees what it is an error of."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(left @ right)
+
+
+def no_larger(low: Array, error: Array, high: Array) -> Array:
+    """Return, for each of `high`, the sum of `error` over those of its row whose `low` is no larger."""
+    S = low.shape[-1]
+    with np.errstate(invalid="ignore"):
+        order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")
+        padded = np.concatenate([error, np.zeros_like(high)], -1)
+        sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
+    where = np.argsort(order, axis=-1)[..., S:]
+    return np.asarray(np.take_along_axis(sums, where, -1))

@@ -1,0 +1,46 @@
+"""The sums of magnitudes that a contract's error scope lets an error grow with."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dmat.testing.oracle.arithmetic import Array
+
+
+def _positions(S: int) -> tuple[Array, Array]:
+    return np.arange(S, dtype=np.float64)[:, None], np.arange(S, dtype=np.float64)[None, :]
+
+
+def _starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
+    """Return the time at which the sums of column s begin, (S,): its chunk's start, or 0 for a prefix."""
+    if scope == "prefix":
+        return np.zeros(S, dtype=np.int64)
+    return np.arange(S, dtype=np.int64) // int(scope) * int(scope)
+
+
+def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
+    """Sum what an entry's error scope holds of these magnitudes, into [..., t, s].
+
+    terms: one a gate, (B, NH, S), none negative. windows: their sums over window(t, s).
+    """
+    if scope == "window":
+        return windows
+    if scope == "sequence":
+        whole = 2 * terms.sum(axis=-1)[..., None, None]
+        return np.asarray(np.broadcast_to(whole, windows.shape))
+    start = _starts(terms.shape[-1], scope)
+    # Over k = start .. t and again over k = start .. s: the gate at start, and its window.
+    down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+    return np.asarray(down_to + down_to_s[..., None, :])
+
+
+def scope_length(S: int, scope: str | int) -> Array:
+    """Return n, how many terms the error scope counts, [t, s]."""
+    t, s = _positions(S)
+    if scope == "sequence":
+        return np.full((S, S), S + 2.0)
+    if scope == "window":
+        return np.maximum(t - s, 0)
+    return np.maximum(t - _starts(S, scope)[None, :], 0) + 2

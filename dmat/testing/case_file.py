@@ -1,0 +1,302 @@
+"""The file of a counterexample, case.json: its format, and how it is read without trusting it.
+
+The format is that of the recipes themselves: every one a JSON object, its class under "type". Infinities
+and NaN are the strings "inf", "-inf", "nan". Where a recipe holds random numbers, what they were stands in
+tensors.safetensors beside it, for a generator may change. Reading validates all of it, evaluates nothing and
+imports nothing that the file names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from dmat.strategies.recipes.backgrounds import Background, Normal, Palette, Stored
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
+from dmat.strategies.recipes.qkv import Probe
+from dmat.strategies.recipes.recipe import Case, Recipe
+from dmat.testing.errors import CaseError
+from dmat.testing.record import Ended, What
+
+FILE, TENSORS = "case.json", "tensors.safetensors"
+
+
+LARGEST_FILE = 2**24  # bytes
+
+
+MOST_ENTRIES = 2**28  # of D~: what a case may ask for that is no law's own shape
+
+
+BACKGROUNDS = tuple(Background.__subclasses__())
+
+
+# The format
+
+Number = Union[float, Literal["inf", "-inf", "nan"]]  # noqa: UP007  # JSON has no infinities
+
+
+Place = Annotated[int, Meta(ge=-(2**40), le=2**40)]
+
+
+Length = Annotated[int, Meta(ge=0, le=2**32)]
+
+
+Name = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+
+
+Text = Annotated[str, Meta(max_length=20_000, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$")]
+
+
+Dtype = Literal["float32", "bfloat16", "float64", "float16"]
+
+
+_OF_FIELD = {
+    "dtype": Dtype,
+    "igate_layout": Literal[tuple(GATE_LAYOUTS)],
+    "fgate_layout": Literal[tuple(GATE_LAYOUTS)],
+    "layout": Literal[tuple(COTANGENT_LAYOUTS)],
+}
+
+
+_OF_TYPE = {
+    "float": Number,
+    "int": Place,
+    "str": Name,
+    "tuple[float, ...]": Annotated[tuple[Number, ...], Meta(min_length=1, max_length=1000)],
+    "tuple[int, int, int]": tuple[Length, Length, Length],
+    "tuple[tuple[tuple[int, ...], float], ...]": Annotated[
+        tuple[tuple[Annotated[tuple[Place, ...], Meta(max_length=4)], Number], ...], Meta(max_length=100_000)
+    ],
+    "Background": "AnyBackground",
+}
+
+
+def _form(recipe: type[Recipe]) -> Any:
+    """Return the struct of a recipe's fields, "type" before them."""
+    return msgspec.defstruct(
+        f"{recipe.__name__}Form",
+        [_field(f) for f in fields(recipe)],  # type: ignore[arg-type]
+        module=__name__,
+        tag=recipe.__name__,
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
+
+
+def _field(f: Field[Any]) -> tuple[str, Any] | tuple[str, Any, Any]:
+    wanted = _OF_FIELD.get(f.name) or _OF_TYPE[str(f.type)]
+    if f.default is MISSING:
+        return f.name, wanted
+    return f.name, wanted, msgspec.field(default_factory=lambda: as_plain(f.default))
+
+
+def as_plain(value: Any) -> Any:
+    """Return a part of a case as its form."""
+    if isinstance(value, Recipe):
+        form = FORMS[type(value)]
+        return form(**{name: as_plain(getattr(value, name)) for name in form.__struct_fields__})
+    if isinstance(value, tuple):
+        return tuple(as_plain(item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def as_recipe(value: Any, folder: Path | None) -> Any:
+    """Return the part of a case that a form tells. folder: where its tensors lie; None: where they say."""
+    if isinstance(value, Struct):
+        kind = KINDS[type(value)]
+        told = {name: as_recipe(getattr(value, name), folder) for name in value.__struct_fields__}
+        if kind is Stored and folder is not None:
+            told["file"] = str(_beside(folder, told["file"]))
+        return kind(**told)
+    if isinstance(value, tuple):
+        return tuple(as_recipe(item, folder) for item in value)
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _beside(folder: Path, file: str) -> Path:
+    if file != TENSORS:
+        raise CaseError(f"the case asks for values of {file}; expected {TENSORS}, beside it")
+    return folder / TENSORS
+
+
+FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}
+
+
+AnyBackground = Union[tuple(FORMS.values())]  # type: ignore[valid-type]  # noqa: UP007
+
+
+FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, Probe)}
+
+
+KINDS = {form: kind for kind, form in FORMS.items()}
+
+
+GatesForm, CotangentForm, ProbeForm = FORMS[Gates], FORMS[Cotangent], FORMS[Probe]
+
+
+class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The arguments of a law, those that it takes."""
+
+    gates: GatesForm | None = None  # type: ignore[valid-type]
+    rival: GatesForm | None = None  # type: ignore[valid-type]
+    direction: GatesForm | None = None  # type: ignore[valid-type]
+    cotangent: CotangentForm | None = None  # type: ignore[valid-type]
+    probe: ProbeForm | None = None  # type: ignore[valid-type]
+    noise: Length | None = None
+    head: tuple[Length, Length] | None = None
+    t: Length | None = None
+    s: Length | None = None
+    cut: Length | None = None
+    shape: tuple[Length, Length, Length] | None = None
+
+
+class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The broken entry: dmat.testing.verdict.finding.Finding. error and allowed are absolute.
+
+    what: as of a Finding; a case.json of format 1 does not say it.
+    """
+
+    quantity: Name
+    index: tuple[Length, ...]
+    computed: Text
+    exact: Text
+    error: Number | None = None
+    allowed: Number | None = None
+    note: Text = ""
+    what: What | None = None
+
+
+class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """A counterexample.
+
+    implementation: the TARGET as it was named; it is shown, never imported. ended: how the law did: "broken",
+    or "died" or "did not end" of a process. again: it was broken each time that it was tried. seed: that of
+    torch's generator. versions: of what took part. machine: what the device was.
+    format: 2; an older file has 1, or none, and its finding says no `what`.
+    """
+
+    law: Name
+    implementation: Name
+    dtype: Dtype
+    device: Literal["cpu", "cuda"]
+    case: Parts
+    ended: Ended = "broken"
+    again: bool = True
+    finding: FindingForm | None = None
+    versions: dict[Name, Name] = {}
+    machine: Text = ""
+    seed: int = 0
+    format: Literal[1, 2] = 1
+
+
+# Reading and writing
+
+
+def parts_of(case: Case) -> Parts:
+    """Return a case in the format."""
+    return Parts(**{name: as_plain(part) for name, part in case.items()})
+
+
+def case_of(parts: Parts, folder: Path | None) -> Case:
+    """Return the case that is told; CaseError where it cannot be built.
+
+    folder: where its tensors lie; None, for what this run itself has told: wherever it says.
+    """
+    told = {name: getattr(parts, name) for name in parts.__struct_fields__}
+    try:
+        case = {name: as_recipe(part, folder) for name, part in told.items() if part is not None}
+        _build(case)
+    except CaseError:
+        raise
+    except Exception as error:  # numpy's and torch's own, of numbers that fit no tensor
+        text = str(error).splitlines()
+        raise CaseError(f"the case cannot be built: {text[0] if text else type(error).__name__}") from None
+    return case
+
+
+def _build(case: Case) -> None:
+    """Build what a case tells, once its size is known to be modest."""
+    for name, part in case.items():
+        if isinstance(part, Gates):
+            entries = math.prod(part.shape) * max(part.shape[-1], 1)
+            if entries > MOST_ENTRIES:
+                raise CaseError(f"the case asks for D~ of {entries} entries; expected at most {MOST_ENTRIES}")
+            if part.shape != case["gates"].shape:
+                raise CaseError(f"{name} is {part.shape}; expected the shape of gates, {case['gates'].shape}")
+    for part in case.values():
+        if isinstance(part, Gates):
+            part.dense()
+        if isinstance(part, Cotangent):
+            part.build(case["gates"])
+
+
+def encoded(case: Case) -> str:
+    """Return a case as one line of JSON."""
+    return msgspec.json.encode(parts_of(case)).decode()
+
+
+def decoded(line: str) -> Case:
+    """Return the case of a line that `encoded` wrote."""
+    return case_of(msgspec.json.decode(line, type=Parts), None)
+
+
+def read(file: Path) -> CaseFile:
+    """Return what a case.json holds. CaseError says in one line what is wrong with it, and where."""
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise CaseError(f"{file} has {file.stat().st_size} bytes; expected at most {LARGEST_FILE}")
+        return msgspec.json.decode(file.read_bytes(), type=CaseFile)
+    except OSError as error:
+        raise CaseError(f"{file} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise CaseError(f"{file} is no case: it is nested too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise CaseError(f"{file} is no case: {error}") from None
+
+
+def text_of(file: CaseFile) -> str:
+    """Return the text of a case.json, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(file), indent=2).decode() + "\n"
+
+
+def told(case: Case) -> tuple[Case, Mapping[str, Any]]:
+    """Return a case whose random numbers are stored, and the tensors to store: what a generator gave.
+
+    The tensors are float64, one a field, named like "gates.fgate".
+    """
+    stored: dict[str, Any] = {}
+    kept = {
+        name: _told(part, name, case, stored) if isinstance(part, (Gates, Cotangent)) else part
+        for name, part in case.items()
+    }
+    return kept, stored
+
+
+def _told(part: Any, name: str, case: Case, stored: dict[str, Any]) -> Any:
+    shape = case["gates"].shape
+    full = shape if isinstance(part, Gates) else (*shape, shape[-1])
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Background) and random(value):
+            key = f"{name}.{field.name}"
+            stored[key] = np.ascontiguousarray(value.fill(full))
+            part = replace(part, **{field.name: Stored(TENSORS, key)})
+    return part
+
+
+def random(background: Background) -> bool:
+    """Return whether a background holds numbers of a generator, or of another file."""
+    inner = (getattr(background, f.name) for f in fields(background))  # type: ignore[arg-type]
+    drawn = isinstance(background, (Normal, Palette, Stored))
+    return drawn or any(random(x) for x in inner if isinstance(x, Background))

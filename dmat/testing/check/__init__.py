@@ -1,0 +1,1 @@
+"""`dmat check`: does a kernel keep every law that its contract implies?"""

@@ -1,0 +1,213 @@
+"""The report of a check: records in, one verdict per implementation out, as a table and as JSON.
+
+The JSON is a Report; its schema is report.schema.json beside this file. "sound": every law that the contract
+implies was run and held. "broken": a law does not hold. "error": some law that the contract implies was not
+run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dmat.testing.check.plan import Plan, subject_ids
+from dmat.testing.interpret.choice import caveat
+from dmat.testing.output import in_places, near, plain, written
+from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, read_line, text_of
+
+OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
+
+
+NOT_REACHED = "not reached: the run stopped before it was done"
+
+
+def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Report]:
+    """Return a report per implementation from the plugin's JSON lines.
+
+    Each law x implementation x dtype x device of the plan gets a record, as "not run" where none came.
+    first: the run was told to stop at the first broken law; the rest of what broke it was not promised.
+    """
+    came: dict[tuple[str, ...], dict[str, Record]] = {}
+    lost = set()
+    for line in map(read_line, lines):
+        if isinstance(line, Lost):
+            lost.add(line.nodeid.rpartition("::")[2])
+        else:
+            came.setdefault((line.law, line.implementation, line.dtype, line.device), {})[line.part] = line
+    reports = []
+    contracts = {subject.implementation: subject.contract for subject in plan.subjects}
+    kinds = {subject.implementation: subject.kind for subject in plan.subjects}
+    for name, contract in contracts.items():
+        places = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
+        keys = [(law, name, *place) for law in plan.laws[kinds[name]] for place in places]
+        records = [_record(key, came.get(key, {}), lost) for key in keys]
+        if first and any(r.status == "failed" for r in records):
+            records = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in records]
+        reports.append(Report.of(name, contract, records))
+    return reports
+
+
+def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[str]) -> LawRecord:
+    """Return the record of a law from those of its parts: the worst of them, if none is missing."""
+    law, implementation, dtype, device = key
+    came = list(parts.values())
+    sums: dict[str, Any] = {
+        "examples": sum(r.examples for r in came),
+        "worst": max((r.worst for r in came if r.worst is not None), default=None),
+        "seconds": round(sum(r.seconds for r in came), 3),
+    }
+    if any(f"test_law_{law}[{name}]" in lost for name in subject_ids(implementation, dtype, device)):
+        died = f"{law}: the process died while it called {implementation}, {dtype} on {device}"
+        return LawRecord(
+            law, implementation, dtype, device, status="failed", reason=died, ended="died", **sums
+        )
+    for status in ("failed", "not run", "known", "passed"):
+        for r in came:
+            whole = "all" in parts or {"ladder", "search"} <= set(parts)
+            if r.status == status and (status != "passed" or whole):
+                return LawRecord(law, implementation, dtype, device, **_of_a_part(r), **sums)
+    return Unreached(law, implementation, dtype, device, reason=NOT_REACHED, **sums)
+
+
+def _of_a_part(record: Record) -> dict[str, Any]:
+    """Return what the record of a law has from that of the part that decides."""
+    return {name: getattr(record, name) for name in OF_A_PART}
+
+
+def exit_code(reports: Sequence[Report]) -> int:
+    """0: every law held. 1: a law is broken. 2: some law could not be checked, and none is broken."""
+    verdicts = {report.verdict for report in reports}
+    return 1 if "broken" in verdicts else 2 if "error" in verdicts or not verdicts else 0
+
+
+def write_json(reports: Sequence[Report], file: Path) -> None:
+    """Write one report as an object, several as a list; whole or not at all."""
+    written(text_of(reports[0] if len(reports) == 1 else list(reports), indent=2), file)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the matrix law x dtype, each broken law with its smallest case, and the verdict.
+
+    Of a target that cannot be called in any dtype, one line; in some dtypes, one line of those.
+    """
+    uncallable, whole = report.uncallable(), report
+    report = report.only_callable()
+    if uncallable and not report.laws:
+        reason = next(iter(uncallable.values()))
+        plain(console, f"COULD NOT BE CHECKED: {report.implementation} {reason}")
+        _show_rest(report, console)
+        return
+    console.print(_matrix(report))
+    reasons = sorted({f"{r.law}: {r.reason}" for r in report.laws if _excluded(r)})
+    if reasons:
+        console.print("not run, with the reason:", style="dim")
+        for reason in _grouped(reasons):
+            console.print(f"  {reason}", style="dim", markup=False, highlight=False)
+    if uncallable:
+        plain(console, f"not run: {in_places(uncallable)}: {next(iter(uncallable.values()))}")
+    unreached = sum(isinstance(r, Unreached) for r in report.laws)
+    if unreached:
+        plain(console, f"{unreached} checks not reached: the run stopped before")
+    for record in [r for r in report.unfinished() if not isinstance(r, Unreached)]:
+        plain(console, f"not run: {record.law} ({record.dtype}): {record.reason}")
+    for record in [r for r in report.laws if r.status == "known"]:
+        plain(console, f"known: {record.law} ({record.dtype}): {record.reason}")
+    _show_broken(report, console)
+    plain(console, _verdict_line(whole))
+    _show_rest(whole, console)
+
+
+def _show_rest(report: Report, console: Console) -> None:
+    if report.interpreter is not None:
+        plain(console, caveat(report.interpreter))
+    for line in _wider(report):
+        plain(console, line)
+
+
+def _wider(report: Report) -> list[str]:
+    """Return the lines that say whether a promise was never made, or a bug was found."""
+    found, fused = report.stands_under, "reads" in report.contract
+    if found is None:
+        return []
+    if found.outcome == "unfinished":
+        return ["Whether it stands under a wider contract was not searched to the end."]
+    if found.outcome == "none":
+        same = " that reads the same from the same arguments" if fused else ""
+        return [f"No contract{same} admits it: this is a bug."]
+    lines = ["It stands under a wider contract, which promises less:", f"  {found.decorator}"]
+    wrong = ", ".join(found.wrong_in)
+    return [*lines, f"In {wrong} no contract admits it: there it is a bug."] if wrong else lines
+
+
+def _excluded(record: LawRecord) -> bool:
+    return record.status == "not run" and not record.promised and not isinstance(record, Unreached)
+
+
+def _grouped(reasons: list[str]) -> list[str]:
+    """Return one line a reason, with the laws it keeps from running."""
+    by_reason: dict[str, list[str]] = {}
+    for reason in reasons:
+        law, _, why = reason.partition(": ")
+        by_reason.setdefault(why, []).append(law)
+    return [f"{why}: {', '.join(names)}" for why, names in by_reason.items()]
+
+
+def _matrix(report: Report) -> Table:
+    """One row a law, one column a dtype and device; a number is the worst error over its bound."""
+    places = list(dict.fromkeys((r.dtype, r.device) for r in report.laws))
+    many = len({device for _, device in places}) > 1
+    table = Table(title=Text(report.implementation), title_justify="left", box=None, pad_edge=False)
+    table.add_column("law", no_wrap=True)
+    for dtype, device in places:
+        table.add_column(f"{dtype} {device}" if many else dtype, justify="right", no_wrap=True)
+    cells = {(r.law, r.dtype, r.device): r for r in report.laws}
+    for law in dict.fromkeys(r.law for r in report.laws if not isinstance(r, Unreached)):
+        table.add_row(law, *(_cell(cells[law, *place]) for place in places))
+    return table
+
+
+def _cell(record: LawRecord) -> Text:
+    if record.status == "passed":
+        return Text("ok" if record.worst is None else f"ok {record.worst:.2f}", style="green")
+    if record.status == "failed":
+        return Text("FAILED", style="bold red")
+    if record.status == "known":
+        return Text("known", style="yellow")
+    return Text("" if isinstance(record, Unreached) else "not run", style="dim")
+
+
+def _show_broken(report: Report, console: Console) -> None:
+    """Print each broken law once in full; of its other dtypes, the case alone."""
+    by_law: dict[str, list[LawRecord]] = {}
+    for record in report.broken():
+        by_law.setdefault(record.law, []).append(record)
+    for first, *others in by_law.values():
+        plain(console, "")
+        plain(console, first.reason)
+        for other in others:
+            case = (other.case or other.reason).replace("\n", "; ")
+            plain(console, f"  also in {other.dtype} on {other.device}: {case}")
+            if other.folder:
+                plain(console, f"    kept: {near(Path(other.folder))}")
+
+
+def _verdict_line(report: Report) -> str:
+    ran = [r for r in report.laws if r.status in ("passed", "failed")]
+    examples = sum(r.examples for r in ran)
+    known = sum(r.status == "known" for r in report.laws)
+    if report.verdict == "sound":
+        but = f", but for {known} known not to hold" if known else ""
+        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws{but} ({examples} examples)"
+    if report.verdict == "broken":
+        names = ", ".join(dict.fromkeys(r.law for r in report.broken()))
+        return f"\nBROKEN: {report.implementation} breaks {names}"
+    return (
+        f"\nCOULD NOT BE CHECKED: {report.implementation}: {len(report.unfinished())} laws that its"
+        f" contract implies were not run"
+    )

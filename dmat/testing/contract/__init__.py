@@ -1,0 +1,27 @@
+"""What an implementation promises: docs/spec.md section 6, one field a promise.
+
+A bare function promises the strictest default of every field. `@implementation(...)` states others.
+"""
+
+from dmat.testing.contract.attached import AnyContract, contract_of, implementation
+from dmat.testing.contract.dtilde import Contract
+from dmat.testing.contract.fused import FusedContract
+from dmat.testing.contract.names import DEVICES, DTILDE, DTYPES, FUSED, SPECIAL_VALUES, TF32, TRANSFORMS
+from dmat.testing.contract.rows import relaxations, rows
+
+__all__ = [
+    "DEVICES",
+    "DTILDE",
+    "DTYPES",
+    "FUSED",
+    "SPECIAL_VALUES",
+    "TF32",
+    "TRANSFORMS",
+    "AnyContract",
+    "Contract",
+    "FusedContract",
+    "contract_of",
+    "implementation",
+    "relaxations",
+    "rows",
+]

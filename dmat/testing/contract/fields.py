@@ -1,0 +1,292 @@
+"""Every promise: one row each, with its default, its check, and its line of help.
+
+A new promise is one row: in Rounding, Inputs or Conduct for both kinds of kernels, in Masked, Derivatives or
+Call for D~ alone, in Fused for fused kernels alone. Contract and FusedContract are made of these classes.
+Fused has its own row of a promise of both kinds where that differs for fused kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dmat.testing.contract import checks
+from dmat.testing.contract.checks import flag, one_of, optional, subset
+from dmat.testing.contract.names import DEVICES, DTYPES, GATE_LAYOUTS, READS, SPECIAL_VALUES, TRANSFORMS
+from dmat.testing.contract.rows import row
+
+GAVE_UP = (True, False)
+HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
+MASKED_COTANGENTS = ("ignored", "summed")
+GRAD_SCOPES = ("rectangle", "suffix", "prefix")  # of the last two neither is the stricter
+ANY_K = (1, 4, 16)
+
+WITHOUT = "contract: {name} without {wanted!r}"
+NOT_STATED = "contract: {name} not stated"
+QUOTED = 'contract: {name}="{value}"'
+
+# Both kinds
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far it rounds, and where it runs."""
+
+    error_scope: str | int = row(
+        "window",
+        checks.error_scope,
+        'whose magnitudes the error may grow with: "window", an integer C (chunks of C), '
+        '"prefix" (differences of cumulative sums), "sequence"',
+        relaxations=("window", 16, 32, 64, 128, "prefix", "sequence"),
+    )
+    accumulates_in: Any = row(
+        None,
+        checks.accumulates_in,
+        'the format summed in, a floor: "float32" means promote(dtype, float32) or better; a mapping holds a '
+        "dtype to just that format; None: float32, float64 for float64",
+        relaxations={
+            "float64": ("float64", "float32"),
+            "bfloat16": ("float32", "bfloat16"),
+            "float16": ("float32", "float16"),
+        },
+    )
+    dtypes: tuple[str, ...] = row(
+        DTYPES, checks.dtypes, "the dtypes that it takes", reason="contract: {name} without {wanted}"
+    )
+    devices: tuple[str, ...] | None = row(
+        None,
+        optional(subset(*DEVICES)),
+        "the devices that it takes; None: the CPU, and CUDA where there is one",
+        reason=WITHOUT,
+    )
+
+    def accumulator(self, dtype: str) -> str:
+        """Return the name of the format that this dtype is summed in."""
+        return checks.accumulators(self.accumulates_in)[dtype]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Which gates it takes."""
+
+    special_values: tuple[str, ...] = row(
+        SPECIAL_VALUES,
+        subset(*SPECIAL_VALUES),
+        'which of "-inf", "+inf", "nan" its gates may hold',
+        relaxations=dict.fromkeys(SPECIAL_VALUES, GAVE_UP),
+        reason=WITHOUT,
+    )
+    zero_length: bool = row(True, flag, "B, NH, S may be 0", relaxations=GAVE_UP)
+    seq_multiple_of: int = row(1, checks.positive, "S is a multiple of it")
+    max_seq: int | None = row(None, optional(checks.positive), "the longest S; None: any")
+
+    def _require_consistent(self) -> None:
+        if self.max_seq is not None and self.max_seq < self.seq_multiple_of:
+            raise ValueError(
+                f"max_seq is {self.max_seq}; expected at least seq_multiple_of = {self.seq_multiple_of}"
+            )
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What holds of its sums and its bits."""
+
+    exact_sums: bool = row(
+        True, flag, "sums of integers are exact (not so when rescaled to base 2)", relaxations=GAVE_UP
+    )
+    deterministic: bool = row(True, flag, "the same call gives the same bits", relaxations=GAVE_UP)
+    gates: str = row(
+        "relative",
+        one_of("relative", "absolute"),
+        '"relative", or "absolute" where log sigmoid keeps an absolute error only (log(1 + exp))',
+        relaxations=("relative", "absolute"),
+    )
+
+
+# D~ alone
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What it does with cotangents above the diagonal."""
+
+    masked_cotangent: str = row(
+        "ignored",
+        one_of(*MASKED_COTANGENTS),
+        '"ignored", or "summed" where the input gate\'s gradient sums all rows of G',
+    )
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Which derivatives it has."""
+
+    differentiable: bool = row(True, flag, "it has gradients", off=False)
+    forward_mode: bool = row(
+        True, flag, "forward mode is right, or refused with an error", relaxations=GAVE_UP
+    )
+    second_order: bool = row(
+        True, flag, "second derivatives are right, or refused with an error", relaxations=GAVE_UP
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """How it is called, and what it claims beyond the strictest default."""
+
+    gate_layout: str = row(
+        "B NH S 1", one_of(*GATE_LAYOUTS), 'the axes of its gates: "B NH S 1", "B NH S" or "B S NH"'
+    )
+    transforms: tuple[str, ...] = row(
+        (),
+        subset(*TRANSFORMS),
+        'which of "compile", "vmap", "export", "autocast" it promises the same answer under',
+        reason=WITHOUT,
+    )
+    peak_memory: float | None = row(
+        None,
+        optional(checks.number),
+        "CUDA memory at the peak of a call and its backward, beyond inputs and output, at most so many times "
+        "the output's own; None: not stated",
+        off=None,
+        reason=NOT_STATED,
+    )
+
+
+# Fused kernels alone
+
+
+@dataclass(frozen=True)
+class Fused(Conduct, Inputs, Rounding):
+    """How D~ stands in a fused kernel, its arguments, and how far it rounds."""
+
+    error_scope: str | int = row(
+        "window",
+        checks.fused_error_scope,
+        'as for D~: "window", a chunk size or "prefix"; chunks are counted from the start of each call, and '
+        "of each packed sequence",
+        relaxations=("window", 4, 8, 16, 32, 64, 128, "prefix"),
+    )
+    accumulates_in: Any = row(
+        None,
+        checks.accumulates_in,
+        "the format summed in, as for D~: a floor, or a mapping from dtype to format",
+        relaxations=(None, HALVES),
+    )
+    dtypes: tuple[str, ...] = row(
+        ("float32", "bfloat16", "float16"), checks.dtypes, "the dtypes of q, k, v that it takes"
+    )
+    special_values: tuple[str, ...] = row(
+        (), checks.resets, 'which of "-inf" (a reset), "nan" its gates may hold', reason=WITHOUT
+    )
+    zero_length: bool = row(False, flag, "B, NH, S may be 0")
+
+    reads: str = row(
+        "linear",
+        one_of(*READS),
+        "; ".join(f'"{name}", {form.formula}' for name, form in READS.items()),
+    )
+    gate: str = row(
+        "log",
+        one_of("log", "preact", "fixed"),
+        '"log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", it takes neither',
+        off="fixed",
+        reason=QUOTED,
+    )
+    igate: bool = row(False, flag, "it takes an input gate", off=False)
+    fixed: Callable[[int], Any] | None = row(
+        None, checks.anything, 'a function NH -> l, a number a head, with gate="fixed"'
+    )
+    weight: str | None = row(
+        None,
+        optional(one_of("dt", label="{name} (or None)")),
+        '"dt" where the source is weighted by -l (Mamba with A = -1)',
+    )
+    scale: float | str = row(1.0, checks.scale, "a number, or an expression in K")
+    layout: str = row("BHSD", one_of("BHSD", "BSHD"), 'the axes of q, k, v: "BHSD" or "BSHD"')
+    states: str | None = row(
+        None,
+        optional(checks.keyword),
+        "the name of the keyword that takes a state; fn then returns (o, state)",
+        off=None,
+        reason=NOT_STATED,
+    )
+    packed: str | None = row(
+        None,
+        optional(checks.keyword),
+        "the name of the keyword that takes the ends of packed sequences",
+        off=None,
+        reason=NOT_STATED,
+    )
+    keys: str = row(
+        "any", one_of("any", "orthonormal"), '"any", or "orthonormal" keys alone, for delta rules'
+    )
+    positive: bool = row(False, flag, "values must be above 0 (log-space scans)")
+    K: int | tuple[int, ...] = row(
+        ANY_K, checks.sizes, "the sizes of q, k that it takes: a tuple, or an int: it and 4 times it"
+    )
+    V: int | tuple[int, ...] = row(
+        1, checks.sizes, "the sizes of v that it takes: a tuple, or an int: any multiples of it"
+    )
+    V_equals_K: bool = row(False, flag, "v must have the size of q and k")
+    lengths: tuple[int, ...] | None = row(
+        None,
+        optional(checks.lengths),
+        "the only S to try; None: see seq_multiple_of, min_seq, max_seq, zero_length",
+    )
+    min_seq: int = row(1, checks.positive, "the shortest S")
+    i_range: tuple[float, float] = row((-8.0, 8.0), checks.i_range, "(lowest, highest) of the input gate")
+    l_min: float | None = row(
+        None,
+        optional(checks.l_min),
+        "the least log gate; None: any",
+        relaxations=(None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what is left by sums in an exponent
+    )
+    gate_dtype: Any = row(None, optional(checks.dtype_name), "the dtype of the gates; None: that of q, k, v")
+    output_dtype: Any = row(
+        None, optional(checks.dtype_name), "the dtype of the output; None: that of q, k, v"
+    )
+    multiplies_in: Any = row(
+        None,
+        checks.multiplies_in,
+        'what operands of products are rounded to: a format, "input" (that of q, k, v; tf32 for float32), '
+        '"tf32", or one by dtype; None: the accumulator\'s format',
+        relaxations=(None, HALVES, "input"),
+    )
+    factors: str | int = row(
+        "steps",
+        checks.factors,
+        'how many exponentials are multiplied into one E: "one", a chunk size, or "steps"',
+    )
+    grad_scope: str | None = row(
+        None,
+        optional(one_of(*GRAD_SCOPES)),
+        '"rectangle"; "suffix" where gradients are reverse cumulative sums of row minus column sums; '
+        '"prefix" where they are cumulative sums of column minus row sums; None: "rectangle" for '
+        'error_scope="window", else "suffix"',
+        relaxations=GRAD_SCOPES[:2],
+    )
+    gradient: str = row(
+        "full",
+        one_of("full", "truncated", "none"),
+        '"full", "truncated" (mLSTM: the normaliser held constant), "none"',
+        relaxations=("full", "truncated"),
+        off="none",
+        reason=QUOTED,
+    )
+    eps: float = row(
+        0.0,
+        checks.eps,
+        "what is added to the normaliser after the stabiliser",
+        reason="contract: {name}={value:g}",
+    )
+    homogeneous: bool = row(True, flag, "2 v gives 2 o, bit for bit", relaxations=GAVE_UP)
+    causal: str = row(
+        "bits",
+        one_of("bits", "bound"),
+        '"bits", or "bound" where rounding may depend on later rows',
+        relaxations=("bits", "bound"),
+        reason=QUOTED,
+    )
+    strided: bool = row(True, flag, "q, k, v may have any strides", relaxations=GAVE_UP)

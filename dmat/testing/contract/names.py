@@ -1,0 +1,77 @@
+"""The names that contracts and commands use: kinds of kernels, dtypes, devices. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmat.testing.errors import SelectionError, TargetError
+
+DTILDE, FUSED = "D~", "fused"  # what a kernel computes: D~ itself, or an operator in which it stands
+
+
+DTYPES = ("float32", "bfloat16", "float64", "float16")
+
+
+DEVICES = ("cpu", "cuda")
+
+
+SPECIAL_VALUES = ("-inf", "+inf", "nan")
+
+
+GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
+
+
+TRANSFORMS = ("compile", "vmap", "export", "autocast")
+
+
+TF32 = "tf32"  # what a tensor core keeps of a float32 operand
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kind of operator computes, as help() says it, and what it may take beside q, k, v and l.
+
+    weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, else "".
+    """
+
+    formula: str
+    weighted: bool = False
+    without_igate: str = ""
+
+
+# The kinds of operator; dmat/testing/oracle/reads.py has a class for each.
+READS = {
+    "linear": Form("o = sum of a v", weighted=True),
+    "mlstm": Form("that over max(|n|, 1), n the sum of a"),
+    "softmax": Form(
+        "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
+        without_igate="forgetting attention has none",
+    ),
+}
+
+
+FORMS = "package.module:function or path/to/file.py:function"
+
+
+def parted(target: str) -> tuple[str, str]:
+    """Return the module or file that TARGET names, and the attribute. TargetError if it names none."""
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where or not attribute:
+        raise TargetError(f"TARGET is {target!r}; expected {FORMS}")
+    if where.endswith(".py") and not Path(where).resolve().is_file():
+        raise TargetError(f"TARGET is {target!r}; there is no file {where}")
+    return where, attribute
+
+
+def require_known(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> None:
+    """Raise TargetError for what names no file or module, SelectionError for an unknown device or dtype."""
+    for target in targets:
+        parted(target)
+    for device in devices:
+        if device not in DEVICES:
+            raise SelectionError(f"device is {device!r}; expected {' or '.join(DEVICES)}")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")

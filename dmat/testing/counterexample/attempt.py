@@ -1,0 +1,116 @@
+"""A counterexample tried again, in this process: dmat.testing.counterexample.replay starts one for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmat.strategies import Gates
+from dmat.testing.case_file import case_of, read
+from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
+from dmat.testing.errors import CaseError, Refused
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.load import load
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.processes import Tell
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import LawBroken
+
+LEAST_TRIES = 2  # once in a process that has made no call, once in one that has
+TRIES, SECONDS_OF_TRIES = 100, 2.0  # until a case that holds is fixed: some kernels fail by chance
+
+
+def attempts(files: Sequence[Path], wanted: Wanted, tell: Tell) -> Iterator[Outcome]:
+    """Yield what becomes of each case. tell: is told None before each case and each try of it."""
+    torch.set_num_threads(1)
+    implementation = None if wanted.target is None else load(wanted.target)
+    for file in files:
+        tell(None)
+        yield _outcome(file, implementation, wanted, tell)
+
+
+def _outcome(file: Path, implementation: Any, wanted: Wanted, tell: Tell) -> Outcome:
+    try:
+        told = read(file)
+        case = case_of(told.case, file.parent)
+    except CaseError as error:
+        return Outcome(file, COULD_NOT, str(error))
+    if implementation is None:
+        implementation = next((i for i in BUILTIN if i.name == told.implementation), None)
+    if implementation is None:
+        why = f"pass --impl TARGET: the case is of {told.implementation}, which is not imported by itself"
+        return Outcome(file, COULD_NOT, why)
+    torch.manual_seed(told.seed)
+    dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
+    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: tell(None)))
+
+
+def tried(
+    law: str,
+    implementation: Any,
+    dtype: str,
+    device: str,
+    case: Any,
+    before: Callable[[], None] = lambda: None,
+) -> tuple[str, str]:
+    """Try a law on a case, in this process, TRIES times as far as time allows; return the status, and why.
+
+    before: called before each try.
+    """
+    try:
+        entry = law_named(law, implementation.kind)
+    except KeyError:
+        return COULD_NOT, f"there is no law {law!r}"
+    if dtype not in implementation.contract.dtypes:
+        return COULD_NOT, f"{implementation.name} does not promise {dtype}"
+    if device not in implementation.devices:
+        return (
+            COULD_NOT,
+            f"{implementation.name} does not promise {device}, or this machine has none: see --device",
+        )
+    subject = subject_of(implementation, dtype, device)
+    case = in_dtype(case, subject.domain.dtype)
+    until = time.monotonic() + SECONDS_OF_TRIES
+    try:
+        reason = entry.why_not(subject, case)
+        for number in range(TRIES if reason is None else 0):
+            if number < LEAST_TRIES or time.monotonic() < until:
+                before()
+                entry.check(subject, **case)
+                _other_call(subject, case)
+    except LawBroken as broken:
+        reason = None if broken.finding.index else _uncallable(implementation, dtype, device)
+        return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
+    except Refused as refusal:
+        return COULD_NOT, str(refusal)
+    except Exception as error:  # a law at a loss accuses nobody
+        return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
+    return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
+
+
+def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
+    """Return why the plainest call cannot be made, or None; None, too, where the case broke the device."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return None
+    return subject_of(implementation, dtype, device).uncallable
+
+
+def _other_call(subject: Any, case: Any) -> None:
+    """Call the kernel on other gates of the same shape: it may answer by what it answered before."""
+    if "gates" in case:
+        with suppress(LawBroken):
+            subject.answer(case, subject.other_gates(case["gates"]))
+
+
+def in_dtype(case: Any, dtype: str) -> Any:
+    """Return the case with its gates in another dtype, rounded anew."""
+    return {n: replace(part, dtype=dtype) if isinstance(part, Gates) else part for n, part in case.items()}

@@ -1,0 +1,75 @@
+"""Failing cases in Hypothesis' example database: what broke a law in one run is what the next tries first.
+
+Each stands there under a key of ours, as a line of JSON (dmat.testing.case_file): it outlives a version of
+Hypothesis and the name of a test, and means the same on another machine.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from hypothesis.database import ExampleDatabase
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import LARGEST_FILE, Parts, case_of, encoded
+from dmat.testing.contract.names import DEVICES
+from dmat.testing.errors import CaseError
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+
+NOWHERE = Path(os.devnull)  # a database has no tensors beside its lines
+
+
+def key(law: str, implementation: str, dtype: str, device: str) -> bytes:
+    """Return the key under which these cases stand."""
+    return f"dmat case: {law} {implementation} {dtype} {device}".encode()
+
+
+def remember(
+    database: ExampleDatabase | None, law: str, implementation: str, dtype: str, device: str, case: Case
+) -> None:
+    """Save a case that breaks the law there; one that needs tensors of a file stays where these are."""
+    line = encoded(case).encode()
+    if database is not None and _read(line) is not None:
+        database.save(key(law, implementation, dtype, device), line)
+
+
+def forget(
+    database: ExampleDatabase | None, law: str, implementation: str, dtype: str, device: str, case: Case
+) -> None:
+    """Delete a case that holds there, however it was written. What failed on another device stays."""
+    if database is None:
+        return
+    where, line = key(law, implementation, dtype, device), encoded(case)
+    for value in list(database.fetch(where)):
+        told = _read(value)
+        if told is not None and encoded(told) == line:
+            database.delete(where, value)
+
+
+def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> list[Case]:
+    """Return the cases that broke the law on any device, those of the subject's own first, shortest first.
+
+    One that cannot be read, or that the contract does not allow, is passed over.
+    """
+    if database is None:
+        return []
+    found: dict[str, Case] = {}
+    for device in sorted(DEVICES, key=lambda device: device != subject.device):
+        where = key(entry.name, subject.implementation.name, subject.dtype, device)
+        for value in sorted(set(database.fetch(where)), key=lambda value: (len(value), value)):
+            case = _read(value)
+            if case is not None and entry.why_not(subject, case) is None:
+                found.setdefault(encoded(case), case)
+    return list(found.values())
+
+
+def _read(line: bytes) -> Case | None:
+    """Return the case of a line, or None where it is none: others may write in a database too."""
+    if len(line) <= LARGEST_FILE:
+        with suppress(CaseError, msgspec.MsgspecError, RecursionError, ValueError):
+            return case_of(msgspec.json.decode(line, type=Parts), NOWHERE)
+    return None

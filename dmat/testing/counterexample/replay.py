@@ -1,0 +1,99 @@
+"""Counterexamples tried again: still broken, fixed, or could not be run; and kept in a corpus.
+
+The law and the case decide, and nothing else: no name of a test, no source, no version of Hypothesis. Cases
+are tried in a process of their own, for a kernel may kill it or never return. What a case file names is shown
+and never imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, Outcome, Wanted
+from dmat.testing.errors import CannotRun, CaseError, Died, OutOfTime
+from dmat.testing.interpret.choice import caveat, told
+from dmat.testing.processes import Tell, apart
+
+FILE = "case.json"
+SECONDS = 60.0  # a try may take
+STARTING = 120.0  # seconds until torch and the kernel must be imported
+
+
+def found(path: Path) -> list[Path]:
+    """Return the case files of a path: itself, that of a folder, or all below it."""
+    if path.is_dir():
+        return [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE))
+    return [path] if path.is_file() else []
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """1: some case is still broken. 2: none is, but some could not be run. 0: all are fixed."""
+    statuses = {outcome.status for outcome in outcomes}
+    return 1 if BROKEN in statuses else 2 if COULD_NOT in statuses or not statuses else 0
+
+
+def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> list[Outcome]:
+    """Try the cases of these files again; the process is replaced where one of them ends it."""
+    outcomes: list[Outcome] = []
+    trying = False
+
+    def heard(told: Outcome | None) -> float:
+        nonlocal trying
+        trying = told is None
+        if told is not None:
+            outcomes.append(told)
+        return seconds
+
+    while len(outcomes) < len(files):
+        left, trying = files[len(outcomes) :], False
+        try:
+            apart(_replay_here, left, wanted, heard=heard, seconds=STARTING)
+        except (Died, OutOfTime) as end:
+            late = isinstance(end, OutOfTime)
+            if trying:
+                what = f"no result in {seconds:.0f} s" if late else f"the process died: {end}"
+                outcomes.append(Outcome(files[len(outcomes)], BROKEN, what))
+            else:
+                what = f"no end in {STARTING:.0f} s" if late else str(end)
+                outcomes += [Outcome(file, COULD_NOT, f"importing the kernel: {what}") for file in left]
+        except RuntimeError as error:  # the TARGET is none
+            outcomes += [Outcome(file, COULD_NOT, str(error).partition(": ")[2]) for file in left]
+    return outcomes
+
+
+def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
+    """Tell None before each case and each try of it, and its outcome after it."""
+    from dmat.testing.counterexample.attempt import attempts
+
+    for outcome in attempts(files, wanted, tell):
+        tell(outcome)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Replay, print what became of each case, and return the exit code."""
+    for path in options.paths:
+        if not found(path):
+            raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")
+    files = list(dict.fromkeys(file for path in options.paths for file in found(path)))
+    outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
+    for outcome in outcomes:
+        first, *others = outcome.text.splitlines()
+        print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
+    interpreter = told()
+    if interpreter is not None:
+        print(caveat(interpreter))
+    if options.keep:
+        _keep(files, options.corpus)
+    return exit_code(outcomes)
+
+
+def _keep(files: Sequence[Path], corpus: Path) -> None:
+    from dmat.testing.counterexample.folder import keep
+
+    try:
+        for home in keep(files, corpus):
+            print(f"kept: {home}")
+    except CaseError as error:
+        raise CannotRun(f"nothing was kept: {error}") from None

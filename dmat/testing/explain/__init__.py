@@ -1,0 +1,1 @@
+"""What does dmat say of a broken law?"""

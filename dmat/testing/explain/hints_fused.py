@@ -1,0 +1,144 @@
+"""Name the likeliest misunderstanding: the contract under which a fused kernel's result is right.
+
+Each is a hypothesis, and is told only where it accounts for every entry: of the smallest case, and of the
+same case made longer, where that breaks the law too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.contract import FusedContract
+from dmat.testing.contract.fields import HALVES
+from dmat.testing.contract.written import SCOPES, fields_written
+from dmat.testing.kernel.fused import NAMES
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.oracle.fused import Pulled, Truth
+from dmat.testing.verdict.finding import Evidence, Expected, Look, as_array
+
+# What is computed in another way than was stated; what is computed as stated, but with less care.
+OTHER_READINGS: tuple[dict[str, Any], ...] = (
+    {"scale": "K**-0.5"},
+    {"scale": 1.0},
+    {"scale": "K**-1"},
+    {"gate": "preact"},
+    {"gate": "log"},
+    {"weight": "dt"},
+    {"weight": None},
+    {"reads": "mlstm"},
+    {"reads": "linear"},
+    {"gradient": "truncated"},
+)
+LESS_CARE: tuple[dict[str, Any], ...] = (
+    {"gates": "absolute"},
+    {"grad_scope": "suffix"},
+    {"grad_scope": "prefix"},
+    *({"error_scope": scope} for scope in SCOPES if scope != "window"),
+    {"multiplies_in": HALVES},
+    {"accumulates_in": HALVES},
+    {"error_scope": "prefix", "multiplies_in": HALVES},
+    {"error_scope": "prefix", "accumulates_in": HALVES},
+)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A tensor of which a finding is one entry: the case it came of, and what the contract requires of it."""
+
+    case: Case
+    quantity: str
+    evidence: Evidence
+    own: Expected
+
+
+def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
+    """Return a line or two on what else the contract could have said, where that accounts for all."""
+    seen = [_seen(subject, look) for look in looks]
+    known = [one for one in seen if one is not None]
+    return _told(subject, known) if len(known) == len(looks) else []
+
+
+def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
+    """Return what a look shows, or None where the law has judged something else than one plain call."""
+    quantity, evidence = look.finding.quantity, look.finding.evidence
+    if evidence is None or set(look.case) != {"gates", "probe"}:
+        return None
+    own = _expected(subject, subject.contract, look.case, quantity)
+    if own is None or own.value.hi.shape != evidence.exact.shape:
+        return None
+    same = np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong])
+    return _Seen(look.case, quantity, evidence, own) if same else None
+
+
+def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
+    for fields in OTHER_READINGS if _tells(looks[0].evidence) else ():
+        if "gradient" in fields and not subject.reads.truncates:
+            continue
+        if _accounts(subject, looks, fields, differ=True):
+            own = {name: getattr(subject.contract, name) for name in fields}
+            told, stated = fields_written(fields), fields_written(own)
+            return [f"it is what {told} gives, and the contract says {stated}: is that meant?"]
+    for fields in LESS_CARE:
+        if _accounts(subject, looks, fields):
+            wider = " or a wider one" if isinstance(fields.get("error_scope"), int) else ""
+            told = f"it is within what {fields_written(fields)}{wider} allows:"
+            return [told, "if it is meant to compute so, the contract must say it (see dmat grade)."]
+    return []
+
+
+def _tells(evidence: Evidence) -> bool:
+    """Return whether the wrong values can tell readings apart: zeros fit many readings, bits fit none."""
+    return bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
+
+
+def _accounts(
+    subject: FusedSubject, looks: Sequence[_Seen], fields: dict[str, Any], *, differ: bool = False
+) -> bool:
+    """Return whether the contract with these fields allows every value. differ: and gives other values."""
+    try:
+        contract = replace(subject.contract, **fields)
+    except ValueError:  # they do not go together with the others
+        return False
+    if contract == subject.contract or ("gates" in fields and contract.gate != "preact"):
+        return False
+    return all(_allows(subject, contract, look, differ) for look in looks)
+
+
+def _allows(subject: FusedSubject, contract: FusedContract, look: _Seen, differ: bool) -> bool:
+    """Whether a contract allows the whole tensor."""
+    own, wrong = look.own, look.evidence.wrong
+    other = _expected(subject, contract, look.case, look.quantity)
+    assert other is not None  # what it is does not depend on the contract
+    apart = np.abs(own.value.hi - other.value.hi)[wrong]
+    if differ and not (apart > own.bound.bound[wrong]).any():
+        return False
+    return _within(look.evidence, other)
+
+
+def _within(evidence: Evidence, expected: Expected) -> bool:
+    judged = evidence.judged & ~expected.bound.free
+    computed = evidence.computed[judged]
+    if not np.isfinite(computed).all() or not judged[evidence.wrong].all():
+        return False
+    error = np.abs(computed - expected.value.hi[judged])
+    return bool((error <= expected.bound.bound[judged] + expected.slack[judged]).all())
+
+
+def _expected(subject: FusedSubject, contract: FusedContract, case: Case, quantity: str) -> Expected | None:
+    """Return what a contract requires of a quantity; None of one that is none of a call's results."""
+    inputs = subject.inputs(case["gates"], case["probe"])
+    rounding = FusedRounding.of(contract, subject.dtype)
+    truth = Truth(contract, subject.seen(inputs))
+    if quantity == "o":
+        return subject.output_of(truth, contract, rounding)
+    names = {subject.gradient_name(name): name for name in NAMES}
+    if quantity not in names:
+        return None
+    pulled = Pulled(truth, as_array(subject.cotangent(inputs, case["probe"])))
+    return subject.gradient_of(pulled, names[quantity], FusedBounds(truth, contract, rounding))

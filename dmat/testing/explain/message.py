@@ -1,0 +1,175 @@
+"""The message of a broken law: what, where, by how much, which entries, on which case, and what next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dmat.reference import masked_cumulative_sum
+from dmat.strategies import Cotangent, Gates
+from dmat.strategies.recipes.recipe import Case, shown
+from dmat.strategies.shrinking.steps import shaped
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.errors import DidNotEnd
+from dmat.testing.explain.decays import read_out
+from dmat.testing.explain.hints_dtilde import explanation
+from dmat.testing.explain.hints_fused import explanation as of_fused
+from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.verdict.finding import Finding, LawBroken, Look, as_array
+
+if TYPE_CHECKING:
+    from dmat.testing.law.law import Law
+
+INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
+Trying = Callable[[Case], AbstractContextManager[None]]
+
+DISPUTES: Mapping[str, Callable[[Any, Sequence[Look]], list[str]]] = {
+    DTILDE: lambda subject, looks: explanation(subject, looks[0].case, looks[0].finding),
+    FUSED: of_fused,
+}  # what an author may hold against an accusation, by kind of kernel
+LONGER = (64, 40, 24)  # lengths at which the same gates are looked at
+MOST_GATES = 8  # of a window that are shown
+
+
+def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | None:
+    """Return the same gates made longer, where they break the law too: a pattern shows only there.
+
+    trying: what is around every try. The subject's own record of errors is not touched.
+    """
+    inside, quiet = law.cases.inside, subject.in_dtype(subject.dtype)
+    gates = case.get("gates")
+    if inside is None or gates is None or 0 in gates.shape:
+        return None
+    B, NH, S = gates.shape
+    block = subject.contract.seq_multiple_of
+    for length in dict.fromkeys(n // block * block for n in LONGER):
+        if length < 2 * S:
+            continue
+        wider = shaped(case, (B, NH, length))
+        try:
+            if inside(wider, subject.domain):
+                with trying(wider):
+                    law.check(quiet, **wider)
+        except LawBroken as broken:
+            return Look(wider, broken.finding)
+        except DidNotEnd:
+            return None
+        except Exception:  # a refusal, or a recipe that cannot be so long
+            continue
+    return None
+
+
+def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, after: Sequence[str]) -> str:
+    """Return the message. looks: the smallest case, and the same made longer. after: the last lines."""
+    case, finding = looks[0].case, looks[0].finding
+    where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
+    lines = [
+        f"{law.name}: {law.statement}",
+        f"does not hold for {where}:",
+        *(f"  {line}" for line in finding.lines()),
+        *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(looks))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, looks))),
+        "on the case",
+        "  from dmat.strategies import *",
+        *(f"  {line}" for line in shown(case).splitlines()),
+    ]
+    lines += building(case, subject.device)
+    if not again:
+        lines.append(INCONSTANT)
+    return "\n".join([*lines, *after])
+
+
+def _disputed(subject: Subject, looks: Sequence[Look]) -> list[str]:
+    """Say what an author may hold against the accusation."""
+    return DISPUTES[subject.kind](subject, looks)
+
+
+def building(case: Case, device: str) -> list[str]:
+    """Return the lines that build the tensors of a case, where they depend on it alone."""
+    if "probe" in case or "gates" not in case:
+        return []
+    lines = [f"  igate_preact, fgate_preact = gates.build({device!r})"]
+    return lines + ([f"  G = cotangent.build(gates, {device!r})"] if "cotangent" in case else [])
+
+
+def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
+    """Return the lines; a finding is reported even if its explanation fails."""
+    try:
+        with np.errstate(all="ignore"):
+            return list(explain())
+    except Exception as error:
+        return [f"(no more can be said: {type(error).__name__}: {error})"]
+
+
+def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
+    """Say which entries fail, in the smallest case and in the longer one."""
+    for look in looks:
+        fitted = failing_entries(read_out(look.finding))
+        if fitted is not None:
+            gates = look.case.get("gates")
+            length = f" at S = {gates.shape[-1]}" if len(looks) > 1 and gates is not None else ""
+            yield f"wrong{length}: {fitted}"
+
+
+# The gates of the window, and what plain torch gives there
+
+
+def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
+    """Say what plain torch gives there in the same dtype, and which gates the entry reads."""
+    gates, evidence = case.get("gates"), finding.evidence
+    if gates is None or evidence is None:
+        return
+    B, NH, S = gates.shape
+    vector, matrix = (B, NH, S), (B, NH, S, S)
+    if finding.quantity == "D~" and evidence.computed.shape == matrix:
+        yield from _plain_torch(subject, case, finding)
+        b, h, t, s = finding.index
+        yield f"gates     {_gates(gates, (b, h), t, s)}"
+    if finding.quantity in ("di", "df") and evidence.computed.shape == vector and "cotangent" in case:
+        yield from _plain_torch(subject, case, finding)
+        b, h, k = finding.index
+        gate = gates.values()[finding.quantity == "df"][b, h, k].item()
+        name = "f[k]" if finding.quantity == "df" else "i[s]"
+        yield f"gates     {name} = {gate!r}"
+
+
+def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
+    """Return i[s] and f over the window, as far as they fit a line."""
+    igate, fgate = gates.values()
+    window = fgate[(*head, slice(s + 1, t + 1))].tolist()
+    told = f"i[{s}] = {igate[(*head, s)].item()!r}"
+    if not window:
+        return f"{told}, no forget gate"
+    if len(set(map(repr, window))) == 1 and len(window) > 1:
+        return f"{told}, f[{s + 1}..{t}] = {window[0]!r}"
+    many = ", ..." if len(window) > MOST_GATES else ""
+    some = ", ".join(map(repr, window[:MOST_GATES]))
+    return f"{told}, f[{s + 1}..{t}] = {some}{many}" if len(window) > 1 else f"{told}, f[{t}] = {some}"
+
+
+def _plain_torch(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
+    """Say what a masked cumulative sum in plain torch gives for this entry of these gates."""
+    value = float(_computed_by_plain_torch(case, finding.quantity)[finding.index])
+    exact = finding.evidence.exact[finding.index] if finding.evidence else np.nan
+    if finding.allowed and np.isfinite(value) and np.isfinite(exact):
+        times = f" (error {abs(value - exact) / finding.allowed:.2g} x the allowed)"
+    else:
+        times = ""
+    yield f"torch     {value!r}{times} by a masked cumulative sum in {subject.dtype}"
+
+
+def _computed_by_plain_torch(case: Case, quantity: str) -> Array:
+    igate, fgate = (gate.requires_grad_() for gate in case["gates"].dense())
+    output = masked_cumulative_sum(igate, fgate)
+    if quantity == "D~":
+        return as_array(output)
+    cotangent: Cotangent = case["cotangent"]
+    found = torch.autograd.grad(output, (igate, fgate), cotangent.build(case["gates"]).contiguous())
+    return as_array(found[quantity == "df"])[..., 0]

@@ -1,0 +1,1 @@
+"""What does a broken law look like?"""

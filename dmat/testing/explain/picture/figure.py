@@ -1,0 +1,358 @@
+"""A picture of a failure: exact, computed, and the error over what is allowed, side by side.
+
+`figure` builds a row of panels for each look, and `draw` saves it. D~ is drawn head by head as a matrix,
+rows t downwards, with igate along its upper edge and fgate along its left. A gradient is drawn as one band a
+head, beside the cotangent G whose column or rectangle it sums. The entry that the finding names is framed,
+and its window, the gates s+1 .. t, is marked along the edge. The mask, -inf above the diagonal, is hatched.
+No display is needed, and nothing of matplotlib's global state is touched.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path as Outline
+from matplotlib.patheffects import withStroke
+
+from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.explain.picture import colours
+from dmat.testing.explain.picture.colours import Rgba, Scale
+from dmat.testing.explain.picture.tiles import Box, Tiles
+from dmat.testing.explain.picture.view import View, gates_of, view_of
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.verdict.finding import Look
+
+WIDTH, DPI = 15.6, 100  # inches, pixels an inch
+LEFT, PANEL, APART, HIGHEST = (
+    0.85,
+    4.3,
+    0.6,
+    5.4,
+)  # inches: a panel, what is left beside it, its largest height
+HEADER, TITLE, BARS, LEGEND, WORDS = 0.95, 0.3, 0.95, 0.5, 3.6  # inches: heights
+INK, PAPER, HATCH = "#111111", "#ffffff", "#a8a8a8"
+
+
+# One panel
+
+
+def _boxes(axes: Axes, boxes: Sequence[Box], **style: Any) -> None:
+    """Draw the outlines of boxes, or hatch them, as one artist."""
+    unit = Outline.unit_rectangle()
+    corners = np.array(boxes)[:, None]
+    vertices = corners[..., :2] + corners[..., 2:] * unit.vertices
+    codes = np.tile(np.asarray(unit.codes), len(boxes))
+    axes.add_patch(PathPatch(Outline(vertices.reshape(-1, 2), codes), fill=False, **style))
+
+
+def _hatch(axes: Axes, tiles: Tiles, where: Mask, pattern: str, name: str) -> None:
+    """Hatch entries, `where` (tiles, T, S), all of them as one artist of this name."""
+    if where.any():
+        _boxes(axes, tiles.runs(where), hatch=pattern, edgecolor=HATCH, lw=0, gid=name)
+
+
+def _frame(axes: Axes, box: Box, name: str) -> None:
+    """Frame a box, dark on light, so that the frame is seen on any colour."""
+    halo = [withStroke(linewidth=4, foreground=PAPER)]
+    left, top, width, height = box
+    axes.add_patch(
+        Rectangle((left, top), width, height, fill=False, edgecolor=INK, lw=2, gid=name, path_effects=halo)
+    )
+
+
+def _mark(axes: Axes, tiles: Tiles, view: View) -> None:
+    """Frame the entry that the finding names; in D~ also mark its row, its column and its window."""
+    if view.entry is None:
+        return
+    t, s = view.entry
+    x, y = tiles.at(view.worst, t, s)
+    if view.times:
+        left, top = tiles.at(view.worst, -1.6 * tiles.strip, -1.6 * tiles.strip)
+        halo = [withStroke(linewidth=3, foreground=PAPER)]
+        style: dict[str, Any] = {"color": INK, "lw": 1.0, "ls": ":", "path_effects": halo}
+        if not tiles.printed:
+            axes.plot([left, x], [y + 0.5, y + 0.5], gid="row", **style)
+            axes.plot([x + 0.5, x + 0.5], [top, y], gid="column", **style)
+        ends = [tiles.at(view.worst, n, s)[1] for n in (s + 1, t + 1)]
+        if s < t:
+            edge = left - tiles.gap / 4
+            axes.plot([edge, edge], ends, color=INK, lw=4, solid_capstyle="butt", gid="window")
+    wider, higher = tiles.margin
+    _frame(axes, (x - wider, y - higher, 1 + 2 * wider, 1 + 2 * higher), "worst")
+
+
+def _diagonal(axes: Axes, tiles: Tiles, tile: int) -> None:
+    """Draw the stairs between what is causal and what is not."""
+    n = np.arange(tiles.shape[1] + 1)
+    x, y = tiles.at(tile, 0, 0)
+    axes.step(x + n, y + n, where="post", color="#444444", lw=0.7)
+
+
+def _numbers(axes: Axes, tiles: Tiles, values: Array, image: Rgba) -> None:
+    """Write each value into its entry, dark on light and light on dark."""
+    for tile, t, s in np.argwhere(~np.ma.getmaskarray(values)):
+        x, y = tiles.at(tile, t + 0.5, s + 0.5)
+        colour = INK if image[tile, t, s, :3] @ np.array([0.3, 0.59, 0.11]) > 0.45 else PAPER
+        text = f"{values[tile, t, s]:.4g}"
+        axes.text(x, y, text, color=colour, fontsize=8, ha="center", va="center", gid="number")
+
+
+def _numbered(size: int, named: int | None) -> list[int]:
+    """Return few of so many places to number: both ends, and the one named or else the middle."""
+    middle = size // 2 if named is None else named
+    crowded = {end for end in (0, size - 1) if 0 < abs(end - middle) < size / 8}
+    return sorted({0, middle, size - 1} - crowded)
+
+
+def _tick(axes: Axes, tiles: Tiles, view: View) -> None:
+    """Number the columns along the lower edge and the rows along the left one; name the tiles."""
+    row, column = view.entry or (None, None)
+    rows, columns = _numbered(tiles.shape[0], row), _numbered(tiles.shape[1], column)
+    last_row = range((tiles.count - 1) // tiles.columns * tiles.columns, tiles.count)
+    across = [(tiles.at(n, 0, s + 0.5)[0], str(s)) for n in last_row for s in columns]
+    down = [(tiles.at(n, 0.5, 0)[1], name) for n, name in enumerate(view.names)]
+    if view.matrix:
+        first_column = range(0, tiles.count, tiles.columns)
+        down = [(tiles.at(n, t + 0.5, 0)[1], str(t)) for n in first_column for t in rows]
+        for n, name in enumerate(view.names if tiles.count > 1 else []):
+            axes.text(*tiles.at(n, -1.8 * tiles.strip, 0), name, fontsize=8, va="bottom", color="#333333")
+    axes.set_xticks(*zip(*across, strict=True), fontsize=8)
+    axes.set_yticks(*zip(*down, strict=True), fontsize=8)
+    axes.tick_params(length=2, pad=2)
+
+
+def _panel(axes: Axes, tiles: Tiles, view: View, values: Array, image: Rgba, gates: Scale) -> None:
+    """Draw one of the three: the image of the entries, the gates beside it, the marks on it."""
+    strips = None if view.gates is None else (gates.paint(view.gates[0]), gates.paint(view.gates[1]))
+    axes.pcolorfast(*tiles.compose(image, strips))
+    outlines = [box for tile in range(tiles.count) for box in tiles.boxes(tile)]
+    _boxes(axes, outlines, edgecolor="#bbbbbb", lw=0.6)  # so that white is seen to be a value
+    if view.causal is not None:
+        for tile in range(tiles.count):
+            _diagonal(axes, tiles, tile)
+    if tiles.printed:
+        _numbers(axes, tiles, values, image)
+    _mark(axes, tiles, view)
+    _tick(axes, tiles, view)
+    axes.set(xlim=(0, tiles.size[0]), ylim=(tiles.size[1], 0), aspect="equal" if view.matrix else "auto")
+    axes.set_anchor("NW")
+    axes.spines[:].set_visible(False)
+
+
+def _values_panel(
+    axes: Axes, tiles: Tiles, view: View, name: str, values: Array, scale: Scale, gates: Scale
+) -> None:
+    """Draw exact or computed, the mask above the diagonal hatched.
+
+    Exact values are known only of entries that were judged.
+    """
+    image = scale.paint(values)
+    unknown = ~view.judged & (name == "exact")
+    future = view.times if view.causal is None else ~view.causal
+    masked = (values == -np.inf) & future & ~unknown
+    image[masked] = to_rgba(colours.MASKED)
+    image[unknown] = to_rgba(colours.UNJUDGED)
+    _panel(axes, tiles, view, np.ma.array(values, mask=unknown), image, gates)
+    _hatch(axes, tiles, unknown, "...", f"unjudged of {name}")
+    _hatch(axes, tiles, masked, "////", f"mask of {name}")
+    axes.set_title(f"{name} {view.look.finding.quantity}", fontsize=11)
+
+
+def _ratio_panel(axes: Axes, tiles: Tiles, view: View, gates: Scale) -> None:
+    """Draw the error over what is allowed; entries that were not judged are dotted."""
+    image = colours.paint_ratios(view.ratio, view.judged)
+    _panel(axes, tiles, view, np.ma.array(view.ratio, mask=~view.judged), image, gates)
+    _hatch(axes, tiles, ~view.judged, "...", "unjudged")
+    axes.set_title("error / allowed", fontsize=11)
+
+
+def _cotangent_panel(axes: Axes, view: View, G: Array) -> None:
+    """Draw G, and frame the part that the worst entry sums: a column, or rows t >= k by columns s < k."""
+    scale, S = Scale.of(G), len(G)
+    axes.imshow(scale.paint(G), extent=(0, S, S, 0), interpolation="nearest")
+    tiles = Tiles(1, 1, (S, S))
+    _hatch(axes, tiles, ~np.tri(S, dtype=bool)[None], "//", "mask of G")
+    _diagonal(axes, tiles, 0)
+    n = view.entry[1] if view.entry and view.look.finding.quantity in ("di", "df") else None
+    if n is not None and view.axes == ("s",):
+        _frame(axes, (n, n, 1, S - n), "summed")
+    elif n:
+        _frame(axes, (0, n, n, S - n), "summed")
+    numbered = _numbered(S, n)
+    axes.set_xticks([s + 0.5 for s in numbered], [str(s) for s in numbered], fontsize=8)
+    axes.set_yticks([t + 0.5 for t in numbered], [str(t) for t in numbered], fontsize=8)
+    axes.set(xlim=(0, S), ylim=(S, 0))
+    name = f" of {view.names[view.worst]}" if view.names[view.worst] else ""
+    framed = "" if n is None else "; framed: what the entry sums"
+    axes.set_title(f"cotangent G{name}, up to ±{scale.most:.3g}{framed}", fontsize=9)
+
+
+# One look
+
+
+def _box(height: float, left: float, top: float, width: float, down: float) -> dict[str, float]:
+    """Return a part of a row, in inches from its upper left corner, as matplotlib takes it."""
+    across = {"left": left / WIDTH, "right": (left + width) / WIDTH}
+    return {**across, "top": 1 - top / height, "bottom": 1 - (top + down) / height}
+
+
+def _write(row: SubFigure, height: float, top: float, text: str, **style: Any) -> None:
+    """Write text so many inches below the upper edge of a row; a dollar sign is no mathematics."""
+    row.text(0.3 / WIDTH, 1 - top / height, text, va="top", parse_math=False, **style)
+
+
+def _shape(look: Look) -> str:
+    gates = look.case.get("gates")
+    if gates is None:
+        return ""
+    B, NH, S = gates.shape
+    return f"{gates.dtype}, B={B}, NH={NH}, S={S}"
+
+
+def _header(row: SubFigure, height: float, look: Look) -> None:
+    """Write what fails, on what, and which entries."""
+    first, *rest = look.finding.lines()
+    title = textwrap.shorten(f"{first}  |  {_shape(look)}", 120)
+    _write(row, height, 0.15, title, fontsize=13, weight="bold")
+    found = textwrap.shorten("  |  ".join(line.strip() for line in rest), 190, placeholder=" ...")
+    _write(row, height, 0.42, found, fontsize=10)
+    failing = failing_entries(look.finding)
+    if failing:
+        _write(row, height, 0.64, textwrap.shorten(f"wrong: {failing}", 190), fontsize=10)
+
+
+def _text(row: SubFigure, height: float, look: Look) -> None:
+    """Draw a finding without entries: its text, beside the gates if there are some."""
+    lines = [part for line in look.finding.lines() for part in textwrap.wrap(line, 78) or [""]]
+    _write(row, height, 0.25, _shape(look), fontsize=11)
+    _write(row, height, 0.6, "\n".join(lines[:13]), fontsize=11, family="monospace")
+    gates = gates_of(look)
+    if gates is None or 0 in gates[0].shape:
+        return
+    scale = Scale.of(np.stack(gates), colours=colours.GATES)
+    panels = row.subplots(2, gridspec_kw={**_box(height, 8.6, 0.5, 6.6, 2.3), "hspace": 0.42})
+    for axes, name, gate in zip(panels, ("igate", "fgate"), gates, strict=True):
+        axes.imshow(scale.paint(gate), aspect="auto", interpolation="nearest", gid=name)
+        axes.set_title(f"{name}, a row a head", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.locator_params(integer=True)
+    scale.bar(row.subplots(gridspec_kw=_box(height, 8.6, 3.15, 6.6, 0.14)), "gates")
+
+
+class Panels:
+    """A row of the picture with three panels, side by side of matrices and one above another of bands."""
+
+    def __init__(self, view: View) -> None:
+        """Measure the panels."""
+        self.view, self.tiles, self.cotangent = view, Tiles.of(view), _cotangent(view)
+        width, height = self.tiles.size
+        beside = 0.0 if self.cotangent is None else PANEL + 1.0
+        if view.matrix:
+            down = min(HIGHEST, PANEL * height / width)
+            self.shape, self.size = (1, 3), (3 * PANEL + 2 * APART, down)
+            self.apart = {"wspace": APART / PANEL}
+        else:
+            each, apart = max(0.95, 0.27 * self.tiles.count), TITLE + 0.25
+            self.shape, self.size = (3, 1), (WIDTH - LEFT - 0.4 - beside, 3 * each + 2 * apart)
+            self.apart = {"hspace": apart / each}
+        self.height = HEADER + TITLE + max(self.size[1] + 0.05, PANEL * (beside > 0)) + BARS
+
+    def draw(self, row: SubFigure) -> None:
+        """Draw the panels, the cotangent beside them and the scales below them."""
+        view, tiles, height, top = self.view, self.tiles, self.height, HEADER + TITLE
+        values, gates = _scales(view)
+        _header(row, height, view.look)
+        place = _box(height, LEFT, top, *self.size)
+        exact, computed, ratio = row.subplots(*self.shape, gridspec_kw=place | self.apart)
+        _values_panel(exact, tiles, view, "exact", view.exact, values, gates)
+        _values_panel(computed, tiles, view, "computed", view.computed, values, gates)
+        _ratio_panel(ratio, tiles, view, gates)
+        _label(exact if view.matrix else ratio, view)
+        if self.cotangent is not None:
+            place = _box(height, WIDTH - PANEL - 0.3, top, PANEL, PANEL)
+            _cotangent_panel(row.subplots(gridspec_kw=place), view, self.cotangent)
+        place = _box(height, LEFT, height - BARS + 0.5, 3 * PANEL + 2 * APART, 0.14)
+        bars = row.subplots(1, 3, gridspec_kw={**place, "wspace": APART / PANEL})
+        values.bar(bars[0], view.look.finding.quantity)
+        if view.gates is None:
+            bars[1].remove()
+        else:
+            gates.bar(bars[1], "gates")
+        colours.ratio_bar(bars[2], INK)
+
+
+def _label(axes: Axes, view: View) -> None:
+    """Name the axes of a panel, and say where the gates stand."""
+    *row, column = view.axes
+    gates = view.gates is not None
+    if view.matrix:
+        axes.set_xlabel(f"column {column}" + "  (upper edge: igate[s])" * gates, fontsize=9)
+        axes.set_ylabel(f"row {row[0]}" + "  (left edge: fgate[t])" * gates, fontsize=9)
+    else:
+        axes.set_xlabel(column + "  (thin rows above: fgate, igate)" * gates, fontsize=9)
+
+
+def _scales(view: View) -> tuple[Scale, Scale]:
+    """Return the scale of exact and computed, and that of the gates."""
+    gates = Scale.of(*([] if view.gates is None else [np.stack(view.gates)]), colours=colours.GATES)
+    inside = np.ones(view.exact.shape[1:], dtype=bool) if view.causal is None else view.causal
+    return Scale.of(view.exact[view.judged & inside], view.computed[:, inside]), gates
+
+
+def _cotangent(view: View) -> Array | None:
+    """Return G of the finding's head, (S, S), if the case has one and the heads are those of the gates."""
+    gates, cotangent = view.look.case.get("gates"), view.look.case.get("cotangent")
+    if view.matrix or gates is None or cotangent is None or view.gates is None:
+        return None
+    G = cotangent.build(gates).double().numpy()
+    head: Array = G.reshape(-1, *G.shape[2:])[view.shown[view.worst]]
+    return head
+
+
+# The figure
+
+
+def _legend(row: SubFigure) -> None:
+    """Say what the colours that are no numbers mean."""
+    handles: list[Any] = [Patch(facecolor=colour, label=text) for text, colour in colours.LEGEND.items()]
+    for text, pattern, colour in (
+        ("masked, -inf", "////", colours.MASKED),
+        ("not judged", "...", colours.UNJUDGED),
+    ):
+        handles.append(Patch(facecolor=colour, edgecolor=HATCH, hatch=pattern, label=text))
+    handles.append(Patch(facecolor=PAPER, edgecolor=INK, lw=2, label="the entry named"))
+    handles.append(Line2D([], [], color=INK, lw=4, label="its window, gates s+1 .. t"))
+    row.legend(handles=handles, loc="center", ncol=len(handles), fontsize=8, frameon=False)
+
+
+def figure(looks: Sequence[Look]) -> Figure:
+    """Build the figure: a row for each look, in their order, and the legend."""
+    views = [view_of(look) for look in looks]
+    panels = [None if view is None else Panels(view) for view in views]
+    heights = [*(WORDS if row is None else row.height for row in panels), LEGEND]
+    drawn = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=PAPER)
+    *rows, last = drawn.subfigures(len(heights), squeeze=False, hspace=0, height_ratios=heights)[:, 0]
+    for look, row, part in zip(looks, rows, panels, strict=True):
+        if part is None:
+            _text(row, WORDS, look)
+        else:
+            part.draw(row)
+    _legend(last)
+    return drawn
+
+
+def draw(looks: Sequence[Look], file: Path) -> None:
+    """Draw the looks, the smallest case first, into a PNG file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that the font lacks is no reason to have no picture
+        figure(looks).savefig(file, format="png", dpi=DPI)

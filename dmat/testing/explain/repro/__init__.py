@@ -1,0 +1,1 @@
+"""Which script shows a broken law without dmat?"""

@@ -1,0 +1,247 @@
+"""The calls that a law makes of a kernel, written as straight-line torch code while they are made.
+
+recorder.py writes the calls into a Transcript. Each input becomes a variable, each view of
+the same memory a view, each later change an assignment. script.py makes a script of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dmat.testing.explain.repro.literals import MOST_EDITS, bits, listed, memory_of, short, values, written
+from dmat.testing.oracle.arithmetic import Array
+
+LARGEST_WATCHED = 2**28  # bytes of memory that is compared before and after a call
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A name in the script, and the tensor that it stands for; given: an input of the law's, no result."""
+
+    name: str
+    tensor: Tensor
+    given: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The values of a tensor as a law read them, when so many lines were written and calls made."""
+
+    tensor: Tensor
+    array: Array
+    lines: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """An element of a variable, as the law read it."""
+
+    variable: Variable
+    index: tuple[int, ...]
+    seen: Seen
+
+
+@dataclass
+class Transcript:
+    """Lines of torch code, and which tensors their names stand for.
+
+    They may call the functions of dmat.testing.kernel.runtime. stored: tensors too large for a line. random:
+    the kernel drew random numbers. looks: inputs are compared with what they were.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    stored: dict[str, Tensor] = field(default_factory=dict)
+    variables: list[Variable] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    calls: int = 0
+    random: bool = False
+    looks: bool = True
+    _indent: int = 0
+    _used: dict[str, int] = field(default_factory=dict)
+    _memory: dict[int, Tensor] = field(default_factory=dict)
+
+    # Writing
+
+    def write(self, *lines: str) -> None:
+        """Add lines of code."""
+        for line in lines:
+            self.lines.append("    " * self._indent + line if line else "")
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """Indent what is written inside, below this line."""
+        apart = self._indent == 0 and head.startswith(("def", "class"))
+        self.write(*[""] * apart, head)
+        self._indent += 1
+        try:
+            yield
+        finally:
+            self._indent -= 1
+            self.write(*[""] * apart)
+
+    @contextmanager
+    def unseeing(self, head: str) -> Iterator[None]:
+        """Indent what is written inside, and look at no memory there: to look is to wait for the device."""
+        self.looks = False
+        try:
+            with self.block(head):
+                yield
+        finally:
+            self.looks = True
+
+    def fresh(self, wanted: str) -> str:
+        """Return a name that nothing has yet."""
+        self._used[wanted] = self._used.get(wanted, 0) + 1
+        return wanted if self._used[wanted] == 1 else f"{wanted}_{self._used[wanted]}"
+
+    def store(self, tensor: Tensor) -> str:
+        """Keep a tensor beside the script; return the expression that reads it."""
+        key = f"tensor_{len(self.stored) + 1}"
+        self.stored[key] = tensor.cpu().clone()
+        return f"stored[{key!r}].to({tensor.device.type!r})"
+
+    # Inputs
+
+    def stands_for(self, name: str, tensor: Tensor, *, given: bool = True) -> None:
+        """Note that a name stands for this tensor."""
+        self.variables.append(Variable(name, tensor, given))
+
+    def name(self, tensor: Tensor, wanted: str) -> str:
+        """Return the name of an input, defined now if it is new, brought up to date if it has changed."""
+        same = [v for v in self.variables if v.tensor is tensor]
+        beside = [v for v in self.variables if _share(v.tensor, tensor)]
+        known = same or [v for v in beside if _place(v.tensor) == _place(tensor)]
+        if known and not known[-1].given:
+            return known[-1].name
+        if beside:
+            self._bring_up_to_date(known[-1] if known else beside[0])
+        if known:
+            return known[-1].name
+        name = self.fresh(wanted)
+        if beside:
+            shape, stride, offset = _place(tensor)
+            self.write(f"{name} = {beside[0].name}.as_strided({shape}, {stride}, {offset})")
+        else:
+            self.write(*written(name, tensor, self.store))
+        self.stands_for(name, tensor)
+        self._remember(tensor)
+        return name
+
+    def _remember(self, tensor: Tensor) -> None:
+        if self.looks and _readable(tensor):
+            self._memory[tensor.untyped_storage().data_ptr()] = memory_of(tensor).clone()
+
+    def _bring_up_to_date(self, variable: Variable) -> None:
+        """Write down what the law has changed in a variable since the last call."""
+        tensor, key = variable.tensor, variable.tensor.untyped_storage().data_ptr()
+        if key not in self._memory or not (self.looks and _readable(tensor)):
+            return
+        before = self._memory[key].as_strided(*_place(tensor))
+        changed = torch.nonzero(bits(before) != bits(tensor)).tolist()
+        if 0 < len(changed) <= MOST_EDITS:
+            for place in map(tuple, changed):
+                value = short(tensor[place].item(), tensor.dtype)
+                self.write(f"{variable.name}[{listed(place)}] = {value}")
+        elif changed:
+            self.write(f"{variable.name}.copy_({values(tensor, self.store)[0]})")
+        self._remember(tensor)
+
+    def define(self, tensor: Tensor, name: str, *lines: str) -> None:
+        """Write lines that define an input too large for a literal."""
+        self.fresh(name)
+        self.write(*lines)
+        self.stands_for(name, tensor)
+
+    # Results
+
+    def returned(self, name: str, tensor: object) -> None:
+        """Note what a call has returned, and what it may have done to the inputs' memory."""
+        if isinstance(tensor, Tensor):
+            self.stands_for(name, tensor, given=False)
+        self.calls += 1
+        for variable in self.variables:
+            if variable.tensor.untyped_storage().data_ptr() in self._memory:
+                self._remember(variable.tensor)
+
+    # Findings
+
+    def latest(self, wanted: str) -> str:
+        """Return the last name made of this one."""
+        number = self._used.get(wanted, 1)
+        return wanted if number == 1 else f"{wanted}_{number}"
+
+    def keep(self, place: Place) -> str:
+        """Write a copy of a variable where the law has read it; return its name."""
+        name, at = self.fresh("kept"), place.seen.lines
+        before = self.lines[at - 1]
+        indent = before[: len(before) - len(before.lstrip())]
+        self.lines.insert(at, f"{indent}{name} = {place.variable.name}.clone()")
+        return name
+
+    def see(self, tensor: Tensor, array: Array) -> None:
+        """Note that the law has read the values of a tensor."""
+        self.seen.append(Seen(tensor, array, len(self.lines), self.calls))
+
+    def place(self, array: Array, index: tuple[int, ...]) -> Place | None:
+        """Return the variable's element that this element of an array was read from, or None."""
+        address = _address(array) + sum(n * step for n, step in zip(index, array.strides, strict=True))
+        for seen in self.seen:
+            start = _address(seen.array)
+            if start <= address < start + seen.array.nbytes:
+                steps = [step // 8 for step in seen.array.strides]
+                at = _unravel((address - start) // 8, steps, seen.array.shape)
+                offset = int(seen.tensor.storage_offset())
+                position = offset + sum(n * k for n, k in zip(at, seen.tensor.stride(), strict=True))
+                return self._element(seen, position)
+        return None
+
+    def _element(self, seen: Seen, position: int) -> Place | None:
+        beside = [v for v in self.variables if _share(v.tensor, seen.tensor)]
+        exact = [v for v in beside if _place(v.tensor) == _place(seen.tensor)]
+        same = [v for v in beside if v.tensor is seen.tensor]
+        for variable in [*reversed(same), *reversed(exact), *reversed(beside)]:
+            shape, stride, offset = _place(variable.tensor)
+            if position >= offset:
+                return Place(variable, _unravel(position - offset, stride, shape), seen)
+        return None
+
+
+def _place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    if one is other:
+        return True
+    at = one.untyped_storage().data_ptr()
+    return at != 0 and one.device == other.device and at == other.untyped_storage().data_ptr()
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Return whether memory can be read now: it is not huge, and CUDA does not capture or forbid waiting."""
+    if tensor.untyped_storage().nbytes() > LARGEST_WATCHED:
+        return False
+    watched = tensor.is_cuda and (
+        torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() != 0
+    )
+    return not watched
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _unravel(position: int, steps: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of the element so far from the first, in a tensor that repeats none."""
+    index = [0] * len(shape)
+    for axis in sorted(range(len(shape)), key=lambda axis: -steps[axis]):
+        if steps[axis] and shape[axis] > 1:
+            index[axis], position = divmod(position, steps[axis])
+    return tuple(index)

@@ -1,0 +1,1 @@
+"""How is a fuzzing run reported? As JSON, a page, Markdown, JUnit."""

@@ -1,0 +1,133 @@
+"""The result of a fuzzing run, as the report shows it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from dmat.testing.errors import UNCALLABLE
+from dmat.testing.fuzzing.log import Asked
+from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Layout, Planned
+from dmat.testing.fuzzing.report.entries import (
+    AlsoEntry,
+    CellEntry,
+    CellStatus,
+    EventEntry,
+    FindingEntry,
+    FuzzReport,
+    ImplementationEntry,
+    LawEntry,
+)
+from dmat.testing.fuzzing.tally import Finding, Sum
+from dmat.testing.interpret.choice import told
+from dmat.testing.output import near
+
+EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
+
+
+def untried(total: Sum) -> str:
+    """Return why this was no fuzzing, in a line, or "": where nothing was tried, nothing is found."""
+    counts: dict[str, int] = {}
+    for cell, tally in total.tallies.items():
+        counts[cell.implementation] = counts.get(cell.implementation, 0) + tally.examples
+    for implementation, examples in counts.items():
+        if not examples:
+            reasons = [t.trouble for c, t in total.tallies.items() if c.implementation == implementation]
+            why = next(filter(None, reasons), "the run ended before its first example")
+            if why.startswith(UNCALLABLE):
+                return f"{implementation} {why}"
+            return f"{implementation}: no example ran: {why}"
+    return "" if counts else "no example ran: there is nothing to try"
+
+
+def result(
+    total: Sum, asked: Asked, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
+) -> FuzzReport:
+    """Return the report.
+
+    folder: of the run. shared: of its counterexamples. processes: that took turns.
+    """
+    reason = "" if total.findings else untried(total)
+    seconds = round(total.elapsed, 1)
+    return FuzzReport(
+        verdict="found" if total.findings else "did not fuzz" if reason else "nothing found",
+        reason=reason,
+        command=asked.command,
+        started=asked.started,
+        asked_seconds=asked.seconds,
+        seconds=seconds,
+        sittings=sittings,
+        seed=asked.seed,
+        processes=processes,
+        machine=layout.machine,
+        versions=layout.versions,
+        interpreter=told(),
+        examples=total.examples,
+        per_second=round(total.examples / max(seconds, 0.1), 1),
+        implementations=[ImplementationEntry(n, c) for n, c in layout.contracts.items()],
+        laws=[LawEntry(name, text) for name, text in layout.statements.items()],
+        cells=[_cell(total, planned) for planned in total.cells.values()],
+        findings=[_finding(finding, folder, shared) for finding in total.findings],
+        events=[EventEntry(round(after, 1), what) for after, what in total.events],
+    )
+
+
+def _cell(total: Sum, planned: Planned) -> CellEntry:
+    cell, tally = planned.cell, total.tallies[planned.cell]
+    status, reason = _status(total, planned)
+    return CellEntry(
+        cell.law,
+        cell.implementation,
+        cell.dtype,
+        cell.device,
+        status,
+        reason,
+        turns=tally.turns,
+        examples=tally.examples,
+        refused=tally.refused,
+        out_of_memory=tally.out_of_memory,
+        seconds=round(tally.spent, 2),
+        worst=tally.worst,
+        worst_case=tally.worst_case,
+        worst_recipe=tally.worst_recipe,
+        drawn=dict(tally.drawn),
+    )
+
+
+def _status(total: Sum, planned: Planned) -> tuple[CellStatus, str]:
+    tally = total.tallies[planned.cell]
+    if planned.reason:
+        return ("known" if planned.known else "not run"), planned.reason
+    if tally.symptoms:
+        first = total.findings[min(tally.symptoms.values())].found.cell
+        return "broken", f"{first.law}, {first.dtype} on {first.device}: {'; '.join(tally.symptoms)}"
+    if tally.trouble:
+        return "not run", tally.trouble
+    if not tally.examples:
+        return "not reached", "the run ended before"
+    if tally.refused == tally.examples:
+        return "not run", "it refuses every case"
+    return "held", ""
+
+
+def _finding(finding: Finding, folder: Path, shared: Path) -> FindingEntry:
+    found, cell = finding.found, finding.found.cell
+    home = None if found.folder is None else shared / COUNTEREXAMPLES / found.folder
+    where = near(home or folder)
+    return FindingEntry(
+        cell.law,
+        cell.implementation,
+        cell.dtype,
+        cell.device,
+        found.ended,
+        found.again,
+        found.message,
+        found.case,
+        found.recipe,
+        folder=os.path.relpath(home, folder) if home else None,
+        replay=shlex.join(["dmat", "replay", str(where), "--impl", cell.implementation]),
+        after_seconds=round(finding.after, 1),
+        times=finding.times,
+        also=[AlsoEntry(other.law, other.dtype, other.device) for other in finding.also],
+    )

@@ -1,0 +1,33 @@
+"""Texts as a page or an XML file may hold them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def legible(report: T) -> T:
+    """Return a copy of a struct that holds legible texts alone."""
+    return msgspec.convert(_legible(msgspec.to_builtins(report)), type(report))
+
+
+def _legible(value: Any) -> Any:
+    """Return a copy of plain data in which U+FFFD stands for each character that XML forbids or discourages.
+
+    These are control characters, halves of surrogate pairs, U+FFFE and U+FFFF.
+    """
+    if isinstance(value, str):
+        return _FORBIDDEN.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_legible(name): _legible(entry) for name, entry in value.items()}
+    return [_legible(entry) for entry in value] if isinstance(value, list) else value
+
+
+def short(text: str, most: int) -> str:
+    """Return the text, or its beginning and an ellipsis: never more than `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,101 @@
+"""The command `dmat grade`: each implementation graded in a process of its own, for it may crash there."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.errors import Died
+from dmat.testing.grade.dtilde import EXAMPLES, Grade, grade
+from dmat.testing.grade.fused import grade_fused
+from dmat.testing.grade.report import exit_code, show, write_json
+from dmat.testing.grade.result import Graded, GradeResult
+from dmat.testing.interpret.choice import caveat, told
+from dmat.testing.kernel.builtin import COMPARED
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+from dmat.testing.kernel.select import select
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.output import plain
+from dmat.testing.processes import Tell, apart
+from dmat.testing.record import stated
+
+Place = tuple[str, str]  # a dtype and a device
+GRADES: Mapping[str, Callable[[Any, int, Tell], Grade]] = {DTILDE: grade, FUSED: grade_fused}
+
+
+def grade_all(options: argparse.Namespace) -> list[Graded]:
+    """Grade what the options name; without a TARGET, the built-in formulas, to compare."""
+    chosen = select(options.targets, options.device, options.dtype, otherwise=COMPARED)
+    graded = []
+    for implementation in dict.fromkeys(i for i, _, _ in chosen):
+        places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
+        grades = _grades(implementation.name, places, options.examples or EXAMPLES)
+        graded.append(
+            Graded(
+                implementation=implementation.name,
+                contract=stated(implementation.contract.stated()),
+                grades=grades,
+                interpreter=told(),
+            )
+        )
+    if sys.stderr.isatty():
+        sys.stderr.write("\r" + " " * 60 + "\r")
+    return graded
+
+
+def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
+    """Return a grade a place; the place at which the process dies has none, and those after it are tried."""
+    grades: list[GradeResult] = []
+    case = "a call with gates of zeros"
+
+    def heard(news: GradeResult | str) -> None:
+        nonlocal case
+        if isinstance(news, str):
+            case = news
+            return
+        grades.append(news)
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{len(grades)} of {len(places)} dtypes of {name} graded ")
+
+    while len(grades) < len(places):
+        try:
+            apart(_grade_here, name, places[len(grades) :], examples, heard=heard)
+        except Died as died:
+            dtype, device = places[len(grades)]
+            reason = f"its process died, {died}, on the case\n{case}"
+            grades.append(GradeResult(dtype, device, reason))
+    return grades
+
+
+def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> None:
+    """Grade it in this process; tell each case as it comes, and each grade."""
+    import torch
+
+    torch.set_num_threads(1)  # cases are small: a second thread saves nothing
+    implementation = _named(name)
+    for dtype, device in places:
+        subject = subject_of(implementation, dtype, device)
+        tell(GRADES[subject.kind](subject, examples, tell).result())
+
+
+def _named(name: str) -> Implementation:
+    return next((known for known in COMPARED if known.name == name), None) or load(name)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Grade, print the table, and return the exit code."""
+    graded = grade_all(options)
+    console = Console(emoji=False)
+    show(graded, console)
+    interpreter = told()
+    if interpreter is not None:
+        plain(console, caveat(interpreter))
+    if options.json is not None:
+        write_json(graded, options.json)
+    return exit_code(graded)

@@ -1,0 +1,189 @@
+"""The strictest accuracy class that a fused kernel survives: error scope and accumulator, from outside.
+
+As dmat.testing.grade does of D~: each case is drawn once, the kernel is called once on it, and the result is
+held against the bounds of all classes that still stand. "Scope" of the gradients: "window" where rectangles
+alone are summed, "prefix" where whole rows are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings, target
+
+from dmat.strategies import Constant, Edited, Gates, Probe, Ramp
+from dmat.strategies.cases.fused import PROBED
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.recipes.qkv import is_probe
+from dmat.strategies.recipes.recipe import Case, shown
+from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.contract import FusedContract, relaxations
+from dmat.testing.contract.written import SCOPES
+from dmat.testing.grade.dtilde import Grade, Judge, Ledger
+from dmat.testing.grade.result import AccuracyClass
+from dmat.testing.kernel.fused import FusedGradients, FusedRun
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.processes import Tell
+from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.verdict.require import require_within
+
+SPIKES = (-1000.7, -3e5, -1e7)  # after one, a cumulative sum has forgotten that many digits
+
+
+LONG_ENOUGH = 150
+
+
+def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
+    """Return the classes from the strictest on; a half type's own format comes after float32."""
+    longest = subject.domain.all_lengths[-1]  # a chunk as long as all that is tried is a prefix
+    chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
+    scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
+    narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
+    formats = ["float64", "float32", *narrow]
+    absolute = subject.contract.gate == "preact"
+    gates = relaxations(FusedContract, "gates") if absolute else ("relative",)
+    return [AccuracyClass(scope, name, kind) for name in formats for scope in scopes for kind in gates]
+
+
+def _promised(
+    subject: FusedSubject, accuracy: AccuracyClass, quantity: str
+) -> tuple[FusedContract, FusedRounding]:
+    """Return a contract of this class, and its formats."""
+    wide = {subject.dtype: accuracy.accumulates_in}
+    contract = replace(subject.contract, accumulates_in=wide, gates=accuracy.gates)
+    if quantity == "forward":
+        contract = replace(contract, error_scope=accuracy.error_scope)
+    else:
+        scope = "rectangle" if accuracy.error_scope == "window" else str(accuracy.error_scope)
+        contract = replace(contract, grad_scope=scope)
+    return contract, FusedRounding.of(contract, subject.dtype)
+
+
+def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
+    """Return the judge of the output; its truth is computed once."""
+    truth = subject.truth(run.seen)
+
+    def judge(accuracy: AccuracyClass) -> float:
+        return require_within(run.o, subject.output_of(truth, *_promised(subject, accuracy, "forward")))
+
+    return judge
+
+
+def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
+    """Return the judge of the gates' gradients; their truth is computed once."""
+    pulled = gradients.pulled
+    names = [name for name in ("g", "i") if name in gradients.tensors]
+
+    def judge(accuracy: AccuracyClass) -> float:
+        bounds = FusedBounds(pulled.truth, *_promised(subject, accuracy, "gradients"))
+        expected = (subject.gradient_of(pulled, name, bounds) for name in names)
+        return max(require_within(gradients.of(n), e) for n, e in zip(names, expected, strict=True))
+
+    return judge
+
+
+def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
+    """Call the kernel once, and return the judges of what it gave."""
+    gates, probe = case["gates"], case["probe"]
+    truncated = subject.reads.truncates and probe.regime != "small"  # then two gradients differ
+    if "gradients" not in quantities(subject) or truncated:
+        return {"forward": judge_output(subject, subject.run(gates, probe))}
+    gradients = subject.pull(gates, probe)
+    return {
+        "forward": judge_output(subject, gradients.run),
+        "gradients": judge_gradients(subject, gradients),
+    }
+
+
+def quantities(subject: FusedSubject) -> tuple[str, ...]:
+    """Return what is graded."""
+    graded = subject.contract.has_gradients and (subject.contract.gate != "fixed" or subject.contract.igate)
+    return ("forward", "gradients") if graded else ("forward",)
+
+
+# Cases
+
+
+def telling(domain: ProbeDomain) -> Iterator[Case]:
+    """Yield what tells scopes apart: a spike early in a chunk, and windows of few digits behind it."""
+    lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
+    probes = [Probe(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
+    high = domain.contract.i_range[1]
+    igate = Ramp(0.0, min(0.01, high / 256)) if domain.contract.igate and high > 0 else Constant(0.0)
+    for S in lengths[-1:]:
+        smooth = Gates(domain.dtype, (1, 2, S), igate, Ramp(-0.11, -0.0007, -0.013))
+        for k in (1, 0, S // 3):
+            for spike in (max(x, domain.least) for x in SPIKES):
+                gates = replace(smooth, fgate=Edited(smooth.fgate, (((0, 0, k), spike), ((0, 1, k), spike))))
+                for probe in probes:
+                    if domain.has_gates(gates) and is_probe(probe, gates, domain):
+                        yield {"gates": gates, "probe": probe}
+        # Small windows, and a last row whose cotangent may be 0: sums from the front leave digits there.
+        faint = replace(smooth, fgate=Constant(max(-20.7, domain.least)))
+        for probe in (replace(probe, pull=pull) for probe in probes for pull in range(1, 7)):
+            if domain.has_gates(faint) and is_probe(probe, faint, domain):
+                yield {"gates": faint, "probe": probe}
+
+
+def ladder(subject: FusedSubject) -> Iterator[Case]:
+    """Yield what tells classes apart, and the canonical cases."""
+    if subject.contract.gate != "fixed":
+        yield from telling(subject.domain)
+    yield from PROBED.ladder(replace(subject.domain, special_values=(), zero_length=False))
+
+
+# The grade
+
+
+def grade_fused(subject: FusedSubject, examples: int, tell: Tell) -> Grade:
+    """Try the ladder, then search for the case that takes the strictest class left; the same each time."""
+    started = time.perf_counter()
+    result = Grade(subject.dtype, subject.device, reason=subject.uncallable or "")
+    if not result.reason:
+        for quantity in quantities(subject):
+            result.ledgers[quantity] = Ledger(dict.fromkeys(classes(subject, quantity)))
+        _try_all(result, subject, examples, tell)
+    result.seconds = round(time.perf_counter() - started, 3)
+    return result
+
+
+def _try_all(result: Grade, subject: FusedSubject, examples: int, tell: Tell) -> None:
+    def attempt(case: Case) -> None:
+        tell(shown(case))
+        try:
+            found = judges(subject, case)
+        except LawBroken as broken:
+            found = dict.fromkeys(result.ledgers, _lost_to(broken))
+        for quantity, judge in found.items():
+            ledger = result.ledgers[quantity]
+            worst = ledger.weigh(judge, case)
+            if ledger.strictest is not None and subject.part == "search" and np.isfinite(worst):
+                target(worst, label=f"{quantity}: {ledger.strictest}")
+
+    for case in ladder(subject):
+        attempt(case)
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.target],
+    )
+    @given(case=PROBED.search(replace(subject.domain, special_values=(), zero_length=False)))
+    def search(case: Case) -> None:
+        attempt(case)
+
+    subject.part = "search"
+    search()
+
+
+def _lost_to(broken: LawBroken) -> Judge:
+    def judge(accuracy: AccuracyClass) -> float:
+        raise broken
+
+    return judge

@@ -1,0 +1,141 @@
+"""The grade of an implementation: what a process tells of it, and what `dmat grade --json` writes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from dmat.testing.bounds.formats import Format, Rounding
+from dmat.testing.contract import Contract, FusedContract, relaxations
+from dmat.testing.contract.names import DTYPES
+from dmat.testing.record import FORMAT, Count, Device, Dtype, Interpreted, Promises, Seconds, Target
+from dmat.testing.record import Format as DocumentFormat
+
+GATES = relaxations(Contract, "gates")
+SCOPES = dict.fromkeys([*relaxations(Contract, "error_scope"), *relaxations(FusedContract, "error_scope")])
+
+ErrorScope = Annotated[
+    str | int,
+    Meta(
+        description="whose magnitudes errors grow with; an integer C: chunks of C; gradients of D~ have one"
+        " bound for all beyond the window, called prefix; those of fused kernels are suffix or prefix, by the"
+        " end that is summed from",
+        extra_json_schema={"enum": list(SCOPES)},
+    ),
+]
+Accumulator = Annotated[str, Meta(extra_json_schema={"enum": list(DTYPES)})]
+Accuracy = Annotated[
+    str,
+    Meta(
+        description="whether log sigmoid is right relatively, or only absolutely",
+        extra_json_schema={"enum": list(GATES)},
+    ),
+]
+
+
+class AccuracyClass(Struct, frozen=True, forbid_unknown_fields=True):
+    """What errors may grow with, the format summed in, and whether log sigmoid is relatively right."""
+
+    error_scope: ErrorScope
+    accumulates_in: Accumulator
+    gates: Accuracy = "relative"
+
+    def rounding(self, dtype: str) -> Rounding:
+        """Return how far this class lets rounding go in a dtype."""
+        return Rounding(Format.of(dtype), Format.of(self.accumulates_in), self.error_scope, self.gates)
+
+    def implies(self, other: AccuracyClass) -> bool:
+        """Whether every bound of this class is within the other's."""
+        narrower = _width(self.error_scope) < _width(other.error_scope)
+        return (
+            (narrower or self.error_scope == other.error_scope)
+            and Format.of(self.accumulates_in).u <= Format.of(other.accumulates_in).u
+            and GATES.index(self.gates) <= GATES.index(other.gates)
+        )
+
+    def __str__(self) -> str:
+        """Return the class as the table shows it, with a star where gates="absolute"."""
+        scope = f"chunk {self.error_scope}" if isinstance(self.error_scope, int) else self.error_scope
+        return f"{scope}, {self.accumulates_in}" + ("*" if self.gates == "absolute" else "")
+
+
+def _width(scope: str | int) -> float:
+    """Order scopes, the strictest first; neither a prefix nor a suffix is the stricter."""
+    named = {"window": 0.0, "suffix": 2.0**62, "prefix": 2.0**62, "sequence": 2.0**63}
+    return float(scope) if isinstance(scope, int) else named[scope]
+
+
+class ClassResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """One accuracy class, and what became of it."""
+
+    error_scope: ErrorScope
+    accumulates_in: Accumulator
+    gates: Accuracy
+    stands: bool
+    worst: Annotated[
+        float | None,
+        Meta(
+            description="the largest error over its bound: of a class that fell, the one that felled it; null"
+            " where a stricter class stood for all cases, or where no finite number came"
+        ),
+    ]
+    finding: Annotated[str | None, Meta(description="what felled it: the entry")] = None
+    case: Annotated[str | None, Meta(description="and the case, as Python")] = None
+
+
+class LedgerResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which classes one result survives."""
+
+    strictest: Annotated[
+        AccuracyClass | None,
+        Meta(description="the strictest class that it survives; null: it survives none"),
+    ] = field(name="class")
+    cases: Count
+    classes: Annotated[
+        list[ClassResult],
+        Meta(description="those that stand, strictest first; then those that fell, in the order they did"),
+    ]
+
+
+class TraitResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether a part gives the same bits alone as among others."""
+
+    trait: Annotated[
+        str,
+        Meta(
+            description="the same bits for one batch and head alone as among others; for the first times"
+            " alone as in the whole sequence",
+            extra_json_schema={"enum": ["head", "prefix"]},
+        ),
+    ]
+    quantity: Annotated[str, Meta(extra_json_schema={"enum": ["forward", "gradients"]})]
+    holds: bool
+    cases: Count
+    case: Annotated[str | None, Meta(description="the first that says no, as Python")]
+
+
+class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """The grade of one implementation in one dtype on one device."""
+
+    dtype: Dtype
+    device: Device
+    reason: Annotated[str, Meta(description="why it could not be graded; else empty")] = ""
+    seconds: Seconds = 0.0
+    forward: LedgerResult | None = None
+    gradients: LedgerResult | None = None
+    conduct: list[TraitResult] = []
+
+    def ledgers(self) -> dict[str, LedgerResult | None]:
+        """Return the ledgers by their quantities."""
+        return {"forward": self.forward, "gradients": self.gradients}
+
+
+class Graded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One implementation's grades, a dtype and device each."""
+
+    format: DocumentFormat = FORMAT
+    implementation: Target
+    contract: Promises
+    grades: list[GradeResult]
+    interpreter: Interpreted = None

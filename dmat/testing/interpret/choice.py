@@ -1,0 +1,109 @@
+"""The choice to run kernels in Triton's interpreter. Child processes inherit it by the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Annotated, TypeVar
+
+from msgspec import Meta, Struct
+
+from dmat.testing.errors import CannotRun
+
+TRITON = "3.7.1"  # the version whose private parts are known here
+
+
+ASKED = "DMAT_INTERPRET"  # in the environment of a process that interprets: the number of the autotune config
+
+
+EXAMPLES = 5  # random cases a law and dtype, where one takes 100 to 1000 times as long
+
+
+LADDER = 16  # and of the canonical cases, so many, evenly spread from the first to the last
+
+
+TIME_LIMIT = 600.0  # seconds an example, if nothing is said
+
+
+UNSEEN = (
+    "races, warps and stages, the architecture, fast exponentials and real tensor cores were not seen;"
+    " a pass here is no pass on the device."
+)
+
+
+T = TypeVar("T")
+
+
+def asked() -> int | None:
+    """Return the number of the autotune config if this process interprets Triton, else None."""
+    number = os.environ.get(ASKED, "")
+    return int(number) if number.isdigit() else None
+
+
+def spread(cases: Iterable[T]) -> list[T]:
+    """Return the cases, in a process that interprets Triton at most LADDER of them, evenly spread."""
+    all_ = list(cases)
+    if asked() is None or len(all_) <= LADDER:
+        return all_
+    return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
+
+
+def _environment(config: int) -> dict[str, str]:
+    """Return what says so in the environment.
+
+    What a kernel's author gives to torch.compile runs as it is written: inductor cannot work beside it.
+    """
+    return {ASKED: str(config), "TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
+
+
+def ask(config: int) -> None:
+    """Have this process, and those that it starts, interpret Triton from its import on."""
+    os.environ |= _environment(config)
+
+
+@contextmanager
+def asking(config: int | None) -> Iterator[None]:
+    """Have all processes that are started meanwhile interpret Triton; None: nothing is asked."""
+    before = {name: os.environ.get(name) for name in _environment(config or 0)}
+    try:
+        if config is not None:
+            require_triton()
+            ask(config)
+        yield
+    finally:
+        for name, value in before.items() if config is not None else ():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+class Interpreter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Triton's interpreter, that the kernels ran in: its version, and the number of the autotune config."""
+
+    triton: str
+    config: Annotated[int, Meta(ge=0)]
+
+
+def told() -> Interpreter | None:
+    """Return what a report says of the interpreter; None where there is none."""
+    config = asked()
+    return None if config is None else Interpreter(TRITON, config)
+
+
+def caveat(interpreter: Interpreter) -> str:
+    """Return the line that says what an interpreter cannot see."""
+    version = f"triton {interpreter.triton}, autotune config {interpreter.config}"
+    return f"In Triton's interpreter ({version}): {UNSEEN}"
+
+
+def require_triton() -> None:
+    """Raise CannotRun, a line, without the version of Triton that is known here."""
+    try:
+        found = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        raise CannotRun("interpreting needs triton: pip install 'dmat[interpret]'") from None
+    if found != TRITON:
+        raise CannotRun(
+            f"interpreting needs triton {TRITON}, and {found} is here: pip install 'dmat[interpret]'"
+        )

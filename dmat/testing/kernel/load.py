@@ -1,0 +1,82 @@
+"""From TARGET, as typed at a terminal, to the implementation that it names."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from dmat.testing.contract.names import parted
+from dmat.testing.errors import TargetError
+from dmat.testing.interpret.choice import asked
+from dmat.testing.interpret.install import install
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.runtime import from_file
+
+
+def load(target: str) -> Implementation:
+    """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line.
+
+    Where Triton is to be interpreted, it is made so first, and what is promised of a GPU is tried on the CPU.
+    """
+    where, attribute = parted(target)
+    if asked() is not None:
+        install()
+    module = _file(where, target) if where.endswith(".py") else _module(where, target)
+    found: object = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            near = difflib.get_close_matches(name, dir(found), n=3)
+            hint = f"; it has {', '.join(near)}" if near else ""
+            raise TargetError(f"TARGET is {target!r}; {where} has no {attribute!r}{hint}")
+        found = getattr(found, name)
+    for known in BUILTIN:
+        if known.function is found:
+            return Implementation(target, known.function, known.contract)
+    if not callable(found):
+        raise TargetError(f"TARGET is {target!r}; that is a {type(found).__name__}, not callable")
+    implementation = Implementation.of(target, found)
+    if asked() is None or implementation.contract.devices is None:
+        return implementation
+    return replace(implementation, contract=replace(implementation.contract, devices=("cpu",)))
+
+
+def _module(name: str, target: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:  # last in the path: the target's neighbours must not shadow anything
+        sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        raise _unimportable(target, error) from error
+
+
+def _file(path: str, target: str) -> ModuleType:
+    """Import a file under its own name, or under one that nobody has where that is taken."""
+    file = Path(path).resolve()
+    name = file.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
+        return loaded
+    if loaded is not None or importlib.util.find_spec(name) is not None:
+        name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+    try:
+        module: ModuleType = from_file(file, name)
+    except BaseException as error:
+        raise _unimportable(target, error) from error
+    return module
+
+
+def _unimportable(target: str, error: BaseException) -> BaseException:
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    text = str(error).strip().splitlines()
+    first = f": {text[0]}" if text else ""
+    return TargetError(f"TARGET is {target!r}; importing it raised {type(error).__name__}{first}")

@@ -1,0 +1,62 @@
+"""Select implementations, dtypes and devices: those requested, as far as the contract promises them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dmat.testing.contract.names import require_known
+from dmat.testing.errors import SelectionError
+from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+
+Chosen = tuple[Implementation, str, str]
+
+
+def select(
+    targets: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    *,
+    otherwise: Sequence[Implementation] = BUILTIN,
+) -> list[Chosen]:
+    """Return (implementation, dtype, device) for all that the three lists name; empty means all.
+
+    otherwise: the implementations where no target is named.
+
+    Raises TargetError for a target, SelectionError for a dtype or device that is unknown, absent from
+    this machine, or not promised.
+    """
+    require_known(targets, devices, dtypes)
+    if "cuda" in devices and not torch.cuda.is_available():
+        raise SelectionError("device is 'cuda'; this machine has no CUDA device")
+    chosen: list[Chosen] = []
+    for implementation in [load(target) for target in dict.fromkeys(targets)] or otherwise:
+        chosen += _of(implementation, devices, dtypes)
+    return chosen
+
+
+def implementation_named(name: str) -> Implementation:
+    """Return the implementation of this name in reports: a built-in one, or what the TARGET names."""
+    builtin = (implementation for implementation in BUILTIN if implementation.name == name)
+    return next(builtin, None) or load(name)
+
+
+def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence[str]) -> list[Chosen]:
+    contract = implementation.contract
+    for dtype in dtypes:
+        if dtype not in contract.dtypes:
+            promised = ", ".join(contract.dtypes)
+            raise SelectionError(f"dtype is {dtype!r}; {implementation.name} promises {promised}")
+    for device in devices:
+        if contract.devices is not None and device not in contract.devices:
+            promised = ", ".join(contract.devices)
+            raise SelectionError(f"device is {device!r}; {implementation.name} promises {promised}")
+    places = tuple(dict.fromkeys(devices)) or implementation.devices
+    if not places:
+        promised = ", ".join(contract.devices or ())
+        raise SelectionError(f"{implementation.name} promises {promised}; this machine has none")
+    wanted = [dtype for dtype in contract.dtypes if not dtypes or dtype in dtypes]
+    return [(implementation, dtype, device) for device in places for dtype in wanted]

@@ -1,0 +1,1 @@
+"""What is a law, and what does it see of a kernel?"""

@@ -1,0 +1,268 @@
+"""Forward mode and second derivatives: how they are asked for, what is true of them, how far they may be off.
+
+A direction is a pair (v_i, v_f) of the shape of the gates. docs/spec.md sections 2, 3 and 5:
+
+    J v[t, s]             = v_i[s] + sum of v_f[k] sigmoid(-f[k]) over window(t, s)
+    d<v, J' G> / dG[t, s] = J v[t, s], and v_i[s] above the diagonal where masked cotangents are summed
+    d<v, J' G> / df[k]    = -v_f[k] R[k] sigmoid(f[k]) sigmoid(-f[k])
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from flint import arb
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dmat.testing.bounds.formats import CONDITION_ULPS, RATE_ULPS, Bound, Rounding, gamma
+from dmat.testing.bounds.scope import over_scope, scope_length
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.call import raised
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.oracle.arithmetic import FINITE, FREE, Array, Mask, Pair, sigmoid_minus
+from dmat.testing.oracle.dtilde import Backward
+from dmat.testing.oracle.gates import GateTerms, window_sums
+from dmat.testing.verdict.finding import Expected, LawBroken, as_array
+
+# What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
+# to four ways that each round once.
+WAYS_ULPS = 8
+LARGEST_GATE = 100.0  # beyond it sigmoid(f) sigmoid(-f) is nothing to be wrong about
+NO_FORWARD_MODE = (
+    "a kernel that has no forward mode raises there, or says so: forward_mode=False in the contract"
+)
+HINT = (
+    "a backward that is not differentiable itself says so: torch.autograd.function.once_differentiable,"
+    " or second_order=False in the contract"
+)
+
+
+@dataclass(frozen=True)
+class GatePair:
+    """Values of an input and a forget gate, or a direction v to move them in, (B, NH, S) float64 each."""
+
+    igate: Array
+    fgate: Array
+
+    @classmethod
+    def of(cls, igate: Tensor, fgate: Tensor) -> GatePair:
+        """Take the values of two tensors (B, NH, S, 1)."""
+        return cls(as_array(igate)[..., 0], as_array(fgate)[..., 0])
+
+
+# How they are asked for
+
+
+def pushed_forward(
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return J v by forward mode, (B, NH, S, S).
+
+    Raises Refused where the implementation raises under it, or its output carries no tangent at all.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(forward_ad.dual_level())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        duals = [
+            forward_ad.make_dual(_own_elements(gate), v)  # type: ignore[no-untyped-call]
+            for gate, v in zip(gates, direction, strict=True)
+        ]
+        stack.enter_context(subject.recorder.forward_mode(gates, direction, duals))
+        try:
+            tangent: Tensor | None = forward_ad.unpack_dual(subject.call(*duals)).tangent  # type: ignore
+        except LawBroken as broken:
+            raise Refused(f"forward mode {broken.finding.computed}") from broken
+    if tangent is None:
+        raise Refused("forward mode: the output carries no tangent")
+    subject.recorder.tangent(tangent)
+    return tangent
+
+
+def _own_elements(gate: Tensor) -> Tensor:
+    """Copy an expanded gate, which make_dual refuses."""
+    return gate.clone() if 0 in gate.stride() else gate.detach()
+
+
+@dataclass(frozen=True)
+class Second:
+    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and the forget gate, (B, NH, S) float64."""
+
+    G: Array
+    fgate: Array
+
+
+def pulled_twice(
+    subject: DtildeSubject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
+) -> tuple[Second, GatePair]:
+    """Differentiate <v, J' G> once more; return that, and the part of v that took part.
+
+    A gradient outside the graph, one that a second backward refuses to differentiate at all, takes no
+    part. Raises Refused where neither does, or an error says so.
+    """
+    leaves = [x.detach().requires_grad_() for x in (*gates, G)]
+    subject.recorder.inputs(v_i=direction[0], v_f=direction[1])
+    subject.recorder.leaves((*gates, G), leaves)
+    output = subject.call(leaves[0], leaves[1])
+    if not output.requires_grad:
+        raise Refused("second derivatives: the output asks for no gradient")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = torch.autograd.grad(output, leaves[:2], leaves[2], create_graph=True, allow_unused=True)
+            parts = [(x * v).sum() for x, v in zip(first, direction, strict=True) if _moves(x)]
+            if not parts:
+                raise Refused("second derivatives: the gradients are outside the graph")
+            # not grad(), which goes round what once_differentiable would raise
+            torch.autograd.backward(torch.stack(parts).sum())
+            second = [leaf.grad for leaf in leaves]
+    except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"second derivatives {raised('', error).computed}") from error
+    if all(x is None for x in second):
+        raise Refused("second derivatives: the gradients are outside the graph")
+    _, fgate, towards_G = (
+        torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, second, strict=True)
+    )
+    took = [n for n, x in enumerate(first) if _moves(x)]
+    subject.recorder.pulled_twice(direction, took, (fgate, towards_G))
+    took_part = [subject.read(v)[..., 0] * _moves(x) for x, v in zip(first, direction, strict=True)]
+    return Second(subject.read(towards_G), subject.read(fgate)[..., 0]), GatePair(*took_part)
+
+
+def _moves(gradient: Tensor | None) -> bool:
+    return gradient is not None and gradient.requires_grad
+
+
+# What is true of them, and how far they may be off
+
+
+def derivative_scope(error_scope: str | int) -> str:
+    """Return the error scope of J v: the window, or the whole sequence for every wider contract.
+
+    J is the adjoint of the gradient. A contract wider than the window lets the gradient sum the sequence from
+    either end (docs/spec.md section 3), and the adjoint of a sum from one end is a sum from the other.
+    """
+    return "window" if error_scope == "window" else "sequence"
+
+
+def expected_tangent(
+    subject: DtildeSubject, gates: GatePair, v: GatePair, *, summed: bool = False
+) -> Expected:
+    """Return what J v must be for finite gates.
+
+    With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
+    the derivative's scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta, as of df, whose factors these
+    are. summed: above the diagonal stands v_i[s], not 0.
+    """
+    S, rounding = gates.fgate.shape[-1], subject.rounding
+    terms = GateTerms.of(gates.fgate, wide=subject.wide)
+    past = np.tri(S, dtype=bool)
+    start = np.where(past | summed, v.igate[..., None, :], 0.0)
+    with np.errstate(under="ignore"):
+        moved = terms.rate * _single(v.fgate)
+        value = window_sums(moved, wide=subject.wide) + _single(start)
+        size = _window(np.abs(moved.hi)) + np.abs(start)
+        e = np.where(past, _tangent_error(rounding, terms, v), 0.0)
+        n = scope_length(S, derivative_scope(rounding.error_scope))
+        e = e + gamma(n + RATE_ULPS, rounding.u_a) * np.abs(start)
+    slack = (2 * S + 16) * 2.0 ** (-97 if subject.wide else -52) * size + 2.0**-1060
+
+    def ball(index: tuple[int, ...]) -> arb:
+        b, h, t, s = index
+        window = np.s_[b, h, s + 1 : t + 1]
+        moves = zip(gates.fgate[window].tolist(), v.fgate[window].tolist(), strict=True)
+        return sum((sigmoid_minus(f) * arb(x) for f, x in moves), arb(float(start[index])))
+
+    kind = np.full(value.hi.shape, FINITE, dtype=np.int8)
+    bound = _bound(rounding, e, value.hi, _overflows(rounding, gates)[..., None])
+    return Expected("J v", kind, value, slack, bound, ball, NO_FORWARD_MODE)
+
+
+def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
+    """Return e of J v but for what v_i adds to it."""
+    size, scope = np.abs(v.fgate), derivative_scope(rounding.error_scope)
+    n = scope_length(size.shape[-1], scope)
+    moved, conditioned = size * terms.rate.hi, size * terms.rate.hi * terms.rate_condition
+    M, C, A = (over_scope(x, _window(x), scope) for x in (moved, conditioned, size))
+    e = gamma(n + RATE_ULPS, rounding.u_a) * M + CONDITION_ULPS * rounding.u_a * C
+    e = e + (A + 2 * n + 4) * rounding.eta
+    return np.asarray(e + RATE_ULPS * rounding.u_a * A if rounding.gates == "absolute" else e)
+
+
+def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair) -> Expected:
+    """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it.
+
+    The ways are as large as the terms of J v over the derivative's scope: sums from one end may come by a way
+    each.
+    """
+    summed = subject.contract.masked_cotangent == "summed"
+    expected = expected_tangent(subject, gates, v, summed=summed)
+    moved = GateTerms.of(gates.fgate, wide=False).rate.hi * np.abs(v.fgate)
+    scope = derivative_scope(subject.rounding.error_scope)
+    size = over_scope(moved, _window(moved), scope) + np.abs(v.igate)[..., None, :]
+    added = gamma(WAYS_ULPS, subject.rounding.u) * size
+    bound = replace(expected.bound, bound=expected.bound.bound + added)
+    return replace(expected, quantity="d<v, J' G>/dG", bound=bound, note=HINT)
+
+
+def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
+    """Return what d<v, J' G> / df must be where 0 < |f| <= 100 and `stays_finite`; elsewhere nothing.
+
+    e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df; and what adding
+    up the ways to f in its dtype rounds.
+    """
+    rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
+    N, A = truth.rectangle_count, truth.rectangle_sum
+    if rounding.error_scope != "window":
+        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
+    size = A * np.abs(v.fgate)
+    value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * _single(-v.fgate)
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
+        e = e + (size + 2 * N + 4) * rounding.eta
+        e = np.where(np.isnan(e), np.inf, e)
+    slack = (4 * S + 48) * 2.0 ** (-96 if subject.wide else -53) * size + 2.0**-1060
+    judged = (f != 0) & (np.abs(f) <= LARGEST_GATE) & stays_finite(rounding, f, size)
+
+    def ball(index: tuple[int, ...]) -> arb:
+        return -arb(float(v.fgate[index])) * truth.df_ball(index) * sigmoid_minus(-float(f[index]))
+
+    kind = np.where(judged, FINITE, FREE).astype(np.int8)
+    bound = _bound(rounding, e, value.hi, _overflows(rounding, gates))
+    return Expected("d<v, J' G>/df", kind, value, slack, bound, ball, HINT)
+
+
+def stays_finite(rounding: Rounding, f: Array, size: Array) -> Mask:
+    """Whether `size` times exp(|f|) squared, which a second derivative may pass through, is finite."""
+    largest = min(rounding.accumulator.largest, rounding.output.largest)
+    return np.asarray(np.abs(f) <= (math.log(largest) - np.log1p(size)) / 2.2)
+
+
+def _single(values: Array) -> Pair:
+    return Pair(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
+
+
+def _window(terms: Array) -> Array:
+    return window_sums(_single(terms), wide=False).hi
+
+
+def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
+    """Whether D~ of a head of finite gates may overflow, (B, NH, 1): what derives from it may be NaN."""
+    with np.errstate(over="ignore"):
+        log = GateTerms.of(gates.fgate, wide=False).log.hi
+        size = 2 * (np.abs(gates.igate).max(-1, initial=0.0) + np.abs(log).sum(-1))
+    return np.asarray(~(size < min(rounding.accumulator.largest, rounding.output.largest)))[..., None]
+
+
+def _bound(rounding: Rounding, e: Array, value: Array, free: Mask) -> Bound:
+    """Return the bound; cotangents and directions are small, so that nothing overflows but the gates."""
+    nowhere = np.zeros(value.shape, dtype=bool)
+    return Bound(rounding.stored(e, value), nowhere, np.asarray(nowhere | free))

@@ -1,0 +1,482 @@
+"""A fused kernel in a dtype on a device, as a law sees it, with the truth of its results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import torch
+from flint import arb
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.recipes.backgrounds import Constant, rounded
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.layouts import lay_out
+from dmat.strategies.recipes.qkv import Probe, Products, plain_probe
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.contract import FusedContract
+from dmat.testing.errors import UNCALLABLE
+from dmat.testing.kernel.call import called, pulled
+from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
+from dmat.testing.law.subject import DETACHED, Subject
+from dmat.testing.oracle.arithmetic import FINITE, Array
+from dmat.testing.oracle.decays import Decays
+from dmat.testing.oracle.fused import Pulled, Truth, single
+from dmat.testing.oracle.fused_balls import HeadBalls
+from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.reads import READS, Reads
+from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+
+BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
+
+
+@dataclass
+class FusedSubject(Subject):
+    """A fused kernel as a law sees it."""
+
+    @property
+    def contract(self) -> FusedContract:
+        """The implementation's contract."""
+        return cast(FusedContract, self.implementation.contract)
+
+    @property
+    def reads(self) -> type[Reads]:
+        """The kind of operator."""
+        return READS[self.contract.reads]
+
+    # Calls by name
+
+    @property
+    def gates(self) -> tuple[str, str]:
+        """The names of both gates among the inputs."""
+        return "i", "g"
+
+    def build(self, call: Case, filler: float = float("nan")) -> Inputs:
+        """Build the inputs."""
+        return self.inputs(call["gates"], call["probe"], filler)
+
+    def overwrite(self, inputs: Inputs, rival: Gates) -> None:
+        """Write the gates of a rival into the same memory, and q, k and v times 2 where keys are free."""
+        for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
+            if x is not None:
+                x.copy_(other)
+        for name in "qkv":
+            if name != "k" or not self.contract.distinct_keys:
+                inputs.named[name].mul_(2)
+
+    def forward_on(self, inputs: Inputs) -> FusedRun:
+        """Call the kernel."""
+        return self.run_of(inputs)
+
+    def pull_on(
+        self, inputs: Inputs, call: Case, *, filler: float = float("nan"), times: int = 1
+    ) -> list[FusedGradients]:
+        """Call the kernel and pull the cotangent back, several times through one graph."""
+        needed = NAMES if self.contract.has_gradients else ()
+        return self.pulls_of(inputs, call["probe"], needed, times=times)
+
+    def name_of(self, name: str) -> str:
+        """Return how findings name an input."""
+        return self.letters[name]
+
+    def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
+        """Return what the output must be."""
+        return {"o": self.expected(run, note)}
+
+    def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
+        """Return what the gradient of one input must be."""
+        return self.expected_gradient(gradients, name)
+
+    def judged_gradients(self, call: Case) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of, if the contract defines them here."""
+        taken = [name for name, is_taken in self._taken.items() if is_taken]
+        return self.told(taken) if self.defines_gradients(call["probe"]) else []
+
+    @property
+    def _taken(self) -> dict[str, bool]:
+        """Whether the kernel takes each input."""
+        gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
+        return {name: gates.get(name, True) for name in NAMES}
+
+    def told(self, names: Iterable[str]) -> list[str]:
+        """Return the inputs whose gradients one-hot probes tell of.
+
+        In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
+        """
+        untold = {"k"} if self.contract.distinct_keys else set()
+        untold |= {"v"} if self.contract.positive else set()
+        return [name for name in names if name not in untold]
+
+    def defines_gradients(self, probe: Probe) -> bool:
+        """Whether the contract defines gradients here: truncated ones only where the normaliser is 1."""
+        return self.contract.gradient == "full" or not self.reads.truncates or probe.regime == "small"
+
+    # What may be drawn, and how far rounding may go
+
+    @cached_property
+    def domain(self) -> ProbeDomain:
+        """The domain: the cases that the strategies may draw for this kernel."""
+        contract, dtype = self.contract, self.dtype
+        formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
+        more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
+        return ProbeDomain.of(contract, **more, **formats)
+
+    @cached_property
+    def rounding(self) -> FusedRounding:
+        """The formats that it rounds to."""
+        return FusedRounding.of(self.contract, self.dtype)
+
+    @property
+    def plainest(self) -> Gates:
+        """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
+        return Gates(self.domain.dtype, (1, 1, self.domain.all_lengths[0]))
+
+    def other_gates(self, gates: Gates) -> Gates:
+        """Return gates of the same shape and dtype, of values that no small case has, if any may be."""
+        low, high = self.contract.i_range
+        igate = Constant(max(low, min(high, -2.75)) if self.contract.igate else 0.0)
+        most = max(self.domain.least, min(self.domain.most, -1.375))
+        return Gates(
+            gates.dtype, gates.shape, igate, Constant(0.0 if self.contract.gate == "fixed" else most)
+        )
+
+    def answer(self, case: Case, gates: Gates) -> Tensor:
+        """Return what the kernel gives for these gates, and all else as in the case."""
+        probe = case.get("probe") or plain_probe(self.domain, gates.shape[-1])
+        return self.call_fused(self.inputs(gates, probe))
+
+    def answer_to_zeros(self, S: int) -> Tensor:
+        """Return what the kernel gives for gates of zeros that ask for gradients, as all else does."""
+        inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_probe(self.domain, S))
+        leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
+        return self.call_fused(inputs.with_(**leaves))
+
+    def stand_in(self) -> Callable[..., object]:
+        """Return a function that gives zeros, which depend on all inputs."""
+        states, dtype = self.contract.states, getattr(torch, self.contract.returns(self.dtype))
+
+        def zeros(*tensors: Tensor, **more: object) -> object:
+            none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
+            o = (0 * none + 0 * tensors[2].double()).to(dtype)
+            return (o, o.detach()) if states in more else o
+
+        return zeros
+
+    @cached_property
+    def uncallable(self) -> str | None:
+        """Why the plainest calls there are, with each keyword that is promised, cannot be made; or None."""
+        gates = self.plainest
+        S = gates.shape[-1]
+        inputs = self.inputs(gates, plain_probe(self.domain, S))
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._told(inputs).items())
+        calls = ["nothing more"]
+        calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
+        calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
+        for call in calls:
+            try:
+                if call.startswith("nothing"):
+                    self.call_fused(inputs)
+                elif self.contract.packed and call.startswith(self.contract.packed):
+                    self.call_packed(inputs, (0, S))
+                else:
+                    _, state = self.call_with_state(inputs, None)
+                    self.call_with_state(inputs, state)
+            except LawBroken as broken:
+                found = broken.finding
+                why = found.computed if found.what == "raised" else f"gives {found.computed}"
+                wanted = "" if found.what == "raised" else f", expected {found.exact}"
+                unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
+                where = f"{shapes}, {self.dtype} on {self.device}"
+                return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
+        return None
+
+    def _told(self, inputs: Inputs) -> dict[str, Tensor]:
+        tensors = zip(inputs.named, self.arguments(inputs), strict=True)
+        return {self.letters[name]: x for name, x in tensors}
+
+    # Calls
+
+    def inputs(self, gates: Gates, probe: Probe, filler: float = float("nan")) -> Inputs:
+        """Build the tensors of a call, each in its layout."""
+        products = probe.build(gates, self.domain)
+        return self.inputs_of(gates, probe, products, *gates.build(self.device, filler), filler)
+
+    def inputs_of(
+        self,
+        gates: Gates,
+        probe: Probe,
+        products: Products,
+        igate: Tensor,
+        fgate: Tensor,
+        filler: float = float("nan"),
+    ) -> Inputs:
+        """Build the tensors of a call of these gates, (B, NH, S, 1)."""
+        dtype = getattr(torch, self.dtype)
+        q, k, v = (
+            lay_out(rounded(x, dtype).to(self.device), layout, filler)
+            for x, layout in zip((products.q, products.k, products.v), probe.layouts, strict=True)
+        )
+        fixed = self.contract.gate == "fixed"
+        return Inputs(
+            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
+        )
+
+    def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
+        """Return what a call with these inputs sees."""
+        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
+        zeros = np.zeros(q.shape[:3])
+        igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
+        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
+        return Seen(q, k, v, igate, fgate, begins, packed)
+
+    def _fixed(self, zeros: Array) -> Array:
+        assert self.contract.fixed is not None
+        log = np.asarray(torch.as_tensor(self.contract.fixed(zeros.shape[1])).double(), dtype=np.float64)
+        return zeros + log[None, :, None]
+
+    def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
+        """Call the kernel; return its output, (B, NH, S, V).
+
+        Raises LawBroken where it raises, or returns no tensor of that shape, of the dtype promised.
+        """
+        return self._called(inputs, more)[0]
+
+    def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
+        """Call the kernel on a state, None for none yet; return its output and the next state."""
+        assert self.contract.states
+        output, rest = self._called(inputs, {self.contract.states: state})
+        if not rest:
+            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
+        return output, rest[0]
+
+    def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
+        """Call the kernel on sequences packed one behind another, that end there."""
+        return self.call_fused(inputs, **self._ending(ends))
+
+    def _ending(self, ends: Sequence[int]) -> dict[str, object]:
+        """Return the keyword that says where packed sequences end."""
+        assert self.contract.packed
+        return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
+
+    def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
+        arguments = self.arguments(inputs)
+        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
+        returned = called("o", self.implementation.function, arguments, more)
+        first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
+        output = self._require_output(first, inputs)
+        self.recorder.returned_fused(first, rest)
+        return output, tuple(rest)
+
+    def arguments(self, inputs: Inputs) -> list[Tensor]:
+        """Return the tensors as the kernel takes them."""
+        return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
+
+    def _require_output(self, found: object, inputs: Inputs) -> Tensor:
+        """Return the output as (B, NH, S, V)."""
+        B, NH, S, V = inputs.v.shape
+        shape = (B, NH, S, V) if self.contract.layout == "BHSD" else (B, S, NH, V)
+        dtype = getattr(torch, self.contract.returns(self.dtype))
+        wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
+        if not isinstance(found, Tensor):
+            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted, what="shape"))
+        if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
+            told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
+            raise LawBroken(Finding("o", (), told, wanted, what="shape"))
+        return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
+
+    def run(self, gates: Gates, probe: Probe) -> FusedRun:
+        """Build the recipes' tensors and call the kernel on them."""
+        return self.run_of(self.inputs(gates, probe))
+
+    def run_of(self, inputs: Inputs) -> FusedRun:
+        """Call the kernel on these inputs."""
+        return FusedRun(self.seen(inputs), self.call_fused(inputs), self.read)
+
+    def pull(self, gates: Gates, probe: Probe, needed: Sequence[str] = NAMES) -> FusedGradients:
+        """Call the kernel and pull the probe's cotangent back through it."""
+        return self.pull_of(self.inputs(gates, probe), probe, needed)
+
+    def cotangent(self, inputs: Inputs, probe: Probe) -> Tensor:
+        """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
+        dtype = getattr(torch, self.contract.returns(self.dtype))
+        dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
+        return lay_out(dense, probe.pull_layout) if probe.pull_layout else dense
+
+    def pull_of(
+        self,
+        inputs: Inputs,
+        probe: Probe,
+        needed: Sequence[str] = NAMES,
+        *,
+        W: Tensor | None = None,
+        seen: Seen | None = None,
+        more: Mapping[str, object] = NOTHING,
+    ) -> FusedGradients:
+        """Call the kernel on these inputs, and pull the cotangent back."""
+        return self.pulls_of(inputs, probe, needed, W=W, seen=seen, more=more)[0]
+
+    def pulls_of(
+        self,
+        inputs: Inputs,
+        probe: Probe,
+        needed: Sequence[str] = NAMES,
+        *,
+        times: int = 1,
+        W: Tensor | None = None,
+        seen: Seen | None = None,
+        more: Mapping[str, object] = NOTHING,
+    ) -> list[FusedGradients]:
+        """Call the kernel on these inputs, and pull the cotangent back `times` through one graph.
+
+        needed: the inputs that ask for a gradient; that of any other is zero. W: the cotangent, else the
+        probe's. more: keywords of the call, and seen: what it sees with them.
+        """
+        seen, named = seen or self.seen(inputs), inputs.named
+        leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
+        self.recorder.fused_leaves(named, leaves, self.letters)
+        output = self.call_fused(inputs.with_(**leaves), **more)
+        tensor = self.cotangent(inputs, probe) if W is None else W
+        seen_W = self.read(tensor)  # a backward may overwrite it
+        run = FusedRun(seen, output.detach(), self.read)
+        self.recorder.detached(output, run.output)
+        every = [
+            self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
+        ]
+        truth = self.truth(seen)
+        bounds = FusedBounds(truth, self.contract, self.rounding)
+        detached = not output.requires_grad
+        pulled = Pulled(truth, seen_W)
+        return [FusedGradients(run, seen_W, tensors, detached, pulled, bounds) for tensors in every]
+
+    def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
+        """Call the kernel on packed sequences, and pull the probe's cotangent back."""
+        return self.pull_of(inputs, probe, seen=seen, more=self._ending(ends))
+
+    def pull_going_on(self, inputs: Inputs, probe: Probe, cut: int) -> FusedGradients:
+        """Call the kernel up to a cut, then from there on its state, and pull the cotangent back to there.
+
+        The truth is that of all times, with a cotangent of 0 before the cut.
+        """
+        assert self.contract.states
+        _, state = self.call_with_state(inputs.part(0, cut), None)
+        W = self.cotangent(inputs, probe)
+        behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
+        gradients = self.pull_of(
+            behind, probe, W=W[:, :, cut:], seen=seen, more={self.contract.states: state}
+        )
+        whole = self.read(W).copy()
+        whole[:, :, :cut] = 0.0
+        rounding = self.rounding.handing_over(coarsest(state))
+        bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
+        return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
+
+    def _pulled(
+        self,
+        output: Tensor,
+        leaves: dict[str, Tensor],
+        W: Tensor,
+        needed: Sequence[str],
+        *,
+        retain: bool,
+    ) -> dict[str, Tensor]:
+        asked = {name: leaf for name, leaf in leaves.items() if name in needed}
+        self.recorder.pull_fused(output, asked, W, self.letters, self.contract.layout, retain=retain)
+        found = pulled(output, asked, W, retain=retain)
+        result = {}
+        for name, leaf in leaves.items():
+            gradient = found.get(name)
+            result[name] = torch.zeros_like(leaf) if gradient is None else gradient
+        self.recorder.pulled_fused([result[name] for name in asked])
+        return result
+
+    # What must come out
+
+    def truth(self, seen: Seen) -> Truth:
+        """Return what is true of a call."""
+        with np.errstate(all="ignore"):
+            return Truth(self.contract, seen)
+
+    def expected(self, run: FusedRun, note: str = "") -> Expected:
+        """Return what the output of this call must be."""
+        return self.expected_of(run.seen, note)
+
+    def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
+        """Return what the output must be for these inputs; state: what was handed over, if anything was."""
+        rounding = self.rounding.handing_over(coarsest(state))
+        return self.output_of(self.truth(seen), self.contract, rounding, note)
+
+    def output_of(
+        self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
+    ) -> Expected:
+        """Return what the output must be under this contract."""
+        heads = _heads(truth, None)
+
+        def ball(index: tuple[int, ...]) -> arb:
+            b, h, t, c = index
+            return heads(b, h).o(t, c)
+
+        with np.errstate(all="ignore"):
+            bound = FusedBounds(truth, contract, rounding).output()
+            kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
+            decays = Decays.of(truth)
+            return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
+
+    def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
+        """Return what the gradient of one input of this call must be."""
+        note = DETACHED if gradients.detached else note
+        return self.gradient_of(gradients.pulled, name, gradients.bounds, note)
+
+    def gradient_of(self, pulled: Pulled, name: str, bounds: FusedBounds, note: str = "") -> Expected:
+        """Return what the gradient of one input must be within these bounds."""
+        heads = _heads(pulled.truth, pulled.W)
+
+        def ball(index: tuple[int, ...]) -> arb:
+            b, h, *place = index
+            enclosed: arb = getattr(heads(b, h), BALLS[name])(*place)
+            return enclosed
+
+        with np.errstate(all="ignore"):
+            if name in ("g", "i"):
+                bound = bounds.gate(pulled) if name == "g" else bounds.igate(pulled)
+                value = pulled.dgate if name == "g" else pulled.di
+            else:
+                bound, value = bounds.product(name, pulled), getattr(pulled, f"d{name}")
+            # The filter's own error is far below what is allowed, except of float64, where all are balls.
+            slack = bound.bound if self.wide else 2.0**-20 * bound.bound + 2.0**-1060
+            kind = np.full(value.shape, FINITE, dtype=np.int8)
+            return Expected(self.gradient_name(name), kind, single(value), slack, bound, ball, note)
+
+    def gradient_name(self, name: str) -> str:
+        """Return the name of a gradient, as findings have it."""
+        return f"d{self.letters[name]}"
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """The name of each tensor of a call."""
+        return dict(
+            zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
+        )
+
+
+def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
+    """Return the balls of each head of a call, made when they are asked for."""
+
+    @functools.cache
+    def heads(b: int, h: int) -> HeadBalls:
+        return HeadBalls(truth.contract, truth.seen, b, h, None if W is None else W[b, h])
+
+    return heads
+
+
+def coarsest(state: object) -> str | None:
+    """Return the coarsest format that a state holds numbers in; None where no tensor is found in it."""
+    dtypes = {x.dtype for x in tree_leaves(state) if isinstance(x, Tensor) and x.is_floating_point()}
+    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=None)
+    return None if coarse is None else str(coarse).removeprefix("torch.")

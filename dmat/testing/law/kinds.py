@@ -1,0 +1,29 @@
+"""Tables by kind of kernel: D~ itself, or a fused kernel that D~ is read out of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmat.strategies.cases.dtilde import COTANGENTS, GATES, WINDOWS
+from dmat.strategies.cases.fused import PROBED, RIVALS
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import Calls
+from dmat.testing.law.subject import Subject
+
+SUBJECTS: Mapping[str, type[Subject]] = {DTILDE: DtildeSubject, FUSED: FusedSubject}
+
+
+BOTH = (DTILDE, FUSED)
+# What laws of both kinds are tried on: a call; a call and its backward; a call, and other gates.
+FORWARD = {DTILDE: Calls(GATES, ("gates",)), FUSED: Calls(PROBED, ("gates", "probe"))}
+BACKWARD = {DTILDE: Calls(COTANGENTS, ("gates", "cotangent")), FUSED: Calls(PROBED, ("gates", "probe"))}
+RIVAL = {DTILDE: Calls(WINDOWS, ("gates",)), FUSED: Calls(RIVALS, ("gates", "probe"))}
+
+
+def subject_of(implementation: Implementation, dtype: str, device: str = "cpu", **more: Any) -> Subject:
+    """Return what the laws of this implementation see. more: the other fields of a Subject."""
+    return SUBJECTS[implementation.kind](implementation, dtype, device, **more)

@@ -1,0 +1,141 @@
+"""A law: one statement, the cases it is tried on, and what a contract must promise for it to apply.
+
+`@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case), and leaves the function as
+it is: a Law for each kind of kernel that it is a law of. The pytest plugin makes the test of these Laws;
+dmat/testing/run/search.py says how that test tries one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dmat.strategies.cases import contains
+from dmat.strategies.cases.dtilde import Cases
+from dmat.strategies.recipes.recipe import Case
+from dmat.strategies.regimes import regime_of
+from dmat.strategies.shapes import length_class
+from dmat.testing.contract import DTILDE
+from dmat.testing.law.subject import Subject
+
+Need = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
+class Law:
+    """One statement about the kernels of one kind.
+
+    name: without "test_law_"; each kind has a name once. text: the docstring. check: (subject, **case).
+    parameters: the parts of a case that check takes. order: --dmat-first runs low ones first. most: the cap
+    on random examples for a law with expensive examples (a compilation, a process); None: no cap.
+    """
+
+    name: str
+    text: str
+    check: Callable[..., None]
+    parameters: tuple[str, ...]
+    cases: Cases
+    order: int
+    needs: tuple[Need, ...]
+    most: int | None = None
+    kind: str = DTILDE
+
+    @property
+    def statement(self) -> str:
+        """What the law says: the first paragraph of its text."""
+        return " ".join(self.text.split("\n\n")[0].split())
+
+    def arguments(self, case: Case) -> Case:
+        """Return the parts of a case that this law takes, in its own order."""
+        return {name: case[name] for name in self.parameters}
+
+    def not_applicable(self, subject: Subject) -> str | None:
+        """Return why the contract promises nothing here, or None."""
+        return next((reason for need in self.needs if (reason := need(subject))), None)
+
+    def why_not(self, subject: Subject, case: Case) -> str | None:
+        """Return why the subject's contract does not let this law be tried on this case, or None."""
+        reason = self.not_applicable(subject)
+        if reason is not None:
+            return reason
+        if set(case) != set(self.parameters):
+            wanted = ", ".join(self.parameters)
+            return f"the case has {', '.join(case) or 'nothing'}; the law {self.name} takes {wanted}"
+        allowed = self.cases.inside or contains.any_shape
+        fitting = allowed(case, subject.domain)
+        name = subject.implementation.name
+        return None if fitting else f"the contract of {name} does not allow the case"
+
+
+def kind_of(case: Case) -> str | None:
+    """Return the regime and the class of lengths of a case's gates, "REGIME, LENGTHS"; None without gates."""
+    if "gates" not in case:
+        return None
+    gates = case["gates"]
+    return f"{regime_of(gates)}, {length_class(gates.shape[-1])}"
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Cases of a law of both kinds, of one kind. parts: those that describe a call of the kernel."""
+
+    cases: Cases
+    parts: tuple[str, ...]
+
+
+def law(
+    cases: Cases | Mapping[str, Calls],
+    *,
+    order: int | Mapping[str, int],
+    needs: tuple[Need, ...] | Mapping[str, tuple[Need, ...]] = (),
+    most: int | None = None,
+    kinds: tuple[str, ...] = (DTILDE,),
+) -> Callable[..., Any]:
+    """Make a Law for each kind of a function (subject, **case) whose docstring's first line states it.
+
+    The function stays as it is; its Laws are its attribute `laws`.
+    A law of both kinds is a function (subject, call, **rest of the case): call is the part of the case that
+    describes a call. Its cases, order and needs may differ by kind, and its docstring where it has
+    {words of D~ // words of fused kernels}.
+    """
+
+    def make(check: Callable[..., None]) -> Callable[..., None]:
+        name = check.__name__.removeprefix("test_law_")
+        laws = []
+        for kind in kinds:
+            own, number, needed = (_of_kind(x, kind) for x in (cases, order, needs))
+            text = _worded(check.__doc__ or "", kinds.index(kind)) if len(kinds) > 1 else check.__doc__ or ""
+            parameters = tuple(inspect.signature(check).parameters)[1:]
+            if isinstance(own, Calls):
+                parameters = (*own.parts, *parameters[1:])
+            one = _on_calls(check, own.parts) if isinstance(own, Calls) else check
+            tried = own.cases if isinstance(own, Calls) else own
+            laws.append(Law(name, text, one, tuple(parameters), tried, number, needed, most, kind))
+        check.__dict__["laws"] = tuple(laws)
+        return check
+
+    return make
+
+
+def _of_kind(value: Any, kind: str) -> Any:
+    return value[kind] if isinstance(value, Mapping) else value
+
+
+def _worded(text: str, number: int) -> str:
+    """Return a docstring with the first or the second of the words in each {words // words}."""
+    return re.sub(r"\{([^{}]*?)\s?//\s?([^{}]*?)\}", lambda both: both[1 + number], text)
+
+
+def _on_calls(check: Callable[..., None], parts: tuple[str, ...]) -> Callable[..., None]:
+    """Return the check of a law of both kinds as one of (subject, **case)."""
+
+    @functools.wraps(check)
+    def on_calls(subject: Subject, **case: Any) -> None:
+        call = {name: case.pop(name) for name in parts}
+        check(subject, call, **case)
+
+    return on_calls

@@ -1,0 +1,95 @@
+"""An implementation under a transform of torch: compiled, exported, under autocast, vmapped.
+
+Each but vmap gives a subject of the same promises, to be called like any other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dmat.testing.kernel.call import raised
+from dmat.testing.kernel.dtilde import arranged
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.verdict.finding import LawBroken
+
+InDims = tuple[int | None, int | None]
+
+
+def compiled(subject: DtildeSubject) -> DtildeSubject:
+    """Return it under torch.compile, one graph for all lengths."""
+    subject.recorder.compiled()
+    return subject.calling(_compiled(subject.implementation, subject.dtype), "compiled")
+
+
+@lru_cache(maxsize=1)
+def _compiled(implementation: Implementation, dtype: str) -> Callable[..., object]:
+    """Compile once for all cases of a law; a kernel of another dtype would count as a recompilation."""
+    torch.compiler.reset()
+    return torch.compile(implementation.function, dynamic=True)
+
+
+def exported(subject: DtildeSubject, igate: Tensor, fgate: Tensor) -> DtildeSubject:
+    """Return it as torch.export gives it for gates of this shape; LawBroken where that raises."""
+    function, layout = subject.implementation.function, subject.contract.gate_layout
+
+    class Module(torch.nn.Module):
+        def forward(self, igate_preact: Tensor, fgate_preact: Tensor) -> object:
+            return function(igate_preact, fgate_preact)
+
+    subject.recorder.exported(layout, igate, fgate)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(Module(), tuple(arranged(x, layout) for x in (igate, fgate)))
+            return subject.calling(program.module(), "exported")
+    except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
+        raise LawBroken(raised("D~", error)) from error
+
+
+def under_autocast(subject: DtildeSubject) -> DtildeSubject:
+    """Return it under autocast to bfloat16."""
+    function = subject.implementation.function
+
+    def automatic(igate_preact: Tensor, fgate_preact: Tensor) -> object:
+        with torch.autocast(subject.device, dtype=torch.bfloat16):
+            return function(igate_preact, fgate_preact)
+
+    subject.recorder.autocast(subject.device)
+    return subject.calling(automatic, "automatic")
+
+
+def vmapped(
+    subject: DtildeSubject, inputs: Sequence[Tensor], in_dims: InDims, G: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call it under torch.func.vmap; return every D~, di and df for G, batch first.
+
+    in_dims: for each gate 0, or None where all calls share it. Gradients that the contract does not have
+    are zeros. Raises LawBroken where vmap does.
+    """
+
+    recorder, subject = subject.recorder, subject.unrecorded()
+
+    def pulled(igate: Tensor, fgate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not subject.contract.has_gradients:
+            return subject.call(igate, fgate), torch.zeros_like(igate), torch.zeros_like(fgate)
+        output, pull = torch.func.vjp(subject.call, igate, fgate)  # type: ignore[misc]
+        di, df = pull(G)
+        return output, di, df
+
+    recorder.vmapped(subject.contract, inputs, in_dims, G)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output, di, df = torch.func.vmap(pulled, in_dims)(*inputs)
+    except LawBroken:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+        raise LawBroken(raised("gradients", error)) from error
+    recorder.vmap_returned((output, di, df))
+    return output, di, df

@@ -1,0 +1,184 @@
+"""The exact D~ and its exact gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flint import arb
+
+from dmat.testing.oracle.arithmetic import (
+    FINITE,
+    FREE,
+    NAN,
+    NAN_OR_NEG_INF,
+    NEG_INF,
+    POS_INF,
+    Array,
+    Kind,
+    Pair,
+    _prefix_sums,
+    _row_sums,
+    _single,
+    dtilde_ball,
+    fgate_gradient_ball,
+    holds,
+    igate_gradient_ball,
+)
+from dmat.testing.oracle.gates import GateTerms, window_sums
+
+
+@dataclass(frozen=True)
+class Forward:
+    """D~ of these gates: kind and value of each entry, and the sums that its bound is made of.
+
+    kind: (B, NH, S, S), what the entry must be. value: where kind is FINITE, D~ to within `slack`.
+    magnitude: sum of |log sigmoid(f)| over the window. condition: of |f| sigmoid(-f).
+    """
+
+    igate: Array
+    fgate: Array
+    terms: GateTerms
+    kind: Kind
+    value: Pair
+    slack: Array
+    magnitude: Array
+    condition: Array
+
+    @classmethod
+    def of(cls, igate: Array, fgate: Array, *, wide: bool) -> Forward:
+        """Compute it; igate and fgate are (B, NH, S), `wide` for subjects that compute in float64."""
+        S = igate.shape[-1]
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            terms = GateTerms.of(fgate, wide=wide)
+            sums = window_sums(terms.log, wide=wide)
+            condition = window_sums(_single(terms.log_condition), wide=False)
+            i = np.where(np.isfinite(igate), igate, 0.0)[..., None, :]
+            value = sums + _single(np.broadcast_to(i, sums.hi.shape))
+            magnitude = -sums.hi
+            # each term's own error, then one per addition; 2^-97 and 2^-52 leave a factor to spare
+            unit = (S + 4) * 2.0**-97 if wide else (S + 12) * 2.0**-52
+            slack = unit * (magnitude + np.abs(i)) + (S + 4) * 2.0**-1070
+            overflown = ~np.isfinite(value.hi)  # sums past 2^1024: nothing is known, or promised
+        kind = _forward_kind(igate, fgate)
+        kind[overflown & (kind == FINITE)] = FREE
+        return cls(
+            igate,
+            fgate,
+            terms,
+            kind,
+            value,
+            slack,
+            np.where(overflown, np.inf, magnitude),
+            condition.hi,
+        )
+
+    def ball(self, index: tuple[int, ...]) -> arb:
+        """Enclose D~ at (b, h, t, s), an entry of kind FINITE."""
+        b, h, t, s = index
+        return dtilde_ball(self.igate[b, h, s], self.fgate[b, h, s + 1 : t + 1].tolist())
+
+
+def _forward_kind(igate: Array, fgate: Array) -> Kind:
+    """Return each entry's kind (finite, -inf, +inf, NaN) from the gates that it reads: spec section 1."""
+    S = igate.shape[-1]
+    closed = holds(fgate == -np.inf)
+    i = igate[..., None, :]
+    any_nan = holds(np.isnan(fgate)) | np.isnan(i)
+    any_closed = closed | (i == -np.inf)
+    kind = np.full((*igate.shape, S), FINITE, dtype=np.int8)
+    kind[np.broadcast_to(i == np.inf, kind.shape)] = POS_INF
+    kind[any_closed] = NEG_INF
+    kind[closed & (i == np.inf)] = NAN_OR_NEG_INF
+    kind[any_nan] = NAN
+    kind[any_nan & any_closed] = NAN_OR_NEG_INF
+    kind[..., ~np.tri(S, S, dtype=bool)] = NEG_INF
+    return kind
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Gradients for these gates and this cotangent, and the sums that their bounds are made of.
+
+    di, df: (B, NH, S), each to within its slack. For di[s] `column_*`, for df[k] `rectangle_*`: the
+    number of non-zero cotangents summed and the sum of their magnitudes. total_*: the same over the
+    whole causal part of a head, (B, NH, 1).
+    """
+
+    fgate: Array
+    counted: Array
+    terms: GateTerms
+    di: Pair
+    di_slack: Array
+    df: Pair
+    df_slack: Array
+    column_count: Array
+    column_sum: Array
+    rectangle_count: Array
+    rectangle_sum: Array
+    total_count: Array
+    total_sum: Array
+
+    @classmethod
+    def of(cls, fgate: Array, G: Array, *, masked_cotangent: str, wide: bool) -> Backward:
+        """Compute them; fgate is (B, NH, S), G (B, NH, S, S), finite at t >= s.
+
+        masked_cotangent: "ignored", or "summed" where di[s] sums the rows above the diagonal too.
+        """
+        S = fgate.shape[-1]
+        causal = np.where(np.tri(S, S, dtype=bool), G, 0.0)
+        counted = causal if masked_cotangent == "ignored" else G
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            terms = GateTerms.of(fgate, wide=wide)
+            rectangle = _rectangles(causal, wide=wide)
+            rectangle_sum = _rectangles(np.abs(causal), wide=False).hi
+            column_sum = np.abs(counted).sum(axis=-2)
+            unit = S * 2.0**-96 if wide else (4 * S + 32) * 2.0**-53
+            tiny = 2.0**-1070
+            return cls(
+                fgate,
+                counted,
+                terms,
+                _column_sums(counted, wide=wide),
+                unit * column_sum,
+                rectangle * terms.rate if wide else _single(rectangle.hi * terms.rate.hi),
+                unit * rectangle_sum * terms.rate.hi + tiny * (rectangle_sum + 1),
+                np.count_nonzero(counted, axis=-2).astype(np.float64),
+                column_sum,
+                _rectangles((causal != 0).astype(np.float64), wide=False).hi,
+                rectangle_sum,
+                np.count_nonzero(causal, axis=(-2, -1))[..., None].astype(np.float64),
+                np.abs(causal).sum(axis=(-2, -1))[..., None],
+            )
+
+    def di_ball(self, index: tuple[int, ...]) -> arb:
+        """Enclose di at (b, h, s)."""
+        b, h, s = index
+        return igate_gradient_ball(_nonzero(self.counted[b, h, :, s]))
+
+    def df_ball(self, index: tuple[int, ...]) -> arb:
+        """Enclose df at (b, h, k), f[k] not NaN."""
+        b, h, k = index
+        return fgate_gradient_ball(_nonzero(self.counted[b, h, k:, :k]), self.fgate[b, h, k])
+
+
+def _nonzero(G: Array) -> list[float]:
+    return [float(g) for g in G[G != 0]]
+
+
+def _column_sums(G: Array, *, wide: bool) -> Pair:
+    if not wide:
+        return _single(G.sum(axis=-2))
+    return _row_sums(_single(G))
+
+
+def _rectangles(causal: Array, *, wide: bool) -> Pair:
+    """Sum over t >= k > s, into [..., k]: along each row up to k, then over the rows from k down."""
+    S = causal.shape[-1]
+    below = np.tri(S, S, dtype=bool)
+    if not wide:
+        left = np.zeros_like(causal)  # [..., t, k]: sum over s < k of row t
+        left[..., 1:] = np.cumsum(causal[..., :-1], axis=-1)
+        return _single(np.where(below, left, 0.0).sum(axis=-2))
+    lefts = _prefix_sums(causal)
+    return _row_sums(Pair(np.where(below, lefts.hi, 0.0), np.where(below, lefts.lo, 0.0)))

@@ -1,0 +1,149 @@
+"""The exact results of a fused kernel, entry by entry, enclosed in balls of 256 bits."""
+
+from __future__ import annotations
+
+from functools import cached_property, reduce
+
+from flint import arb
+
+from dmat.testing.contract import FusedContract
+from dmat.testing.oracle.arithmetic import Array, log_sigmoid, sigmoid_minus
+from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.reads import ONE, READS, ZERO
+
+
+class HeadBalls:
+    """One head of one call. W: the cotangent of its output, (S, V), where there is one."""
+
+    def __init__(self, contract: FusedContract, seen: Seen, b: int, h: int, W: Array | None = None) -> None:
+        """Take what this head was given."""
+        self.contract, self.place, self.W = contract, (b, h), W
+        self.reads = READS[contract.reads]
+        self.q, self.k, self.v = (x[b, h] for x in (seen.q, seen.k, seen.v))
+        self.igate, self.fgate = seen.igate[b, h], seen.fgate[b, h]
+        self.unread = seen.unread[b, h] if seen.unread.ndim == 4 else seen.unread
+        self.scale = arb(contract.scale_of(self.q.shape[-1]))
+        self.S = len(self.fgate)
+
+    @cached_property
+    def log(self) -> list[arb]:
+        """l of each time; of a closed gate, which `unread` tells of, 0."""
+        of = log_sigmoid if self.contract.gate == "preact" else arb
+        return [of(float(f)) if f > -float("inf") else ZERO for f in self.fgate]
+
+    @cached_property
+    def rows(self) -> dict[int, list[arb]]:
+        """E w of each row that was asked for."""
+        return {}
+
+    @cached_property
+    def products(self) -> dict[tuple[int, int], arb]:
+        """The products that were asked for."""
+        return {}
+
+    def row(self, t: int) -> list[arb]:
+        """Return w[s] E[t, s] for s <= t, E of all that is exponentiated."""
+        if t not in self.rows:
+            window, row = ZERO, [ZERO] * (t + 1)
+            for s in range(t, -1, -1):
+                if not self.unread[t, s]:
+                    exponent = self.reads.exponent(window + arb(float(self.igate[s])), self.product(t, s))
+                    row[s] = exponent.exp() * (-self.log[s] if self.contract.weight == "dt" else ONE)
+                window += self.log[s]
+            self.rows[t] = row
+        return self.rows[t]
+
+    def product(self, t: int, s: int) -> arb:
+        """Return scale (q_t . k_s)."""
+        if (t, s) not in self.products:
+            self.products[t, s] = self.scale * _dot(self.q[t], self.k[s])
+        return self.products[t, s]
+
+    def a(self, t: int, s: int) -> arb:
+        """Return the coefficient of v_s in row t, before any normaliser."""
+        return self.reads.coefficient(self.row(t)[s], self.product(t, s))
+
+    def n(self, t: int) -> arb:
+        """Return the sum of a in row t."""
+        return sum((self.a(t, s) for s in range(t + 1)), ZERO)
+
+    def normaliser(self, t: int) -> arb:
+        """Return what row t is divided by."""
+        return self.reads.normaliser_ball(self.n(t)) if self.reads.normalised else ONE
+
+    def o(self, t: int, c: int) -> arb:
+        """Return the output at row t, column c."""
+        terms = (self.a(t, s) * arb(float(self.v[s, c])) for s in range(t + 1) if self.v[s, c] != 0)
+        return sum(terms, ZERO) / self.normaliser(t)
+
+    # Gradients
+
+    def slope(self, t: int) -> list[arb]:
+        """Return dL / d a[t, s] times the normaliser, for s <= t."""
+        assert self.W is not None
+        plain = [_dot(self.W[t], self.v[s]) for s in range(t + 1)]
+        if not self.reads.normalised or self.contract.gradient == "truncated":
+            return plain
+        slopes = self.reads.slopes(self.n(t))
+        if slopes == (ZERO,):
+            return plain
+        columns = [c for c in range(self.W.shape[-1]) if self.W[t, c] != 0]
+        along = sum((arb(float(self.W[t, c])) * self.o(t, c) for c in columns), ZERO)
+        of_normaliser = reduce(arb.union, (slope * along for slope in slopes))
+        return [x - of_normaliser for x in plain]
+
+    def X(self, t: int) -> list[arb]:
+        """Return the gradient of D~[t, s], for s <= t."""
+        den = self.normaliser(t)
+        return [self.a(t, s) * slope / den for s, slope in enumerate(self.slope(t))]
+
+    def dgate(self, k: int) -> arb:
+        """Return the gradient of the gate at k: of l, or of f."""
+        dl = ZERO
+        for t in range(k, self.S):
+            if k > 0:
+                dl += sum(self.X(t)[:k], ZERO)
+            if self.contract.weight == "dt":
+                dl -= self._unweighted(t, k)
+        return dl * sigmoid_minus(float(self.fgate[k])) if self.contract.gate == "preact" else dl
+
+    def _unweighted(self, t: int, s: int) -> arb:
+        """Return E[t, s] scale (q_t.k_s) times its slope."""
+        if self.unread[t, s]:
+            return ZERO
+        window = sum(self.log[s + 1 : t + 1], ZERO) + arb(float(self.igate[s]))
+        return window.exp() * self.product(t, s) * self.slope(t)[s]
+
+    def di(self, s: int) -> arb:
+        """Return the gradient of the input gate at s."""
+        return sum((self.X(t)[s] for t in range(s, self.S)), ZERO)
+
+    def dq(self, t: int, d: int) -> arb:
+        """Return the gradient of q at t, d."""
+        slope, den = self.slope(t), self.normaliser(t)
+        row = self.row(t)
+        terms = (row[s] * slope[s] * arb(float(self.k[s, d])) for s in range(t + 1) if self.k[s, d] != 0)
+        return self.scale * sum(terms, ZERO) / den
+
+    def dk(self, s: int, d: int) -> arb:
+        """Return the gradient of k at s, d."""
+        terms = (
+            self.row(t)[s] * self.slope(t)[s] / self.normaliser(t) * arb(float(self.q[t, d]))
+            for t in range(s, self.S)
+            if self.q[t, d] != 0
+        )
+        return self.scale * sum(terms, ZERO)
+
+    def dv(self, s: int, c: int) -> arb:
+        """Return the gradient of v at s, c."""
+        assert self.W is not None
+        terms = (
+            self.a(t, s) / self.normaliser(t) * arb(float(self.W[t, c]))
+            for t in range(s, self.S)
+            if self.W[t, c] != 0
+        )
+        return sum(terms, ZERO)
+
+
+def _dot(x: Array, y: Array) -> arb:
+    return sum((arb(float(a)) * arb(float(b)) for a, b in zip(x, y, strict=True) if a != 0 and b != 0), ZERO)

@@ -1,0 +1,199 @@
+"""The result of one law in one place: what a process tells of it, and what the report of a check holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from dmat.testing.contract.names import DEVICES, DTYPES
+from dmat.testing.errors import UNCALLABLE
+from dmat.testing.interpret.choice import Interpreter
+
+FORMAT: Final = 2  # of every JSON document that dmat writes
+
+
+Format = Literal[2]
+
+
+Dtype = Annotated[str, Meta(extra_json_schema={"enum": list(DTYPES)})]
+
+
+Device = Annotated[str, Meta(extra_json_schema={"enum": list(DEVICES)})]
+
+
+Status = Literal["passed", "failed", "known", "not run"]
+
+
+Ended = Literal["broken", "died", "did not end"]
+
+
+What = Literal[
+    "value", "class", "raised", "shape", "memory", "died"
+]  # of dmat.testing.verdict.finding.Finding
+
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+Target = Annotated[str, Meta(description="TARGET as given, or a built-in name")]
+
+
+Promises = Annotated[dict[str, Any], Meta(description="promises that differ from the strictest default")]
+
+
+Interpreted = Annotated[
+    Interpreter | None,
+    Meta(description="of Triton, that the kernels ran in, and the number of the autotune config; else null"),
+]
+
+
+class LawRecord(Struct, forbid_unknown_fields=True):
+    """What became of one law for one implementation, dtype and device."""
+
+    law: str
+    implementation: str
+    dtype: Dtype
+    device: Device
+    status: Status = "not run"  # until it is known better
+    reason: Annotated[
+        str,
+        Meta(
+            description="failed: the whole message; not run: why; known: the reason and link told; else empty"
+        ),
+    ] = "interrupted"
+    promised: Annotated[bool, Meta(description="whether the contract implies that the law is run")] = True
+    examples: Count = 0
+    worst: Annotated[
+        float | None, Meta(description="largest error over its bound; null for laws without a bound")
+    ] = None
+    case: Annotated[
+        str | None, Meta(description="failed: the smallest case found, as Python, a line an argument")
+    ] = None
+    recipe: Annotated[str | None, Meta(description="failed: the same case, as a line of JSON")] = None
+    folder: Annotated[str | None, Meta(description="failed: where the counterexample is kept")] = None
+    ended: Annotated[
+        Ended | None, Meta(description="failed: a wrong result, or what became of the process")
+    ] = None
+    seconds: Seconds = 0.0
+
+
+class Unreached(LawRecord):
+    """The record of a law that the run did not come to."""
+
+
+class Record(LawRecord, tag="record", tag_field="line"):
+    """A LawRecord while the law is tried, or one part of it: "all", "ladder" or "search".
+
+    refused: of the examples, those that the implementation refused with an error, where it may.
+    drawn: how many examples had gates of this regime, and of this class of lengths, by "REGIME, LENGTHS".
+    """
+
+    refused: int = 0
+    drawn: dict[str, int] = {}
+    part: str = "all"
+
+    def count(self, kind: str | None) -> None:
+        """Count an example. kind: "REGIME, LENGTHS" of its gates; None where it has none."""
+        self.examples += 1
+        if kind is not None:
+            self.drawn[kind] = self.drawn.get(kind, 0) + 1
+
+
+class Lost(Struct, tag="lost", tag_field="line"):
+    """A test of which no record came. lost: what pytest knows of it, that its worker is gone, say."""
+
+    nodeid: str
+    lost: str
+
+
+def text_of(document: Any, indent: int | None = None) -> str:
+    """Return structs as JSON. Half a surrogate pair in a text is escaped, where msgspec would raise."""
+    return json.dumps(msgspec.to_builtins(document), indent=indent)
+
+
+def read_line(text: str) -> Record | Lost:
+    """Return what a line of --dmat-report holds."""
+    line: Record | Lost = msgspec.convert(json.loads(text), Record | Lost)
+    return line
+
+
+def stated(contract: dict[str, object]) -> dict[str, Any]:
+    """Return what a contract states as JSON has it; what JSON has not, a function, say, as its text."""
+    said: dict[str, Any] = json.loads(json.dumps(contract, default=str))
+    return said
+
+
+class Wider(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether a wider contract admits an implementation that falls."""
+
+    outcome: Annotated[
+        Literal["found", "none", "unfinished"],
+        Meta(description="none: no contract admits it; unfinished: not searched to the end"),
+    ]
+    contract: Annotated[
+        dict[str, Any] | None,
+        Meta(description="found: its promises that differ from the strictest default"),
+    ] = None
+    decorator: Annotated[str | None, Meta(description="found: the same, as Python to paste")] = None
+    wrong_in: Annotated[
+        list[Dtype], Meta(description="found: the dtypes in which no contract admits it")
+    ] = []
+
+
+class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What became of one implementation. laws: a record a law, dtype and device."""
+
+    format: Format = FORMAT
+    implementation: Target
+    verdict: Literal["sound", "broken", "error"]
+    contract: Promises
+    laws: list[LawRecord]
+    stands_under: Annotated[
+        Wider | None,
+        Meta(
+            description="of one that falls and left promises unstated: whether a wider contract admits it;"
+            " else null"
+        ),
+    ] = None
+    interpreter: Interpreted = None
+
+    @classmethod
+    def of(cls, implementation: str, contract: dict[str, object], laws: list[LawRecord]) -> Report:
+        """Return the report of an implementation, with the verdict that follows from the records."""
+        return cls(
+            implementation=implementation, verdict=_verdict(laws), contract=stated(contract), laws=laws
+        )
+
+    def broken(self) -> list[LawRecord]:
+        """Return the records of the laws that do not hold."""
+        return [r for r in self.laws if r.status == "failed"]
+
+    def unfinished(self) -> list[LawRecord]:
+        """Return the records of the laws that should have been run and were not."""
+        return [r for r in self.laws if r.status == "not run" and r.promised]
+
+    def uncallable(self) -> dict[tuple[str, str], str]:
+        """Return the reason of each dtype and device in which it cannot be called, and no law was tried."""
+        tried = {(r.dtype, r.device) for r in self.laws if r.status in ("passed", "failed")}
+        found = [r for r in self.unfinished() if r.reason.startswith(UNCALLABLE)]
+        reasons = {(r.dtype, r.device): r.reason for r in reversed(found)}
+        return {place: reasons[place] for place in reversed(reasons) if place not in tried}
+
+    def only_callable(self) -> Report:
+        """Return the report of the other dtypes and devices."""
+        without = self.uncallable()
+        return replace(self, laws=[r for r in self.laws if (r.dtype, r.device) not in without])
+
+
+def _verdict(laws: list[LawRecord]) -> Literal["sound", "broken", "error"]:
+    if any(r.status == "failed" for r in laws):
+        return "broken"
+    unfinished = any(r.status == "not run" and r.promised for r in laws)
+    return "error" if unfinished or not laws else "sound"

@@ -1,0 +1,1 @@
+"""`dmat check` of a kernel that fell: which wider contract admits it?"""

@@ -1,0 +1,82 @@
+"""Find the dtypes, devices and lengths for which an implementation can be called at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.subject import Subject
+from dmat.testing.verdict.finding import LawBroken
+
+LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257)
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+Place = tuple[str, str]  # a dtype and a device
+Probe = tuple[str, str, int]  # and a length
+Tell = Callable[[Probe], None]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The dtypes, devices and lengths it answers for. differentiable: some output asks for a gradient."""
+
+    places: tuple[Place, ...]
+    seq_multiple_of: int
+    max_seq: int | None
+    differentiable: bool
+
+
+def answers(
+    implementation: Implementation, places: list[Place], deadly: set[Probe], tell: Tell
+) -> Answers | None:
+    """Call it on gates of zeros in every place and length; None where it answers nowhere.
+
+    deadly: the probes of which a process has died. `tell` gets each before it is tried.
+    """
+    contract = implementation.contract
+    first = subject_of(implementation, *places[0])
+    lengths = [S for S in LENGTHS if first.domain.has_length(S)] or [first.plainest.shape[-1]]
+    found: dict[Place, set[int]] = {}
+    differentiable = False
+    for dtype, device in places:
+        subject = subject_of(implementation, dtype, device)
+        for S in lengths:
+            tell((dtype, device, S))
+            output = None if (dtype, device, S) in deadly else _called(subject, S)
+            if output is not None:
+                found.setdefault((dtype, device), set()).add(S)
+                differentiable |= S > 1 and output.requires_grad
+    common = set.intersection(*found.values()) if found else set()
+    if common.issuperset(lengths) and found:  # whatever lengths were asked for, all are answered
+        return Answers(tuple(found), contract.seq_multiple_of, contract.max_seq, differentiable)
+    fitting = _lengths(common, lengths)
+    return Answers(tuple(found), *fitting, differentiable) if fitting else None
+
+
+def _called(subject: Subject, S: int) -> Tensor | None:
+    """Return what it gives for gates of zeros, or None where it raises; what is no result counts as one."""
+    try:
+        return subject.answer_to_zeros(S)
+    except LawBroken as broken:
+        refused = broken.finding.what == "raised"
+        return None if refused else torch.zeros(0, requires_grad=True)
+
+
+def _lengths(answered: set[int], tried: list[int]) -> tuple[int, int | None] | None:
+    """Return seq_multiple_of and max_seq: all lengths of some block if there is one, else the first few."""
+    shorter: list[tuple[int, int | None]] = []
+    for block in MULTIPLES:
+        multiples = [S for S in tried if S % block == 0]
+        if not multiples:
+            break
+        missing = [n for n, S in enumerate(multiples) if S not in answered]
+        if not missing:
+            return block, None
+        if missing[0] > 0:
+            shorter.append((block, multiples[missing[0] - 1]))
+    return shorter[0] if shorter else None

@@ -1,0 +1,88 @@
+"""The promises that a fused kernel's contract may give up, the most important first.
+
+What its author has stated is kept as it stands: only what was left at its default may be widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from dmat.strategies.cases.dtilde import Cases
+from dmat.strategies.cases.fused import PROBED
+from dmat.strategies.domain import Domain
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import AnyContract, FusedContract
+from dmat.testing.contract.written import fields_written
+from dmat.testing.grade.fused import telling
+from dmat.testing.law.law import Law
+from dmat.testing.oracle.reads import READS
+from dmat.testing.registry import law_named
+from dmat.testing.relax.dtilde import Promises, Terms, options
+
+# First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.
+OPTIONS = options(
+    FusedContract,
+    *("deterministic", "strided", "l_min", "accumulates_in", "multiplies_in", "error_scope", "grad_scope"),
+    *("gates", "gradient", "causal", "homogeneous", "exact_sums"),
+)
+
+
+@dataclass(frozen=True)
+class FusedPromises(Promises):
+    """Those that one contract leaves at their defaults."""
+
+    own: FusedContract
+
+    @classmethod
+    def of(cls, own: FusedContract) -> FusedPromises:
+        """Return what this contract leaves open."""
+        none = not own.has_gradients
+        absent = {
+            "gradient": none or not READS[own.reads].truncates,
+            "grad_scope": none,
+            "gates": own.gate != "preact",
+            "l_min": own.gate == "fixed",
+        }
+        closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())
+        return cls({name: options for name, options in OPTIONS.items() if name not in closed}, own)
+
+    def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
+        """Return the contract of these terms."""
+        plain = dict(terms)
+        if "grad_scope" in plain:
+            scope = plain.get("error_scope", self.own.error_scope)
+            implied = "rectangle" if scope == "window" else "suffix"
+            wanted = plain["grad_scope"] if plain["grad_scope"] == "rectangle" else _end(fixed)
+            plain["grad_scope"] = None if wanted == implied else wanted
+        return replace(fixed, **plain)
+
+    def variants(self, plain: AnyContract) -> list[AnyContract]:
+        """Return both ends from which gradients may be summed, where none is stated."""
+        front = replace(cast(FusedContract, plain), grad_scope="prefix")
+        return [plain, front] if "grad_scope" in self.options else [plain]
+
+    def tellers(self) -> list[Law]:
+        """Return the laws of values and of the forget gate's gradient."""
+        if self.own.gate == "fixed":
+            return []
+        cases = Cases(draw=PROBED.draw, ladder=_telling)
+        return [
+            replace(law_named(name, self.own.kind), cases=cases) for name in ("values", "forget_gradient")
+        ]
+
+    def written(self, contract: AnyContract) -> str:
+        """Return what is to be added to the call of fused()."""
+        more = {name: x for name, x in contract.stated().items() if x != getattr(self.own, name, None)}
+        return f"dmat.testing.fused(..., {fields_written(more)})"
+
+
+def _end(fixed: AnyContract) -> str:
+    """Return the end from which gradients beyond the rectangle are summed."""
+    return "prefix" if cast(FusedContract, fixed).grad_scope == "prefix" else "suffix"
+
+
+def _telling(domain: Domain) -> Iterator[Case]:
+    return telling(cast(ProbeDomain, domain))

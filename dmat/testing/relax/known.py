@@ -1,0 +1,48 @@
+"""A case that breaks a law: told to other processes, tried again, and held against other contracts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import decoded
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import LawBroken
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A law, where it was tried, and the case as a line of JSON (dmat.testing.case_file).
+
+    deadly: the process died of it, so it is not tried again, and breaks its law wherever it is allowed.
+    """
+
+    law: str
+    dtype: str
+    device: str
+    case: str
+    deadly: bool = False
+
+    def read(self) -> Case:
+        """Return the case."""
+        return decoded(self.case)
+
+    def refutes(self, implementation: Implementation) -> bool:
+        """Return whether the contract allows the case and implies the law, and the law does not hold."""
+        if self.dtype not in implementation.contract.dtypes:
+            return False
+        law, case = law_named(self.law, implementation.kind), self.read()
+        subject = subject_of(implementation, self.dtype, self.device)
+        if law.why_not(subject, case):
+            return False
+        try:
+            if not self.deadly:
+                law.check(subject, **case)
+        except LawBroken:
+            return True
+        except Refused:
+            return False
+        return self.deadly

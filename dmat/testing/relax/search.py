@@ -1,0 +1,329 @@
+"""The contract nearest to the strictest under which an implementation stands, if there is one.
+
+A kernel that falls is either wrong or has promised too much. What is known of it are the cases that broke
+laws. The widest contract comes first: a case that breaks it, too, is a bug. Then one promise after another
+is made as strict as all known cases allow, and the laws are tried on that contract; a case that they break
+joins the known ones, and it all begins again. What is found has been through every law.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from hypothesis import Phase, settings
+
+from dmat.testing.case_file import encoded
+from dmat.testing.contract import DEVICES, DTILDE, DTYPES, FUSED, AnyContract, Contract
+from dmat.testing.errors import Died, OutOfTime, Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.processes import Tell, apart
+from dmat.testing.record import Record, Report, Wider, stated
+from dmat.testing.registry import law_named, laws
+from dmat.testing.relax.answers import Answers, Place, Probe, answers
+from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
+from dmat.testing.relax.fused import FusedPromises
+from dmat.testing.relax.known import Counterexample
+from dmat.testing.run.search import search
+from dmat.testing.verdict.finding import LawBroken
+
+SECONDS = 120.0
+EXAMPLES = 15  # random cases a law and dtype, after its ladder; what the check has tried is not tried again
+
+
+PROMISES: Mapping[str, Callable[[Any], Promises]] = {
+    DTILDE: lambda contract: DtildePromises(OPTIONS),
+    FUSED: FusedPromises.of,
+}
+
+
+def promises_of(contract: AnyContract) -> Promises:
+    """Return what this contract may give up."""
+    return PROMISES[contract.kind](contract)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One law in one place, tried and held: "ladder", "search" or "telling", under these terms."""
+
+    law: str
+    place: Place
+    part: str
+    terms: tuple[tuple[str, Any], ...]
+    fixed: AnyContract
+
+    def same(self, other: Trial) -> bool:
+        """Return whether the other trial is of the same part of the same law, dtype and device."""
+        return (self.law, self.place, self.part) == (other.law, other.place, other.part)
+
+    def covers(self, terms: Terms, fixed: AnyContract, promises: Promises) -> bool:
+        """Return whether this trial also covers these terms: they are no stricter, other dtypes aside.
+
+        What calls no backward does not know of masked cotangents.
+        """
+        same = replace(self.fixed, dtypes=fixed.dtypes)
+        backward = "cotangent" in law_named(self.law, fixed.kind).parameters
+        if isinstance(same, Contract) and isinstance(fixed, Contract) and not backward:
+            same = replace(same, masked_cotangent=fixed.masked_cotangent)
+        return same == fixed and promises.no_stricter(terms, dict(self.terms))
+
+
+@dataclass
+class Relaxation:
+    """The search for one implementation, in the places that were asked for and in which it answers.
+
+    known: cases that break a law. held: what need not be tried again. felled: terms that a law broke, be
+    it by a case that does not break it every time. let_pass: of a known case, terms that it does not break.
+    tell: gets each case before it is tried, and each that broke a law.
+    """
+
+    implementation: Implementation
+    asked: list[Place]
+    answered: Answers
+    known: list[Counterexample]
+    held: list[Trial]
+    tell: Tell
+    felled: list[tuple[Terms, AnyContract]] = field(default_factory=list)
+    let_pass: dict[Counterexample, list[tuple[Terms, AnyContract]]] = field(default_factory=dict)
+
+    @cached_property
+    def promises(self) -> Promises:
+        """The promises that may be given up."""
+        return promises_of(self.implementation.contract)
+
+    def nearest(self) -> AnyContract | None:
+        """Return the contract found, or None where even the widest is broken in every dtype."""
+        while True:
+            starts = [(start, self._tightened(start)) for start in self._widest()]
+            if not starts:
+                return None
+            start, terms = min(starts, key=lambda one: self.promises.given_up(one[1]))
+            found = self._broken(terms, start)
+            if found is None:
+                return self.promises.contract(terms, start)
+            self.known.insert(0, found)
+            self.felled.append((terms, start))
+
+    def _widest(self) -> list[AnyContract]:
+        """Return the widest contracts that stand in most dtypes: none, one, or several variants."""
+        variants = self.promises.variants(self._answering())
+        stand = [(variant, self._standing_dtypes(variant)) for variant in variants]
+        most = max(len(dtypes) for _, dtypes in stand)
+        asked = {dtype for dtype, _ in self.answered.places}
+        return [
+            replace(variant, dtypes=dtypes)
+            for variant, dtypes in stand
+            if len(dtypes) == most and asked & set(dtypes)
+        ]
+
+    def _answering(self) -> AnyContract:
+        """Return the contract for the lengths, dtypes and devices in which it answers, or was not asked."""
+        contract, answered = self.implementation.contract, self.answered
+        mute = {x for place in self.asked for x in place} - {x for place in answered.places for x in place}
+        devices = {device for _, device in answered.places}
+        return replace(
+            contract if answered.differentiable else contract.without_gradients(),
+            seq_multiple_of=answered.seq_multiple_of,
+            max_seq=answered.max_seq,
+            dtypes=tuple(dtype for dtype in contract.dtypes if dtype not in mute),
+            devices=tuple(devices) if mute & set(DEVICES) else contract.devices,
+        )
+
+    def _standing_dtypes(self, fixed: AnyContract) -> tuple[str, ...]:
+        left = list(fixed.dtypes)
+        while left:
+            breaking = self._refuting(self.promises.widest, replace(fixed, dtypes=tuple(left)))
+            if breaking is None:
+                break
+            left.remove(breaking.dtype)
+        return tuple(left)
+
+    def _refuting(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
+        """Return a known case that breaks these terms, or None; what broke last is tried first."""
+        promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
+        for number, case in enumerate(self.known):
+            passed = self.let_pass.setdefault(case, [])
+            if any(
+                other == fixed and self.promises.no_stricter(terms, stricter) for stricter, other in passed
+            ):
+                continue
+            self.tell(("trying", case))
+            if case.refutes(promised):
+                self.known.insert(0, self.known.pop(number))
+                return case
+            passed.append((terms, fixed))
+        return None
+
+    def _tightened(self, fixed: AnyContract) -> Terms:
+        """Return the terms, each in its turn as strict as the known cases allow."""
+        terms = self.promises.widest
+        for name, options in self.promises.options.items():
+            for option in options[:-1]:
+                tighter = terms | {name: option}
+                if not self._fell(tighter, fixed) and self._refuting(tighter, fixed) is None:
+                    terms = tighter
+                    break
+        return terms
+
+    def _fell(self, terms: Terms, fixed: AnyContract) -> bool:
+        return any(
+            other == fixed and self.promises.no_stricter(fallen, terms) for fallen, other in self.felled
+        )
+
+    def _broken(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
+        """Try all laws, ladders first, and those that broke before first; return what breaks one."""
+        promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
+        breaking = {case.law for case in self.known}
+        order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, law.order))
+        for part, tried in (("telling", self.promises.tellers()), ("ladder", order), ("search", order)):
+            for law in tried:
+                for place in self._places(promised.contract):
+                    found = self._part_broken(law, subject_of(promised, *place), part, terms, fixed)
+                    if found is not None:
+                        return found
+        return None
+
+    def _places(self, contract: AnyContract) -> list[Place]:
+        return [place for place in self.answered.places if place[0] in contract.dtypes]
+
+    def _part_broken(
+        self, law: Law, subject: Subject, part: str, terms: Terms, fixed: AnyContract
+    ) -> Counterexample | None:
+        """Try one part of a law, unless it is known to hold; note that it does."""
+        trial = Trial(law.name, (subject.dtype, subject.device), part, tuple(terms.items()), fixed)
+        if any(done.same(trial) and done.covers(terms, fixed, self.promises) for done in self.held):
+            return None
+        subject.part = "search" if part == "search" else "ladder"
+        found = self._tried(law, subject)
+        if found is None:
+            self.held.append(trial)
+        return found
+
+    def _tried(self, law: Law, subject: Subject) -> Counterexample | None:
+        """Try one part of a law; return the case that breaks it, or None."""
+        if law.not_applicable(subject):
+            return None
+        record = Record(law.name, subject.implementation.name, subject.dtype, subject.device)
+        quick = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate])
+        try:
+            search(self._told(law), subject, record, subject.part, quick)
+        except Refused:
+            return None
+        except LawBroken:
+            found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
+            if law_named(law.name, subject.kind).why_not(subject, found.read()):
+                return None  # drawn, and yet beyond the contract: nothing follows from it
+            self.tell(("broke", found))
+            return found
+        return None
+
+    def _told(self, law: Law) -> Law:
+        """Return the law, telling each case before it is tried: the process may die of it."""
+
+        @functools.wraps(law.check)
+        def check(subject: Subject, **case: Any) -> None:
+            self.tell(("trying", Counterexample(law.name, subject.dtype, subject.device, encoded(case))))
+            law.check(subject, **case)
+
+        return replace(law, check=check)
+
+
+# In a process of its own
+
+
+def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) -> Wider:
+    """Return the contract found, that there is none, or "unfinished"."""
+    until = time.monotonic() + seconds
+    known = [
+        Counterexample(r.law, r.dtype, r.device, r.recipe, deadly=r.ended != "broken")
+        for r in report.broken()
+        if r.recipe
+    ]
+    held = [(r.law, (r.dtype, r.device)) for r in report.laws if r.status == "passed"]
+    deadly: set[Probe] = set()
+    trying: Counterexample | Probe | None = None
+
+    def heard(told: tuple[str, Any]) -> None:
+        nonlocal trying
+        kind, trying = told
+        if kind == "broke" and isinstance(trying, Counterexample):
+            known.insert(0, trying)
+
+    while True:
+        arguments = (report.implementation, places, known, held, deadly)
+        try:
+            left = until - time.monotonic()
+            found: Wider = apart(_search_here, *arguments, heard=heard, seconds=left)
+        except (OutOfTime, RuntimeError):  # the latter: a law itself raised, and says nothing
+            return Wider("unfinished")
+        except Died:
+            _note_death(trying, known, deadly)
+        else:
+            return found
+
+
+def _note_death(
+    trying: Counterexample | Probe | None, known: list[Counterexample], deadly: set[Probe]
+) -> None:
+    """Note what the process died of, so that it is not tried again."""
+    if isinstance(trying, Counterexample):
+        known.insert(0, replace(trying, deadly=True))
+    elif trying is not None:
+        deadly.add(trying)
+
+
+def _search_here(
+    name: str,
+    places: list[Place],
+    known: list[Counterexample],
+    held: list[tuple[str, Place]],
+    deadly: set[Probe],
+    tell: Tell,
+) -> Wider:
+    """Search in this process; a contract cannot always be pickled, so what is told of it is."""
+    import torch
+
+    torch.set_num_threads(1)
+    implementation = load(name)
+    contract = nearest_contract(implementation, places, known, held, deadly, tell)
+    return _outcome(contract, places, promises_of(implementation.contract))
+
+
+def nearest_contract(
+    implementation: Implementation,
+    places: list[Place],
+    known: Iterable[Counterexample] = (),
+    held: Iterable[tuple[str, Place]] = (),
+    deadly: Iterable[Probe] = (),
+    tell: Callable[[Any], None] = lambda told: None,
+) -> AnyContract | None:
+    """Return the contract nearest to the strictest under which all laws hold, or None.
+
+    known: cases that break laws. held: the laws, each in a place, that hold under the strictest contract.
+    deadly: lengths that it dies of, by place. tell: gets ("trying", ...) and ("broke", ...).
+    """
+    answered = answers(implementation, places, set(deadly), lambda probe: tell(("trying", probe)))
+    if answered is None:
+        return None
+    strictest = tuple(promises_of(implementation.contract).strictest.items())
+    trials = [
+        Trial(law, place, part, strictest, implementation.contract)
+        for law, place in held
+        for part in ("ladder", "search")
+    ]
+    return Relaxation(implementation, places, answered, list(known), trials, tell).nearest()
+
+
+def _outcome(contract: AnyContract | None, places: list[Place], promises: Promises) -> Wider:
+    if contract is None:
+        return Wider("none")
+    wrong_in = [d for d in DTYPES if d in dict(places) and d not in contract.dtypes]
+    return Wider("found", stated(contract.stated()), promises.written(contract), wrong_in)

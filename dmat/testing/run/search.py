@@ -1,0 +1,322 @@
+"""How a law is tried: known failure, what broke it before, corpus, ladder, search; then the smallest case."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from dmat.strategies.recipes.recipe import Case, shown
+from dmat.testing.case_file import encoded
+from dmat.testing.counterexample.corpus import Corpus
+from dmat.testing.counterexample.database import forget, recall, remember
+from dmat.testing.errors import DidNotEnd, Refused
+from dmat.testing.interpret.choice import spread
+from dmat.testing.law.law import Law, kind_of
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import Ended, Record
+from dmat.testing.run.journal import SLOW, Entry, Journal
+from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.run.shrink import attempted, minimal
+from dmat.testing.verdict.finding import Failure, Finding, LawBroken
+
+NOTHING = Keeping()
+
+
+class Failed(LawBroken):
+    """A law does not hold, on the case of `failure`; the message is not yet told."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
+        super().__init__(failure.broken.finding)
+        self.failure = failure
+
+
+def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.FixtureRequest) -> None:
+    """Try a law as a test of pytest, and leave its record in the test's user_properties."""
+    record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
+    record.part, started = subject.part, time.perf_counter()
+    try:
+        examples = request.config.getoption("--dmat-examples")
+        profile = settings() if examples is None else settings(max_examples=examples)
+        run_law(entry, subject, record, request.node.nodeid, profile, keeping)
+    finally:
+        record.seconds = round(time.perf_counter() - started, 3)
+        record.worst = subject.worst
+        request.node.user_properties.append(("dmat", msgspec.to_builtins(record)))
+
+
+def run_law(
+    entry: Law, subject: Subject, record: Record, key: str, profile: settings, keeping: Keeping
+) -> None:
+    """Try a law in pytest: skip, fail, or raise LawBroken with the whole message; note it in the record."""
+    reason = entry.not_applicable(subject)
+    if reason is not None:
+        record.status, record.reason, record.promised = "not run", reason, False
+        pytest.skip(reason)
+    with _journal(entry, subject, key, keeping):
+        try:
+            if keeping.corpus is not None:
+                try_known(entry, subject, record, keeping.corpus, keeping)
+            require_callable(subject, record, keeping)
+            search(entry, subject, record, key, profile, keeping)
+            _passed(subject, record)
+        except Failed as failed:
+            broken, home = told_and_kept(entry, subject, failed.failure, keeping)
+            record.status, record.reason, record.folder = "failed", str(broken), str(home) if home else None
+            record.ended = failed.failure.ended
+            _leave_a_failed_device(subject, record, keeping)
+            raise broken from failed.failure.broken.__cause__
+        except Refused as refusal:
+            record.status, record.reason, record.promised = "not run", str(refusal), False
+            pytest.skip(str(refusal))
+        except Exception as error:
+            record.reason = f"the law itself raised {type(error).__name__}: {error}"
+            raise
+
+
+def _passed(subject: Subject, record: Record) -> None:
+    if record.examples == 0 and subject.part != "ladder":
+        record.status, record.reason = "not run", "no case satisfies the contract"
+        pytest.fail(f"not run: {record.reason}", pytrace=False)
+    record.status, record.reason = "passed", ""
+
+
+def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> AbstractContextManager[None]:
+    if keeping.journal is None:
+        return nullcontext()
+    name, limit = subject.implementation.name, keeping.journal.limit
+    return keeping.journal.of(
+        Entry(
+            key,
+            entry.name,
+            name,
+            subject.dtype,
+            subject.device,
+            subject.part,
+            limit,
+            dear=entry.most is not None,
+        )
+    )
+
+
+def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
+    """If known.toml lists this failure, try its witness alone: "known" while it fails, else an error."""
+    listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
+    if listed is None:
+        return
+    known, witness = listed.known, listed.witness.case
+    reason = entry.why_not(subject, witness)
+    try:
+        if reason is None:
+            with keeping.trying(witness):
+                entry.check(subject, **witness)
+    except LawBroken:
+        record.status, record.reason = "known", f"{known.reason} ({known.link})"
+        pytest.xfail(f"known until {known.expires}: {record.reason}")
+    except Refused as refusal:
+        reason = str(refusal)
+    record.status = "not run"
+    record.reason = f"known failure {known}: " + (reason or "fixed: delete this entry")
+    pytest.fail(record.reason, pytrace=False)
+
+
+def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None:
+    """Make the plainest call there is. Raises Failed where it kills the process or does not end."""
+    case: Case = {"gates": subject.plainest}
+    journal = keeping.journal
+    fate = journal.fate_of_plainest if journal is not None else None
+    try:
+        if fate:
+            raise _failed(without_end(case, fate), record)
+        uncallable: str | None = journal.uncallable() if journal is not None else ""
+        if not uncallable:
+            with keeping.trying(case, plainest=True):
+                uncallable = subject.uncallable
+    except DidNotEnd:
+        raise _failed(without_end(case, "did not end"), record) from None
+    if uncallable:
+        record.status, record.reason = "not run", uncallable
+        _tell_uncallable(subject, uncallable, keeping)
+
+
+def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
+    """Fail once for an implementation that cannot be called; skip its other laws."""
+    journal = keeping.journal
+    if journal is not None:
+        journal.note_uncallable(reason)
+    if keeping.by_record or (journal is not None and not journal.first_to_tell()):
+        pytest.skip(reason)
+    pytest.fail(f"not run: {subject.implementation.name} {reason}", pytrace=False)
+
+
+def without_end(case: Case, fate: Ended) -> Failure:
+    """Return the failure of a case that has ended its process, or was itself not ended: "did not end"."""
+    what = "the process died" if fate == "died" else "no result within the time limit"
+    note = "" if fate == "died" else SLOW
+    finding = Finding("call", (), what, "a result", note=note, what="died")
+    return Failure(case, LawBroken(finding), ended=fate)
+
+
+def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
+    """In a worker, which is replaced, leave a device that has failed for good."""
+    if subject.device == "cuda" and keeping.journal is not None and "PYTEST_XDIST_WORKER" in os.environ:
+        leave_a_failed_device(keeping.journal, record.reason, record.folder)
+
+
+def leave_a_failed_device(journal: Journal, message: str, folder: str | None) -> None:
+    """After an error that CUDA does not recover from, end this process; what it found is in the journal."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        journal.ended("broken", message, folder or "")
+        os._exit(1)
+
+
+def search(
+    entry: Law,
+    subject: Subject,
+    record: Record,
+    key: str,
+    profile: settings,
+    keeping: Keeping = NOTHING,
+) -> None:
+    """Run the law on what broke it before, the corpus, the ladder and random cases, and count them.
+
+    key: distinguishes what Hypothesis keeps of this search. Raises Failed, or Refused where the
+    implementation refused every case of the ladder, or all of the search. Failed is of the smallest
+    case found, where the profile has the phase that shrinks; tries on the way to it are not counted.
+    It is kept in the profile's database, if there is one, and tried first next time.
+    """
+    failures: list[Failure] = []
+    try:
+        try_all(entry, subject, record, key, profile, failures, keeping)
+    except LawBroken:
+        failure = failures[-1]
+        if Phase.shrink in profile.phases and failure.ended == "broken":
+            failure = smallest(failure, entry, subject, keeping)
+    except (Flaky, BaseExceptionGroup):
+        if not failures:
+            raise
+        failure = replace(failures[0], again=False)
+    else:
+        return
+    if failure.again and failure.ended == "broken":
+        remember(profile.database, *_place(entry, subject), failure.case)
+    raise _failed(failure, record) from failure.broken.__cause__
+
+
+def _place(entry: Law, subject: Subject) -> tuple[str, str, str, str]:
+    return entry.name, subject.implementation.name, subject.dtype, subject.device
+
+
+def _failed(failure: Failure, record: Record) -> Failed:
+    record.case, record.recipe = shown(failure.case), encoded(failure.case)
+    return Failed(failure)
+
+
+def try_all(
+    entry: Law,
+    subject: Subject,
+    record: Record,
+    key: str,
+    profile: settings,
+    failures: list[Failure],
+    keeping: Keeping,
+) -> None:
+    """Run the law on all cases until one breaks it; add that to `failures`."""
+    refusals: list[Refused] = []
+
+    def attempt(drawn: Case) -> bool:
+        """Try a case; return whether it held, False where the implementation refused it."""
+        case = entry.arguments(drawn)
+        if failures and failures[-1].ended != "broken":  # not once more, only to see that it hangs
+            raise failures[-1].broken
+        record.count(kind_of(case))
+        try:
+            with keeping.trying(case):
+                entry.check(subject, **case)
+        except Refused as refusal:
+            record.refused += 1
+            refusals.append(refusal)
+            return False
+        except LawBroken as error:
+            failures.append(Failure(case, error))
+            raise
+        except DidNotEnd:
+            failures.append(without_end(case, "did not end"))
+            raise failures[-1].broken from None
+        return True
+
+    if subject.part != "search":
+        database = profile.database if Phase.reuse in profile.phases else None
+        for case in recall(database, entry, subject):
+            if attempt(case):
+                forget(database, *_place(entry, subject), case)
+        for case in keeping.corpus.cases_for(entry, subject) if keeping.corpus else ():
+            attempt(case)
+        for case in spread(entry.cases.ladder(subject.domain)):
+            attempt(case)
+        if refusals and record.refused == record.examples:
+            raise refusals[0]
+    if subject.part == "ladder":
+        return
+
+    # Hypothesis' shrinking costs more than the way down from its first find, and ends higher: where there is
+    # such a way, it need not know what was drawn.
+    ours, domain = entry.cases.inside is not None, subject.domain
+    unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
+    most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
+
+    @settings(
+        profile,
+        max_examples=most,
+        deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=[phase for phase in profile.phases if phase not in unused],
+    )
+    @given(case=entry.cases.seeded(domain) if ours else entry.cases.search(domain))
+    def random_cases(case: Case) -> None:
+        attempt(case)
+
+    digest = f"{entry.name} {key}".encode()
+    random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+    with suppress(Unsatisfiable):  # an empty domain; the ladder may have had cases, and examples are counted
+        random_cases()
+    if refusals and record.refused == record.examples:
+        raise refusals[0]
+
+
+def smallest(
+    failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float | None = None
+) -> Failure:
+    """Return the smallest failure found on the way down from this one that happens again when tried again.
+
+    seconds: that the way may take; default: dmat.testing.run.shrink's.
+    """
+    inside, domain = entry.cases.inside, subject.domain
+    if inside is None or subject.in_dtype(subject.dtype).uncallable:
+        return failure
+    quiet = subject.in_dtype(subject.dtype)  # what passes on the way is no part of the record
+
+    def check(case: Case) -> None:
+        try:
+            with keeping.trying(case):
+                entry.check(quiet, **case)
+        except DidNotEnd as error:
+            raise RuntimeError("no finding, and no time for more of them") from error
+
+    found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure, seconds)
+    if subject.in_dtype(subject.dtype).uncallable:
+        return failure  # the device has failed for good, and every case with it
+    again = (one for one in reversed(found) if attempted(check, one.case))
+    return next(again, replace(failure, again=False))

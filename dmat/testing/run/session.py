@@ -1,0 +1,65 @@
+"""The services of a run, each optional: its journal, its corpus, and the folder of what it finds."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.counterexample.corpus import Corpus
+from dmat.testing.counterexample.folder import case_file, folder_name, next_steps, write
+from dmat.testing.explain import message as explain
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.run.journal import Journal
+from dmat.testing.verdict.finding import Failure, LawBroken, Look
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Services of a run: its journal, cases to try first, a folder for what it finds. Each is optional.
+
+    by_record: that a target cannot be called is told by its records, and no test fails for it.
+    """
+
+    journal: Journal | None = None
+    corpus: Corpus | None = None
+    folder: Path | None = None
+    by_record: bool = False
+
+    def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
+        """Write the case down, if there is a journal, before it is tried. Raises DidNotEnd."""
+        return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
+
+    def at_ease(self) -> None:
+        """Watch nothing for a while: what follows is not the kernel's."""
+        if self.journal is not None:
+            self.journal.at_ease()
+
+
+def told_and_kept(
+    law: Law, subject: Subject, failure: Failure, keeping: Keeping
+) -> tuple[LawBroken, Path | None]:
+    """Return the failure with its message, and the folder that it was kept in, if any."""
+    keeping.at_ease()
+    looks = [Look(failure.case, failure.broken.finding)]
+    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.again else None
+    looks += [further] if further is not None else []
+    if keeping.folder is None:
+        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=())), None
+    file = case_file(law, subject, failure)
+    home = keeping.folder / folder_name(file)
+    message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
+    try:
+        write(home, law, subject, failure, file, looks, message, keeping)
+    except OSError as error:  # no room, or no right to write: what was found is told all the same
+        unkept = f"not kept: {keeping.folder}: {error}"
+        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=[unkept])), None
+    return _told(failure, message), home
+
+
+def _told(failure: Failure, message: str) -> LawBroken:
+    told = LawBroken(failure.broken.finding)
+    told.args = (message,)
+    return told

@@ -1,0 +1,64 @@
+"""The JSON schemas of what dmat writes, made of the structs that it writes: `dmat schema check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from dmat.testing.record import Report
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+NAMES = ("check", "grade", "fuzz", "case")
+FILES = {
+    "check": "check/report.schema.json",
+    "grade": "grade/grade.schema.json",
+    "fuzz": "fuzzing/report/report.schema.json",
+}
+
+
+def file_of(name: str) -> Path:
+    """Return the file that ships a schema."""
+    return Path(__file__).parent / FILES[name]
+
+
+def text_of(name: str) -> str:
+    """Return a schema as JSON, indented for people."""
+    return json.dumps(schema(name), indent=2) + "\n"
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return the schema of what a command writes, or, for "case", of case.json."""
+    made = msgspec.json.schema(_type(name))
+    if name != "case":  # dmat reads what is left out of a case.json, and leaves nothing out of a report
+        for struct in made["$defs"].values():
+            _require_all(struct)
+    return {"$schema": DIALECT, **made}
+
+
+def _type(name: str) -> Any:
+    if name == "check":
+        title = "The report of `dmat check --json FILE`: an object for one implementation, a list for several"
+        return Annotated[Report | list[Report], Meta(title=title)]
+    if name == "grade":
+        from dmat.testing.grade.result import Graded
+
+        title = "The report of `dmat grade --json FILE`: a list, an entry an implementation"
+        return Annotated[list[Graded], Meta(title=title)]
+    if name == "fuzz":
+        from dmat.testing.fuzzing.report.entries import FuzzReport
+
+        return FuzzReport
+    from dmat.testing.case_file import CaseFile
+
+    return CaseFile
+
+
+def _require_all(struct: dict[str, Any]) -> None:
+    """Require every property: a report has them all."""
+    struct["required"] = list(struct["properties"])
+    for about in struct["properties"].values():
+        about.pop("default", None)

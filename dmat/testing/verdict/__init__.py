@@ -1,0 +1,1 @@
+"""Is an array right or wrong?"""

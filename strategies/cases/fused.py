@@ -1,0 +1,371 @@
+"""What each kind of law of a fused kernel is tried on: gates and a probe, a ladder and then a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import cast
+
+from dmat.strategies.cases.dtilde import Cases
+from dmat.strategies.choose import Draw, between, choose, seed
+from dmat.strategies.drawing import draw_background
+from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.recipes.backgrounds import Background, Constant, Edited, Ramp
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.qkv import Probe, draw_probe, is_probe, plain_probe
+from dmat.strategies.recipes.recipe import Case
+from dmat.strategies.regimes import constants, spikes
+
+CLOSED_FOR_GOOD = -1024.0  # exp of it is 0 in every format, and 16 times it is exact in each
+TRIES = 4
+
+
+def _cases(
+    draw: Callable[[Draw, ProbeDomain], Case],
+    ladder: Callable[[ProbeDomain], Iterator[Case]],
+    inside: Callable[[Case, ProbeDomain], bool],
+) -> Cases:
+    """Make the cases of a law of fused kernels: their domain is always a ProbeDomain."""
+    return Cases(
+        lambda drawn, domain: draw(drawn, cast(ProbeDomain, domain)),
+        lambda domain: ladder(cast(ProbeDomain, domain)),
+        lambda case, domain: inside(case, cast(ProbeDomain, domain)),
+    )
+
+
+def _inside(kind: str) -> Callable[[Case, ProbeDomain], bool]:
+    """Make the test for gates that the contract allows, and a probe of this kind for them."""
+
+    def inside(case: Case, domain: ProbeDomain) -> bool:
+        gates, probe = case["gates"], case["probe"]
+        return probe.kind == kind and domain.has_gates(gates) and is_probe(probe, gates, domain)
+
+    return inside
+
+
+def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
+    """Draw gates until their sums do not overflow."""
+    for _ in range(TRIES):
+        B, NH, S = domain.draw_shape(draw, zero=zero)
+        gates = domain.draw_gates_of(draw, (1 if one_batch else B, NH, S))
+        if domain.has_gates(gates):
+            return gates
+    return Gates(domain.dtype, gates.shape)
+
+
+# The ladder: constant gates at the shortest lengths, the ends of the input gate, several unlike heads
+
+
+def _forget(domain: ProbeDomain) -> list[Background]:
+    """Return the canonical forget gates."""
+    if domain.contract.gate == "fixed":
+        return [Constant(0.0)]
+    own = domain.gate_format
+    every = [*(Constant(f) for f in constants(own)), *(fgate for _, fgate in spikes(own, 2))]
+    ends = [(fgate.fill((1, 1, 2)).min(), fgate.fill((1, 1, 2)).max()) for fgate in every]
+    return [
+        fgate
+        for fgate, (low, high) in zip(every, ends, strict=True)
+        if domain.least <= low and high <= domain.most
+    ]
+
+
+def _inputs(domain: ProbeDomain) -> list[Background]:
+    ends = domain.contract.i_range if domain.contract.igate else ()
+    return [Constant(x) for x in dict.fromkeys((0.0, *ends))]
+
+
+def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
+    """Return gates of several heads, each unlike the others."""
+    step = -0.25 if domain.contract.gate != "fixed" else 0.0
+    fgate = (
+        Ramp(max(-0.5, domain.least / 2), head_step=max(step, domain.least / 16)) if step else Constant(0.0)
+    )
+    high = domain.contract.i_range[1]
+    igate = Ramp(0.0, head_step=min(0.25, high / 8)) if domain.contract.igate else Constant(0.0)
+    return Gates(domain.dtype, (*heads, S), igate, fgate)
+
+
+def gate_ladder(domain: ProbeDomain) -> list[Gates]:
+    """Return the canonical gates, shortest first."""
+    ladder = [
+        Gates(domain.dtype, (1, 1, S), igate, fgate)
+        for n, S in enumerate(domain.shortest(3))
+        for fgate in _forget(domain)
+        for igate in _inputs(domain)[: 1 if n == 2 else None]
+    ]
+    for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
+        ladder.append(_uneven(domain, S))
+    ladder.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
+    forget = _forget(domain)
+    for S in domain.past_chunks():
+        some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
+        ladder += [Gates(domain.dtype, (1, 1, S), i, f) for f in some for i in _inputs(domain)]
+    return [gates for gates in ladder if domain.has_gates(gates)]
+
+
+def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
+    """Return the canonical probes for these gates: the plain one, and one of many signs and places."""
+    S = gates.shape[-1]
+    several = gates.shape[:2] != (1, 1)
+    wider = domain.key_sizes(S)[:2][-1]  # in one channel a scale, and channels left out, do not show
+    seeded = replace(plain_probe(domain, S, kind, seed=1, pull=1), K=wider)
+    plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
+    probes = [*plain, *([seeded] if several or kind == "dense" else [])]
+    probes += [replace(probe, regime=regime) for regime in domain.scaling.regimes[1:] for probe in probes]
+    return [probe for probe in probes if is_probe(probe, gates, domain)]
+
+
+# Gates and a probe
+
+
+def _kind(kind: str, *, zero: bool = False) -> Cases:
+    """Make the cases of gates of any regime and probes of one kind."""
+
+    def draw(draw: Draw, domain: ProbeDomain) -> Case:
+        gates = _gates(draw, domain, zero=zero)
+        return {"gates": gates, "probe": draw_probe(draw, domain, gates, kind)}
+
+    def ladder(domain: ProbeDomain) -> Iterator[Case]:
+        for gates in gate_ladder(domain):
+            for probe in _probes(domain, gates, kind):
+                yield {"gates": gates, "probe": probe}
+
+    return _cases(draw, ladder, _inside(kind))
+
+
+# Gates that are open or closed for good, and a probe of integers
+
+
+def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
+    """Return an open gate and, where the contract allows it, a closed one."""
+    opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
+    return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
+
+
+def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
+    """Draw until sums of closed gates do not overflow and q does not underflow; else take the plainest."""
+    case: Case = {}
+    for _ in range(TRIES):
+        shape = domain.draw_shape(draw, zero=False)
+        fgate = draw_background(draw, _exact_values(domain))
+        gates = Gates(domain.dtype, shape, Constant(0.0), fgate)
+        probe = draw_probe(draw, domain, gates, "integers")
+        case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+        if _exact_inside(case, domain):
+            return case
+    return next(_exact_ladder(domain), case)
+
+
+def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:
+    """Return the probe in the regime in which the results are integers: a normaliser is 1 there."""
+    return replace(probe, regime=domain.scaling.integers, level=0)
+
+
+def _exact_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for S in dict.fromkeys((*domain.shortest(3), *domain.past_chunks())):
+        for heads in ((1, 1), (2, 3)):
+            values = _exact_values(domain)
+            closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
+            for fgate in (Constant(values[0]), *closed):
+                gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
+                probe = plain_probe(
+                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1
+                )
+                case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+                if _exact_inside(case, domain):
+                    yield case
+
+
+def _exact_inside(case: Case, domain: ProbeDomain) -> bool:
+    if not _inside("integers")(case, domain):
+        return False
+    igate, fgate = case["gates"].values()
+    known = all(x in _exact_values(domain) for x in fgate.ravel())
+    as_integers = case["probe"].regime == domain.scaling.integers and case["probe"].level == 0
+    return known and not igate.any() and as_integers
+
+
+# Gates, a probe, and a place in a head: others are changed, or one gate is made special
+
+
+def _place(draw: Draw, gates: Gates) -> Case:
+    B, NH, S = gates.shape
+    return {"head": (between(draw, 0, B - 1), between(draw, 0, NH - 1)), "t": between(draw, 0, S - 1)}
+
+
+def _draw_place(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain)
+    probe = draw_probe(draw, domain, gates, "one-hot")
+    return {"gates": gates, "probe": probe, **_place(draw, gates)}
+
+
+def _place_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for gates in gate_ladder(domain):
+        B, NH, S = gates.shape
+        for probe in _probes(domain, gates, "one-hot")[:1]:
+            for t in sorted({S // 2, S - 1}):
+                yield {"gates": gates, "probe": probe, "head": (B // 2, NH // 2), "t": t}
+
+
+def _within(case: Case) -> bool:
+    """Whether the places that there are, for a law may take some of them only, lie in the sequence."""
+    B, NH, S = case["gates"].shape
+    b, h = case.get("head", (0, 0))
+    return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
+
+
+def _place_inside(case: Case, domain: ProbeDomain) -> bool:
+    return _inside("one-hot")(case, domain) and _within(case)
+
+
+def _draw_rival(draw: Draw, domain: ProbeDomain) -> Case:
+    case = _draw_place(draw, domain)
+    return {
+        "gates": case["gates"],
+        "probe": case["probe"],
+        "rival": _rival(draw, domain, case["gates"]),
+        "noise": 1 + seed(draw),
+        "head": case["head"],
+        "t": case["t"],
+    }
+
+
+def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
+    """Draw other gates of the same shape."""
+    for _ in range(TRIES):
+        rival = domain.draw_gates_of(draw, gates.shape)
+        if domain.has_gates(rival):
+            return replace(rival, igate_layout="contiguous", fgate_layout="contiguous")
+    return Gates(domain.dtype, gates.shape)
+
+
+def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    """Yield (gates, replacement gates, head, t). Skip cases with nothing outside the read window.
+
+    A read outside the window depends on the place and on the replacement values, and hardly on the gates that
+    are kept. So the input gates that are kept are 0.
+    """
+    rivals = [
+        Gates(domain.dtype, (1, 1, 1), igate, fgate)
+        for fgate in _forget(domain)[-2:]
+        for igate in _inputs(domain)[-1:]
+    ]
+    for gates in gate_ladder(domain):
+        B, NH, S = gates.shape
+        several = (B, NH) != (1, 1)
+        if not several and (S == 1 or gates.igate != Constant(0.0)):
+            continue
+        for probe in _probes(domain, gates, "one-hot")[:1]:
+            for t in sorted({0, S - 1 if several else S // 2}):
+                for rival in rivals:
+                    other = replace(rival, shape=gates.shape)
+                    if domain.has_gates(other):
+                        place = {"head": (B // 2, NH // 2), "t": t}
+                        yield {"gates": gates, "probe": probe, "rival": other, "noise": 1, **place}
+
+
+def _rival_inside(case: Case, domain: ProbeDomain) -> bool:
+    rival, gates = case["rival"], case["gates"]
+    alike = rival.shape == gates.shape and domain.has_gates(rival)
+    return alike and _place_inside(case, domain) and case.get("noise", 1) > 0
+
+
+# Gates, a probe, and a cut between two calls, or two between packed sequences
+
+
+def _draw_cut(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain)
+    cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)]
+    if not cuts:
+        gates = _longer(gates, domain)
+        cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)] or [0]
+    probe = draw_probe(draw, domain, gates, "one-hot")
+    return {"gates": gates, "probe": probe, "cut": choose(draw, cuts)}
+
+
+def _longer(gates: Gates, domain: ProbeDomain) -> Gates:
+    B, NH, _ = gates.shape
+    wider = Gates(domain.dtype, (B, NH, domain.all_lengths[-1]))
+    return wider if domain.has_gates(wider) else gates
+
+
+def _two_calls(cut: int, S: int, domain: ProbeDomain) -> bool:
+    """Whether both parts have a length that the contract allows."""
+    return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
+
+
+def _cut_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    lengths = dict.fromkeys((*domain.shortest(4), *domain.past_chunks(), domain.all_lengths[-1]))
+    for S in lengths:
+        cuts = [n for n in range(S) if _two_calls(n, S, domain)]
+        for cut in dict.fromkeys(cuts[:1] + cuts[len(cuts) // 2 : len(cuts) // 2 + 1] + cuts[-1:]):
+            for fgate in _forget(domain)[:2]:
+                for igate in _inputs(domain)[:2]:
+                    gates = Gates(domain.dtype, (1, 1, S), igate, fgate)
+                    for probe in _probes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
+                        yield {"gates": gates, "probe": probe, "cut": cut}
+
+
+def _cut_inside(case: Case, domain: ProbeDomain) -> bool:
+    whole = _inside("one-hot")(case, domain)
+    return whole and _two_calls(case["cut"], case["gates"].shape[-1], domain)
+
+
+def _draw_packed(draw: Draw, domain: ProbeDomain) -> Case:
+    gates = _gates(draw, domain, one_batch=True)
+    gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
+    S = gates.shape[-1]
+    probe = replace(draw_probe(draw, domain, gates, "one-hot"), layout="contiguous")
+    places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, domain)]
+    cut, t = choose(draw, places), choose(draw, places)
+    for way in ((cut, t), (t, cut), (cut, cut)):
+        if _has_sequences(S, *way, domain):
+            cut, t = way
+            break
+    return {"gates": gates, "probe": probe, "cut": cut, "t": t}
+
+
+def sequence_ends(S: int, cut: int, t: int) -> list[int]:
+    """Return where packed sequences end, 0 first: at both places; where the cut is later, at all between."""
+    return sorted({0, min(cut, S), min(t, S), S, *range(min(t, S), min(cut, S))})
+
+
+def _has_sequences(S: int, cut: int, t: int, domain: ProbeDomain) -> bool:
+    """Whether each packed sequence has a length that the contract allows."""
+    ends = sequence_ends(S, cut, t)
+    return all(domain.has_length(end - start) for start, end in pairwise(ends))
+
+
+def _packed_ladder(domain: ProbeDomain) -> Iterator[Case]:
+    for S in dict.fromkeys((*domain.shortest(4), *domain.past_chunks())):
+        for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S), (S, 0))):
+            for heads in (1, 2):
+                for fgate in _forget(domain)[:2]:
+                    gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), fgate)
+                    fits = domain.has_gates(gates) and _has_sequences(S, min(cut, S), t, domain)
+                    for probe in _probes(domain, gates, "one-hot")[:1] if fits else ():
+                        yield {"gates": gates, "probe": probe, "cut": min(cut, S), "t": t}
+
+
+def _packed_inside(case: Case, domain: ProbeDomain) -> bool:
+    S = case["gates"].shape[-1]
+    contiguous = case["probe"].layout == case["gates"].fgate_layout == "contiguous"
+    return (
+        _inside("one-hot")(case, domain)
+        and case["gates"].shape[0] == 1
+        and contiguous
+        and 0 <= case["cut"] <= S
+        and 0 <= case["t"] <= S
+        and _has_sequences(S, case["cut"], case["t"], domain)
+    )
+
+
+PROBED = _kind("one-hot", zero=True)
+DENSE = _kind("dense")
+EXACT = _cases(_draw_exact, _exact_ladder, _exact_inside)
+PLACES = _cases(_draw_place, _place_ladder, _place_inside)
+RIVALS = _cases(_draw_rival, _rival_ladder, _rival_inside)
+CUTS = _cases(_draw_cut, _cut_ladder, _cut_inside)
+PACKED = _cases(_draw_packed, _packed_ladder, _packed_inside)

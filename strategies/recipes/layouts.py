@@ -1,0 +1,127 @@
+"""How the same values may lie in memory: strided, transposed, expanded, offset, as users' tensors do.
+
+Each layout is a function of a contiguous tensor that returns a view of equal values (an expanded one
+repeats its first slice). Whatever storage the view does not show is filled with `filler`, NaN unless
+told otherwise, so that a stray read is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dmat.strategies.choose import Draw, choose
+
+Layout = Callable[[Tensor, float], Tensor]
+
+
+def _window(dense: Tensor, filler: float, buffer: list[int], *place: slice) -> Tensor:
+    """Show `dense` through a window into a larger buffer of `filler`."""
+    view = torch.full(buffer, filler, dtype=dense.dtype, device=dense.device)[place]
+    view.copy_(dense)
+    return view
+
+
+def _copy(view: Tensor) -> Tensor:
+    """Copy, contiguous, into memory of its own; contiguous() alone may return the view."""
+    return view.clone(memory_format=torch.contiguous_format)
+
+
+GUARD = 64  # elements on either side: more than a vector load, and a multiple of its alignment
+
+
+def _contiguous(dense: Tensor, filler: float) -> Tensor:
+    """Stand between two guards, as a slice of an allocator's block does."""
+    size = dense.numel()
+    return _window(dense.reshape(-1), filler, [size + 2 * GUARD], slice(GUARD, GUARD + size)).view(
+        dense.shape
+    )
+
+
+def _transposed(dense: Tensor, filler: float) -> Tensor:
+    """Swap heads and time in memory, as a projection to (B, S, NH) leaves them."""
+    return _copy(dense.transpose(1, 2)).transpose(1, 2)
+
+
+def _strided(dense: Tensor, filler: float) -> Tensor:
+    B, NH, S, last = dense.shape
+    return _window(dense, filler, [B, NH, 2 * S, last], slice(None), slice(None), slice(None, None, 2))
+
+
+def _offset(dense: Tensor, filler: float) -> Tensor:
+    """Start in the middle of a larger tensor, on an odd element, with gaps between the heads."""
+    B, NH, S, last = dense.shape
+    return _window(dense, filler, [B, NH + 1, S + 4, last], slice(None), slice(1, None), slice(1, S + 1))
+
+
+def _interleaved(dense: Tensor, filler: float) -> Tensor:
+    """Take every second element of the last axis, as when one projection makes both gates."""
+    *front, last = dense.shape
+    everything = [slice(None)] * len(front)
+    return _window(dense, filler, [*front, 2 * last], *everything, slice(1, None, 2))
+
+
+def _expanded(*axes: int) -> Layout:
+    def layout(dense: Tensor, filler: float) -> Tensor:
+        first = dense
+        for axis in axes:
+            first = first.narrow(axis, 0, min(1, dense.shape[axis]))
+        return _copy(first).expand(dense.shape)
+
+    return layout
+
+
+def _matrix_transposed(dense: Tensor, filler: float) -> Tensor:
+    """Swap rows and columns in memory: a cotangent that came from a transposed product."""
+    return _copy(dense.transpose(2, 3)).transpose(2, 3)
+
+
+SAME_VALUES: dict[str, Layout] = {
+    "contiguous": _contiguous,
+    "transposed": _transposed,
+    "strided": _strided,
+    "offset": _offset,
+    "interleaved": _interleaved,
+}
+
+
+PER_HEAD: dict[str, Layout] = {  # these repeat whole heads, and leave each head as it was drawn
+    "expanded over batches": _expanded(0),
+    "expanded over heads": _expanded(1),
+}
+
+
+PER_ROW: dict[str, Layout] = {  # of a cotangent: what stands above the diagonal repeats what stands below
+    "expanded over rows": _expanded(2),
+    "expanded over all": _expanded(0, 1, 2, 3),
+}
+
+
+GATE_LAYOUTS: dict[str, Layout] = {
+    **SAME_VALUES,
+    **PER_HEAD,
+    "expanded over time": _expanded(2),
+}
+
+
+COTANGENT_LAYOUTS: dict[str, Layout] = {
+    **SAME_VALUES,
+    "matrix transposed": _matrix_transposed,
+    **PER_HEAD,
+    **PER_ROW,
+}
+
+
+def lay_out(dense: Tensor, layout: str, filler: float = float("nan")) -> Tensor:
+    """Return `dense` (4 axes) in the named layout of GATE_LAYOUTS or COTANGENT_LAYOUTS."""
+    known = GATE_LAYOUTS | COTANGENT_LAYOUTS
+    if layout not in known:
+        raise ValueError(f"layout is {layout!r}; expected one of {sorted(known)}")
+    return known[layout](dense, filler)
+
+
+def draw_layout(draw: Draw, names: Sequence[str]) -> str:
+    """Draw "contiguous" half of the time, else one of the names."""
+    return choose(draw, ("contiguous",) * len(names) + tuple(names))

@@ -1,0 +1,270 @@
+"""What may be smaller than a case: one step at a time, the boldest steps first.
+
+Each function yields cases that differ from the given one in one respect. They may lie outside the domain
+and need not be smaller: inside.py and size.py tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Edited, Row, Shape
+from dmat.strategies.recipes.cotangents import Cotangent
+from dmat.strategies.recipes.gates import UNIT, Gates
+from dmat.strategies.recipes.layouts import PER_ROW
+from dmat.strategies.recipes.recipe import Case, Recipe
+from dmat.strategies.shrinking.order import backgrounds, layouts, plainest, value_size
+
+Mask = npt.NDArray[np.bool_]
+Axis = Sequence[int]  # the batches, heads or times that are kept
+Places = tuple[Axis, Axis, Axis]
+GatesShape = tuple[int, int, int]
+
+MOST_EDITS = 64  # a case of more is no easier to read than one with a seed
+FEW = 8  # how many of what there may be any number of: stretches of a sequence, values of a background
+
+
+def with_field(case: Case, name: str, field: str, value: object) -> Case:
+    """Return the case with one field of one part replaced."""
+    return {**case, name: replace(case[name], **{field: value})}
+
+
+# The values that a case has
+
+
+def past(G: Array) -> Mask:
+    """Where a cotangent is at t >= s."""
+    return np.broadcast_to(np.tri(G.shape[-1], dtype=bool), G.shape)
+
+
+def as_built(cotangent: Cotangent, case: Case) -> Array:
+    """Return G as it is built, float64."""
+    return np.asarray(cotangent.build(case["gates"]).double().numpy())
+
+
+def commonest(values: Array) -> list[float]:
+    """Return the distinct values, those first that are there most often, of equals the simplest."""
+    kinds, counts = np.unique(values, return_counts=True)
+    order = sorted(range(len(kinds)), key=lambda n: (-counts[n], value_size(float(kinds[n]))))
+    return [float(kinds[n]) for n in order]
+
+
+def told(case: Case, name: str) -> list[float]:
+    """Return a few of the distinct values of a part, the commonest first."""
+    part = case[name]
+    if isinstance(part, Gates):
+        return commonest(np.concatenate([gate.ravel() for gate in part.values()]))[:FEW]
+    G = as_built(part, case)
+    return commonest(G[past(G)])[:FEW]
+
+
+# Parts of a case
+
+
+def fitted(background: Background, shape: Shape) -> Background:
+    """Return the background without the edits beyond (B, NH, S)."""
+    if not isinstance(background, Edited):
+        return background
+    axes = (*shape, shape[-1])
+    inside = [all(n < axis for n, axis in zip(index, axes, strict=False)) for index, _ in background.edits]
+    return edited(
+        background.background, [e for e, kept in zip(background.edits, inside, strict=True) if kept]
+    )
+
+
+def edited(background: Background, edits: Sequence[tuple[tuple[int, ...], float]]) -> Background:
+    """Return the background with these edits, or itself where there are none."""
+    return Edited(background, tuple(edits)) if edits else background
+
+
+def spelled(values: Array, where: Mask) -> Background | None:
+    """Return a constant, the commonest value, with all others edited in; None where they are too many.
+
+    where: the places that count.
+    """
+    if not where.any():
+        return Constant(0.0)
+    common = commonest(values[where])[0]
+    other = where & ~((values == common) | (np.isnan(values) & np.isnan(common)))
+    if np.count_nonzero(other) > MOST_EDITS:
+        return None
+    places = (tuple(int(n) for n in place) for place in np.argwhere(other))
+    return edited(Constant(common), [(place, float(values[place])) for place in places])
+
+
+def _position(place: int, kept: Axis, length: int) -> int:
+    """Return where a place of an axis comes to lie when only `kept` of its `length` stay."""
+    before = sum(n < place for n in kept)
+    return before if place == length else min(before, max(0, len(kept) - 1))  # a cut may be at the end
+
+
+def _part(part: Any, case: Case, places: Places) -> Any:
+    """Return these batches, heads and times of a part, each value told; of a place, where it comes to lie."""
+    old, (B, NH, S) = case["gates"].shape, (len(axis) for axis in places)
+    if isinstance(part, Gates):
+        everywhere = np.ones((B, NH, S), dtype=bool)
+        igate, fgate = (spelled(gate[np.ix_(*places)], everywhere) for gate in part.values())
+        igate, fgate = igate or fitted(part.igate, (B, NH, S)), fgate or fitted(part.fgate, (B, NH, S))
+        return replace(part, shape=(B, NH, S), igate=igate, fgate=fgate)
+    if isinstance(part, Cotangent):
+        G = as_built(part, case)[np.ix_(*places, places[-1])]
+        values = spelled(G, past(G)) or fitted(part.values, (B, NH, S))
+        return replace(part, values=values, layout="contiguous" if part.layout in PER_ROW else part.layout)
+    if isinstance(part, int):
+        return _position(part, places[-1], old[-1])
+    if isinstance(part, tuple) and len(part) == 2:
+        return tuple(_position(n, axis, length) for n, axis, length in zip(part, places, old, strict=False))
+    return part
+
+
+def taken(case: Case, *places: Axis) -> Case:
+    """Return these batches, heads and times of a case, each value told."""
+    b, h, times = places
+    return {name: _part(part, case, (b, h, times)) for name, part in case.items()}
+
+
+def shaped(case: Case, shape: GatesShape) -> Case:
+    """Return the case with the same recipes in another shape, and each place within it."""
+    old = case["gates"].shape
+    kept = [range(min(axes)) for axes in zip(old, shape, strict=True)]
+    smaller = dict(case)
+    for name, part in case.items():
+        if isinstance(part, Gates):
+            smaller[name] = replace(part, shape=shape)
+        elif not isinstance(part, Recipe):
+            smaller[name] = _part(part, case, (kept[0], kept[1], kept[2]))
+    for name, field, background in backgrounds(case):
+        smaller = with_field(smaller, name, field, fitted(background, shape))
+    return smaller
+
+
+# Steps
+
+
+def fewer_times(case: Case, block: int) -> Iterator[Case]:
+    """Keep a beginning of the sequence, or leave out one stretch of it; of an empty case, keep one zero.
+
+    block: lengths are multiples of it.
+    """
+    B, NH, S = case["gates"].shape
+    if 0 in (B, NH, S):
+        yield from (shaped(case, shape) for shape in ((1, 1, 0), (0, 1, block), (1, 0, block)))
+    blocks = S // block
+    for length in dict.fromkeys((1, 2, 3, blocks // 2, blocks - blocks // 4, blocks - 1)):
+        if 0 < length < blocks:
+            yield shaped(case, (B, NH, length * block))
+    stretch = blocks - 1
+    while stretch > 0:
+        for start in range(0, blocks - stretch + 1, max(1, stretch // 2, (blocks - stretch) // FEW)):
+            left_out = range(start * block, (start + stretch) * block)
+            yield taken(case, range(B), range(NH), [n for n in range(S) if n not in left_out])
+        stretch //= 2
+
+
+def fewer_heads(case: Case) -> Iterator[Case]:
+    """Leave out batches and heads: all but one, those of one axis, one."""
+    B, NH, S = case["gates"].shape
+    for b, h in dict.fromkeys(((1, 1), (1, NH), (B, 1), (1, 2), (2, 1), (B, NH - 1), (B - 1, NH))):
+        if 0 < b <= B and 0 < h <= NH and (b, h) != (B, NH):
+            yield shaped(case, (b, h, S))
+    for b, h in product(range(B), range(NH)):
+        yield taken(case, [b], [h], range(S))
+    for b in range(B):
+        yield taken(case, [b], range(NH), range(S))
+        yield taken(case, [n for n in range(B) if n != b], range(NH), range(S))
+    for h in range(NH):
+        yield taken(case, range(B), [h], range(S))
+        yield taken(case, range(B), [n for n in range(NH) if n != h], range(S))
+
+
+def plainer_layouts(case: Case) -> Iterator[Case]:
+    """Make layouts contiguous, all at once and then one by one."""
+    found = [(name, field) for name, field, layout in layouts(case) if layout != "contiguous"]
+    plain = case
+    for name, field in found:
+        plain = with_field(plain, name, field, "contiguous")
+    yield plain
+    for name, field in found:
+        yield with_field(case, name, field, "contiguous")
+
+
+def plainer_backgrounds(case: Case) -> Iterator[Case]:
+    """Make each background a constant, or one row or one place, or what it is value by value."""
+    B, NH, S = case["gates"].shape
+    whole = taken(case, range(B), range(NH), range(S))
+    for name, field, _ in backgrounds(case):
+        constants = dict.fromkeys((plainest(case[name]), 1.0, -1.0, *told(case, name)))
+        for value in constants:
+            yield with_field(case, name, field, Constant(value))
+        values = getattr(whole[name], field)
+        if isinstance(case[name], Cotangent):
+            for value in constants:
+                yield with_field(case, name, field, Row(value))
+            for edit in values.edits[:FEW] if isinstance(values, Edited) else ():
+                yield with_field(case, name, field, Edited(Constant(0.0), (edit,)))
+        yield with_field(case, name, field, values)
+
+
+def fewer_edits(case: Case) -> Iterator[Case]:
+    """Drop edits: all, halves, quarters, ... one by one; or make plain what they stand on."""
+    for name, field, background in backgrounds(case):
+        if not isinstance(background, Edited):
+            continue
+        edits, stretch = background.edits, len(background.edits)
+        while stretch > 0:
+            for start in range(0, len(edits), stretch):
+                kept = edits[:start] + edits[start + stretch :]
+                yield with_field(case, name, field, edited(background.background, kept))
+            stretch //= 2
+        for value in dict.fromkeys((plainest(case[name]), 0.0, 1.0, -1.0)):
+            yield with_field(case, name, field, Edited(Constant(value), edits))
+
+
+def _nearer(value: float) -> list[float]:
+    """Return simpler finite values on the way from 0 to a finite one: rounded, halved, less by one."""
+    unit = UNIT if abs(value) > UNIT and value % UNIT == 0 else 1
+    whole, sign = int(abs(value) / unit), math.copysign(unit, value)
+    halves = [sign * n for n in (whole, whole // 2, whole - whole // 4, whole - 1)]
+    short = [float(f"{value:.{n}g}") for n in (1, 2, 3)]
+    power = f"{abs(value):.0e}"[1:]
+    return [*halves, *(math.copysign(float(f"{n}{power}"), value) for n in range(1, 10)), *short]
+
+
+def plainer_value(value: float, least: float) -> list[float]:
+    """Return simpler values, the simplest first: `least`, 0, small integers, powers of ten, nearer ones."""
+    sign, finite = -1.0 if value < 0 else 1.0, math.isfinite(value)
+    some = [least, 0.0, 1.0, -1.0, 2.0, -2.0, 3.0, *(n * float(UNIT) for n in (1, -1, 2, -2)), 0.5, 0.1]
+    some += [sign * 10.0**n for n in range(1, 309) if 10.0**n < (abs(value) if finite else 1e5)]
+    some += _nearer(value) if finite else [math.inf, -math.inf]
+    limit = value_size(value, least)
+    return [x for x in dict.fromkeys(some) if value_size(x, least) < limit]
+
+
+def plainer_in(recipe: Any, least: float) -> Iterator[Any]:
+    """Yield the recipe, or the number, with one number in it simpler."""
+    if isinstance(recipe, int):
+        yield from dict.fromkeys(n for n in (0, recipe // 2, recipe - 1) if 0 <= n < recipe)
+    elif isinstance(recipe, float):
+        yield from plainer_value(recipe, least)
+    elif isinstance(recipe, tuple):
+        for n, item in enumerate(recipe):
+            for plain in plainer_in(item, least):
+                yield (*recipe[:n], plain, *recipe[n + 1 :])
+    elif isinstance(recipe, Recipe):
+        for name in (field.name for field in fields(recipe) if field.name != "shape"):  # type: ignore[arg-type]
+            for plain in plainer_in(getattr(recipe, name), least):
+                yield replace(recipe, **{name: plain})  # type: ignore[type-var]
+
+
+def plainer_numbers(case: Case) -> Iterator[Case]:
+    """Move one number of the case, a value or a place, to a simpler one."""
+    for name, part in case.items():
+        for plain in plainer_in(part, plainest(part)):
+            yield {**case, name: plain}
