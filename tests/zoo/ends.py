@@ -25,6 +25,8 @@ from .sound import (
     chunked,
     chunkwise_sums,
     dress,
+    from_the_back,
+    from_the_front,
     log_decays,
     times,
     widen,
@@ -38,18 +40,6 @@ Rectangles = Callable[[Tensor, Widen], Tensor]  # G, (B, NH, S, S) -> R, (B, NH,
 # Sums over windows
 
 
-def from_the_front(x: Tensor) -> Tensor:
-    """The sum of the first t minus that of the first s."""
-    total = x.cumsum(-1)
-    return total.unsqueeze(-1) - total.unsqueeze(-2)
-
-
-def from_the_back(x: Tensor) -> Tensor:
-    """What is left after s minus what is left after t."""
-    left = pad(x, (0, 1))[..., 1:].flip(-1).cumsum(-1).flip(-1)
-    return left.unsqueeze(-2) - left.unsqueeze(-1)
-
-
 def chunks_of_4(x: Tensor) -> Tensor:
     """Differences of cumulative sums within chunks of 4, and sums across chunks."""
     return chunkwise_sums(x, 4)
@@ -58,15 +48,6 @@ def chunks_of_4(x: Tensor) -> Tensor:
 def base_two(x: Tensor) -> Tensor:
     """Differences of cumulative sums of logarithms to base 2."""
     return from_the_front(x * LOG2_E) * LN_2
-
-
-def shifted(x: Tensor) -> Tensor:
-    """Differences of cumulative sums, shifted by their largest, which autograd differentiates."""
-    total = x.cumsum(-1)
-    if not total.shape[-1]:
-        return from_the_front(x)
-    total = total - total.amax(-1, keepdim=True)
-    return total.unsqueeze(-1) - total.unsqueeze(-2)
 
 
 # Sums over rectangles: rows and columns, the diagonal left out

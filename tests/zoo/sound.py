@@ -540,18 +540,28 @@ def window_einsum(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 # Wider scopes: differences, which forget digits.
 
 
+def from_the_front(x: Tensor) -> Tensor:
+    """The sum of the first t minus that of the first s, (B, NH, S) -> (B, NH, S, S)."""
+    total = x.cumsum(-1)
+    return total.unsqueeze(-1) - total.unsqueeze(-2)
+
+
+def from_the_back(x: Tensor) -> Tensor:
+    """What is left after s minus what is left after t, (B, NH, S) -> (B, NH, S, S)."""
+    left = pad(x, (0, 1))[..., 1:].flip(-1).cumsum(-1).flip(-1)
+    return left.unsqueeze(-2) - left.unsqueeze(-1)
+
+
 @sound(error_scope="prefix")
 def cumulative_sum_difference(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Cumulative sum at t minus cumulative sum at s."""
-    total = log_decays(fgate_preact).cumsum(-1)
-    return dress(total.unsqueeze(-1) - total.unsqueeze(-2), igate_preact)
+    return dress(from_the_front(log_decays(fgate_preact)), igate_preact)
 
 
 @sound(error_scope="prefix", accumulates_in="float64")
 def cumulative_sum_difference_wide(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """The same in float64."""
-    total = log_decays(fgate_preact.double()).cumsum(-1)
-    return dress(total.unsqueeze(-1) - total.unsqueeze(-2), igate_preact)
+    return dress(from_the_front(log_decays(fgate_preact.double())), igate_preact)
 
 
 @sound(error_scope="prefix", masked_cotangent="summed", special_values={"-inf"})
@@ -571,9 +581,7 @@ def chunkwise_difference(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 @sound(error_scope="sequence", special_values={"+inf"})
 def suffix_sum_difference(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """What is left of the sequence after s minus what is left after t."""
-    after = pad(log_decays(fgate_preact), (0, 1))[..., 1:]
-    left = after.flip(-1).cumsum(-1).flip(-1)
-    return dress(left.unsqueeze(-2) - left.unsqueeze(-1), igate_preact)
+    return dress(from_the_back(log_decays(fgate_preact)), igate_preact)
 
 
 # Narrower promises: formats, lengths, layouts, order.
