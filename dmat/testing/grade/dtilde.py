@@ -7,7 +7,7 @@ classes that still stand. Gates and cotangents are finite: this is about digits,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -172,7 +172,7 @@ def judges(subject: DtildeSubject, case: Case) -> dict[str, Judge]:
     try:
         gradients = subject.gradients(gates, cotangent)
     except LawBroken as broken:  # its backward may have raised: what of its forward?
-        return {"forward": _forward_alone(subject, case), "gradients": _lost_to(broken)}
+        return {"forward": _forward_alone(subject, case), "gradients": lost_to(broken)}
     return {
         "forward": judge_forward(subject, gradients.run),
         "gradients": judge_gradients(subject, gradients),
@@ -183,10 +183,12 @@ def _forward_alone(subject: DtildeSubject, case: Case) -> Judge:
     try:
         return judge_forward(subject, subject.forward(case["gates"]))
     except LawBroken as broken:
-        return _lost_to(broken)
+        return lost_to(broken)
 
 
-def _lost_to(broken: LawBroken) -> Judge:
+def lost_to(broken: LawBroken) -> Judge:
+    """Return the judge of a call that gave no result: it fails every class."""
+
     def judge(accuracy: AccuracyClass) -> float:
         raise broken
 
@@ -268,14 +270,13 @@ class Grade:
         ]
         return GradeResult(self.dtype, self.device, self.reason, self.seconds, **ledgers, conduct=conduct)
 
-    def observe(self, subject: DtildeSubject, case: Case) -> None:
-        """Weigh one case, and tell Hypothesis how near it came to taking the strictest class left."""
-        for quantity, judge in judges(subject, case).items():
+    def observe(self, found: Mapping[str, Judge], case: Case, part: str) -> None:
+        """Weigh one case. In the search, tell Hypothesis how near it came to taking the strictest class."""
+        for quantity, judge in found.items():
             ledger = self.ledgers[quantity]
             worst = ledger.weigh(judge, case)
-            if ledger.strictest is not None and subject.part == "search" and np.isfinite(worst):
+            if ledger.strictest is not None and part == "search" and np.isfinite(worst):
                 target(worst, label=f"{quantity}: {ledger.strictest}")
-        traits(subject, case, self.conduct)
 
 
 def grade(subject: DtildeSubject, examples: int, tell: Tell) -> Grade:
@@ -298,10 +299,18 @@ def _try_all(result: Grade, subject: DtildeSubject, examples: int, tell: Tell) -
     def attempt(case: Case) -> None:
         if any(ledger.standing for ledger in result.ledgers.values()):
             tell(shown(case))
-            result.observe(subject, case)
+            result.observe(judges(subject, case), case, subject.part)
+            traits(subject, case, result.conduct)
 
     for case in ladder(subject.domain):
         attempt(case)
+    subject.part = "search"
+    if shortest(subject.domain):
+        search(random_case(subject.domain), attempt, examples)
+
+
+def search(cases: st.SearchStrategy[Case], attempt: Callable[[Case], None], examples: int) -> None:
+    """Try so many random cases, the same each time, led towards those that come near a bound."""
 
     @settings(
         max_examples=examples,
@@ -311,10 +320,8 @@ def _try_all(result: Grade, subject: DtildeSubject, examples: int, tell: Tell) -
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.target],
     )
-    @given(case=random_case(subject.domain))
-    def search(case: Case) -> None:
+    @given(case=cases)
+    def each(case: Case) -> None:
         attempt(case)
 
-    subject.part = "search"
-    if shortest(subject.domain):
-        search()
+    each()

@@ -1,8 +1,8 @@
 """The strictest accuracy class that a fused kernel survives: error scope and accumulator, from outside.
 
-As dmat.testing.grade does of D~: each case is drawn once, the kernel is called once on it, and the result is
-held against the bounds of all classes that still stand. "Scope" of the gradients: "window" where rectangles
-alone are summed, "prefix" where whole rows are.
+Each case is drawn once, and the kernel is called once on it. The result is held against the bounds of all
+classes that still stand, as in dmat.testing.grade.dtilde. The scope of gradients is "window" where rectangles
+alone are summed, "suffix" where whole rows are, and "prefix" where whole columns are.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-
-import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings, target
 
 from dmat.strategies import Constant, Edited, Gates, Probe, Ramp
 from dmat.strategies.cases.fused import PROBED
@@ -22,7 +19,7 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.bounds.fused import FusedBounds, FusedRounding
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.contract.written import SCOPES
-from dmat.testing.grade.dtilde import Grade, Judge, Ledger
+from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search
 from dmat.testing.grade.result import AccuracyClass
 from dmat.testing.kernel.fused import FusedGradients, FusedRun
 from dmat.testing.law.fused import FusedSubject
@@ -156,34 +153,11 @@ def _try_all(result: Grade, subject: FusedSubject, examples: int, tell: Tell) ->
         try:
             found = judges(subject, case)
         except LawBroken as broken:
-            found = dict.fromkeys(result.ledgers, _lost_to(broken))
-        for quantity, judge in found.items():
-            ledger = result.ledgers[quantity]
-            worst = ledger.weigh(judge, case)
-            if ledger.strictest is not None and subject.part == "search" and np.isfinite(worst):
-                target(worst, label=f"{quantity}: {ledger.strictest}")
+            found = dict.fromkeys(result.ledgers, lost_to(broken))
+        result.observe(found, case, subject.part)
 
     for case in ladder(subject):
         attempt(case)
-
-    @settings(
-        max_examples=examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.target],
-    )
-    @given(case=PROBED.search(replace(subject.domain, special_values=(), zero_length=False)))
-    def search(case: Case) -> None:
-        attempt(case)
-
     subject.part = "search"
-    search()
-
-
-def _lost_to(broken: LawBroken) -> Judge:
-    def judge(accuracy: AccuracyClass) -> float:
-        raise broken
-
-    return judge
+    domain = replace(subject.domain, special_values=(), zero_length=False)
+    search(PROBED.search(domain), attempt, examples)
