@@ -10,6 +10,11 @@ from dmat.testing.contract.names import FUSED, READS
 from dmat.testing.contract.rows import BaseContract, described
 
 
+def implied_grad_scope(error_scope: object) -> str:
+    """Return the grad_scope of a contract that states none."""
+    return "rectangle" if error_scope == "window" else "suffix"
+
+
 @described
 @dataclass(frozen=True)
 class FusedContract(Fused, BaseContract):
@@ -70,7 +75,7 @@ class FusedContract(Fused, BaseContract):
     @property
     def widest_gradient(self) -> str:
         """The scope of gradients, stated or implied."""
-        return self.grad_scope or ("rectangle" if self.error_scope == "window" else "suffix")
+        return self.grad_scope or implied_grad_scope(self.error_scope)
 
     @property
     def distinct_keys(self) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.contract.fused import implied_grad_scope
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.grade.dtilde import QUANTITIES
 from dmat.testing.grade.result import Graded, GradeResult, LedgerResult
@@ -65,7 +66,7 @@ def _declared(contract: dict[str, object]) -> str:
     """Return what a fused kernel's contract says of its class."""
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
-    rows = contract.get("grad_scope") or ("rectangle" if scope == "window" else "suffix")
+    rows = contract.get("grad_scope") or implied_grad_scope(scope)
     graded = "window" if rows == "rectangle" else rows
     return f"forward {shown}, {wide}; gradients {graded} (grad_scope {rows})"
 

@@ -15,6 +15,7 @@ from dmat.strategies.domain import Domain
 from dmat.strategies.probe_domain import ProbeDomain
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import AnyContract, FusedContract
+from dmat.testing.contract.fused import implied_grad_scope
 from dmat.testing.contract.written import fields_written
 from dmat.testing.grade.fused import telling
 from dmat.testing.law.law import Law
@@ -53,8 +54,7 @@ class FusedPromises(Promises):
         """Return the contract of these terms."""
         plain = dict(terms)
         if "grad_scope" in plain:
-            scope = plain.get("error_scope", self.own.error_scope)
-            implied = "rectangle" if scope == "window" else "suffix"
+            implied = implied_grad_scope(plain.get("error_scope", self.own.error_scope))
             wanted = plain["grad_scope"] if plain["grad_scope"] == "rectangle" else _end(fixed)
             plain["grad_scope"] = None if wanted == implied else wanted
         return replace(fixed, **plain)
