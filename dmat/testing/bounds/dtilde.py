@@ -13,7 +13,7 @@ from dmat.testing.bounds.formats import (
     Rounding,
     gamma,
 )
-from dmat.testing.bounds.scope import _starts, over_scope, scope_length
+from dmat.testing.bounds.scope import over_scope, scope_length, starts
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.dtilde import Backward, Forward
 
@@ -28,7 +28,7 @@ def _freed(truth: Forward, scope: str | int) -> Mask:
     if scope == "sequence":
         special = special | np.isnan(truth.igate) | (truth.igate == np.inf)
         return np.asarray(np.broadcast_to(special.any(-1)[..., None, None], truth.kind.shape) & causal)
-    start = _starts(S, scope)
+    start = starts(S, scope)
     counts = np.cumsum(special, axis=-1, dtype=np.int64)
     before = np.where(special, counts - 1, counts)  # exclusive count
     return np.asarray((counts[..., :, None] > before[..., None, start]) & causal)
@@ -74,17 +74,27 @@ def igate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
     )
 
 
+def summed_cotangents(truth: Backward, error_scope: str | int) -> tuple[Array, Array]:
+    """Return N and A of df: how many non-zero cotangents are summed, and their magnitude, (B, NH, S) each.
+
+    Those of the rectangle in window scope. In every wider scope twice those of the whole causal part: a
+    difference of two sums, each in any order and from either end.
+    """
+    N, A = truth.rectangle_count, truth.rectangle_sum
+    if error_scope == "window":
+        return N, A
+    return np.broadcast_to(2 * truth.total_count, N.shape), np.broadcast_to(2 * truth.total_sum, A.shape)
+
+
 def fgate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
     """Bound |computed - df|.
 
-    e = (gamma(N + 16) + 3 u_a c) A sigmoid(-f) + (A + 2 N + 4) eta with c = |f| sigmoid(f), N and A the
-    number and the magnitude of the non-zero cotangents in the rectangle. In every scope beyond the window N
-    and A are twice those of the whole causal part: a difference of two sums, each in any order and from
-    either end; df[0] is held to it too. gates="absolute" adds 16 u_a A.
+    e = (gamma(N + 16) + 3 u_a c) A sigmoid(-f) + (A + 2 N + 4) eta with c = |f| sigmoid(f), N and A those of
+    `summed_cotangents`. In every scope beyond the window df[0] is held to it too. gates="absolute" adds
+    16 u_a A.
     """
-    N, A, special = truth.rectangle_count, truth.rectangle_sum, np.isnan(truth.fgate)
+    (N, A), special = summed_cotangents(truth, rounding.error_scope), np.isnan(truth.fgate)
     if rounding.error_scope != "window":
-        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
         special = (special | (truth.fgate == -np.inf)).any(axis=-1, keepdims=True) | special
     e, value = _fgate_error(truth, N, A, rounding), truth.df.hi
     return Bound(rounding.stored(e, value), rounding.may_overflow(2 * A, e, value), np.asarray(special))

@@ -20,8 +20,8 @@ from dmat.testing.bounds.formats import (
     gamma,
 )
 from dmat.testing.contract import TF32, FusedContract
-from dmat.testing.oracle.arithmetic import Array, Mask
-from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from, single
+from dmat.testing.oracle.arithmetic import Array, Mask, single
+from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from
 from dmat.testing.oracle.gates import window_sums
 from dmat.testing.oracle.reads import LARGEST_LOG
 

@@ -12,7 +12,7 @@ def _positions(S: int) -> tuple[Array, Array]:
     return np.arange(S, dtype=np.float64)[:, None], np.arange(S, dtype=np.float64)[None, :]
 
 
-def _starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
+def starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
     """Return the time at which the sums of column s begin, (S,): its chunk's start, or 0 for a prefix."""
     if scope == "prefix":
         return np.zeros(S, dtype=np.int64)
@@ -29,7 +29,7 @@ def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
     if scope == "sequence":
         whole = 2 * terms.sum(axis=-1)[..., None, None]
         return np.asarray(np.broadcast_to(whole, windows.shape))
-    start = _starts(terms.shape[-1], scope)
+    start = starts(terms.shape[-1], scope)
     # Over k = start .. t and again over k = start .. s: the gate at start, and its window.
     down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
     down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
@@ -43,4 +43,13 @@ def scope_length(S: int, scope: str | int) -> Array:
         return np.full((S, S), S + 2.0)
     if scope == "window":
         return np.maximum(t - s, 0)
-    return np.maximum(t - _starts(S, scope)[None, :], 0) + 2
+    return np.maximum(t - starts(S, scope)[None, :], 0) + 2
+
+
+def derivative_scope(error_scope: str | int) -> str:
+    """Return the error scope of J v: the window, or the whole sequence for every wider contract.
+
+    J is the adjoint of the gradient. A contract wider than the window lets the gradient sum the sequence from
+    either end (docs/spec.md section 3), and the adjoint of a sum from one end is a sum from the other.
+    """
+    return "window" if error_scope == "window" else "sequence"

@@ -20,12 +20,13 @@ from flint import arb
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dmat.testing.bounds.dtilde import summed_cotangents
 from dmat.testing.bounds.formats import CONDITION_ULPS, RATE_ULPS, Bound, Rounding, gamma
-from dmat.testing.bounds.scope import over_scope, scope_length
+from dmat.testing.bounds.scope import derivative_scope, over_scope, scope_length
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.call import raised
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.oracle.arithmetic import FINITE, FREE, Array, Mask, Pair, sigmoid_minus
+from dmat.testing.oracle.arithmetic import FINITE, FREE, Array, Mask, sigmoid_minus, single
 from dmat.testing.oracle.dtilde import Backward
 from dmat.testing.oracle.gates import GateTerms, window_sums
 from dmat.testing.verdict.finding import Expected, LawBroken, as_array
@@ -144,15 +145,6 @@ def _moves(gradient: Tensor | None) -> bool:
 # What is true of them, and how far they may be off
 
 
-def derivative_scope(error_scope: str | int) -> str:
-    """Return the error scope of J v: the window, or the whole sequence for every wider contract.
-
-    J is the adjoint of the gradient. A contract wider than the window lets the gradient sum the sequence from
-    either end (docs/spec.md section 3), and the adjoint of a sum from one end is a sum from the other.
-    """
-    return "window" if error_scope == "window" else "sequence"
-
-
 def expected_tangent(
     subject: DtildeSubject, gates: GatePair, v: GatePair, *, summed: bool = False
 ) -> Expected:
@@ -167,8 +159,8 @@ def expected_tangent(
     past = np.tri(S, dtype=bool)
     start = np.where(past | summed, v.igate[..., None, :], 0.0)
     with np.errstate(under="ignore"):
-        moved = terms.rate * _single(v.fgate)
-        value = window_sums(moved, wide=subject.wide) + _single(start)
+        moved = terms.rate * single(v.fgate)
+        value = window_sums(moved, wide=subject.wide) + single(start)
         size = _window(np.abs(moved.hi)) + np.abs(start)
         e = np.where(past, _tangent_error(rounding, terms, v), 0.0)
         n = scope_length(S, derivative_scope(rounding.error_scope))
@@ -220,11 +212,9 @@ def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward,
     up the ways to f in its dtype rounds.
     """
     rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
-    N, A = truth.rectangle_count, truth.rectangle_sum
-    if rounding.error_scope != "window":
-        N, A = (np.broadcast_to(2 * x, N.shape) for x in (truth.total_count, truth.total_sum))
+    N, A = summed_cotangents(truth, rounding.error_scope)
     size = A * np.abs(v.fgate)
-    value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * _single(-v.fgate)
+    value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * single(-v.fgate)
     with np.errstate(over="ignore", invalid="ignore"):
         e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
         e = e + (size + 2 * N + 4) * rounding.eta
@@ -246,12 +236,8 @@ def stays_finite(rounding: Rounding, f: Array, size: Array) -> Mask:
     return np.asarray(np.abs(f) <= (math.log(largest) - np.log1p(size)) / 2.2)
 
 
-def _single(values: Array) -> Pair:
-    return Pair(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
-
-
 def _window(terms: Array) -> Array:
-    return window_sums(_single(terms), wide=False).hi
+    return window_sums(single(terms), wide=False).hi
 
 
 def _overflows(rounding: Rounding, gates: GatePair) -> Mask:

@@ -26,9 +26,9 @@ from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
 from dmat.testing.law.subject import DETACHED, Subject
-from dmat.testing.oracle.arithmetic import FINITE, Array
+from dmat.testing.oracle.arithmetic import FINITE, Array, single
 from dmat.testing.oracle.decays import Decays
-from dmat.testing.oracle.fused import Pulled, Truth, single
+from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_balls import HeadBalls
 from dmat.testing.oracle.fused_inputs import Seen
 from dmat.testing.oracle.reads import READS, Reads

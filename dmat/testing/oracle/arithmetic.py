@@ -120,25 +120,26 @@ def _split(a: Array) -> tuple[Array, Array]:
     return high, a - high
 
 
-def _single(values: Array) -> Pair:
+def single(values: Array) -> Pair:
+    """Return float64 values as a pair."""
     return Pair(values, np.zeros_like(values))
 
 
-def _prefix_sums(terms: Array) -> Pair:
+def prefix_sums(terms: Array) -> Pair:
     """Sum terms[..., s] over s < k, into [..., k]: of 1, 2, 4, .. terms at once."""
-    S, sums = terms.shape[-1], _single(np.zeros_like(terms))
+    S, sums = terms.shape[-1], single(np.zeros_like(terms))
     sums.hi[..., 1:] = terms[..., :-1]
-    for width in _powers_of_two(S):
+    for width in powers_of_two(S):
         later = sums[..., width:] + sums[..., : S - width]
         sums.hi[..., width:], sums.lo[..., width:] = later.hi, later.lo
     return sums
 
 
-def _row_sums(rows: Pair) -> Pair:
+def row_sums(rows: Pair) -> Pair:
     """Sum over the axis before the last: one half onto the other, and again."""
     T = rows.hi.shape[-2]
     if T == 0:
-        return _single(rows.hi.sum(axis=-2))
+        return single(rows.hi.sum(axis=-2))
     while T > 1:
         half = T // 2
         sums, odd = rows[..., :half, :] + rows[..., half : 2 * half, :], rows[..., 2 * half :, :]
@@ -147,7 +148,7 @@ def _row_sums(rows: Pair) -> Pair:
     return rows[..., 0, :]
 
 
-def _powers_of_two(S: int) -> list[int]:
+def powers_of_two(S: int) -> list[int]:
     """Return 1, 2, 4, .. below S."""
     return [2**n for n in range(max(S - 1, 0).bit_length())]
 

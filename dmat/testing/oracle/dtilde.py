@@ -17,13 +17,13 @@ from dmat.testing.oracle.arithmetic import (
     Array,
     Kind,
     Pair,
-    _prefix_sums,
-    _row_sums,
-    _single,
     dtilde_ball,
     fgate_gradient_ball,
     holds,
     igate_gradient_ball,
+    prefix_sums,
+    row_sums,
+    single,
 )
 from dmat.testing.oracle.gates import GateTerms, window_sums
 
@@ -52,9 +52,9 @@ class Forward:
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             terms = GateTerms.of(fgate, wide=wide)
             sums = window_sums(terms.log, wide=wide)
-            condition = window_sums(_single(terms.log_condition), wide=False)
+            condition = window_sums(single(terms.log_condition), wide=False)
             i = np.where(np.isfinite(igate), igate, 0.0)[..., None, :]
-            value = sums + _single(np.broadcast_to(i, sums.hi.shape))
+            value = sums + single(np.broadcast_to(i, sums.hi.shape))
             magnitude = -sums.hi
             # each term's own error, then one per addition; 2^-97 and 2^-52 leave a factor to spare
             unit = (S + 4) * 2.0**-97 if wide else (S + 12) * 2.0**-52
@@ -141,7 +141,7 @@ class Backward:
                 terms,
                 _column_sums(counted, wide=wide),
                 unit * column_sum,
-                rectangle * terms.rate if wide else _single(rectangle.hi * terms.rate.hi),
+                rectangle * terms.rate if wide else single(rectangle.hi * terms.rate.hi),
                 unit * rectangle_sum * terms.rate.hi + tiny * (rectangle_sum + 1),
                 np.count_nonzero(counted, axis=-2).astype(np.float64),
                 column_sum,
@@ -168,8 +168,8 @@ def _nonzero(G: Array) -> list[float]:
 
 def _column_sums(G: Array, *, wide: bool) -> Pair:
     if not wide:
-        return _single(G.sum(axis=-2))
-    return _row_sums(_single(G))
+        return single(G.sum(axis=-2))
+    return row_sums(single(G))
 
 
 def _rectangles(causal: Array, *, wide: bool) -> Pair:
@@ -179,6 +179,6 @@ def _rectangles(causal: Array, *, wide: bool) -> Pair:
     if not wide:
         left = np.zeros_like(causal)  # [..., t, k]: sum over s < k of row t
         left[..., 1:] = np.cumsum(causal[..., :-1], axis=-1)
-        return _single(np.where(below, left, 0.0).sum(axis=-2))
-    lefts = _prefix_sums(causal)
-    return _row_sums(Pair(np.where(below, lefts.hi, 0.0), np.where(below, lefts.lo, 0.0)))
+        return single(np.where(below, left, 0.0).sum(axis=-2))
+    lefts = prefix_sums(causal)
+    return row_sums(Pair(np.where(below, lefts.hi, 0.0), np.where(below, lefts.lo, 0.0)))

@@ -12,17 +12,12 @@ from functools import cached_property
 import numpy as np
 
 from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array, Pair
+from dmat.testing.oracle.arithmetic import Array, single
 from dmat.testing.oracle.fused_inputs import Seen
 from dmat.testing.oracle.gates import GateTerms, window_sums
 from dmat.testing.oracle.reads import READS, Reads
 
 U64 = 2.0**-53
-
-
-def single(values: Array) -> Pair:
-    """Return float64 values as a pair."""
-    return Pair(values, np.zeros_like(values))
 
 
 @dataclass(frozen=True)

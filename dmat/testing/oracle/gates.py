@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from flint import arb
 
-from dmat.testing.oracle.arithmetic import Array, Pair, _powers_of_two, _single, log_sigmoid, sigmoid_minus
+from dmat.testing.oracle.arithmetic import Array, Pair, log_sigmoid, powers_of_two, sigmoid_minus, single
 
 
 @lru_cache(maxsize=2**14)
@@ -59,7 +59,7 @@ class GateTerms:
         if wide:
             log, rate = _pairs_of(_log_sigmoid_parts, f), _pairs_of(_sigmoid_minus_parts, f)
         else:
-            log, rate = _single(np.minimum(f, 0) - np.log1p(decay)), _single(rate_value)
+            log, rate = single(np.minimum(f, 0) - np.log1p(decay)), single(rate_value)
         at_infinity = np.where(fgate == -np.inf, 1.0, 0.0)
         return cls(
             log=Pair(np.where(finite, log.hi, 0.0), np.where(finite, log.lo, 0.0)),
@@ -74,10 +74,10 @@ def window_sums(terms: Pair, *, wide: bool) -> Pair:
     S = terms.hi.shape[-1]
     if not wide:
         below = np.tri(S, S, -1, dtype=bool)
-        return _single(np.cumsum(np.where(below, terms.hi[..., :, None], 0.0), axis=-2))
+        return single(np.cumsum(np.where(below, terms.hi[..., :, None], 0.0), axis=-2))
     last = Pair(*(np.zeros((*terms.hi.shape, max(S, 2))) for _ in range(2)))  # [..., t, n]: the n up to t
     last.hi[..., 1], last.lo[..., 1] = terms.hi, terms.lo
-    for width in _powers_of_two(S):  # what is known of up to `width` terms, before `width` more
+    for width in powers_of_two(S):  # what is known of up to `width` terms, before `width` more
         more = last[..., width:, width, None] + last[..., : S - width, 1 : min(width, S - 1 - width) + 1]
         longer = slice(width + 1, width + 1 + more.hi.shape[-1])
         last.hi[..., width:, longer], last.lo[..., width:, longer] = more.hi, more.lo
