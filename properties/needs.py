@@ -1,4 +1,4 @@
-"""What a law needs, mostly a promise of the contract: each returns why the law does not apply, or None."""
+"""The needs of laws, mostly promises of the contract. Each returns why a law does not apply, or None."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Need = Callable[[Subject], str | None]
 
 
 def promised(field: str, says: str, member: str | None = None) -> Need:
-    """Make the need that the contract promises this field, or that the field's value has this member.
+    """Make a need: the contract promises this field, or the field's value contains this member.
 
-    says: the need in words, as docs/laws.md shows it.
+    says: the need in words, for docs/laws.md.
     """
 
     def need(subject: Subject) -> str | None:

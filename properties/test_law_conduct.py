@@ -1,4 +1,4 @@
-"""Laws of conduct: the same answer twice, nobody else's memory read or written, nothing kept or shared."""
+"""Laws of conduct: equal calls give equal results, no stray memory is accessed, nothing kept or shared."""
 
 from __future__ import annotations
 

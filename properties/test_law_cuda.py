@@ -1,4 +1,4 @@
-"""Laws of CUDA: no waiting, graphs, streams, past 2^31 entries, memory, and the answer of the CPU."""
+"""Laws of CUDA: no waiting, graphs, streams, more than 2^31 entries, memory, agreement with the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of conduct of fused kernels: the same answer twice, nobody else's memory read or written."""
+"""Laws of conduct of fused kernels: equal calls give equal results, and stray memory is not accessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of gradients of fused kernels: X[t, s] = (dL/dD~)[t, s] summed over rectangles and columns."""
+"""Laws of gradients of fused kernels: sums of X[t, s] = (dL/dD~)[t, s] over rectangles and columns."""
 
 from __future__ import annotations
 

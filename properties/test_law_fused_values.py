@@ -1,4 +1,4 @@
-"""Laws of values of fused kernels: every output within its bound, whole, in two calls, packed."""
+"""Laws of values of fused kernels: every output is within its bound, in one call, in two, and packed."""
 
 from __future__ import annotations
 

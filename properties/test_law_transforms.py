@@ -1,4 +1,4 @@
-"""Laws of transforms: compiled, vmapped, exported, under autocast, the same answer, where claimed."""
+"""Laws of transforms: under compile, vmap, export and autocast the result is the same, if claimed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of values: every entry within its bound, and at one with its parts."""
+"""Laws of values: every entry is within its bound, and agrees with its parts."""
 
 from __future__ import annotations
 

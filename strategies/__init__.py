@@ -1,6 +1,6 @@
-"""What implementations are tried on: recipes for gates and cotangents, and the search over them.
+"""The inputs of the laws: recipes for gates, cotangents and q, k, v, and strategies that draw them.
 
-A recipe is a frozen dataclass; its repr evaluates, with this module's names, to an equal one.
+A recipe is a frozen dataclass. Its repr, evaluated with this module's names, gives an equal recipe.
 """
 
 from dmat.strategies.drawing import exact_gates, gates

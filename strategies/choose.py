@@ -1,8 +1,8 @@
-"""One choice among a few: the atom that every recipe is drawn from.
+"""Draw an integer, or one of a few options: every recipe is drawn through these functions.
 
-Building a Hypothesis strategy costs more than drawing from it, so recipes are drawn by plain functions
-of `draw` that choose by index, and the few integer strategies they need are built once. Where a search
-shrinks nothing, `draw` is a generator that Hypothesis seeds: a sixth of the cost again.
+Building a Hypothesis strategy costs more than drawing from it. So recipes are drawn by plain functions of
+`draw` that choose by index, and the few integer strategies that they need are built once and cached.
+`draw` is a `Random` in a search that does not shrink; Hypothesis seeds it. That costs a sixth as much.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def _integers(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 def between(draw: Draw, low: int, high: int) -> int:
-    """Draw low <= n <= high; shrinks to whichever end is nearer to zero."""
+    """Draw low <= n <= high. Shrinks to the end of the range that is nearer to zero."""
     return draw.randint(low, high) if isinstance(draw, Random) else draw(_integers(low, high))
 
 
 def choose(draw: Draw, options: Sequence[Option]) -> Option:
-    """Draw one of the options; shrinks to the first. Repeat an option to have it more often."""
+    """Draw one of the options. Shrinks to the first. An option listed twice is drawn twice as often."""
     return options[between(draw, 0, len(options) - 1)]
 
 
@@ -39,5 +39,5 @@ def seed(draw: Draw) -> int:
 
 
 def some(draw: Draw, options: Sequence[Option], fewest: int, most: int) -> tuple[Option, ...]:
-    """Draw between `fewest` and `most` of the options, repetition allowed."""
+    """Draw between `fewest` and `most` options; an option may be drawn more than once."""
     return tuple(choose(draw, options) for _ in range(between(draw, fewest, most)))

@@ -1,4 +1,4 @@
-"""What may be drawn for one implementation in one dtype: what its contract says, or less."""
+"""The domain of a D~ implementation in one dtype: the inputs that its contract allows, or fewer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LONG_IN = 50
 
 @dataclass(frozen=True)
 class Domain:
-    """What may be drawn for one implementation in one dtype: what its contract says, or less.
+    """The inputs that may be drawn for one implementation in one dtype: those its contract allows, or fewer.
 
-    longest: beyond the lengths at which most is found, draw one case in LONG_IN of up to this one; 0: none.
-    memory: bytes that the D~ of a huge case may fill, where there are some to fill.
+    longest: one case in LONG_IN has a length between USUAL and this one; 0: no such cases.
+    memory: the bytes that the D~ of a huge case should fill; 0: no case fills the memory.
     """
 
     dtype: str = "float32"
@@ -35,7 +35,7 @@ class Domain:
 
     @classmethod
     def of(cls, contract: Promised, /, **more: Any) -> Self:
-        """Return the domain of a contract. more: the fields that it does not have by these names."""
+        """Return the domain of a contract. more: the fields of the domain that the contract does not have."""
         return cls(
             special_values=contract.special_values,
             zero_length=contract.zero_length,
@@ -46,7 +46,7 @@ class Domain:
 
     @property
     def gate_format(self) -> GateFormat:
-        """What its gates are."""
+        """The format of the gates: kind of kernel, dtype, special values."""
         return GateFormat(DTILDE, self.dtype, self.special_values)
 
     @property
@@ -60,7 +60,7 @@ class Domain:
         return within and S % self.seq_multiple_of == 0 and (S > 0 or self.zero_length)
 
     def draw_shape(self, draw: Draw, *, zero: bool = True) -> tuple[int, int, int]:
-        """Draw a shape; with `zero` False, one that has elements."""
+        """Draw (B, NH, S). zero: whether a length of 0 may be drawn."""
         longest = self.longest if self.max_seq is None else min(self.longest, self.max_seq)
         if longest > USUAL and between(draw, 1, LONG_IN) == LONG_IN:
             return draw_long_shape(draw, longest, self.seq_multiple_of)

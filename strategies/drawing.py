@@ -1,4 +1,4 @@
-"""How gates are drawn: of any regime, and of the exact regime."""
+"""Draw gates: of any regime, or of the exact regime (docs/spec.md section 4)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dmat.strategies.shapes import draw_shape
 
 
 def draw_background(draw: Draw, values: Sequence[float]) -> Background:
-    """Draw a background made of these values: constant first, seeded last."""
+    """Draw a background made of these values. Shrinks to a constant; a seeded palette comes last."""
     kind = choose(draw, ("constant", "cycle", "palette"))
     if kind == "constant":
         return Constant(choose(draw, values))
@@ -47,7 +47,7 @@ def _normal(draw: Draw) -> Background:
 def edited_field(
     draw: Draw, background: Background, shape: Shape, palettes: Sequence[Sequence[float]]
 ) -> Background:
-    """Draw up to three edits; the first place of a sequence, where spikes hide bugs, is favoured."""
+    """Draw up to three edits. Time 0 is drawn more often: bugs show there when one gate is a spike."""
     number = 0 if 0 in shape else choose(draw, (0, 0, 1, 0, 1, 2, 3))
     edits = []
     for _ in range(number):
@@ -58,7 +58,7 @@ def edited_field(
 
 
 def _field(draw: Draw, shape: Shape, palettes: Sequence[Sequence[float]]) -> Background:
-    """Draw one gate: mostly a few values of one regime, else a ramp or noise; then edits."""
+    """Draw one gate's background: mostly a few values of one regime, else a ramp or noise; then edits."""
     kind = between(draw, 0, 9)
     if kind <= 6:
         background = draw_background(draw, choose(draw, palettes))
@@ -100,8 +100,8 @@ def gates(
 ) -> Gates:
     """Draw gates of any regime: ordinary, saturated, extreme, subnormal, special, spiked, cancelling.
 
-    special_values, zero_length, seq_multiple_of and max_seq are fields of the contract. `expanded`
-    False leaves out the layouts of stride 0, in which places cannot be changed one by one.
+    special_values, zero_length, seq_multiple_of and max_seq are fields of the contract.
+    expanded: whether layouts of stride 0 may be drawn; their elements cannot be changed one by one.
     """
     shape = draw_shape(draw, zero_length, seq_multiple_of, max_seq)
     return draw_gates(draw, dtype, tuple(special_values), shape, expanded)
@@ -115,7 +115,7 @@ def draw_exact_gates(
     shape: tuple[int, int, int],
     seq_multiple_of: int = 1,
 ) -> Gates:
-    """Draw gates of the exact regime of at most this length; see `exact_gates`."""
+    """Draw gates of the exact regime. Their length is at most that of `shape`; see `exact_gates`."""
     budget = exact_units(dtype, accumulator)
     B, NH, S = shape
     S = min(S, (budget // 2) // seq_multiple_of * seq_multiple_of)
@@ -149,8 +149,9 @@ def exact_gates(
 ) -> Gates:
     """Draw gates of the exact regime (docs/spec.md section 4): every order of summation is exact.
 
-    f is -64 n with n >= 1, or +inf where declared; i is a multiple of 64; max |i| + sum |f| over
-    the whole sequence stays within what the narrower of dtype and accumulator holds exactly.
+    f is -64 n with n >= 1, or +inf if the contract declares it. i is a multiple of 64. max |i| + sum |f|
+    over the whole sequence is at most 64 exact_units(dtype, accumulator), so that the narrower of the two
+    formats holds every sum exactly.
     """
     shape = draw_shape(draw, zero_length, seq_multiple_of, max_seq)
     return draw_exact_gates(draw, dtype, accumulator, tuple(special_values), shape, seq_multiple_of)

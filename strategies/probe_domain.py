@@ -1,4 +1,4 @@
-"""What may be drawn for one fused kernel in one dtype: what its contract says, or less."""
+"""The domain of a fused kernel in one dtype: the gates and sizes that its contract allows, or fewer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, ONE, TINY
 
 LONG = 100
-LONG_OF_FLOAT64 = 12  # each of its entries is judged in balls
+LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
 MANY = ((1, 8), (2, 5))
 
 
 @dataclass(frozen=True)
 class ProbeDomain(Domain):
-    """What may be drawn for one fused kernel; `dtype` is that of its gates, products_dtype of q, k, v."""
+    """The inputs that may be drawn for one fused kernel.
+
+    dtype: the dtype of the gates. products_dtype: the dtype of q, k, v.
+    """
 
     contract: FusedPromised = field(kw_only=True)
     scaling: Scaling = field(kw_only=True)
@@ -34,35 +37,35 @@ class ProbeDomain(Domain):
 
     @property
     def gate_format(self) -> GateFormat:
-        """What its gates are."""
+        """The format of the gates: kind of kernel, dtype, log gates or pre-activations."""
         return GateFormat(FUSED, self.dtype, log=self.contract.gate != "preact")
 
     @cached_property
     def least(self) -> float:
-        """The least forget gate."""
+        """The smallest forget gate that the contract and the dtype allow."""
         largest = float(torch.finfo(getattr(torch, self.dtype)).max)
         return -largest if self.contract.l_min is None else max(self.contract.l_min, -largest)
 
     @cached_property
     def most(self) -> float:
-        """The largest forget gate."""
+        """The largest forget gate: 0 for log gates, the largest number of the dtype for pre-activations."""
         return float(torch.finfo(getattr(torch, self.dtype)).max) if self.contract.gate == "preact" else 0.0
 
     # Sizes
 
     @cached_property
     def scales(self) -> tuple[tuple[int, float], ...]:
-        """The sizes of q and k that are tried, each with what q.k is multiplied by."""
+        """(K, the factor of q.k) for each size K of q and k that is tried."""
         K = self.contract.K
         sizes = K if isinstance(K, tuple) else (K, 4 * K) if 4 * K <= 64 else (K,)
         return tuple((size, self.contract.scale_of(size)) for size in sizes)
 
     def scale_of(self, K: int) -> float:
-        """Return what q.k is multiplied by."""
+        """Return the factor of q.k for this K."""
         return dict(self.scales)[K]
 
     def key_sizes(self, S: int) -> list[int]:
-        """Return the sizes of q and k that are tried; distinct keys need one a source."""
+        """Return the sizes K of q and k that are tried for this S. Distinct keys need K >= S."""
         sizes = [K for K, _ in self.scales]
         enough = [K for K in sizes if K >= S]
         if self.contract.V_equals_K and isinstance(self.contract.V, int):
@@ -70,7 +73,10 @@ class ProbeDomain(Domain):
         return enough[:2] if self.contract.distinct_keys else sizes
 
     def value_size(self, wanted: int, K: int) -> int:
-        """Return the size of v that is tried where one of this size is wanted."""
+        """Return the smallest allowed size of v that is at least `wanted`, else the largest.
+
+        Return K if the contract has V_equals_K.
+        """
         if self.contract.V_equals_K:
             return K
         V = self.contract.V
@@ -79,13 +85,13 @@ class ProbeDomain(Domain):
         return next((size for size in sorted(V) if size >= wanted), max(V))
 
     def has_value_size(self, V: int) -> bool:
-        """Whether v may have this size."""
+        """Whether the contract allows this size of v."""
         own = self.contract.V
         return V % own == 0 if isinstance(own, int) else V in own
 
     @cached_property
     def all_lengths(self) -> tuple[int, ...]:
-        """The lengths that are allowed and tried, shortest first."""
+        """The lengths S >= 1 that are allowed and tried, shortest first."""
         past_chunks = max(LONG, 4 * (self.contract.chunk or 0) + 2)
         longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else past_chunks
         longest = min(longest, self.max_seq or longest)
@@ -107,11 +113,11 @@ class ProbeDomain(Domain):
         return super().has_length(S) and S >= self.contract.min_seq and enough_keys
 
     def shortest(self, number: int) -> list[int]:
-        """Return the shortest lengths."""
+        """Return the shortest of all_lengths, `number` of them."""
         return list(self.all_lengths[:number])
 
     def past_chunks(self) -> list[int]:
-        """Return a length past three chunks, or past a small block: carries are lost only there."""
+        """Return one length beyond three chunks, or beyond a block of 16: a lost carry shows only there."""
         wanted = 3 * self.contract.chunk + 1 if self.contract.chunk else 19
         lengths = self.all_lengths
         return [next((S for S in lengths if wanted <= S), lengths[-1])]
@@ -129,7 +135,7 @@ class ProbeDomain(Domain):
 
     @cached_property
     def kinds_of_length(self) -> dict[str, tuple[int, ...]]:
-        """The lengths that are allowed, short ones, middling ones, those around the edges of chunks."""
+        """The allowed lengths by class: short, middle, near multiples of the chunk size, any."""
         lengths = self.all_lengths
         return {
             "short": tuple(S for S in lengths if S <= 5) or lengths[:2],
@@ -143,7 +149,7 @@ class ProbeDomain(Domain):
         return S > 5 and min(S % block, -S % block) <= 1
 
     def draw_gates(self, draw: Draw, *, zero: bool = True, expanded: bool = True) -> Gates:
-        """Draw gates of any regime that the contract allows; without an input gate it is 0."""
+        """Draw gates of any regime that the contract allows. A gate that the kernel does not take is 0."""
         return self.draw_gates_of(draw, self.draw_shape(draw, zero=zero))
 
     def draw_gates_of(self, draw: Draw, shape: tuple[int, int, int]) -> Gates:
@@ -166,7 +172,7 @@ class ProbeDomain(Domain):
 
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
-        """The values that are drawn together, of the forget gate."""
+        """The palettes of the forget gate, cut to its allowed range."""
         every = palettes(self.gate_format)
         allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in every]
         return [palette for palette in allowed if palette]
@@ -181,10 +187,10 @@ class ProbeDomain(Domain):
             background = Within(Normal(seed(draw), choose(draw, (1.0, 4.0)), 0.0), low, high)
         return edited_field(draw, background, shape, within)
 
-    # Belonging
+    # Membership
 
     def has_gates(self, gates: Gates) -> bool:
-        """Whether the contract allows these gates."""
+        """Whether the contract allows these gates: their dtype, shape, layouts and values."""
         if gates.dtype != self.dtype or not self.has_length(gates.shape[-1]):
             return False
         if 0 in gates.shape and not self.zero_length:
@@ -195,9 +201,9 @@ class ProbeDomain(Domain):
         return self.has_values(*gates.values())
 
     def has_values(self, igate: Array, fgate: Array) -> bool:
-        """Whether gates may have these values."""
+        """Whether the values lie in their ranges, and no sum of log gates can overflow."""
         low, high = self.contract.i_range if self.contract.igate else (0.0, 0.0)
-        spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # the ends are rounded to the dtype too
+        spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # gates at an end were rounded to the dtype
         inside_i = (igate >= low * spare).all() and (igate <= high * spare).all()
         least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
         inside_f = (fgate >= least).all() and (fgate <= most).all()
@@ -208,10 +214,10 @@ class ProbeDomain(Domain):
 
     @cached_property
     def largest_sum(self) -> float:
-        """What the log gates of a sequence may add up to, less its sign.
+        """The largest magnitude that the sum of a sequence's log gates may have.
 
-        A result need not be finite where 2 M reaches the largest number (docs/spec.md section 3), and M of a
-        prefix is up to twice that sum.
+        A result need not be finite if 2 M reaches the largest number of the format (docs/spec.md section 3).
+        M of a prefix is up to twice the sum, so the limit is a quarter of that number.
         """
         narrow: Sequence[str] = (self.accumulator, self.dtype)
         return min(float(torch.finfo(getattr(torch, name)).max) for name in narrow) / 4

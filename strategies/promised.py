@@ -1,6 +1,7 @@
-"""What the strategies are told: of a contract's fields, and of how a kind of operator takes its probes.
+"""The fields of a contract that the strategies read, and how probes of one kind of operator are scaled.
 
-dmat/testing/contract/fields.py says what each field means, dmat/testing/oracle/reads.py has the kinds.
+These are protocols, so that dmat.strategies imports nothing of dmat.testing. dmat/testing/contract/fields.py
+says what each field means; dmat/testing/oracle/reads.py has the kinds of operator.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, match_args=False)  # read-only: contracts are frozen
 class Promised(Protocol):
-    """Which gates an implementation takes."""
+    """The fields that say which gates an implementation takes."""
 
     special_values: tuple[str, ...]
     zero_length: bool
@@ -21,7 +22,7 @@ class Promised(Protocol):
 
 @dataclass(frozen=True, match_args=False)
 class FusedPromised(Promised, Protocol):
-    """How a fused kernel is called, and on what."""
+    """The fields that say how a fused kernel is called, and which inputs it takes."""
 
     gate: str
     igate: bool
@@ -37,23 +38,23 @@ class FusedPromised(Promised, Protocol):
 
     @property
     def distinct_keys(self) -> bool:
-        """Whether each source needs a key of its own, orthogonal to all others, so that K >= S."""
+        """Whether each source must have its own key, orthogonal to all others. Then K >= S."""
 
     @property
     def chunk(self) -> int | None:
-        """The chunk size that it states, if it does."""
+        """The chunk size that the contract states, or None."""
 
     def scale_of(self, K: int) -> float:
-        """Return what q.k is multiplied by."""
+        """Return the factor of q.k for this K."""
 
 
 @dataclass(frozen=True)
 class Scaling:
     """How the probes of one kind of operator are scaled (docs/fused.md section 1).
 
-    regimes: "small" where a normaliser that is at least 1 can be made 1. near: the levels that are drawn in
-    every format, more often where repeated. far: those where no float16 is in the way. multiplies: whether a
-    coefficient has q.k for a factor; if not, one-hot probes have q = k = 0.
+    regimes: has "small" if the operator has a normaliser of at least 1; the probe can make it exactly 1.
+    near: the levels for every format; a repeated level is drawn more often. far: the levels if no format is
+    float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot probes have q = k = 0.
     """
 
     regimes: tuple[str, ...] = ("unit",)
@@ -63,5 +64,5 @@ class Scaling:
 
     @property
     def integers(self) -> str:
-        """The regime in which integers give integers: where there is a normaliser, it must be 1."""
+        """The regime in which integer inputs give integer outputs: a normaliser must be 1 there."""
         return self.regimes[-1]

@@ -1,9 +1,9 @@
-"""The regimes of gates: one row a regime. The search, the ladder, restarts and reports ask the rows.
+"""The regimes of gates, one row each. The search, the ladder, the restarts and the reports read the rows.
 
-To add a regime, write its row into REGIMES, before the rows that would take its gates for their own.
+To add a regime, write its row into REGIMES, above every row whose `contains` would also accept its gates.
 
-Several regimes' values form one list. A rank says how early a regime's values stand in it: the search
-shrinks to what stands first, and the ladder begins with it. Ranks need not be unique.
+The values of several regimes form one list, sorted by rank: the search shrinks to the first values, and the
+ladder begins with them. Two regimes may have the same rank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dmat.strategies.recipes.gates import UNIT, Gates, MinusWindow, special
 Item = TypeVar("Item")
 Floats = tuple[float, ...]
 Ranked = Mapping[int, Item]  # by rank
-Pair = tuple[Background, Background]  # of the input gate and of the forget gate
+Pair = tuple[Background, Background]  # (input gate, forget gate)
 
 DTILDE, FUSED = "D~", "fused"
 LARGEST_ORDINARY, LARGEST_SATURATED = 8.0, 1000.0
@@ -32,7 +32,7 @@ LARGEST_ORDINARY, LARGEST_SATURATED = 8.0, 1000.0
 
 @dataclass(frozen=True)
 class GateFormat:
-    """What the gates of a kernel are. log: the forget gate is a log gate, at most 0."""
+    """The format of a kernel's gates. log: whether the forget gate is a log gate, at most 0."""
 
     kind: str
     dtype: str
@@ -48,7 +48,7 @@ class Filled:
 
     @cached_property
     def cancelling(self) -> bool:
-        """Whether the input gate is minus a window's sum."""
+        """Whether the input gate is minus the sum of a window (MinusWindow)."""
         return isinstance(self.gates.igate, MinusWindow)
 
     @cached_property
@@ -58,12 +58,12 @@ class Filled:
 
     @cached_property
     def igate(self) -> Array:
-        """The input gate; one zero instead of minus a window's sum."""
+        """The input gate, or a single zero if it is a MinusWindow."""
         return np.zeros(1) if self.cancelling else self.gates.igate.fill(self.gates.shape)
 
     @cached_property
     def size(self) -> float:
-        """The largest magnitude in both gates, NaN if there is one."""
+        """The largest magnitude in both gates; NaN if a gate is NaN."""
         return float(np.maximum(np.abs(self.fgate).max(), np.abs(self.igate).max()))
 
 
@@ -79,12 +79,12 @@ def _no_spikes(gates: GateFormat, S: int) -> dict[int, list[Pair]]:
 class Regime:
     """One regime of gates.
 
-    contains: whether gates are of it; the first regime that contains gates is theirs.
-    kinds: of which kinds of kernels its values are drawn. palettes: values that are drawn together, for
-    either gate of a D~ kernel and the forget gate of a fused one. draw_igate: an input gate that is drawn
-    in no other way, of D~ kernels. constants: forget gates for the ladder's shortest cases.
-    spikes: gates for the ladder's cases of S times. restarts: forget gates that shrinking restarts
-    from; long_restarts: the few of them that it restarts long sequences from.
+    contains: whether the regime accepts these gates; gates belong to the first regime that does.
+    kinds: the kinds of kernels for which its values are drawn. palettes: values that are drawn together,
+    for both gates of a D~ kernel and for the forget gate of a fused kernel. draw_igate: draws an input gate
+    of D~ kernels that no palette gives. constants: constant forget gates of the ladder's shortest cases.
+    spikes: gates of the ladder's cases of length S. restarts: constant forget gates that shrinking restarts
+    from; long_restarts: the few of them that it uses for long sequences.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Regime:
     long_restarts: Ranked[Floats] = field(default_factory=dict)
 
 
-# Values are float64; each is rounded to the dtype.
+# The values are float64. A recipe rounds each to its dtype.
 
 ORDINARY = tuple(n / 8 for n in range(41)) + tuple(-n / 8 for n in range(1, 41))
 NEARLY_OPEN = (-1e-6, -1e-3, -0.05)  # log gates
@@ -192,10 +192,10 @@ def _extreme(gates: GateFormat) -> Ranked[Floats]:
 
 
 def _spike(gates: GateFormat, S: int) -> Ranked[list[Pair]]:
-    """Return a spike in the first forget gate.
+    """Return gates with a spike of -1e4 in the first forget gate.
 
-    The later gates of fused kernels are small and no integers: a sum beside the spike does not keep
-    them exactly.
+    The later gates of fused kernels are small and not integers, so a sum that includes the spike loses
+    digits of them.
     """
     later = 0.0 if gates.kind == DTILDE else -0.3 if gates.log else 3.0
     return {0: [(Ramp(1.0, 1.0), Edited(Constant(later), (((0, 0, 0), -1e4),)))]}
@@ -210,7 +210,7 @@ def _special(gates: GateFormat) -> Ranked[Floats]:
 
 
 def _special_spikes(gates: GateFormat, S: int) -> Ranked[list[Pair]]:
-    """Return each special value in the last forget gate, and in the middle input gate."""
+    """Return two pairs for each special value: in the last forget gate, and in the middle input gate."""
     pairs: list[Pair] = []
     for value in special(gates.special_values):
         pairs.append((Constant(0.0), Edited(Constant(-1.0), (((0, 0, S - 1), value),))))
@@ -218,7 +218,7 @@ def _special_spikes(gates: GateFormat, S: int) -> Ranked[list[Pair]]:
     return {1: pairs}
 
 
-# Exact gates: integers of docs/spec.md section 4; drawing.py draws them for the laws of exact sums
+# Exact gates: the integers of docs/spec.md section 4. drawing.py draws them for the laws of exact sums.
 
 
 def _is_exact(filled: Filled) -> bool:
@@ -230,12 +230,12 @@ def _is_exact(filled: Filled) -> bool:
 
 
 REGIMES = (
-    Regime(name="empty", contains=lambda filled: 0 in filled.gates.shape),  # shapes.py draws it
+    Regime(name="empty", contains=lambda filled: 0 in filled.gates.shape),  # shapes.py draws empty shapes
     Regime(name="exact", contains=_is_exact, restarts={2: (-64.0,)}),
     Regime(
         name="special",
         contains=lambda filled: not np.isfinite(filled.size),
-        kinds=(DTILDE,),  # the resets of fused kernels have a law of their own
+        kinds=(DTILDE,),  # a separate law tests the resets of fused kernels
         palettes=_special,
         spikes=_special_spikes,
         restarts={4: (-inf, inf, nan)},
@@ -258,8 +258,8 @@ REGIMES = (
     Regime(
         name="cancelling",
         contains=lambda filled: filled.cancelling,
-        kinds=(DTILDE,),  # the input gates of fused kernels lie in the range that the contract states
-        palettes=lambda gates: {3: ORDINARY},  # so that windows of moderate sums are drawn twice as often
+        kinds=(DTILDE,),  # the input gates of fused kernels must lie in the contract's i_range
+        palettes=lambda gates: {3: ORDINARY},  # again: moderate window sums are drawn twice as often
         draw_igate=_draw_minus_window,
     ),
     Regime(
@@ -281,17 +281,17 @@ REGIMES = (
 NAMES = tuple(regime.name for regime in REGIMES)
 
 
-# What others ask
+# The functions that other modules call
 
 
 def regime_of(gates: Gates) -> str:
-    """Return the name of the gates' regime: of the first in REGIMES that contains them."""
+    """Return the name of the gates' regime: the first row of REGIMES that contains them."""
     filled = Filled(gates)
     return next(regime.name for regime in REGIMES if regime.contains(filled))
 
 
 def _in_order(ranked: Iterable[Ranked[Item]]) -> tuple[Item, ...]:
-    """Return the items by rank; items of one rank in the order of their rows."""
+    """Return the items sorted by rank; items of equal rank keep the order of their rows."""
     items = [item for some in ranked for item in some.items()]
     return tuple(item for _, item in sorted(items, key=itemgetter(0)))
 
@@ -306,7 +306,7 @@ def _rows(kind: str) -> list[Regime]:
 
 @cache
 def palettes(gates: GateFormat) -> tuple[Floats, ...]:
-    """Return the values that are drawn together, of every regime."""
+    """Return the palettes of every regime: each is a tuple of values that are drawn together."""
     return _in_order(regime.palettes(gates) for regime in _rows(gates.kind))
 
 
@@ -317,7 +317,7 @@ def constants(gates: GateFormat) -> Floats:
 
 
 def spikes(gates: GateFormat, S: int) -> list[Pair]:
-    """Return the ladder's other gates of S times."""
+    """Return the (igate, fgate) pairs of the ladder's cases of length S."""
     found = _in_order(regime.spikes(gates, S) for regime in _rows(gates.kind))
     return [pair for pairs in found for pair in pairs]
 

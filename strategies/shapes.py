@@ -1,4 +1,4 @@
-"""Which (B, NH, S) are tried: short ones first, then the edges of the blocks that kernels are cut in."""
+"""Draw shapes (B, NH, S): short sequences first, then lengths near multiples of kernels' block sizes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dmat.strategies.choose import Draw, between, choose
 BLOCKS = (16, 32, 64, 128, 8, 24, 96, 192, 256)
 PAST = (1, 0, 2, 6, -1, 3)
 
-# (B, NH), small first; pairwise different, so that a swapped axis shows
+# (B, NH), small first. B and NH differ beyond (1, 1), so that swapped axes are found.
 TINY = ((1, 1), (1, 1), (1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (1, 3))
 FEW = ((1, 1), (1, 1), (1, 2), (2, 1), (2, 3))
 ONE = ((1, 1), (1, 1), (1, 2))
-USUAL = 262  # the longest of most searches: a block of 256, and a little
+USUAL = 262  # the longest sequence of most searches: a block of 256, and 6 more
 LENGTHS = ("S = 0", "S = 1", "S = 2 .. 5", "S = 6 .. 24", "S = 25 .. 150", "S > 150")
 _ENDS = (0, 1, 5, 24, 150)
 EMPTY = ((1, 1, 0), (2, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 2), (0, 0, 0))
 
 
 def length_class(S: int) -> str:
-    """Return the class of a length, one of LENGTHS: reports count cases by it."""
+    """Return the class of a length, one of LENGTHS. Reports count the cases of each class."""
     return LENGTHS[sum(S > end for end in _ENDS)]
 
 
 def draw_length(draw: Draw, seq_multiple_of: int = 1, max_seq: int | None = None) -> int:
-    """Draw a length S >= 1 that the contract allows (0 where it allows none); short ones first."""
+    """Draw a length S >= 1 that the contract allows, short ones first. Return 0 if it allows none."""
     if max_seq is not None and max_seq < seq_multiple_of:
         return 0
     kind = choose(draw, ("short", "middle", "short", "edge", "middle", "edge", "long"))
@@ -43,7 +43,7 @@ def draw_length(draw: Draw, seq_multiple_of: int = 1, max_seq: int | None = None
 
 
 def draw_long_shape(draw: Draw, longest: int, seq_multiple_of: int = 1) -> tuple[int, int, int]:
-    """Draw (B, NH, S) with S from USUAL to `longest`, each power of two as often as the next."""
+    """Draw (B, NH, S) with S from USUAL to `longest`. Every octave of S is equally likely."""
     least = -(-USUAL // seq_multiple_of)
     most = max(least, longest // seq_multiple_of)
     octave = between(draw, least.bit_length(), most.bit_length())
@@ -57,7 +57,7 @@ def draw_shape(
     seq_multiple_of: int = 1,
     max_seq: int | None = None,
 ) -> tuple[int, int, int]:
-    """Draw (B, NH, S); some length zero, one case in thirty, where the contract allows it."""
+    """Draw (B, NH, S). One case in thirty has an axis of length 0, if the contract allows it."""
     if zero_length and seq_multiple_of == 1 and between(draw, 0, 29) == 29:
         return choose(draw, [shape for shape in EMPTY if max_seq is None or shape[2] <= max_seq])
     S = draw_length(draw, seq_multiple_of, max_seq)

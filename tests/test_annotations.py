@@ -1,4 +1,4 @@
-"""The shapes in the operator's signatures are those it takes: checked by beartype, in its own process."""
+"""The operator takes the shapes in its signatures: beartype checks them, in a separate process."""
 
 from __future__ import annotations
 

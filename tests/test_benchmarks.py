@@ -1,4 +1,4 @@
-"""The benchmark runs end to end, on sizes that tell nothing."""
+"""The benchmark runs end to end, on sizes too small to measure anything."""
 
 from __future__ import annotations
 

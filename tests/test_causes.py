@@ -1,4 +1,4 @@
-"""One bug is one finding, whatever it breaks; two bugs are two."""
+"""Findings are grouped by bug: one bug is one finding, however many laws it breaks; two bugs are two."""
 
 from __future__ import annotations
 

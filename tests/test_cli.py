@@ -1,4 +1,4 @@
-"""The command as a stranger uses it: in a folder of their own, on a kernel in a file, right and wrong."""
+"""The command as a new user runs it: in their own folder, on a right and a wrong kernel in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dmat fuzz --ray`: shards on a real cluster of two places, one of which is lost on the way."""
+"""`dmat fuzz --ray`: shards on a real cluster of two nodes, one of which is lost during the run."""
 
 from __future__ import annotations
 

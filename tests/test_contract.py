@@ -1,4 +1,4 @@
-"""Contracts: what each field may be, what its absence promises, and how functions are lifted to D~."""
+"""Contracts: the values and the default of each field, and how functions are lifted to D~."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the laws of CUDA say is true at scale, held against the oracles at a size that has them."""
+"""The expected values of the CUDA laws at scale agree with the oracles at sizes that the oracles reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disputable accusations: each is explained in two lines by what the kernel does, and no other is."""
+"""Disputable accusations: two lines explain each by the kernel's method. Other accusations have none."""
 
 from __future__ import annotations
 

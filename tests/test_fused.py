@@ -1,4 +1,4 @@
-"""Fused kernels go the same ways as D~: named, refused in words, checked, made small, replayed, graded."""
+"""Fused kernels use the commands of D~: they are named, refused with a message, checked, replayed, graded."""
 
 from __future__ import annotations
 

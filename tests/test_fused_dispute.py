@@ -1,4 +1,4 @@
-"""A right fused kernel that promises too much: what it keeps is found and told; a bug is called one."""
+"""A right fused kernel that promises too much: its true contract is found and shown. A bug is called one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dmat fuzz` as it is typed: what it finds, what survives, how it ends."""
+"""`dmat fuzz` on the command line: what it finds, what survives, and how it ends."""
 
 from __future__ import annotations
 

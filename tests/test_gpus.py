@@ -1,4 +1,4 @@
-"""Processes and GPUs: spread before CUDA starts, as many as memory allows; the profile of the searches."""
+"""Worker processes and GPUs: assigned before CUDA starts, as many as memory allows; the search profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels that end no call properly: the run ends, the case is named, and every other law reports."""
+"""Kernels that crash or hang: the run still ends, names the case, and every other law reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a finding is kept. What each wrong kernel leaves: test_mutants.py."""
+"""The folder in which a finding is kept. test_mutants.py tests the findings of each mutant."""
 
 from __future__ import annotations
 

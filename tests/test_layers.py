@@ -1,4 +1,4 @@
-"""The layers of dmat: what stands where, and what may import what (docs/architecture.md).
+"""The layers of dmat: the place of each file, and the imports that are allowed (docs/architecture.md).
 
 A file imports what stands in its own folder or on a lower floor. Imports inside functions and under
 TYPE_CHECKING count too. What does not keep to that yet is listed here, with the

@@ -1,4 +1,4 @@
-"""Which entries fail, in words: each family of predicates named where it fits exactly, and nowhere else."""
+"""The failing entries in words: each family of predicates is named if it fits exactly, and only then."""
 
 from __future__ import annotations
 

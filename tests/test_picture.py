@@ -1,4 +1,4 @@
-"""Pictures: drawn of every kind of finding, and what they must show is in the figure."""
+"""Pictures: one is drawn for every kind of finding, and the figure has all that it must show."""
 
 from __future__ import annotations
 

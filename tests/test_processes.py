@@ -1,4 +1,4 @@
-"""Processes that die, hang or leave, and locks between processes."""
+"""Processes that die, hang or exit early, and locks between processes."""
 
 from __future__ import annotations
 

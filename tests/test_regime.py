@@ -1,4 +1,4 @@
-"""What a run says it has tried: regimes of gates and classes of lengths, by dtype, from every worker."""
+"""The coverage that a run reports: regimes of gates and classes of lengths, by dtype, from every worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From records to verdicts: no law passes of which a part is missing, and no kernel for another's death."""
+"""From records to verdicts: a law with a missing part does not pass, nor a kernel when another one dies."""
 
 from __future__ import annotations
 

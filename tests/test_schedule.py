@@ -1,4 +1,4 @@
-"""What a fuzzing run tries next, what it adds up, and which cases it draws."""
+"""The schedule of a fuzzing run: its next cell, its totals, and the cases that it draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a case smaller: what does not matter goes, whatever the law. Of wrong kernels: test_mutants.py."""
+"""Shrinking: all that does not matter is removed, for any law. test_mutants.py tests it on wrong kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: they print as what builds them, shrink to the smallest, and reach every regime there is."""
+"""Recipes: their repr builds an equal recipe, they shrink to the smallest, and they reach every regime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workflows, and docs/nightly.md: what stands there runs, and what a night finds is not lost."""
+"""The workflows, and docs/nightly.md: their commands run, and the findings of a night are not lost."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The file of a counterexample, case.json: its format, and how it is read without trusting it.
+"""The format of case.json, the file of a counterexample, and a reader that does not trust the file.
 
-The format is that of the recipes themselves: every one a JSON object, its class under "type". Infinities
-and NaN are the strings "inf", "-inf", "nan". Where a recipe holds random numbers, what they were stands in
-tensors.safetensors beside it, for a generator may change. Reading validates all of it, evaluates nothing and
-imports nothing that the file names.
+The format mirrors the recipes: each recipe is a JSON object with its class name under "type". Infinities and
+NaN are the strings "inf", "-inf", "nan". Random numbers of a recipe are stored in tensors.safetensors in the
+same folder, because a random generator may change between versions. The reader validates the whole file,
+evaluates nothing, and imports nothing that the file names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILE, TENSORS = "case.json", "tensors.safetensors"
 LARGEST_FILE = 2**24  # bytes
 
 
-MOST_ENTRIES = 2**28  # of D~: what a case may ask for that is no law's own shape
+MOST_ENTRIES = 2**28  # of D~ for the gates of a case; a shape that a law itself sets is not limited
 
 
 BACKGROUNDS = tuple(Background.__subclasses__())
@@ -81,7 +81,7 @@ _OF_TYPE = {
 
 
 def _form(recipe: type[Recipe]) -> Any:
-    """Return the struct of a recipe's fields, "type" before them."""
+    """Make the struct of a recipe class: its fields, tagged with the class name under "type"."""
     return msgspec.defstruct(
         f"{recipe.__name__}Form",
         [_field(f) for f in fields(recipe)],  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def _field(f: Field[Any]) -> tuple[str, Any] | tuple[str, Any, Any]:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a part of a case as its form."""
+    """Return a value of a case in the format: a recipe becomes its struct, a non-finite float a string."""
     if isinstance(value, Recipe):
         form = FORMS[type(value)]
         return form(**{name: as_plain(getattr(value, name)) for name in form.__struct_fields__})
@@ -112,7 +112,10 @@ def as_plain(value: Any) -> Any:
 
 
 def as_recipe(value: Any, folder: Path | None) -> Any:
-    """Return the part of a case that a form tells. folder: where its tensors lie; None: where they say."""
+    """Return the value that `as_plain` converted: a struct becomes its recipe.
+
+    folder: folder of tensors.safetensors. None: each `Stored` background keeps its own path.
+    """
     if isinstance(value, Struct):
         kind = KINDS[type(value)]
         told = {name: as_recipe(getattr(value, name), folder) for name in value.__struct_fields__}
@@ -204,14 +207,15 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parts_of(case: Case) -> Parts:
-    """Return a case in the format."""
+    """Return the case in the format."""
     return Parts(**{name: as_plain(part) for name, part in case.items()})
 
 
 def case_of(parts: Parts, folder: Path | None) -> Case:
-    """Return the case that is told; CaseError where it cannot be built.
+    """Return the case that the parts describe. Raises CaseError if it cannot be built.
 
-    folder: where its tensors lie; None, for what this run itself has told: wherever it says.
+    folder: folder of tensors.safetensors. None: each `Stored` background keeps its own path, which is safe
+    only for a case that this run itself has written.
     """
     told = {name: getattr(parts, name) for name in parts.__struct_fields__}
     try:
@@ -219,14 +223,14 @@ def case_of(parts: Parts, folder: Path | None) -> Case:
         _build(case)
     except CaseError:
         raise
-    except Exception as error:  # numpy's and torch's own, of numbers that fit no tensor
+    except Exception as error:  # numpy and torch raise their own errors for values that fit no tensor
         text = str(error).splitlines()
         raise CaseError(f"the case cannot be built: {text[0] if text else type(error).__name__}") from None
     return case
 
 
 def _build(case: Case) -> None:
-    """Build what a case tells, once its size is known to be modest."""
+    """Check the sizes of the case, then build its gates and cotangents. Raises CaseError if too large."""
     for name, part in case.items():
         if isinstance(part, Gates):
             entries = math.prod(part.shape) * max(part.shape[-1], 1)
@@ -247,12 +251,12 @@ def encoded(case: Case) -> str:
 
 
 def decoded(line: str) -> Case:
-    """Return the case of a line that `encoded` wrote."""
+    """Return the case from a line that `encoded` wrote."""
     return case_of(msgspec.json.decode(line, type=Parts), None)
 
 
 def read(file: Path) -> CaseFile:
-    """Return what a case.json holds. CaseError says in one line what is wrong with it, and where."""
+    """Read a case.json. Raises CaseError, which says in one line what is wrong with the file and where."""
     try:
         if file.stat().st_size > LARGEST_FILE:
             raise CaseError(f"{file} has {file.stat().st_size} bytes; expected at most {LARGEST_FILE}")
@@ -266,14 +270,14 @@ def read(file: Path) -> CaseFile:
 
 
 def text_of(file: CaseFile) -> str:
-    """Return the text of a case.json, indented for people."""
+    """Return the content of case.json as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(file), indent=2).decode() + "\n"
 
 
 def told(case: Case) -> tuple[Case, Mapping[str, Any]]:
-    """Return a case whose random numbers are stored, and the tensors to store: what a generator gave.
+    """Replace the random backgrounds of a case by stored ones. Return the new case and the tensors to store.
 
-    The tensors are float64, one a field, named like "gates.fgate".
+    The tensors are float64, one for each replaced field, named like "gates.fgate".
     """
     stored: dict[str, Any] = {}
     kept = {
@@ -296,7 +300,7 @@ def _told(part: Any, name: str, case: Case, stored: dict[str, Any]) -> Any:
 
 
 def random(background: Background) -> bool:
-    """Return whether a background holds numbers of a generator, or of another file."""
+    """Whether a background contains numbers from a random generator or from another file."""
     inner = (getattr(background, f.name) for f in fields(background))  # type: ignore[arg-type]
     drawn = isinstance(background, (Normal, Palette, Stored))
     return drawn or any(random(x) for x in inner if isinstance(x, Background))

@@ -1,6 +1,8 @@
-"""The command line: `dmat check` (does it keep the laws?), `dmat grade` (how accurate is it?), and others.
+"""The command line `dmat`: its subcommands check, grade, replay, fuzz and schema.
 
-Exit 0: every law held, all were graded, every case is fixed; 1: a law is broken; 2: could not be done.
+`dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is. Exit code 0: every
+law held, every kernel was graded, every case is fixed. 1: a law is broken. 2: the command could not do its
+work.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ from dmat.testing.schemas import NAMES, text_of
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
-SECONDS = 60.0  # an example may take
+SECONDS = 60.0  # default time limit of an example
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a bad option is one line and exit 2, without the usage in front of it."""
+    """An argparse parser that reports a bad option in one line with exit code 2, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what main() prints."""
+        """Raise CannotRun; main() prints its message."""
         raise CannotRun(f"{message} ({self.prog} --help lists the options)")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     top = Parser(prog="dmat", description="Laws for kernels of the log-gate decay matrix D~.")
     top.add_argument("--version", action="version", version=f"dmat {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -216,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dmat: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("dmat: interrupted", file=sys.stderr)
-    except Exception:  # dmat's own fault, and Python's own exit code would accuse the kernel
+    except Exception:  # a bug of dmat; Python's exit code 1 would accuse the kernel
         traceback.print_exc()
     return COULD_NOT
 
@@ -237,7 +239,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _onto_the_cpu(options: argparse.Namespace) -> None:
-    """Have the options name a target, and the CPU."""
+    """Set the device to the CPU. Raises CannotRun if the options have no TARGET, or name cuda or Ray."""
     if not getattr(options, "targets", True) and not getattr(options, "resume", False):
         raise CannotRun("--interpret needs a TARGET: the built-in implementations run no Triton on a CPU")
     if "cuda" in (options.device or ()):
@@ -272,7 +274,7 @@ def _fuzz(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    """Print a schema."""
+    """Print the JSON schema."""
     print(text_of(options.name), end="")
     return 0
 

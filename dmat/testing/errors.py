@@ -1,53 +1,53 @@
-"""The errors of dmat: what cannot be run, read or selected, and what did not end."""
+"""The exceptions of dmat. They stand in the lowest layer, so that every module can import them."""
 
 from __future__ import annotations
 
-UNCALLABLE = "cannot be called: "  # begins the reason of a target whose plainest call fails
+UNCALLABLE = "cannot be called: "  # prefix of the reason when the smoke call of a target fails
 
 
 class CannotRun(Exception):
-    """Nothing could be checked, graded or replayed; its text is one line."""
+    """The command could not check, grade, replay or fuzz anything. The message is one line."""
 
 
 class Died(Exception):
-    """The process ended before it had a result."""
+    """The child process ended before it returned a result."""
 
 
 class OutOfTime(Exception):
-    """The process had no result in time, and was ended."""
+    """The child process exceeded its time limit and was ended."""
 
 
 class NotEnded(Exception):
-    """The call did not end in a child process."""
+    """The call in a forked child process did not end in time."""
 
 
 class CaseError(Exception):
-    """A case file that is none, or one that asks for what no case may; its text is one line."""
+    """The case file is invalid, or it asks for more than a case may ask for. The message is one line."""
 
 
 class CorpusError(CannotRun):
-    """A corpus that cannot be used as it stands; its text is one line."""
+    """The corpus cannot be used as it stands. The message is one line."""
 
 
 class DidNotEnd(BaseException):
-    """An example took longer than the limit: no Exception, for else the law would catch it."""
+    """An example exceeded the time limit. A BaseException, because a law would catch an Exception."""
 
 
 class RunError(CannotRun):
-    """A folder in which this run cannot go on, or begin; its text is one line."""
+    """The fuzzing run cannot start or resume in its folder. The message is one line."""
 
 
 class NoFuzzing(CannotRun):
-    """A fuzzing run cannot start, or would try nothing new. Its text is one line."""
+    """The fuzzing run would try no new cases, or has no memory for its processes. The message is one line."""
 
 
 class SelectionError(CannotRun):
-    """A choice that leaves nothing to check; its text is one line."""
+    """The selected dtypes and devices leave nothing to check. The message is one line."""
 
 
 class TargetError(CannotRun):
-    """A TARGET that names nothing that can be checked; its text is one line."""
+    """TARGET names nothing that can be checked. The message is one line."""
 
 
 class Refused(Exception):
-    """The implementation refuses, with an error, what it need not do; its text says what and how."""
+    """The implementation raised an error where it may refuse. The message says which call and which error."""

@@ -1,4 +1,4 @@
-"""How dmat writes: a line on the console, a file whole or not at all, a path as it is shown."""
+"""Output shared by all commands: console lines, atomic file writes, and paths as they are shown."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rich.console import Console
 
 
 def near(path: Path) -> Path:
-    """Return the path as seen from here, where that is shorter."""
+    """Return the path relative to the current directory if it lies below it, else the path unchanged."""
     here = Path.cwd()
     return path.resolve().relative_to(here) if path.resolve().is_relative_to(here) else path
 
 
 def written(text: str, file: Path) -> None:
-    """Write a file whole, or leave what was there."""
+    """Write the file atomically: after a failure the old content is still there."""
     beside = file.with_name(file.name + ".part")
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(file)
 
 
 def in_places(places: Iterable[tuple[str, str]]) -> str:
-    """Return "float16, float64 on cpu"."""
+    """Return (dtype, device) pairs as text, like "float16, float64 on cpu"."""
     dtypes: dict[str, list[str]] = {}
     for dtype, device in places:
         dtypes.setdefault(device, []).append(dtype)
@@ -30,5 +30,5 @@ def in_places(places: Iterable[tuple[str, str]]) -> str:
 
 
 def plain(console: Console, text: str) -> None:
-    """Print a line as it stands: no markup, no colours, no wrapping."""
+    """Print the text literally: no markup, no colours, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

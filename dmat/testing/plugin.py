@@ -1,7 +1,7 @@
-"""The pytest plugin: the options of the laws, one id per law x implementation x dtype x device, reports.
+"""The pytest plugin: command-line options, collection of the laws, and reports.
 
-It is loaded in every pytest run of the user's environment, so it imports neither torch nor Hypothesis
-before a law is collected. What stands here would, in the root conftest, be missing from the wheel.
+pytest loads the plugin in every run in the user's environment. Therefore the plugin imports neither torch nor
+Hypothesis before a law is collected. It is not a root conftest.py, because the wheel does not contain one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAWS = Path((_spec.submodule_search_locations or [""])[0]).resolve()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options, all prefixed."""
+    """Add the options. All have the prefix --dmat-, because other plugins have options too."""
     group = parser.getgroup("dmat", "laws of the decay matrix D~ (pytest --pyargs dmat.properties)")
     target = "package.module:function or path/to/file.py:function; more than once for several"
     group.addoption("--dmat-impl", action="append", metavar="TARGET", help=target)
@@ -55,14 +55,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Choose Triton's interpreter before a conftest.py may import triton; workers inherit the choice."""
+    """Select Triton's interpreter before a conftest.py can import triton. Workers inherit the selection."""
     options = early_config.known_args_namespace
     if options.dmat_interpret:
         ask(options.dmat_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; begin the report and the journals anew."""
+    """Register the marker, stop at the first failure with --dmat-first, and empty the report file."""
     config.addinivalue_line("markers", "dmat_law: a law of D~, run for each implementation")
     if config.getoption("--dmat-first"):
         config.option.maxfail = 1
@@ -76,12 +76,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker where all of them write their journals."""
+    """Send each worker the common folder of the journals."""
     node.workerinput["dmat_journals"] = str(journals_of(node.config))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Collect the laws also where the user's python_files would hide them."""
+    """Collect the modules of the laws even if the user's python_files does not match them."""
     if not (file_path.match("test_law_*.py") and file_path.resolve().is_relative_to(LAWS)):
         return None
     patterns = parent.config.getini("python_files")
@@ -91,7 +91,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 
 def _with_laws(config: pytest.Config) -> Any:
-    """Return the plugin's other half, which loads torch; it is registered when the first law is collected."""
+    """Return plugin_of_laws, the part of the plugin that loads torch. The first call registers it."""
     from dmat.testing import plugin_of_laws
 
     if not config.pluginmanager.is_registered(plugin_of_laws):
@@ -100,24 +100,24 @@ def _with_laws(config: pytest.Config) -> Any:
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Any:
-    """Make the test of a law, in the place of the function that states it."""
+    """Replace the function that states a law by the test of that law, and collect the test."""
     laws = vars(obj).get("laws") if inspect.isfunction(obj) else None
     if not laws or inspect.unwrap(getattr(laws[0], "check", len)) is not obj:
         return None
     test = _with_laws(collector.config).test_of(obj, laws)
-    setattr(collector.obj, name, test)  # type: ignore[attr-defined]  # where pytest looks it up by its name
+    setattr(collector.obj, name, test)  # type: ignore[attr-defined]  # pytest looks the test up by its name
     return collector.ihook.pytest_pycollect_makeitem(collector=collector, name=name, obj=test)
 
 
 class Writer:
-    """Appends each law's record to the report as it comes in, in the process that gathers them."""
+    """Appends each law's record to the file of --dmat-report. Runs in the controller process only."""
 
     def __init__(self, file: Path) -> None:
-        """Write to this file."""
+        """Store the path of the report."""
         self.file = file
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write the record of a law; of one that left none (a lost worker), what pytest knows."""
+        """Append the record of a law. If there is none (lost worker), append a Lost with pytest's message."""
         records = [value for name, value in report.user_properties if name == "dmat"]
         if report.when == "call" or _is_lost(report) or (report.failed and not records):
             for record in records or [Lost(report.nodeid, str(report.longrepr))]:
@@ -126,20 +126,20 @@ class Writer:
 
 
 def _is_lost(report: pytest.TestReport) -> bool:
-    """Return whether this report is xdist's report of a dead worker, not a test's."""
+    """Whether xdist made this report because the worker crashed."""
     return report.when not in ("setup", "call", "teardown")
 
 
 class Mourner:
-    """Says, of a test whose worker is gone, what it was trying: the journal knows."""
+    """Completes the report of a crashed worker: the journal holds the case that the worker was trying."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Look where the workers of this run write."""
+        """Store the configuration, which holds the folder of the journals."""
         self.config = config
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Complete the report of a lost worker by a record, and by a message that names the case."""
+        """Add a record to the report of a crashed worker, and a message that names the case."""
         if not (_is_lost(report) and "::test_law_" in report.nodeid):
             return
         from dmat.testing.run.journal import left_behind
@@ -156,7 +156,7 @@ class Mourner:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Listen to what becomes of each law, in the controller alone."""
+    """Register Mourner and, with --dmat-report, Writer. Only in the controller process."""
     if hasattr(session.config, "workerinput"):
         return
     manager, report = session.config.pluginmanager, session.config.getoption("--dmat-report")
@@ -166,7 +166,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many examples each regime of gates and class of lengths got, by dtype, in all workers."""
+    """Print the number of examples by gate regime, class of lengths and dtype, summed over all workers."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     properties = [
         p for report in reports if getattr(report, "when", "") == "call" for p in report.user_properties
@@ -180,7 +180,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _drawn(records: list[Record]) -> list[str]:
-    """Return the table: rows the regimes, then the lengths, columns the dtypes."""
+    """Return the lines of the table. Rows: regimes, then classes of lengths. Columns: dtypes."""
     from dmat.strategies.regimes import NAMES
     from dmat.strategies.shapes import LENGTHS
 

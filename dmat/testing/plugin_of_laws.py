@@ -1,6 +1,6 @@
-"""The half of the pytest plugin that loads torch: the tests of the laws, and what they are tried on.
+"""The part of the pytest plugin that loads torch: the tests of the laws and their fixtures.
 
-plugin.py registers it when the first law is collected.
+plugin.py registers this module when the first law is collected, so that other pytest runs do not load torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEEPING = pytest.StashKey[Any]()
 
 
 def _keeping(config: pytest.Config) -> Any:
-    """Return the journal of this process, the corpus, and where counterexamples go; made once."""
+    """Return the journal of this process, the corpus and the folder of counterexamples. Made once."""
     if KEEPING not in config.stash:
         start = config.invocation_params.dir
         journal = Journal(journals_of(config), config.getoption("--dmat-time-limit"))
@@ -49,10 +49,10 @@ def _keeping(config: pytest.Config) -> Any:
 
 
 def _corpus(config: pytest.Config) -> Any:
-    """Return the corpus, or None where there is none. UsageError where it cannot be used as it stands."""
+    """Return the corpus, or None if there is none. Raises UsageError if the corpus cannot be used."""
     start = config.invocation_params.dir
     named = [start / folder for folder in config.getoption("--dmat-corpus") or ()]
-    configured = config.getini("dmat_corpus")  # before the first night, its folder is not there
+    configured = config.getini("dmat_corpus")  # its folder is missing until the first nightly run
     otherwise = [start / "corpus"] if configured is None else configured
     try:
         require_there(named)
@@ -62,13 +62,13 @@ def _corpus(config: pytest.Config) -> Any:
 
 
 def test_of(function: Any, laws: Sequence[Any]) -> Any:
-    """Return the test of a law. It bears the name, docstring, marks and `laws` of the law's function."""
+    """Make the test of a law. The test has the name, docstring, marks and `laws` of the law's function."""
 
     def test(subject: Any, dmat_keeping: Any, request: pytest.FixtureRequest) -> None:
         run_test(_law_of(laws, subject.kind), subject, dmat_keeping, request)
 
     functools.update_wrapper(test, function)
-    del test.__wrapped__  # type: ignore[attr-defined]  # pytest would take the arguments of the law
+    del test.__wrapped__  # type: ignore[attr-defined]  # pytest would read the law's arguments as fixtures
     return pytest.mark.dmat_law(test)
 
 
@@ -78,7 +78,7 @@ def _law_of(laws: Sequence[Any], kind: str) -> Any:
 
 
 def _selection(config: pytest.Config) -> list[Any]:
-    """Return the subjects that the options name, loaded once."""
+    """Return the implementations, dtypes and devices that the options select. Loaded once."""
     if SELECTION not in config.stash:
         options = ("--dmat-impl", "--dmat-device", "--dmat-dtype")
         try:
@@ -89,16 +89,16 @@ def _selection(config: pytest.Config) -> list[Any]:
 
 
 def _cannot(config: pytest.Config, why: str) -> pytest.UsageError:
-    """Return the error that ends the run, and leave the reason where the plan was to be."""
+    """Return the error that ends the run. With --dmat-plan, also write the reason to the plan file."""
     if config.getoption("--dmat-plan"):
         Plan(error=why).write(Path(config.getoption("--dmat-plan")))
     return pytest.UsageError(f"dmat: {why}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Write the plan, in a process that has loaded what is tried."""
+    """Write the plan file, in a process that has loaded the targets."""
     file = session.config.getoption("--dmat-plan")
-    if file and KEEPING in session.config.stash:  # else the reason stands there why nothing is tried
+    if file and KEEPING in session.config.stash:  # otherwise the file holds the reason why no law is run
         chosen = _selection(session.config)
         names = {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
         Plan(names, planned(chosen)).write(Path(file))
@@ -111,7 +111,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = [law.kind for law in metafunc.function.laws]
     chosen = [subject for subject in _selection(metafunc.config) if subject[0].kind in kinds]
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
-    _keeping(metafunc.config)  # a corpus that cannot be used is told here, once
+    _keeping(metafunc.config)  # raises here, once, if the corpus cannot be used
     subjects = [(*subject, part) for part in parts for subject in chosen]
     ids = [subject_id(i.name, dtype, device, part) for i, dtype, device, part in subjects]
     metafunc.parametrize("subject", subjects, ids=ids, indirect=True)
@@ -119,8 +119,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def subject(request: pytest.FixtureRequest) -> Any:
-    """Return what the law is tried on."""
-    # Cases are small: a second thread saves nothing, and on a busy machine each waits for the other.
+    """Return the implementation with its dtype, device and part, as the law sees it."""
+    # Cases are small. A second thread saves nothing, and on a busy machine the threads wait for each other.
     torch.set_num_threads(1)
     implementation, dtype, device, part = request.param
     return subject_of(implementation, dtype, device, part=part)
@@ -128,19 +128,19 @@ def subject(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def dmat_keeping(request: pytest.FixtureRequest) -> Any:
-    """Return what the run has kept, and where it keeps what it finds."""
+    """Return the journal, the corpus and the folder of counterexamples of this run."""
     return _keeping(request.config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the laws of what is not tried; with --dmat-first, all ladders first, then the searches."""
+    """Drop laws of kinds that are not checked. With --dmat-first, run all ladders before all searches."""
     items[:] = [item for item in items if not _of_nothing(item)]
     if config.getoption("--dmat-first"):
-        items.sort(key=_rank)  # stable: dtypes stay in the order of the contract
+        items.sort(key=_rank)  # stable sort: dtypes keep the order of the contract
 
 
 def _of_nothing(item: pytest.Item) -> bool:
-    """Return whether no selected kernel is of the law's kind."""
+    """Whether this is a law of a kind of kernel that is not checked, so that it has no subject."""
     if item.get_closest_marker("dmat_law") is None:
         return False
     return not isinstance(item.callspec.params["subject"], tuple)  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ def _rank(item: pytest.Item) -> tuple[int, int, int]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Show a broken law as its message alone, without the frames of pytest, Hypothesis and dmat."""
+    """Show only the message of a broken law, without the traceback of pytest, Hypothesis and dmat."""
     report = yield
     of_a_law = item.get_closest_marker("dmat_law") is not None
     if of_a_law and call.excinfo is not None and isinstance(call.excinfo.value, LawBroken):

@@ -1,7 +1,8 @@
 """Processes that may die or hang in a kernel, and locks between processes. Loads no torch.
 
-`apart` calls a function in a new process and hears what it tells. `died_of` makes a call in a fork and names
-the signal that killed it. `end_with_parent` leaves no process behind. `lock` locks a file.
+`apart` calls a function in a new process and passes on the messages that the process sends. `died_of` makes a
+call in a fork and returns the name of the signal that killed the fork. `end_with_parent` ends a process when
+its parent ends. `lock` locks a file.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork of a process that has use
 SIGNALS_OF_MEMORY = (signal.SIGSEGV, signal.SIGBUS) if sys.platform != "win32" else ()
 
 
-PATIENCE = 10  # seconds that a call in a fork may take: one that hangs proves nothing
+PATIENCE = 10  # seconds that a call in a fork may take; a call that hangs proves nothing
 
 
-LAST_WORDS = 5.0  # seconds to wait for the end of a process that Pebble ends
+LAST_WORDS = 5.0  # seconds to wait until a process ended by Pebble is gone
 
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -49,11 +50,12 @@ Heard = Callable[[Any], float | None]
 
 
 def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None) -> Any:
-    """Return function(*arguments, tell), called in a new process; `heard` gets all that it tells.
+    """Return function(*arguments, tell), called in a new process. `heard` receives each message.
 
-    seconds: how long the process may take. Where `heard` returns a number, the process has that many seconds
-    from then on. The function, its arguments, what it tells and what it returns are pickled. What it prints
-    is dropped. Raises Died, OutOfTime, or RuntimeError where the function raises.
+    The function sends a message by calling `tell`. seconds: time limit of the process. If `heard` returns a
+    number, the process has that many seconds from then on. The function, its arguments, its messages and its
+    result are pickled. Output that the process prints is dropped. Raises Died if the process ends without a
+    result, OutOfTime at the time limit, and RuntimeError if the function raises.
     """
     ours, theirs = SPAWN.Pipe(duplex=False)
     future: ProcessFuture[Any] = concurrent.process(context=SPAWN)(_serve)(theirs, function, arguments)  # type: ignore[call-overload]
@@ -72,15 +74,16 @@ def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: 
 
 
 def _hear(ours: Connection, heard: Heard, seconds: float | None) -> None:
-    """Pass on what the process tells until it ends. Raises OutOfTime.
+    """Pass each message of the process to `heard` until the process ends. Raises OutOfTime.
 
-    Not by Pebble: its processes tell nothing before they end, and its time limit does not start again.
+    Pebble cannot do this: its processes send no messages before they end, and its time limit cannot be
+    restarted.
     """
     until = None if seconds is None else time.monotonic() + seconds
     while ours.poll(None if until is None else max(0.0, until - time.monotonic())):
         try:
             told = ours.recv()
-        except (EOFError, OSError):  # the latter in the middle of a message
+        except (EOFError, OSError):  # OSError: the process ended in the middle of a message
             return
         more = heard(told)
         until = until if more is None else time.monotonic() + more
@@ -88,14 +91,14 @@ def _hear(ours: Connection, heard: Heard, seconds: float | None) -> None:
 
 
 def _serve(theirs: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call the function in this process, which ends as it would without Pebble."""
+    """Call the function in this process. The process ends with the exit code it would have without Pebble."""
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler exits with 15, and needs Python to run
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _drop_output()
     try:
         return function(*arguments, theirs.send)
-    except Exception as error:  # not every user's error can be pickled
+    except Exception as error:  # some exceptions of users' code cannot be pickled
         raise RuntimeError(f"{type(error).__name__}: {error}") from None
     except SystemExit as leaving:  # Pebble would return it as an error
         code = 0 if leaving.code is None else leaving.code
@@ -111,7 +114,7 @@ def _drop_output() -> None:
 
 
 def end_with_parent() -> None:
-    """Have Linux end this process when the thread that started it is gone."""
+    """Let Linux kill this process when the thread that started it ends. Does nothing on other systems."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -132,20 +135,21 @@ def dies(call: Callable[[], object]) -> int:
 
 
 def died_of(call: Callable[[], object]) -> str | None:
-    """Make the call in a fork; return the name of the signal of memory that killed it, or None.
+    """Make the call in a fork. Return the name of the memory signal that killed the fork, or None.
 
-    Raises NotEnded where it did not end in PATIENCE seconds, as code with threads of its own may not.
+    Memory signals are SIGSEGV and SIGBUS. Raises NotEnded if the call takes more than PATIENCE seconds: a
+    call that uses threads may hang in a fork.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of a fork with threads: this child only makes the call
-        killed = dies(lambda: _make(call))  # not by Pebble: repro scripts fork in the same way, without it
+        killed = dies(lambda: _make(call))  # not by Pebble: repro scripts use `dies` without Pebble
     if killed == signal.SIGALRM:
         raise NotEnded(f"the call did not end in {PATIENCE} s in a process of its own")
     return signal.Signals(killed).name if killed in SIGNALS_OF_MEMORY else None
 
 
 def _make(call: Callable[[], object]) -> None:
-    """Make the call with no output and no handler; an alarm ends this process after PATIENCE seconds."""
+    """Make the call without output and without signal handlers. SIGALRM ends it after PATIENCE seconds."""
     for deadly in (*SIGNALS_OF_MEMORY, signal.SIGALRM):
         signal.signal(deadly, signal.SIG_DFL)
     signal.alarm(PATIENCE)
@@ -157,9 +161,9 @@ def _make(call: Callable[[], object]) -> None:
 
 
 def lock(file: Path) -> FileLock | None:
-    """Return the lock of this file, or None where another process has it.
+    """Lock the file and return the lock, or None if another process holds it.
 
-    The lock ends when it is released, when nothing refers to it, and with the process.
+    The lock ends when it is released, when it is garbage-collected, or when the process ends.
     """
     taken = FileLock(file)
     try:

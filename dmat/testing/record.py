@@ -1,4 +1,7 @@
-"""The result of one law in one place: what a process tells of it, and what the report of a check holds."""
+"""Records: the result of one law for one implementation, dtype and device.
+
+A worker sends records to the controller, and the report of `dmat check` holds them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dmat.testing.contract.names import DEVICES, DTYPES
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.interpret.choice import Interpreter
 
-FORMAT: Final = 2  # of every JSON document that dmat writes
+FORMAT: Final = 2  # version of every JSON document that dmat writes
 
 
 Format = Literal[2]
@@ -33,7 +36,7 @@ Ended = Literal["broken", "died", "did not end"]
 
 What = Literal[
     "value", "class", "raised", "shape", "memory", "died"
-]  # of dmat.testing.verdict.finding.Finding
+]  # the field `what` of dmat.testing.verdict.finding.Finding
 
 
 Count = Annotated[int, Meta(ge=0)]
@@ -61,7 +64,7 @@ class LawRecord(Struct, forbid_unknown_fields=True):
     implementation: str
     dtype: Dtype
     device: Device
-    status: Status = "not run"  # until it is known better
+    status: Status = "not run"  # until the law has ended
     reason: Annotated[
         str,
         Meta(
@@ -85,14 +88,15 @@ class LawRecord(Struct, forbid_unknown_fields=True):
 
 
 class Unreached(LawRecord):
-    """The record of a law that the run did not come to."""
+    """The record of a law that the run did not reach."""
 
 
 class Record(LawRecord, tag="record", tag_field="line"):
-    """A LawRecord while the law is tried, or one part of it: "all", "ladder" or "search".
+    """The LawRecord of a law, or of a part of a law, while the law runs.
 
-    refused: of the examples, those that the implementation refused with an error, where it may.
-    drawn: how many examples had gates of this regime, and of this class of lengths, by "REGIME, LENGTHS".
+    refused: number of examples that the implementation refused with an error that its contract allows.
+    drawn: number of examples by gate regime and class of lengths. The keys are "REGIME, LENGTHS".
+    part: "all", "ladder" or "search".
     """
 
     refused: int = 0
@@ -100,32 +104,32 @@ class Record(LawRecord, tag="record", tag_field="line"):
     part: str = "all"
 
     def count(self, kind: str | None) -> None:
-        """Count an example. kind: "REGIME, LENGTHS" of its gates; None where it has none."""
+        """Count an example. kind: "REGIME, LENGTHS" of its gates, or None for an example without gates."""
         self.examples += 1
         if kind is not None:
             self.drawn[kind] = self.drawn.get(kind, 0) + 1
 
 
 class Lost(Struct, tag="lost", tag_field="line"):
-    """A test of which no record came. lost: what pytest knows of it, that its worker is gone, say."""
+    """A test that left no record. lost: pytest's report of the test, for example that its worker crashed."""
 
     nodeid: str
     lost: str
 
 
 def text_of(document: Any, indent: int | None = None) -> str:
-    """Return structs as JSON. Half a surrogate pair in a text is escaped, where msgspec would raise."""
+    """Return structs as JSON. Unpaired surrogates in strings are escaped; msgspec's encoder would raise."""
     return json.dumps(msgspec.to_builtins(document), indent=indent)
 
 
 def read_line(text: str) -> Record | Lost:
-    """Return what a line of --dmat-report holds."""
+    """Decode a line of the file of --dmat-report."""
     line: Record | Lost = msgspec.convert(json.loads(text), Record | Lost)
     return line
 
 
 def stated(contract: dict[str, object]) -> dict[str, Any]:
-    """Return what a contract states as JSON has it; what JSON has not, a function, say, as its text."""
+    """Return the stated promises of a contract as JSON values. Other values, like functions, become str."""
     said: dict[str, Any] = json.loads(json.dumps(contract, default=str))
     return said
 
@@ -166,28 +170,28 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @classmethod
     def of(cls, implementation: str, contract: dict[str, object], laws: list[LawRecord]) -> Report:
-        """Return the report of an implementation, with the verdict that follows from the records."""
+        """Make the report of an implementation. The verdict follows from the records."""
         return cls(
             implementation=implementation, verdict=_verdict(laws), contract=stated(contract), laws=laws
         )
 
     def broken(self) -> list[LawRecord]:
-        """Return the records of the laws that do not hold."""
+        """Return the records of the broken laws."""
         return [r for r in self.laws if r.status == "failed"]
 
     def unfinished(self) -> list[LawRecord]:
-        """Return the records of the laws that should have been run and were not."""
+        """Return the records of laws that the contract implies and that were not run."""
         return [r for r in self.laws if r.status == "not run" and r.promised]
 
     def uncallable(self) -> dict[tuple[str, str], str]:
-        """Return the reason of each dtype and device in which it cannot be called, and no law was tried."""
+        """Return {(dtype, device): reason} where the implementation cannot be called and no law was run."""
         tried = {(r.dtype, r.device) for r in self.laws if r.status in ("passed", "failed")}
         found = [r for r in self.unfinished() if r.reason.startswith(UNCALLABLE)]
         reasons = {(r.dtype, r.device): r.reason for r in reversed(found)}
         return {place: reasons[place] for place in reversed(reasons) if place not in tried}
 
     def only_callable(self) -> Report:
-        """Return the report of the other dtypes and devices."""
+        """Return the report without the dtypes and devices of `uncallable`."""
         without = self.uncallable()
         return replace(self, laws=[r for r in self.laws if (r.dtype, r.device) not in without])
 

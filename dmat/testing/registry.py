@@ -1,4 +1,4 @@
-"""Every law there is, by kind and by name."""
+"""The registry of all laws, by kind of kernel and by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.law import Law
 
-# Laws of both kinds stand in the families of D~; the rest of a family of fused kernels stands in its own.
+# A law of both kinds stands in the module of the D~ family. A law of fused kernels alone stands in the
+# module of the fused family.
 MODULES = {
     DTILDE: FAMILIES,
     FUSED: [name for family in FUSED_FAMILIES for name in (family.removeprefix("fused_"), family)],
@@ -17,7 +18,7 @@ MODULES = {
 
 
 def laws(kind: str = DTILDE) -> list[Law]:
-    """Return every law of D~, or of "fused" kernels: family by family, each in the order of its file."""
+    """Return every law of a kind ("D~" or "fused"), family by family, in the order of each file."""
     found = []
     for family in MODULES[kind]:
         module = importlib.import_module(f"dmat.properties.test_law_{family}")
@@ -28,5 +29,5 @@ def laws(kind: str = DTILDE) -> list[Law]:
 
 @cache
 def law_named(name: str, kind: str = DTILDE) -> Law:
-    """Return the law of this name, of D~ or of "fused" kernels. KeyError where there is none."""
+    """Return the law of this name and kind ("D~" or "fused"). Raises KeyError if there is no such law."""
     return {law.name: law for law in laws(kind)}[name]

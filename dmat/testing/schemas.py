@@ -1,4 +1,7 @@
-"""The JSON schemas of what dmat writes, made of the structs that it writes: `dmat schema check`."""
+"""JSON schemas of the files that dmat writes, generated from the structs that it writes.
+
+`dmat schema NAME` prints them.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ FILES = {
 
 
 def file_of(name: str) -> Path:
-    """Return the file that ships a schema."""
+    """Return the path of the schema file in the package."""
     return Path(__file__).parent / FILES[name]
 
 
 def text_of(name: str) -> str:
-    """Return a schema as JSON, indented for people."""
+    """Return the schema as indented JSON."""
     return json.dumps(schema(name), indent=2) + "\n"
 
 
 def schema(name: str) -> dict[str, Any]:
-    """Return the schema of what a command writes, or, for "case", of case.json."""
+    """Return the schema of a command's report, or of case.json if the name is "case"."""
     made = msgspec.json.schema(_type(name))
-    if name != "case":  # dmat reads what is left out of a case.json, and leaves nothing out of a report
+    if name != "case":  # a case.json may omit fields that have defaults; a report omits none
         for struct in made["$defs"].values():
             _require_all(struct)
     return {"$schema": DIALECT, **made}
@@ -58,7 +61,7 @@ def _type(name: str) -> Any:
 
 
 def _require_all(struct: dict[str, Any]) -> None:
-    """Require every property: a report has them all."""
+    """Make every property required: a report contains all of them."""
     struct["required"] = list(struct["properties"])
     for about in struct["properties"].values():
         about.pop("default", None)

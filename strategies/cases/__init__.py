@@ -1,1 +1,1 @@
-"""Which cases is a law tried on? How each kind is drawn, its canonical cases, and what lies inside."""
+"""Which cases is a law tried on? For each kind of case: its draw, its canonical cases, its domain test."""

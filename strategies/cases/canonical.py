@@ -1,7 +1,7 @@
-"""The ladder: canonical cases, the same for everyone, that each law tries before it searches.
+"""The ladder: the canonical cases that each law tries before it searches. They are the same in every run.
 
-Shortest first, so that what falls here is minimal already; then every special value and layout, then
-lengths just past the blocks that kernels are cut in.
+The shortest come first, so that a failing case is already minimal. Then come every special value and layout,
+then lengths just past kernels' block sizes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from dmat.strategies.recipes.gates import Gates, exact_units
 from dmat.strategies.recipes.layouts import GATE_LAYOUTS
 from dmat.strategies.regimes import constants, spikes
 
-UNEVEN = Ramp(-1.5, 0.125, 0.75)  # several heads of different gates
+UNEVEN = Ramp(-1.5, 0.125, 0.75)  # the gates differ from head to head
 
 
 def _fitting(domain: Domain, free: tuple[int, ...], blocks: tuple[int, ...]) -> list[int]:
-    """Return the lengths that the contract allows: `free` ones, or so many of its blocks."""
+    """Return the lengths that the contract allows.
+
+    free: the lengths if S may be any number. blocks: else the multiples of seq_multiple_of.
+    """
     step = domain.seq_multiple_of
     lengths = free if step == 1 else tuple(n * step for n in blocks)
     return [S for S in lengths if domain.max_seq is None or S <= domain.max_seq]
 
 
 def shortest(domain: Domain) -> list[int]:
-    """Return the shortest lengths but 0."""
+    """Return the shortest allowed lengths, except 0."""
     return _fitting(domain, (1, 2, 3), (1, 2, 3))
 
 
@@ -36,7 +39,7 @@ def just_past_blocks(domain: Domain) -> list[int]:
 
 
 def ragged(domain: Domain) -> list[int]:
-    """Return lengths that leave a ragged tail of several times."""
+    """Return lengths whose last block is partial and holds several times."""
     return _fitting(domain, (17, 38, 70, 129), (4,))
 
 
@@ -64,7 +67,7 @@ def gate_ladder(domain: Domain) -> list[Gates]:
 
 def exact_ladder(domain: Domain) -> list[Gates]:
     """Return the canonical gates of the exact regime (docs/spec.md section 4)."""
-    most = exact_units(domain.dtype, domain.accumulator) // 2  # times, for gates of one unit
+    most = exact_units(domain.dtype, domain.accumulator) // 2  # the longest sequence of gates of one unit
     short, blocks, tails = (
         [S for S in lengths(domain) if S <= most] for lengths in (shortest, just_past_blocks, ragged)
     )
@@ -80,7 +83,7 @@ def exact_ladder(domain: Domain) -> list[Gates]:
 
 
 def cotangent_ladder(gates: Gates) -> list[Cotangent]:
-    """Return the canonical cotangents: ones, as D~.sum() gives them, and one uneven matrix."""
+    """Return the canonical cotangents: ones, also expanded as D~.sum() gives them, and one uneven matrix."""
     expanded = Cotangent(Constant(1.0), layout="expanded over all")
     uneven = Cotangent(Cycle((1.0, -0.5, 3.0)), layout="matrix transposed")
     S = gates.shape[-1]
@@ -88,7 +91,7 @@ def cotangent_ladder(gates: Gates) -> list[Cotangent]:
 
 
 def exact_cotangent_ladder(gates: Gates, accumulator: str) -> list[Cotangent]:
-    """Return the canonical integers: ones where their sum is exact, the last row, one diagonal."""
+    """Return the canonical integer cotangents: dense if their sum is exact, else a row and a diagonal."""
     S = gates.shape[-1]
     if S * (S + 1) // 2 <= exact_budget(gates.dtype, accumulator) // 3:
         return [Cotangent(), Cotangent(Cycle((1.0, -2.0, 3.0)))]

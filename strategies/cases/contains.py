@@ -1,7 +1,7 @@
-"""Whether a case lies in the domain of its kind, judged by the tensors that it builds.
+"""Whether a case lies in the domain of its kind, decided from the tensors that the case builds.
 
-The search and the ladder keep to the domain by how they draw. What makes a case smaller does not: it may
-propose anything, and is asked here. A case outside its domain would accuse an implementation falsely.
+The search and the ladder draw cases of the domain only. Shrinking may propose any case, so it asks here:
+a case outside the domain would accuse an implementation falsely.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def has_values(gates: Gates, domain: Domain) -> bool:
 
 
 def any_shape(case: Case, domain: Domain) -> bool:
-    """Whether a case of a kind that has no test of its own is allowed: its gates, or its shape alone."""
+    """Whether the gates of a case are allowed, or its shape if it has no gates.
+
+    For kinds of case that have no test of their own.
+    """
     if "gates" in case:
         return any_gates(case, domain)
     B, NH, S = case["shape"]
@@ -45,12 +48,12 @@ def any_shape(case: Case, domain: Domain) -> bool:
 
 
 def any_gates(case: Case, domain: Domain) -> bool:
-    """Whether its gates are gates of any regime."""
+    """Whether the contract allows the gates of the case, of any regime."""
     return has_shape(case["gates"], domain) and has_values(case["gates"], domain)
 
 
 def exact_gates(case: Case, domain: Domain) -> bool:
-    """Whether its gates are of the exact regime (docs/spec.md section 4)."""
+    """Whether the gates of the case are of the exact regime (docs/spec.md section 4)."""
     if not any_gates(case, domain):
         return False
     igate, fgate = case["gates"].values()
@@ -64,14 +67,14 @@ def exact_gates(case: Case, domain: Domain) -> bool:
 
 
 def cut(case: Case, domain: Domain) -> bool:
-    """Whether the gates have elements, and the cut is between two of the contract's lengths."""
+    """Whether the gates have elements, and the cut is a multiple of seq_multiple_of from 0 to S."""
     gates, at = case["gates"], case["cut"]
     within = 0 <= at <= gates.shape[-1] and at % domain.seq_multiple_of == 0
     return 0 not in gates.shape and within and any_gates(case, domain)
 
 
 def window(case: Case, domain: Domain) -> bool:
-    """Whether the rival has the gates' shape, and head, t and s, as far as they are there, are places."""
+    """Whether the rival has the shape of the gates, and the given ones of head, t and s are valid indices."""
     gates: Gates = case["gates"]
     rival: Gates = case.get("rival", gates)
     B, NH, S = gates.shape
@@ -83,24 +86,24 @@ def window(case: Case, domain: Domain) -> bool:
 
 
 def causal(case: Case) -> Array:
-    """Return the part of G at t >= s as it is built, float64, zeros above it."""
+    """Return the built G in float64, with zeros above the diagonal (t < s)."""
     G = case["cotangent"].build(case["gates"]).double().numpy()
     return np.where(np.tri(G.shape[-1], dtype=bool), G, 0.0)
 
 
 def _plain(cotangent: Cotangent, masked: float = 0.0) -> bool:
-    """Whether this stands above the diagonal, whatever the layout."""
+    """Whether every entry above the diagonal is `masked`. Layouts that expand rows do not ensure that."""
     return cotangent.layout in PLAIN_LAYOUTS and repr(cotangent.masked) == repr(masked)
 
 
 def any_cotangent(case: Case, domain: Domain) -> bool:
-    """Whether its gates are of any regime, and its cotangent finite and small enough to be promised."""
+    """Whether the gates are allowed, the masked part is 0, and |G| is at most largest_cotangent."""
     within = any_gates(case, domain) and repr(case["cotangent"].masked) == "0.0"
     return within and bool((np.abs(causal(case)) <= largest_cotangent(domain.dtype)).all())
 
 
 def exact_cotangent(case: Case, domain: Domain) -> bool:
-    """Whether its gates are of the exact regime, and its cotangent integers of a sum that is exact."""
+    """Whether the gates are of the exact regime, and the cotangent is integers whose sum is exact."""
     if not (exact_gates(case, domain) and _plain(case["cotangent"])):
         return False
     G = causal(case)
@@ -110,7 +113,7 @@ def exact_cotangent(case: Case, domain: Domain) -> bool:
 
 
 def masked_by(values: Callable[[Domain], tuple[float, ...]]) -> Inside:
-    """Make the test for cotangents that have one of these values above the diagonal."""
+    """Make the test for cotangents with one of these values everywhere above the diagonal."""
 
     def inside(case: Case, domain: Domain) -> bool:
         cotangent = case["cotangent"]
@@ -135,7 +138,10 @@ def made_of(values: tuple[float, ...]) -> Inside:
 
 
 def moderate(case: Case, domain: Domain) -> bool:
-    """Whether the gates are finite and have elements, and direction and cotangent are 0 or 1e-3 to 3."""
+    """Whether the gates are finite and have elements, and direction and cotangent are moderate.
+
+    Moderate: every magnitude is 0, or from 1e-3 to 3.
+    """
     gates, direction, cotangent = case["gates"], case["direction"], case["cotangent"]
     finite = replace(domain, special_values=(), zero_length=False)
     alike = direction.shape == gates.shape and any_gates({"gates": direction}, finite)

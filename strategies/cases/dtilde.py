@@ -1,7 +1,7 @@
-"""What each kind of law is tried on: a ladder of canonical cases, then a random search.
+"""The kinds of case of D~ laws. Each has a ladder of canonical cases and a random search.
 
-A case is a dictionary of named recipes and numbers, the arguments of a law. Which values are drawn is
-the contract's business: see domain.py.
+A case is a dictionary of named recipes and numbers: the arguments of a law. The domain (domain.py), made
+from the contract, says which values are drawn.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from dmat.strategies.recipes.recipe import Case as Case
 
 @dataclass(frozen=True)
 class Cases:
-    """One kind of case: how to draw one, its ladder, and which cases are of this kind.
+    """One kind of case: how to draw one, its ladder, and its domain test.
 
-    inside: whether a case, or what a law takes of one, lies in a domain. None: a case that breaks a law is
-    shown as it was found, for its shape is what it is about, or to try another is dear.
+    inside: whether a case lies in a domain; it also takes a case that has only the arguments of one law.
+    None: failing cases are not shrunk, because the case is its shape, or because every example is expensive.
     """
 
     draw: Callable[[Draw, Domain], Case]
@@ -63,9 +63,10 @@ class Cases:
         return case()
 
     def seeded(self, domain: Domain) -> st.SearchStrategy[Case]:
-        """Return the same search with one draw a case, a seed: cheap, and no two cases are variants of one.
+        """Return the same search with a single Hypothesis draw for each case: a seed.
 
-        Hypothesis cannot make such a case smaller; where `inside` is told, dmat.testing.run.shrink does.
+        That is cheap, and no case is a mutation of an earlier one. Hypothesis cannot shrink such a case;
+        dmat.testing.run.shrink does, if the kind has `inside`.
         """
         return st.binary(min_size=8, max_size=8).map(lambda seed: self.draw(Random(seed), domain))
 
@@ -108,7 +109,7 @@ def _cut_ladder(domain: Domain) -> Iterator[Case]:
             yield {"gates": gates, "cut": middle}
 
 
-# Gates, and others to put wherever an entry of D~ does not look
+# Gates, and rival gates that replace all that one entry of D~ must not read
 
 
 def _draw_window(draw: Draw, domain: Domain) -> Case:
@@ -221,7 +222,7 @@ def _powers_of_two_ladder(domain: Domain) -> Iterator[Case]:
         yield {"gates": gates, "cotangent": Cotangent(Cycle((1.0, -0.5, 4.0)))}
 
 
-# Gates and a cotangent for laws whose every example is dear: few, of unlike lengths
+# Gates and a cotangent for laws with expensive examples: few cases, of different lengths
 
 _MODERATE = (1.0, -1.0, 0.5, 2.0, 3.0, 1e-3, 0.0)
 
@@ -233,21 +234,21 @@ def _few_ladder(domain: Domain) -> Iterator[Case]:
 
 
 def _draw_few(draw: Draw, domain: Domain) -> Case:
-    """Draw gates of one (B, NH): a compiler makes another kernel where either becomes 1."""
+    """Draw gates with B = 2, NH = 3 always: torch.compile compiles again when either becomes 1."""
     shape = (2, 3, domain.draw_shape(draw, zero=False)[-1])
     gates = draw_gates(draw, domain.dtype, domain.special_values, shape, expanded=False)
     gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     return {"gates": gates, "cotangent": draw_moderate_cotangent(draw, gates, _MODERATE)}
 
 
-# One shape of more than 2^31 entries, by many heads or by many times, and one of a good size
+# Shapes of more than 2^31 entries, by many heads or by a long sequence; and one large shape (LARGE)
 
 ENTRIES = 2**31
 PAST_16_BITS = 2**16
 
 
 def _huge_shapes(domain: Domain) -> list[tuple[int, int, int]]:
-    """Return allowed shapes whose sums of `spaced_gates` are exact, the cheaper one first."""
+    """Return the allowed shapes on which the sums of `spaced_gates` are exact, the cheaper one first."""
     step, most = domain.seq_multiple_of, domain.max_seq
     exact = 256 if exact_units(domain.dtype, domain.accumulator) > 512 else 192
     longest = exact if most is None else min(exact, most)
@@ -265,7 +266,7 @@ def _huge_ladder(domain: Domain) -> Iterator[Case]:
 
 
 def _filling_shapes(domain: Domain) -> list[tuple[int, int, int]]:
-    """Return shapes whose D~ fills the domain's memory: by many heads, and by one sequence past 2^16."""
+    """Return shapes whose D~ fills domain.memory: with many heads, and with one sequence longer than 2^16."""
     entries = domain.memory // getattr(torch, domain.dtype).itemsize
     many = _huge_shapes(replace(domain, max_seq=min(domain.max_seq or PAST_16_BITS, 256)))[0][-1]
     shapes = [(1, entries // many**2, many)] if entries > many**2 else []
@@ -290,8 +291,8 @@ def _draw_large(draw: Draw | None, domain: Domain) -> Case:
     return {"shape": (1, 2, max(1, most // domain.seq_multiple_of) * domain.seq_multiple_of)}
 
 
-# Finite gates, a direction to move them in, and a cotangent, both of moderate size: for derivatives of
-# higher order, whose intermediate results are squares
+# Finite gates, a direction v in which they move, and a cotangent. Direction and cotangent are moderate,
+# because the intermediate results of second derivatives are squares.
 
 
 def _draw_direction(draw: Draw, domain: Domain) -> Case:

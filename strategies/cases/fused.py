@@ -1,4 +1,4 @@
-"""What each kind of law of a fused kernel is tried on: gates and a probe, a ladder and then a search."""
+"""The kinds of case of fused kernels' laws: gates and a probe (q, k, v). Each has a ladder and a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dmat.strategies.recipes.qkv import Probe, draw_probe, is_probe, plain_probe
 from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import constants, spikes
 
-CLOSED_FOR_GOOD = -1024.0  # exp of it is 0 in every format, and 16 times it is exact in each
+CLOSED_FOR_GOOD = -1024.0  # a gate whose exp is 0 in every format; 16 times it is exact in every format
 TRIES = 4
 
 
@@ -26,7 +26,7 @@ def _cases(
     ladder: Callable[[ProbeDomain], Iterator[Case]],
     inside: Callable[[Case, ProbeDomain], bool],
 ) -> Cases:
-    """Make the cases of a law of fused kernels: their domain is always a ProbeDomain."""
+    """Make a kind of case for fused kernels. Their domain is always a ProbeDomain, hence the casts."""
     return Cases(
         lambda drawn, domain: draw(drawn, cast(ProbeDomain, domain)),
         lambda domain: ladder(cast(ProbeDomain, domain)),
@@ -35,7 +35,7 @@ def _cases(
 
 
 def _inside(kind: str) -> Callable[[Case, ProbeDomain], bool]:
-    """Make the test for gates that the contract allows, and a probe of this kind for them."""
+    """Make the test that the contract allows the gates, and that the probe is of this kind and fits them."""
 
     def inside(case: Case, domain: ProbeDomain) -> bool:
         gates, probe = case["gates"], case["probe"]
@@ -45,7 +45,7 @@ def _inside(kind: str) -> Callable[[Case, ProbeDomain], bool]:
 
 
 def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
-    """Draw gates until their sums do not overflow."""
+    """Draw gates until their sums do not overflow, at most TRIES times; else return gates of zero."""
     for _ in range(TRIES):
         B, NH, S = domain.draw_shape(draw, zero=zero)
         gates = domain.draw_gates_of(draw, (1 if one_batch else B, NH, S))
@@ -54,7 +54,7 @@ def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bo
     return Gates(domain.dtype, gates.shape)
 
 
-# The ladder: constant gates at the shortest lengths, the ends of the input gate, several unlike heads
+# The ladder: constant gates at the shortest lengths, the ends of the input gate's range, heads that differ
 
 
 def _forget(domain: ProbeDomain) -> list[Background]:
@@ -77,7 +77,7 @@ def _inputs(domain: ProbeDomain) -> list[Background]:
 
 
 def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
-    """Return gates of several heads, each unlike the others."""
+    """Return gates of several heads that all differ."""
     step = -0.25 if domain.contract.gate != "fixed" else 0.0
     fgate = (
         Ramp(max(-0.5, domain.least / 2), head_step=max(step, domain.least / 16)) if step else Constant(0.0)
@@ -106,10 +106,10 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
 
 
 def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
-    """Return the canonical probes for these gates: the plain one, and one of many signs and places."""
+    """Return the canonical probes for these gates: a plain one, and a seeded one with mixed signs."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
-    wider = domain.key_sizes(S)[:2][-1]  # in one channel a scale, and channels left out, do not show
+    wider = domain.key_sizes(S)[:2][-1]  # with K = 1, a wrong scale and left-out channels do not show
     seeded = replace(plain_probe(domain, S, kind, seed=1, pull=1), K=wider)
     plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
     probes = [*plain, *([seeded] if several or kind == "dense" else [])]
@@ -121,7 +121,7 @@ def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
 
 
 def _kind(kind: str, *, zero: bool = False) -> Cases:
-    """Make the cases of gates of any regime and probes of one kind."""
+    """Make the kind of case that has gates of any regime and a probe of this kind."""
 
     def draw(draw: Draw, domain: ProbeDomain) -> Case:
         gates = _gates(draw, domain, zero=zero)
@@ -135,17 +135,20 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
     return _cases(draw, ladder, _inside(kind))
 
 
-# Gates that are open or closed for good, and a probe of integers
+# Gates that are fully open or fully closed (exp is 1 or 0), and a probe of integers
 
 
 def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
-    """Return an open gate and, where the contract allows it, a closed one."""
+    """Return a fully open gate and, if the contract allows it, a fully closed one."""
     opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
     return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
 
 
 def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
-    """Draw until sums of closed gates do not overflow and q does not underflow; else take the plainest."""
+    """Draw until sums of closed gates do not overflow and q does not underflow, at most TRIES times.
+
+    Else return the first case of the ladder.
+    """
     case: Case = {}
     for _ in range(TRIES):
         shape = domain.draw_shape(draw, zero=False)
@@ -159,7 +162,7 @@ def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
 
 
 def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:
-    """Return the probe in the regime in which the results are integers: a normaliser is 1 there."""
+    """Return the probe in the regime whose results are integers: a normaliser is 1 there."""
     return replace(probe, regime=domain.scaling.integers, level=0)
 
 
@@ -187,7 +190,7 @@ def _exact_inside(case: Case, domain: ProbeDomain) -> bool:
     return known and not igate.any() and as_integers
 
 
-# Gates, a probe, and a place in a head: others are changed, or one gate is made special
+# Gates, a probe, a head and a time t: a law changes everything else, or makes the gate at t special
 
 
 def _place(draw: Draw, gates: Gates) -> Case:
@@ -210,7 +213,7 @@ def _place_ladder(domain: ProbeDomain) -> Iterator[Case]:
 
 
 def _within(case: Case) -> bool:
-    """Whether the places that there are, for a law may take some of them only, lie in the sequence."""
+    """Whether head and t are valid indices. A case may lack either, for a law may take only some of them."""
     B, NH, S = case["gates"].shape
     b, h = case.get("head", (0, 0))
     return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
@@ -233,7 +236,7 @@ def _draw_rival(draw: Draw, domain: ProbeDomain) -> Case:
 
 
 def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
-    """Draw other gates of the same shape."""
+    """Draw replacement gates of the same shape, contiguous."""
     for _ in range(TRIES):
         rival = domain.draw_gates_of(draw, gates.shape)
         if domain.has_gates(rival):
@@ -244,8 +247,8 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
 def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
     """Yield (gates, replacement gates, head, t). Skip cases with nothing outside the read window.
 
-    A read outside the window depends on the place and on the replacement values, and hardly on the gates that
-    are kept. So the input gates that are kept are 0.
+    A stray read depends on the indices and on the replacement values, hardly on the values of the kept gates:
+    of a single head only cases with an input gate of 0 are kept.
     """
     rivals = [
         Gates(domain.dtype, (1, 1, 1), igate, fgate)
@@ -272,7 +275,7 @@ def _rival_inside(case: Case, domain: ProbeDomain) -> bool:
     return alike and _place_inside(case, domain) and case.get("noise", 1) > 0
 
 
-# Gates, a probe, and a cut between two calls, or two between packed sequences
+# Gates, a probe, and the cut between two calls; or two cuts between packed sequences
 
 
 def _draw_cut(draw: Draw, domain: ProbeDomain) -> Case:
@@ -292,7 +295,7 @@ def _longer(gates: Gates, domain: ProbeDomain) -> Gates:
 
 
 def _two_calls(cut: int, S: int, domain: ProbeDomain) -> bool:
-    """Whether both parts have a length that the contract allows."""
+    """Whether the contract allows the lengths of both parts."""
     return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
 
 
@@ -328,12 +331,15 @@ def _draw_packed(draw: Draw, domain: ProbeDomain) -> Case:
 
 
 def sequence_ends(S: int, cut: int, t: int) -> list[int]:
-    """Return where packed sequences end, 0 first: at both places; where the cut is later, at all between."""
+    """Return the ends of packed sequences, beginning with 0.
+
+    They are 0, cut, t and S; if cut > t, also every time from t to cut, so that sequences of length 1 occur.
+    """
     return sorted({0, min(cut, S), min(t, S), S, *range(min(t, S), min(cut, S))})
 
 
 def _has_sequences(S: int, cut: int, t: int, domain: ProbeDomain) -> bool:
-    """Whether each packed sequence has a length that the contract allows."""
+    """Whether the contract allows the length of each packed sequence."""
     ends = sequence_ends(S, cut, t)
     return all(domain.has_length(end - start) for start, end in pairwise(ends))
 

@@ -1,1 +1,1 @@
-"""What is a case made of? Frozen recipes, whose repr evaluates to an equal one."""
+"""What is a case made of? Frozen recipes; the repr of a recipe evaluates to an equal recipe."""

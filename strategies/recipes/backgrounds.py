@@ -1,7 +1,7 @@
-"""How a recipe fills a tensor: one background, and a handful of edits on top of it.
+"""Backgrounds: how a recipe fills a tensor. One background, and a handful of edits on top of it.
 
-Every background is a frozen dataclass whose repr is Python that builds it again. `fill(shape)` gives
-float64; the last axis is time, all axes before it are flattened to "which head".
+Every background is a frozen dataclass. Its repr is Python that builds an equal one. `fill(shape)` returns
+float64. The last axis is time; the index of the flattened axes before it is the head.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dmat.strategies.recipes.recipe import Recipe
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
-inf = math.inf  # so that the repr of a recipe evaluates where this module's names are imported
+inf = math.inf  # the repr of a recipe has the names inf and nan
 nan = math.nan
 
 
 class Background(Recipe):
-    """What stands in a tensor before any edit."""
+    """The values of a tensor before any edit."""
 
     def fill(self, shape: Shape) -> Array:
         """Return a float64 array of this shape."""
@@ -43,7 +43,7 @@ class Constant(Background):
 
 @dataclass(frozen=True, repr=False)
 class Ramp(Background):
-    """start + head_step * head + step * time: every head differs from every other."""
+    """start + head_step * head + step * time: with a head_step, all heads differ."""
 
     start: float
     step: float = 0.0
@@ -59,7 +59,7 @@ class Ramp(Background):
 
 @dataclass(frozen=True, repr=False)
 class Cycle(Background):
-    """values[(time + head) mod their number]: a short pattern, repeated and shifted by head."""
+    """values[(time + head) mod len(values)]: a short pattern, repeated in time and shifted by head."""
 
     values: tuple[float, ...]
 
@@ -73,7 +73,7 @@ class Cycle(Background):
 
 @dataclass(frozen=True, repr=False)
 class Palette(Background):
-    """Each place draws one of `values`, by a seed of its own."""
+    """Each element is one of `values`, drawn with its own seed."""
 
     seed: int
     values: tuple[float, ...]
@@ -86,7 +86,7 @@ class Palette(Background):
 
 @dataclass(frozen=True, repr=False)
 class Normal(Background):
-    """mean + scale * standard normal, by a seed of its own."""
+    """mean + scale * standard normal, drawn with its own seed."""
 
     seed: int
     scale: float = 1.0
@@ -99,7 +99,7 @@ class Normal(Background):
 
 @dataclass(frozen=True, repr=False)
 class Diagonal(Background):
-    """`value` where t - s = offset, zero elsewhere: for the last two axes of a cotangent."""
+    """`value` where t - s = offset, zero elsewhere. (t, s) are the last two axes of a cotangent."""
 
     value: float
     offset: int = 0
@@ -111,7 +111,7 @@ class Diagonal(Background):
 
 @dataclass(frozen=True, repr=False)
 class Row(Background):
-    """`value` in the row t (counted from the end when negative), zero elsewhere."""
+    """`value` in row t, zero elsewhere. A negative t counts from the end."""
 
     value: float
     t: int = -1
@@ -126,7 +126,7 @@ class Row(Background):
 
 @dataclass(frozen=True, repr=False)
 class Sum(Background):
-    """Two backgrounds added, as in a heavy diagonal on noise."""
+    """The sum of two backgrounds, such as a heavy diagonal on noise."""
 
     first: Background
     second: Background
@@ -138,7 +138,7 @@ class Sum(Background):
 
 @dataclass(frozen=True, repr=False)
 class Within(Background):
-    """Another background, what lies below `low` or above `high` moved there."""
+    """Another background, clipped to [low, high]."""
 
     background: Background
     low: float
@@ -151,7 +151,7 @@ class Within(Background):
 
 @dataclass(frozen=True, repr=False)
 class Edited(Background):
-    """A background with some places overwritten: ((index, value), ...), a later edit winning."""
+    """A background with some elements overwritten. edits: ((index, value), ...); the last edit wins."""
 
     background: Background
     edits: tuple[tuple[tuple[int, ...], float], ...]
@@ -166,16 +166,16 @@ class Edited(Background):
 
 @dataclass(frozen=True, repr=False)
 class Stored(Background):
-    """What a safetensors file holds under this name: values that no recipe tells, as of a training step.
+    """A tensor of a safetensors file: values that no recipe describes, such as those of a training step.
 
-    file: its path. A longer tensor, or one of more heads, is used from its beginning.
+    file: the path. If the tensor is longer than needed, or has more heads, its beginning is used.
     """
 
     file: str
     name: str
 
     def fill(self, shape: Shape) -> Array:
-        """Return a float64 array of this shape. ValueError where the file has no such values."""
+        """Return a float64 array of this shape. ValueError if the tensor is missing or too small."""
         import torch
         from safetensors import safe_open
 
@@ -195,5 +195,5 @@ def rounded(filled: Array, dtype: Any) -> Any:
 
     largest = torch.finfo(dtype).max
     clipped = np.where(np.isfinite(filled), np.clip(filled, -largest, largest), filled)
-    # A float64 just above the largest bfloat16 still rounds to it, for it was clipped to it first.
+    # A float64 just above the dtype's largest number rounds to that number, because it was clipped first.
     return torch.from_numpy(np.ascontiguousarray(clipped)).to(dtype)

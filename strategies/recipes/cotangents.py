@@ -1,4 +1,4 @@
-"""Cotangents G = dL/dD~ as recipes, and the search over them."""
+"""Recipes for cotangents G = dL/dD~, and the functions that draw them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from dmat.strategies.recipes.recipe import Recipe
 class Cotangent(Recipe):
     """A recipe for G, (B, NH, S, S), for the D~ of some gates.
 
-    values: what stands at t >= s (finite). masked: what stands above the diagonal, where the output
-    is the constant -inf. layout: a name of COTANGENT_LAYOUTS; an expanded one repeats its first
-    slice, the part above the diagonal included.
+    values: the entries at t >= s (finite). masked: the value above the diagonal, where D~ is the constant
+    -inf. layout: a name of COTANGENT_LAYOUTS. An expanded layout repeats its first slice, including the
+    part above the diagonal.
     """
 
     values: Background = Constant(1.0)
@@ -50,7 +50,7 @@ class Cotangent(Recipe):
     layout: str = "contiguous"
 
     def build(self, gates: Gates, device: str = "cpu", filler: float = float("nan")) -> Tensor:
-        """Return G, (B, NH, S, S), of the gates' dtype, in its layout on `device`, `filler` around it."""
+        """Return G, (B, NH, S, S), in the gates' dtype and its layout on `device`, surrounded by `filler`."""
         B, NH, S = gates.shape
         G = rounded(self.values.fill((B, NH, S, S)), getattr(torch, gates.dtype))
         if self.layout not in PER_ROW:
@@ -59,12 +59,12 @@ class Cotangent(Recipe):
 
 
 def largest_cotangent(dtype: str) -> float:
-    """Return the magnitude up to which causal cotangents are drawn (docs/spec.md section 2)."""
+    """Return the largest magnitude of causal cotangents that is drawn (docs/spec.md section 2)."""
     return {"float64": 2.0**511, "float16": torch.finfo(torch.float16).max}.get(dtype, 2.0**63)
 
 
 def _dense(draw: Draw, kind: str, sizes: Sequence[float], S: int) -> Background:
-    """Draw one kind of background for the causal part."""
+    """Draw a background of this kind for the causal part."""
     match kind:
         case "constant":
             return Constant(choose(draw, sizes))
@@ -85,7 +85,7 @@ def _dense(draw: Draw, kind: str, sizes: Sequence[float], S: int) -> Background:
 
 
 def _sparse(draw: Draw, shape: Shape, sizes: Sequence[float]) -> Background:
-    """Draw zeros but for one to four causal places."""
+    """Draw zeros with one to four causal entries (t >= s)."""
     if 0 in shape:
         return Constant(0.0)
     edits = []
@@ -126,7 +126,7 @@ def draw_cotangent(
 
 
 def draw_moderate_cotangent(draw: Draw, gates: Gates, sizes: Sequence[float]) -> Cotangent:
-    """Draw a cotangent of these sizes alone, in a layout whose elements are its own."""
+    """Draw a cotangent with only these values, in a layout that repeats no rows."""
     kind = choose(draw, ("constant", "last row", "cycle", "sparse", "diagonal", "row", "palette"))
     S = gates.shape[-1]
     values = _sparse(draw, gates.shape, sizes) if kind == "sparse" else _dense(draw, kind, sizes, S)
@@ -137,21 +137,21 @@ def draw_moderate_cotangent(draw: Draw, gates: Gates, sizes: Sequence[float]) ->
 def cotangents(
     draw: st.DrawFn, gates: Gates, *, masked: Sequence[float] = (0.0,), expanded: bool = True
 ) -> Cotangent:
-    """Draw a cotangent for the D~ of these gates; `masked` lists what may stand above the diagonal.
+    """Draw a cotangent for the D~ of these gates.
 
-    `expanded` False leaves out layouts in which rows or the whole matrix have stride 0: there the
-    part above the diagonal cannot be chosen.
+    masked: the values that may stand above the diagonal. expanded: whether layouts may be drawn in which rows
+    or the whole matrix have stride 0; in these the part above the diagonal cannot be chosen.
     """
     return draw_cotangent(draw, gates, masked, expanded)
 
 
 def exact_budget(dtype: str, accumulator: str) -> int:
-    """Return the most that the sum of |G| may reach in the exact regime (docs/spec.md section 4)."""
+    """Return the largest sum of |G| of the exact regime (docs/spec.md section 4)."""
     return int(2 ** min(significand_bits(dtype), significand_bits(accumulator)))
 
 
 def draw_exact_cotangent(draw: Draw, gates: Gates, accumulator: str) -> Cotangent:
-    """Draw small integers, their sum of magnitudes within the exact regime."""
+    """Draw small integers whose sum of magnitudes is at most exact_budget."""
     S = gates.shape[-1]
     budget = exact_budget(gates.dtype, accumulator)
     dense_most = budget // max(1, S * (S + 1) // 2)
@@ -170,5 +170,5 @@ def draw_exact_cotangent(draw: Draw, gates: Gates, accumulator: str) -> Cotangen
 
 @st.composite
 def exact_cotangents(draw: st.DrawFn, gates: Gates, *, accumulator: str = "float32") -> Cotangent:
-    """Draw small integers whose magnitudes sum to what is exact (docs/spec.md section 4)."""
+    """Draw small integers whose sums are exact in every order (docs/spec.md section 4)."""
     return draw_exact_cotangent(draw, gates, accumulator)

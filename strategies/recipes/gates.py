@@ -1,4 +1,4 @@
-"""Gate tensors as recipes."""
+"""Recipes for the gates igate_preact and fgate_preact."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dmat.strategies.recipes.layouts import SAME_VALUES, lay_out
 from dmat.strategies.recipes.recipe import Recipe
 
 SPECIAL_VALUES = {"-inf": -np.inf, "+inf": np.inf, "nan": np.nan}
-UNIT = 64  # the step of the exact regime: log sigmoid(-64 n) rounds to -64 n in every format
+UNIT = 64  # exact gates are multiples of it: log sigmoid(-64 n) rounds to -64 n in every format
 
 
 @dataclass(frozen=True, repr=False)
 class MinusWindow(Background):
-    """For the input gate alone: i[s] = -(sum of log sigmoid(f) over the window down to row t)."""
+    """For the input gate only: i[s] = -(sum of log sigmoid(f[k]) over s < k <= t). Row t of D~ is about 0."""
 
     t: int = -1
 
     def fill(self, shape: Shape) -> Array:
-        """Raise: the values depend on the forget gate, so Gates fills them."""
+        """Raise TypeError: the values depend on the forget gate, so `Gates` calls `against` instead."""
         raise TypeError("MinusWindow fills an input gate only: it needs the forget gate")
 
     def against(self, fgate: Array) -> Array:
@@ -34,11 +34,11 @@ class MinusWindow(Background):
             return np.zeros(fgate.shape)
         last = self.t % fgate.shape[-1]
         log_sigmoid[..., last + 1 :] = 0.0
-        # sum over s < k <= t: the suffix sum that begins after s
+        # the sum over s < k <= t is the suffix sum that begins at s + 1
         with np.errstate(over="ignore"):
             suffix = np.flip(np.cumsum(np.flip(log_sigmoid, -1), -1), -1)
         cancelling = -np.concatenate([suffix[..., 1:], np.zeros_like(suffix[..., :1])], -1)
-        finite: Array = np.minimum(cancelling, np.finfo(np.float64).max)  # where the sum overflows too
+        finite: Array = np.minimum(cancelling, np.finfo(np.float64).max)  # finite even if the sum overflows
         return finite
 
 
@@ -47,7 +47,7 @@ class Gates(Recipe):
     """A recipe for igate_preact and fgate_preact, each (B, NH, S, 1) of one dtype.
 
     dtype: "float64", "float32", "bfloat16" or "float16". shape: (B, NH, S).
-    igate, fgate: what stands in them, rounded to dtype. The layouts are names of GATE_LAYOUTS.
+    igate, fgate: the values, which are rounded to dtype. The layouts are names of GATE_LAYOUTS.
     """
 
     dtype: str
@@ -58,7 +58,7 @@ class Gates(Recipe):
     fgate_layout: str = "contiguous"
 
     def dense(self) -> tuple[Tensor, Tensor]:
-        """Return both gates contiguous on the CPU, (B, NH, S, 1), as the recipe's values read."""
+        """Return both gates contiguous on the CPU, (B, NH, S, 1), before an expanded layout repeats any."""
         dtype = getattr(torch, self.dtype)
         fgate = self.fgate.fill(self.shape)
         if isinstance(self.igate, MinusWindow):
@@ -79,19 +79,19 @@ class Gates(Recipe):
     def build(self, device: str = "cpu", filler: float = float("nan")) -> tuple[Tensor, Tensor]:
         """Return (igate_preact, fgate_preact), each (B, NH, S, 1), in their layouts on `device`.
 
-        filler: what stands in the memory around them.
+        filler: the poison in the memory around them.
         """
         return self.lay_out(*self.dense(), device, filler)
 
     def values(self) -> tuple[Array, Array]:
-        """Return both gates as they are built, (B, NH, S), float64."""
+        """Return both gates as `build` gives them, (B, NH, S), float64."""
         same = {self.igate_layout, self.fgate_layout} <= set(SAME_VALUES)
         igate, fgate = (gate.double().numpy()[..., 0] for gate in (self.dense() if same else self.build()))
         return igate, fgate
 
 
 def special(special_values: Collection[str]) -> tuple[float, ...]:
-    """Return the infinities and NaN that a contract declares, by their names."""
+    """Return the infinities and NaN that these names of a contract declare."""
     unknown = set(special_values) - set(SPECIAL_VALUES)
     if unknown:
         raise ValueError(f"special_values has {sorted(unknown)}; expected some of {list(SPECIAL_VALUES)}")
@@ -99,11 +99,11 @@ def special(special_values: Collection[str]) -> tuple[float, ...]:
 
 
 def significand_bits(dtype: str) -> int:
-    """Return p: integers up to 2^p are exact in this dtype."""
+    """Return p, the bits of the significand: integers up to 2^p are exact in this dtype."""
     return 1 - int(np.log2(torch.finfo(getattr(torch, dtype)).eps))
 
 
 def exact_units(dtype: str, accumulator: str) -> int:
-    """Return the most units of 64 that max |i| + sum |f| may reach (docs/spec.md section 4)."""
+    """Return the largest max |i| + sum |f| of the exact regime, in units of 64 (docs/spec.md section 4)."""
     narrower = min(significand_bits(dtype), significand_bits(accumulator))
     return min(1023, 2**narrower) if dtype == "float16" else int(2**narrower)

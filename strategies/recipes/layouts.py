@@ -1,8 +1,8 @@
-"""How the same values may lie in memory: strided, transposed, expanded, offset, as users' tensors do.
+"""Memory layouts of the same values: strided, transposed, expanded, offset, as users' tensors have them.
 
-Each layout is a function of a contiguous tensor that returns a view of equal values (an expanded one
-repeats its first slice). Whatever storage the view does not show is filled with `filler`, NaN unless
-told otherwise, so that a stray read is seen.
+A layout is a function that takes a contiguous tensor and returns a view of equal values (an expanded layout
+repeats the first slice). The rest of the view's storage is a red zone, filled with the poison `filler`
+(default NaN), so that a stray read changes the result.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Layout = Callable[[Tensor, float], Tensor]
 
 
 def _window(dense: Tensor, filler: float, buffer: list[int], *place: slice) -> Tensor:
-    """Show `dense` through a window into a larger buffer of `filler`."""
+    """Copy `dense` into a slice of a larger buffer of `filler`, and return the slice."""
     view = torch.full(buffer, filler, dtype=dense.dtype, device=dense.device)[place]
     view.copy_(dense)
     return view
 
 
 def _copy(view: Tensor) -> Tensor:
-    """Copy, contiguous, into memory of its own; contiguous() alone may return the view."""
+    """Return a contiguous copy in new memory. contiguous() might return the view itself."""
     return view.clone(memory_format=torch.contiguous_format)
 
 
-GUARD = 64  # elements on either side: more than a vector load, and a multiple of its alignment
+GUARD = 64  # elements of red zone on either side: more than a vector load, and a multiple of its alignment
 
 
 def _contiguous(dense: Tensor, filler: float) -> Tensor:
-    """Stand between two guards, as a slice of an allocator's block does."""
+    """Lie between two red zones, like a slice of an allocator's block."""
     size = dense.numel()
     return _window(dense.reshape(-1), filler, [size + 2 * GUARD], slice(GUARD, GUARD + size)).view(
         dense.shape
@@ -57,7 +57,7 @@ def _offset(dense: Tensor, filler: float) -> Tensor:
 
 
 def _interleaved(dense: Tensor, filler: float) -> Tensor:
-    """Take every second element of the last axis, as when one projection makes both gates."""
+    """Lie in every second element of the last axis, as when one projection computes both gates."""
     *front, last = dense.shape
     everything = [slice(None)] * len(front)
     return _window(dense, filler, [*front, 2 * last], *everything, slice(1, None, 2))
@@ -74,7 +74,7 @@ def _expanded(*axes: int) -> Layout:
 
 
 def _matrix_transposed(dense: Tensor, filler: float) -> Tensor:
-    """Swap rows and columns in memory: a cotangent that came from a transposed product."""
+    """Swap rows and columns in memory, like a cotangent that came from a transposed product."""
     return _copy(dense.transpose(2, 3)).transpose(2, 3)
 
 
@@ -87,13 +87,13 @@ SAME_VALUES: dict[str, Layout] = {
 }
 
 
-PER_HEAD: dict[str, Layout] = {  # these repeat whole heads, and leave each head as it was drawn
+PER_HEAD: dict[str, Layout] = {  # these repeat whole heads; within a head nothing is repeated
     "expanded over batches": _expanded(0),
     "expanded over heads": _expanded(1),
 }
 
 
-PER_ROW: dict[str, Layout] = {  # of a cotangent: what stands above the diagonal repeats what stands below
+PER_ROW: dict[str, Layout] = {  # of a cotangent: entries above the diagonal repeat entries below it
     "expanded over rows": _expanded(2),
     "expanded over all": _expanded(0, 1, 2, 3),
 }

@@ -1,7 +1,8 @@
-"""Probes: q, k, v as a recipe, such that D~ can be read out of what a fused kernel makes of them.
+"""Probes: recipes for q, k, v that let a law read D~ out of a fused kernel's output.
 
-One-hot: one channel of q and k, one column of v a source, all signed powers of two. Each entry of the output
-is then a single term, exp(D~[t, s]) times a power of two. Dense and integer probes see what that cannot.
+A one-hot probe has one channel of q and k and one column of v for each source s, all signed powers of two.
+Each entry of the output is then a single term: exp(D~[t, s]) times a power of two. Dense and integer probes
+find errors in sums of several terms, which one-hot probes cannot.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from dmat.strategies.recipes.recipe import Recipe
 KINDS = ("one-hot", "dense", "integers")
 PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
 SHORT = 24
-LARGEST = 2**12  # columns of v that a recipe may ask for
-# Powers of two that q may reach.
+LARGEST = 2**12  # the most columns of v in a recipe
+# The smallest exponents of two that q may have.
 SMALLEST = {"float64": -1000, "float32": -120, "bfloat16": -120, "float16": -14}
 
 Places = npt.NDArray[np.int_]
@@ -31,7 +32,10 @@ Places = npt.NDArray[np.int_]
 
 @dataclass(frozen=True)
 class Products:
-    """q, k (B, NH, S, K) and v (B, NH, S, V), float64; column[s]: of v, that source s has alone, or -1."""
+    """q, k (B, NH, S, K) and v (B, NH, S, V), float64.
+
+    column[s]: the column of v that only source s fills, or -1.
+    """
 
     q: Array
     k: Array
@@ -43,10 +47,11 @@ class Products:
 class Probe(Recipe):
     """A recipe for q, k (B, NH, S, K), v (B, NH, S, V) and the cotangent of the output, for given gates.
 
-    V: 0 for as many as there are sources, as far as may be. seed: 0 for ones, in order; else signs, sizes
-    and places are drawn. level: q.k is about 2^level. regime: "small" scales q so that an mLSTM's normaliser
-    is at most 1/2 whatever the gates. pull: as seed, of the cotangent. layout: how q lies in memory; k, v and
-    the cotangent take the next of PROBE_LAYOUTS, that no stride of one serves for another.
+    V: 0 means one column for each source, if that size is allowed. seed: 0 means ones, in order; else it
+    seeds signs, magnitudes and columns. level: q.k is about 2^level. regime: "small" scales q so that |n| of
+    an mLSTM is at most 1/2 for any gates, and the normaliser is 1. pull: like seed, for the cotangent.
+    layout: the layout of q; k, v and the cotangent take the next ones of PROBE_LAYOUTS, so that a kernel
+    cannot use the strides of one for another.
     """
 
     kind: str = "one-hot"
@@ -59,7 +64,7 @@ class Probe(Recipe):
     layout: str = "contiguous"
 
     def build(self, gates: Gates, domain: ProbeDomain) -> Products:
-        """Return the products for these gates, as yet unrounded."""
+        """Return q, k, v for these gates, not yet rounded to their dtype."""
         return _Builder(self, gates, domain).products
 
     @property
@@ -69,7 +74,7 @@ class Probe(Recipe):
 
     @property
     def pull_layout(self) -> str:
-        """The layout of the cotangent; "" for its own memory. Ones are one number, as those of o.sum()."""
+        """The layout of the cotangent; "" means contiguous. Ones are expanded, as o.sum() gives them."""
         if self.layout == "contiguous":
             return ""
         return self._layout(3) if self.pull else "expanded over all"
@@ -88,7 +93,7 @@ class Probe(Recipe):
 
 @dataclass(frozen=True)
 class _Builder:
-    """One probe on its way to tensors."""
+    """Builds q, k, v from one probe, its gates and its domain."""
 
     probe: Probe
     gates: Gates
@@ -114,7 +119,7 @@ class _Builder:
         return Products(q, products.k, products.v, products.column)
 
     def power(self, products: Products) -> int:
-        """Return the power of two by which q is scaled."""
+        """Return the exponent of the power of two by which q is multiplied."""
         if self.probe.regime != "small":
             return self.probe.level
         sizes = self.domain.scale_of(self.probe.K) * _largest_product(products)
@@ -124,7 +129,7 @@ class _Builder:
         return -(math.ceil(reach) + math.ceil(longest + math.log2(max(sizes, 1.0))) + 1)
 
     def powers(self, *shape: int) -> Array:
-        """Return signed powers of two, 1/2 to 2; ones if the probe is plain."""
+        """Return powers of two, 1/2 to 2, signed unless contract.positive; ones if the probe is plain."""
         if self.plain:
             return np.ones(shape)
         sizes: Array = np.asarray(2.0 ** self.random.integers(-1, 2, size=shape))
@@ -150,7 +155,7 @@ class _Builder:
         return Products(q, k, v, column)
 
     def _distinct_keys(self) -> Array:
-        """Return keys of one channel each, (B, NH, S, K), no two of a head alike."""
+        """Return keys (B, NH, S, K) of one channel each; the keys of a head all differ."""
         (B, NH, S), K = self.gates.shape, self.probe.K
         k = np.zeros((B, NH, S, K))
         k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
@@ -160,7 +165,7 @@ class _Builder:
         return np.arange(size) if self.plain else self.random.permutation(size)
 
     def _columns(self, S: int, V: int) -> Places:
-        """Return which column of v each source has; where there are more sources, some have none."""
+        """Return the column of v of each source, (S,). If S > V, some sources have none: -1."""
         column = np.full(S, -1)
         if V >= S:
             column[:] = self._order(V)[:S]
@@ -183,7 +188,7 @@ class _Builder:
         return Products(q, k, v, np.full(S, -1))
 
     def _integers(self) -> Products:
-        """Return -1, 0 and 1: at most 16 channels are not 0, so that half types hold the sums."""
+        """Return q, k, v of -1, 0, 1. q has at most 16 nonzero channels: half types then hold the sums."""
         (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
@@ -224,7 +229,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
 
 
 def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
-    """Return the levels that are drawn for a kind of probe; a float16 may not reach far."""
+    """Return the levels that are drawn for a kind of probe. The range of float16 allows only near ones."""
     scaling = domain.scaling
     if kind == "integers":
         return (0,)
@@ -234,14 +239,14 @@ def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
 
 
 def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
-    """Return the plainest probe of this kind for this length."""
+    """Return the simplest probe of this kind for length S."""
     K = domain.key_sizes(S)[0]
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, K)
     return Probe(kind, K, V, **more)  # type: ignore[arg-type]
 
 
 def representable(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
-    """Whether q does not underflow in its dtype."""
+    """Whether the scaled q does not underflow in its dtype."""
     if probe.regime != "small":
         return True
     builder = _Builder(probe, gates, domain)
@@ -251,7 +256,7 @@ def representable(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
 
 
 def is_probe(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
-    """Whether a probe is one that the contract allows for these gates."""
+    """Whether the contract allows this probe for these gates."""
     if probe.kind not in KINDS:
         return False
     S = gates.shape[-1]

@@ -1,23 +1,23 @@
-"""What every recipe has: a repr that is the shortest Python that builds it again."""
+"""The base class of recipes. Its repr is the shortest Python that builds an equal recipe."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from typing import Any
 
-Case = dict[str, Any]  # the named recipes and numbers that a law takes
+Case = dict[str, Any]  # the arguments of a law by name: recipes and numbers
 
 
 def shown(case: Case) -> str:
-    """Return the case as Python to paste: one assignment a line."""
+    """Return the case as Python to paste, one assignment on each line."""
     return "\n".join(f"{name} = {value!r}" for name, value in case.items())
 
 
 class Recipe:
-    """A frozen dataclass whose repr leaves out what equals its default."""
+    """A frozen dataclass whose repr leaves out fields that equal their defaults."""
 
     def __repr__(self) -> str:
-        """Return Python that evaluates to an equal recipe where dmat.strategies is imported."""
+        """Return Python that evaluates to an equal recipe, given the names of dmat.strategies."""
         parts = []
         for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value: Any = getattr(self, field.name)

@@ -1,1 +1,1 @@
-"""Which cases are smaller?"""
+"""Which cases are smaller? The order of cases, and two ways to propose smaller ones."""

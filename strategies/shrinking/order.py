@@ -1,4 +1,4 @@
-"""Which of two cases is the smaller: the shorter, then the one of fewer heads, then the plainer."""
+"""The order of cases by size: shorter first, then fewer heads, then simpler. Shrinking minimises it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Case, Recipe
 
 Size = tuple[float, ...]
-SEEDED = 24  # as much as twelve places told one by one
+SEEDED = 24  # as much as twelve edits
 
 
 def plainest(part: object) -> float:
-    """Return the value that a recipe of this kind holds where any would do: its default."""
+    """Return the default value of this kind of recipe, the simplest: 1 for a cotangent, else 0."""
     return 1.0 if isinstance(part, Cotangent) else 0.0
 
 
@@ -37,7 +37,7 @@ def digits(value: float) -> int:
 
 
 def value_size(value: float, least: float = 0.0) -> float:
-    """Order values: `least`, small integers, infinities, NaN, then others by their digits."""
+    """Return the sort key of a value: `least`, then small integers, infinities, NaN, others by digits."""
     if value == least:
         return 0.0
     if math.isnan(value):
@@ -51,7 +51,7 @@ def value_size(value: float, least: float = 0.0) -> float:
 
 
 def structure(background: Background, least: float = 0.0) -> float:
-    """Count what there is to understand in a background; nothing in a constant of `least`."""
+    """Return how complex a background is for a reader; 0 for a constant of `least`."""
     match background:
         case Constant(value):
             return 0.0 if value == least else 1.0
@@ -71,7 +71,7 @@ def structure(background: Background, least: float = 0.0) -> float:
 
 
 def backgrounds(case: Case) -> list[tuple[str, str, Background]]:
-    """Return (part, field, background) for each there is in a case."""
+    """Return (name of the part, name of the field, background) for each background of a case."""
     found = []
     for name, part in case.items():
         for field in fields(part) if isinstance(part, Recipe) else ():  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def backgrounds(case: Case) -> list[tuple[str, str, Background]]:
 
 
 def layouts(case: Case) -> list[tuple[str, str, str]]:
-    """Return (part, field, layout) for each there is in a case."""
+    """Return (name of the part, name of the field, layout) for each layout of a case."""
     found = []
     for name, part in case.items():
         for field in fields(part) if isinstance(part, Recipe) else ():  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def layouts(case: Case) -> list[tuple[str, str, str]]:
 
 
 def numbers(recipe: Any) -> list[float]:
-    """Return every number in a recipe, its shape left out."""
+    """Return every number in a recipe, except its shape."""
     if isinstance(recipe, (int, float)):
         return [float(recipe)]
     if isinstance(recipe, tuple):
@@ -104,7 +104,7 @@ def numbers(recipe: Any) -> list[float]:
 
 
 def size(case: Case) -> Size:
-    """Return what orders cases, the smallest first; lengths of zero come after all others."""
+    """Return the sort key of a case, smallest first. Shapes with a zero come after all others."""
     B, NH, S = max((part.shape for part in case.values() if isinstance(part, Gates)), default=(1, 1, 1))
     strides = sum(layout != "contiguous" for _, _, layout in layouts(case))
     parts = sum(structure(b, plainest(case[name])) for name, _, b in backgrounds(case))

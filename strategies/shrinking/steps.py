@@ -1,7 +1,6 @@
-"""What may be smaller than a case: one step at a time, the boldest steps first.
+"""Shrinking steps: cases that differ from a given case in one respect, the largest steps first.
 
-Each function yields cases that differ from the given one in one respect. They may lie outside the domain
-and need not be smaller: inside.py and size.py tell.
+A yielded case may lie outside the domain, or be no smaller: the caller asks cases/contains.py and order.py.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from dmat.strategies.recipes.recipe import Case, Recipe
 from dmat.strategies.shrinking.order import backgrounds, layouts, plainest, value_size
 
 Mask = npt.NDArray[np.bool_]
-Axis = Sequence[int]  # the batches, heads or times that are kept
+Axis = Sequence[int]  # the indices that are kept of an axis: batches, heads or times
 Places = tuple[Axis, Axis, Axis]
 GatesShape = tuple[int, int, int]
 
-MOST_EDITS = 64  # a case of more is no easier to read than one with a seed
-FEW = 8  # how many of what there may be any number of: stretches of a sequence, values of a background
+MOST_EDITS = 64  # with more edits, a case is no easier to read than one with a seed
+FEW = 8  # the most candidates of one sort: stretches of a sequence, values of a background
 
 
 def with_field(case: Case, name: str, field: str, value: object) -> Case:
@@ -40,24 +39,24 @@ def with_field(case: Case, name: str, field: str, value: object) -> Case:
 
 
 def past(G: Array) -> Mask:
-    """Where a cotangent is at t >= s."""
+    """Return the mask t >= s of a cotangent, in its shape."""
     return np.broadcast_to(np.tri(G.shape[-1], dtype=bool), G.shape)
 
 
 def as_built(cotangent: Cotangent, case: Case) -> Array:
-    """Return G as it is built, float64."""
+    """Return G as `build` gives it for the case's gates, in float64."""
     return np.asarray(cotangent.build(case["gates"]).double().numpy())
 
 
 def commonest(values: Array) -> list[float]:
-    """Return the distinct values, those first that are there most often, of equals the simplest."""
+    """Return the distinct values, the most frequent first; of equally frequent ones, the simplest first."""
     kinds, counts = np.unique(values, return_counts=True)
     order = sorted(range(len(kinds)), key=lambda n: (-counts[n], value_size(float(kinds[n]))))
     return [float(kinds[n]) for n in order]
 
 
 def told(case: Case, name: str) -> list[float]:
-    """Return a few of the distinct values of a part, the commonest first."""
+    """Return at most FEW distinct values of a part, the most frequent first."""
     part = case[name]
     if isinstance(part, Gates):
         return commonest(np.concatenate([gate.ravel() for gate in part.values()]))[:FEW]
@@ -69,7 +68,7 @@ def told(case: Case, name: str) -> list[float]:
 
 
 def fitted(background: Background, shape: Shape) -> Background:
-    """Return the background without the edits beyond (B, NH, S)."""
+    """Return the background without the edits whose index lies outside (B, NH, S)."""
     if not isinstance(background, Edited):
         return background
     axes = (*shape, shape[-1])
@@ -80,14 +79,14 @@ def fitted(background: Background, shape: Shape) -> Background:
 
 
 def edited(background: Background, edits: Sequence[tuple[tuple[int, ...], float]]) -> Background:
-    """Return the background with these edits, or itself where there are none."""
+    """Return the background with these edits, or the background itself if there are none."""
     return Edited(background, tuple(edits)) if edits else background
 
 
 def spelled(values: Array, where: Mask) -> Background | None:
-    """Return a constant, the commonest value, with all others edited in; None where they are too many.
+    """Return the values as a constant with edits: the most frequent value, and an edit for every other.
 
-    where: the places that count.
+    Return None if that takes more than MOST_EDITS edits. where: the mask of the entries that matter.
     """
     if not where.any():
         return Constant(0.0)
@@ -100,13 +99,16 @@ def spelled(values: Array, where: Mask) -> Background | None:
 
 
 def _position(place: int, kept: Axis, length: int) -> int:
-    """Return where a place of an axis comes to lie when only `kept` of its `length` stay."""
+    """Return the new index of `place` on an axis of this length of which only the indices `kept` stay."""
     before = sum(n < place for n in kept)
-    return before if place == length else min(before, max(0, len(kept) - 1))  # a cut may be at the end
+    return before if place == length else min(before, max(0, len(kept) - 1))  # a cut may equal the length
 
 
 def _part(part: Any, case: Case, places: Places) -> Any:
-    """Return these batches, heads and times of a part, each value told; of a place, where it comes to lie."""
+    """Return a part restricted to these batches, heads and times.
+
+    Gates and cotangents get their values as constants with edits. An index is moved to its new position.
+    """
     old, (B, NH, S) = case["gates"].shape, (len(axis) for axis in places)
     if isinstance(part, Gates):
         everywhere = np.ones((B, NH, S), dtype=bool)
@@ -125,13 +127,13 @@ def _part(part: Any, case: Case, places: Places) -> Any:
 
 
 def taken(case: Case, *places: Axis) -> Case:
-    """Return these batches, heads and times of a case, each value told."""
+    """Return the case restricted to these batches, heads and times, its values as constants with edits."""
     b, h, times = places
     return {name: _part(part, case, (b, h, times)) for name, part in case.items()}
 
 
 def shaped(case: Case, shape: GatesShape) -> Case:
-    """Return the case with the same recipes in another shape, and each place within it."""
+    """Return the case with the same recipes in another shape, and every index moved into it."""
     old = case["gates"].shape
     kept = [range(min(axes)) for axes in zip(old, shape, strict=True)]
     smaller = dict(case)
@@ -149,9 +151,9 @@ def shaped(case: Case, shape: GatesShape) -> Case:
 
 
 def fewer_times(case: Case, block: int) -> Iterator[Case]:
-    """Keep a beginning of the sequence, or leave out one stretch of it; of an empty case, keep one zero.
+    """Cut the sequence after its beginning, or leave one stretch of it out.
 
-    block: lengths are multiples of it.
+    An empty case also gets the smallest shapes with a single zero. block: lengths are multiples of it.
     """
     B, NH, S = case["gates"].shape
     if 0 in (B, NH, S):
@@ -169,7 +171,7 @@ def fewer_times(case: Case, block: int) -> Iterator[Case]:
 
 
 def fewer_heads(case: Case) -> Iterator[Case]:
-    """Leave out batches and heads: all but one, those of one axis, one."""
+    """Leave out batches and heads: keep the first few, one (b, h), one of an axis, all but one of an axis."""
     B, NH, S = case["gates"].shape
     for b, h in dict.fromkeys(((1, 1), (1, NH), (B, 1), (1, 2), (2, 1), (B, NH - 1), (B - 1, NH))):
         if 0 < b <= B and 0 < h <= NH and (b, h) != (B, NH):
@@ -185,7 +187,7 @@ def fewer_heads(case: Case) -> Iterator[Case]:
 
 
 def plainer_layouts(case: Case) -> Iterator[Case]:
-    """Make layouts contiguous, all at once and then one by one."""
+    """Make the layouts contiguous: all at once, then one by one."""
     found = [(name, field) for name, field, layout in layouts(case) if layout != "contiguous"]
     plain = case
     for name, field in found:
@@ -196,7 +198,7 @@ def plainer_layouts(case: Case) -> Iterator[Case]:
 
 
 def plainer_backgrounds(case: Case) -> Iterator[Case]:
-    """Make each background a constant, or one row or one place, or what it is value by value."""
+    """Replace each background by a constant, by one row or one entry, or by its own values with edits."""
     B, NH, S = case["gates"].shape
     whole = taken(case, range(B), range(NH), range(S))
     for name, field, _ in backgrounds(case):
@@ -213,7 +215,7 @@ def plainer_backgrounds(case: Case) -> Iterator[Case]:
 
 
 def fewer_edits(case: Case) -> Iterator[Case]:
-    """Drop edits: all, halves, quarters, ... one by one; or make plain what they stand on."""
+    """Drop edits: all, halves, quarters, ..., single ones. Or replace the background under them."""
     for name, field, background in backgrounds(case):
         if not isinstance(background, Edited):
             continue
@@ -228,7 +230,7 @@ def fewer_edits(case: Case) -> Iterator[Case]:
 
 
 def _nearer(value: float) -> list[float]:
-    """Return simpler finite values on the way from 0 to a finite one: rounded, halved, less by one."""
+    """Return simpler finite values between 0 and a finite one: rounded, halved, smaller by one."""
     unit = UNIT if abs(value) > UNIT and value % UNIT == 0 else 1
     whole, sign = int(abs(value) / unit), math.copysign(unit, value)
     halves = [sign * n for n in (whole, whole // 2, whole - whole // 4, whole - 1)]
@@ -238,7 +240,7 @@ def _nearer(value: float) -> list[float]:
 
 
 def plainer_value(value: float, least: float) -> list[float]:
-    """Return simpler values, the simplest first: `least`, 0, small integers, powers of ten, nearer ones."""
+    """Return simpler values: `least`, 0, small integers, powers of ten, then those of `_nearer`."""
     sign, finite = -1.0 if value < 0 else 1.0, math.isfinite(value)
     some = [least, 0.0, 1.0, -1.0, 2.0, -2.0, 3.0, *(n * float(UNIT) for n in (1, -1, 2, -2)), 0.5, 0.1]
     some += [sign * 10.0**n for n in range(1, 309) if 10.0**n < (abs(value) if finite else 1e5)]
@@ -248,7 +250,7 @@ def plainer_value(value: float, least: float) -> list[float]:
 
 
 def plainer_in(recipe: Any, least: float) -> Iterator[Any]:
-    """Yield the recipe, or the number, with one number in it simpler."""
+    """Yield copies of the recipe, tuple or number in which one number is simpler."""
     if isinstance(recipe, int):
         yield from dict.fromkeys(n for n in (0, recipe // 2, recipe - 1) if 0 <= n < recipe)
     elif isinstance(recipe, float):
@@ -264,7 +266,7 @@ def plainer_in(recipe: Any, least: float) -> Iterator[Any]:
 
 
 def plainer_numbers(case: Case) -> Iterator[Case]:
-    """Move one number of the case, a value or a place, to a simpler one."""
+    """Replace one number of the case, a value or an index, by a simpler one."""
     for name, part in case.items():
         for plain in plainer_in(part, plainest(part)):
             yield {**case, name: plain}

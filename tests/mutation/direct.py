@@ -1,4 +1,4 @@
-"""Direct checks, for what no law reaches: bad input, memory, other shapes, high derivatives, devices.
+"""Direct checks of what no law tests: bad input, memory, other shapes, high derivatives, devices.
 
 A law calls on gates (B, NH, S, 1) that the contract promises, and on outputs that fit.
 """

@@ -1,1 +1,1 @@
-"""The bug zoo: implementations of D~ that are right, and ones that are wrong in a known way."""
+"""The zoo: implementations of D~ and fused kernels that are right, and mutants with one known bug each."""

@@ -1,7 +1,8 @@
-"""Right implementations of D~ whose gradients sum the sequence from an end that their forward does not.
+"""Right implementations of D~ whose gradients are summed from the other end of the sequence than the forward.
 
-A contract wider than the window says nothing of that end (docs/spec.md section 3), so a backward may take
-differences of sums from the front or from the back, in any order, and so may a forward mode.
+A contract with a scope wider than the window does not say from which end sums are taken (docs/spec.md
+section 3). So a backward, and a forward mode, may take differences of sums from the front or from the back,
+in any order.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from .sound import (
     widen,
 )
 
-Segments = Callable[[Tensor], Tensor]  # one number a gate, (B, NH, S) -> its sums over windows, (B, NH, S, S)
-Widen = Callable[[Tensor], Tensor]  # to the format that is summed in
+Segments = Callable[[Tensor], Tensor]  # a number a gate, (B, NH, S) -> sums over windows, (B, NH, S, S)
+Widen = Callable[[Tensor], Tensor]  # converts to the accumulator's format
 Rectangles = Callable[[Tensor, Widen], Tensor]  # G, (B, NH, S, S) -> R, (B, NH, S)
 
 
@@ -58,25 +59,25 @@ def below(G: Tensor, wider: Widen) -> Tensor:
 
 
 def columns_before(G: Tensor, wider: Widen) -> Tensor:
-    """The columns before k, less the rows before k."""
+    """The sums of the columns before k, minus those of the rows before k."""
     part = below(G, wider)
     return pad((part.sum(-2) - part.sum(-1)).cumsum(-1), (1, 0))[..., :-1]
 
 
 def rows_after(G: Tensor, wider: Widen) -> Tensor:
-    """The rows from k on, less the columns from k on."""
+    """The sums of the rows from k on, minus those of the columns from k on."""
     part = below(G, wider)
     return (part.sum(-1) - part.sum(-2)).flip(-1).cumsum(-1).flip(-1)
 
 
 def widened_apart(G: Tensor, wider: Widen) -> Tensor:
-    """Columns and rows of two copies of G, so that what each gives to G is rounded before both are added."""
+    """Columns and rows from two widened copies of G. Their gradients are rounded before they are added."""
     columns, rows = below(G, wider).sum(-2).cumsum(-1), below(G, wider).sum(-1).cumsum(-1)
     return pad(columns - rows, (1, 0))[..., :-1]
 
 
 def columns_in_chunks(G: Tensor, wider: Widen) -> Tensor:
-    """In chunks of 4 the rectangle at the start, and from there on the columns before k, less the rows."""
+    """In chunks of 4: the rectangle at the chunk's start, plus the columns since then, minus the rows."""
     part = below(G, wider)
     S = part.shape[-1]
     starts = torch.arange(0, S, 4, device=part.device)
@@ -87,25 +88,25 @@ def columns_in_chunks(G: Tensor, wider: Widen) -> Tensor:
 
 
 def columns_by_einsum(G: Tensor, wider: Widen) -> Tensor:
-    """The columns before k, less the rows before k, as products with a mask."""
+    """The columns before k minus the rows before k, as products with a mask."""
     part = below(G, wider)
     before = causal(G, -1).to(part.dtype)  # (k, j): j < k
     return torch.einsum("bnts,ks->bnk", part, before) - torch.einsum("bnts,kt->bnk", part, before)
 
 
 def entry_after_entry(G: Tensor, wider: Widen) -> Tensor:
-    """The columns before k, less the rows before k, entry after entry as a scalar loop adds them."""
+    """The columns before k minus the rows before k, added one entry at a time like a scalar loop."""
     part = below(G, wider).detach().numpy()
     sums = np.zeros(part.shape[:-1], part.dtype)
     for b, h, k in np.ndindex(sums.shape):
-        if k > 0:  # numpy's cumsum adds one by one, torch's sums and its cumsum do not
+        if k > 0:  # numpy's cumsum adds one entry at a time; torch's sum and cumsum do not
             columns, rows = part[b, h, :, :k].ravel(), part[b, h, :k].ravel()
             sums[b, h, k] = columns.cumsum()[-1] - rows.cumsum()[-1]
     return torch.from_numpy(sums)
 
 
 class _Ends(torch.autograd.Function):
-    """D~, its gradient and its forward mode, each by sums of its own."""
+    """D~, its gradient and its forward mode, each with its own way to sum."""
 
     @staticmethod
     def forward(igate_preact: Tensor, fgate_preact: Tensor, style: Style) -> Tensor:
@@ -136,7 +137,7 @@ class _Ends(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Style:
-    """What D~, its gradient and its forward mode are summed by. wide: in float64 whatever the dtype."""
+    """How D~, its gradient and its forward mode are summed. wide: sum in float64 for every dtype."""
 
     segments: Segments
     rectangles: Rectangles

@@ -40,7 +40,7 @@ def choir(dtype: str) -> list[Subject]:
 
 
 def accusations(entry: Law, subjects: list[Subject], examples: int) -> list[Accusation]:
-    """Try the law on so many random cases, each on one of the subjects; return what it accuses."""
+    """Try the law on this number of random cases, each on a random subject. Return the accusations."""
     held = [subject for subject in subjects if entry.not_applicable(subject) is None]
     found: list[Accusation] = []
     if not held:
@@ -70,7 +70,7 @@ def accusations(entry: Law, subjects: list[Subject], examples: int) -> list[Accu
 
 
 def ladder_accusations(entry: Law, subjects: list[Subject]) -> list[Accusation]:
-    """Try the law's ladder on each of the subjects; return what it accuses."""
+    """Try the law's canonical cases on each subject. Return the accusations."""
     found: list[Accusation] = []
     for subject in [subject for subject in subjects if entry.not_applicable(subject) is None]:
         for drawn in entry.cases.ladder(subject.domain):
@@ -85,7 +85,7 @@ def ladder_accusations(entry: Law, subjects: list[Subject]) -> list[Accusation]:
 
 
 def main() -> int:
-    """Run, print accusations as they come, and say how many examples there were."""
+    """Run, and print each accusation when it is found. Return 1 if there is one, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo.fresh", description=__doc__)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--examples", type=int, default=100, help="a law and dtype, in each run")

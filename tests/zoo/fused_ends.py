@@ -1,4 +1,4 @@
-"""Right fused kernels whose gates' gradients are sums from the front, or from the back, in any order."""
+"""Right fused kernels whose gate gradients are summed from the front or from the back, in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .ends import (
 from .fused_sound import Kernel, by_differences, by_windows, causal, widen
 
 Decays = Callable[[Tensor], Tensor]  # log gates (B, NH, S) -> D~ without input gate, (B, NH, S, S)
-Sums = Callable[[Tensor, Tensor, Tensor], Tensor]  # X (B, NH, S, S), its row sums, its column sums -> dl
+Sums = Callable[[Tensor, Tensor, Tensor], Tensor]  # (X (B, NH, S, S), row sums of X, column sums of X) -> dl
 
 
 def by_chunks(log_f: Tensor) -> Tensor:
@@ -44,13 +44,13 @@ def columns_less_rows(X: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def of_entries(rectangles: Rectangles) -> Sums:
-    """Sums of the entries below the diagonal, as D~'s own styles have them."""
+    """Sums of the entries below the diagonal, by a style of ends.py."""
     return lambda X, rows, columns: rectangles(X, lambda x: x)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How decays and the gradient of log gates are summed, and what is read: see dmat.testing.fused."""
+    """How decays and the gradient of log gates are summed, and the kind of operator (`reads`)."""
 
     decays: Decays
     sums: Sums
@@ -61,7 +61,7 @@ class Style:
         return [x.double() for x in tensors] if self.wide else widen(*tensors)
 
     def terms(self, q: Tensor, k: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return E and q.k as the terms have them, and what a row's sum is divided by, (B, NH, S, 1)."""
+        """Return E, q.k as it enters the terms, and the divisor of each row's sum, (B, NH, S, 1)."""
         products = q @ k.mT * q.shape[-1] ** -0.5
         D = self.decays(logsigmoid(f)) + i[..., None, :]
         if self.reads == "linear":
@@ -110,7 +110,7 @@ class _Ends(torch.autograd.Function):
 
 
 def kernel_of(style: Style) -> Kernel:
-    """The kernel of this style, which states nothing."""
+    """Return the kernel of this style, without a contract."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> Tensor:
         i, f = gates if style.reads != "softmax" else (torch.zeros_like(gates[0]), gates[0])

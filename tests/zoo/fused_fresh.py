@@ -33,13 +33,13 @@ def subjects(kernel: Kernel, dtypes: tuple[str, ...] = DTYPES) -> list[Subject]:
 
 
 def tried(entry: Law, subject: Subject, examples: int, ladder: bool) -> list[Accusation]:
-    """Try the law on the ladder, if told, and on so many random cases; return what it accuses."""
+    """Try the law on its ladder, if `ladder`, and on this number of random cases. Return the accusations."""
     found = ladder_accusations(entry, [subject]) if ladder else []
     return found + accusations(entry, [subject], examples)
 
 
 def main() -> int:
-    """Run, print accusations as they come, and say how long it took."""
+    """Run, and print each accusation when it is found. Return 1 if there is one, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo.fused_fresh", description=__doc__)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--examples", type=int, default=60, help="a law, a kernel and a dtype, in each run")

@@ -1,6 +1,6 @@
-"""Wrong fused kernels, each with the defect it restates and the law that must reject it.
+"""Mutants of fused kernels. Each names the law that must reject it, and the bug that it restates.
 
-Every one is right code with one thing changed, under the contract that the right code keeps.
+Each mutant is right code with one change, under the contract that the right code keeps.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from .fused_sound import (
 
 @dataclass(frozen=True)
 class FusedMutant:
-    """A wrong kernel, the law that must reject it, and the published bug, or class of bug, it restates.
+    """A wrong kernel, the law that must reject it, and the published bug, or class of bug, that it restates.
 
-    smallest: the shortest sequence on which it is wrong, where that is beyond 4: no case can be shorter.
+    smallest: the length of the shortest sequence on which the kernel is wrong, if above 4. No failing case is
+    shorter, and the shrunk case must not be longer.
     """
 
     name: str
@@ -66,13 +67,13 @@ def mutant(law: str, museum: str, smallest: int = 4, **contract: Any) -> Callabl
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    """What most of these are but for one thing: all of E, from window sums."""
+    """The right kernel from which most mutants differ in one thing: all of E at once, from window sums."""
     q, k, v_, log_f = widen(q, k, v, log_f)
     return product(q, k, v_, by_windows(log_f).exp()).to(v.dtype)
 
 
 def over(q: Tensor, k: Tensor, v: Tensor, E: Tensor) -> Tensor:
-    """The output of any E."""
+    """Return the output for this E."""
     q, k, v_ = widen(q, k, v)
     return product(q, k, v_, E).to(v.dtype)
 
@@ -226,7 +227,10 @@ def chunks(
     tail: Callable[[Tensor], Tensor] = lambda within: within,
     C: int = 4,
 ) -> Tensor:
-    """Chunkwise o. decay: of the carry of chunk n; read: the state before it; tail: the decay to its end."""
+    """Compute o in chunks of C. The functions change one step of chunk n; by default none is changed.
+
+    decay: the decay of the carry. read: the state that the chunk reads. tail: the decay to the chunk's end.
+    """
     q, k, v, log_f = widen(*inputs)
     state, outputs = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]), []
     for n, (q_, k_, v_, l_) in enumerate(zip(*(torch.split(x, C, 2) for x in (q, k, v, log_f)), strict=True)):
@@ -277,7 +281,7 @@ Handed = tuple[Tensor, Tensor]
 
 
 def with_state(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Right: chunks of 4 from a state."""
+    """The right kernel: chunks of 4, starting from a state."""
     o, state = chunkwise(4, widen(q, k, v, log_f), state)
     return o.to(v.dtype), state
 
@@ -339,7 +343,7 @@ def m_not_handed_over(
 
 
 def resetting(log_f: Tensor, starts: Tensor | list[int]) -> Tensor:
-    """Close the gates at these times."""
+    """Return the log gates with those at `starts` closed."""
     closed = torch.zeros(log_f.shape[-1], dtype=torch.bool)
     closed[starts] = True
     return torch.where(closed, -math.inf, log_f)
@@ -418,7 +422,7 @@ Backward = Callable[..., tuple[Tensor, ...]]  # (W, q, k, v, l) -> dq, dk, dv, d
 
 
 class _Own(torch.autograd.Function):
-    """A right forward, in chunks of 4, and a backward of its own."""
+    """A right forward, in chunks of 4, and a given backward."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, backward: Backward) -> Tensor:
@@ -436,7 +440,7 @@ class _Own(torch.autograd.Function):
 def gradient_mutant(
     law: str, museum: str, smallest: int = 4, **contract: Any
 ) -> Callable[[Backward], Backward]:
-    """Register a backward (W, q, k, v, l) -> dq, dk, dv, dl of chunks of 4."""
+    """Register a wrong backward (W, q, k, v, l) -> dq, dk, dv, dl behind a right forward in chunks of 4."""
 
     def register(backward: Backward) -> Backward:
         def kernel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
@@ -523,7 +527,7 @@ def dq_without_scale(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 
 
 def softmax_mutant(law: str, museum: str, fault: str, smallest: int = 4) -> None:
-    """Register forgetting attention over tiles with one thing left out or changed."""
+    """Register forgetting attention over tiles with one fault."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
         o: Tensor = OnlineSoftmax.apply(q, k, v, log_f, frozenset({fault}))  # type: ignore
@@ -627,7 +631,7 @@ def padding_from_empty(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor
 
 
 class _InChunks(torch.autograd.Function):
-    """A right forward, in chunks of 4, for backwards of all kinds."""
+    """A right forward, in chunks of 4; subclasses add a wrong backward."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
@@ -637,13 +641,13 @@ class _InChunks(torch.autograd.Function):
 
 
 def pulled(W: Tensor, seen: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The right gradients for what a backward has seen, in the types of its inputs."""
+    """Return the right gradients for the inputs `seen`, in the dtypes of `inputs`."""
     gradients = right(*widen(W, *seen))
     return tuple(x.to(of.dtype) for x, of in zip(gradients, inputs, strict=True))
 
 
 class _UsedUp(_InChunks):
-    """A right gradient whose buffer is used up by its first run."""
+    """A gradient that is right in the first backward and wrong in later ones, like a buffer used up."""
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
@@ -656,7 +660,7 @@ def second_backward_wrong(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Ten
     return _UsedUp.apply(q, k, v, log_f)  # type: ignore
 
 
-# What a first reader of these laws got past them.
+# Mutants that a first reader of these laws wrote, and that the laws of that time did not reject.
 
 
 @gradient_mutant("cotangent_untouched", "the cotangent clipped in place")
@@ -665,7 +669,7 @@ def cotangent_clipped(W: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 class _FrozenGates(_InChunks):
-    """Gradients that lack the decay where the gates ask for none."""
+    """Gradients without the decay if the gates need no gradient."""
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:
@@ -686,7 +690,7 @@ def coarse_in_training(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor
 
 
 class _PackedForwardOnly(torch.autograd.Function):
-    """A right packed forward, and a backward that has never heard of it."""
+    """A right packed forward, and a backward that ignores packing."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, starts: Tensor | None) -> Tensor:
@@ -713,7 +717,7 @@ def packed_going_forward_only(
 
 
 class _StateNotBack(Chunks):
-    """A backward that leaves the state it was given out."""
+    """A backward that ignores the initial state."""
 
     @staticmethod
     def backward(ctx: Any, W: Tensor, _: Any) -> tuple[Tensor | None, ...]:
@@ -747,7 +751,7 @@ def strides_of_q(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 
 
 class _FlatCotangent(_InChunks):
-    """A backward that reads its cotangent from its first address on."""
+    """A backward that reads its cotangent as contiguous, from its first address."""
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Right fused kernels in unlike styles, each under the contract that it truly keeps: q, k, v, gates -> o."""
+"""Right fused kernels (q, k, v, gates -> o) in different styles, each with the contract that it keeps."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def sound(**contract: Any) -> Callable[[Kernel], Kernel]:
     return register
 
 
-# What most styles share: widening, the mask, D~ of log gates.
+# Shared by most styles: widening, the mask, D~ of log gates.
 
 
 def widen(*tensors: Tensor) -> list[Tensor]:
-    """Return each in the accumulator's format: float32 for the half types, else the input's own."""
+    """Return the tensors in the accumulator's format: float32 for half types, else the tensor's own dtype."""
     return [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in tensors]
 
 
@@ -46,14 +46,14 @@ def causal(S: int, diagonal: int = 0) -> Tensor:
 
 
 def by_windows(log_f: Tensor) -> Tensor:
-    """D~ of log gates, each column a cumulative sum that starts with zeros."""
+    """D~ of log gates. Each column is a cumulative sum that starts with zeros."""
     S = log_f.shape[-1]
     windows = torch.where(causal(S, -1), log_f[..., None], 0.0).cumsum(-2)
     return windows.masked_fill(~causal(S), -math.inf)
 
 
 def by_differences(log_f: Tensor) -> Tensor:
-    """D~ of log gates, differences of one cumulative sum, masked before they are exponentiated."""
+    """D~ of log gates from differences of one cumulative sum. The mask is applied before exp."""
     c = log_f.cumsum(-1)
     return (c[..., :, None] - c[..., None, :]).masked_fill(~causal(log_f.shape[-1]), -math.inf)
 
@@ -82,7 +82,7 @@ def parallel_differences(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tens
 
 @sound(factors="one", special_values=SPECIAL, exact_sums=False)
 def parallel_base_two(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    """All of E, by exp2 of window sums of l log2 e, as GPUs have it."""
+    """All of E, by exp2 of window sums of l log2 e, as GPU kernels compute it."""
     q, k, v_, log_f = widen(q, k, v, log_f)
     return product(q, k, v_, torch.exp2(by_windows(log_f * math.log2(math.e)))).to(v.dtype)
 
@@ -105,7 +105,7 @@ def parallel_tensor_cores(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Ten
 
 @sound(factors="one", gate_dtype="float32", output_dtype="float32", special_values=SPECIAL)
 def parallel_float32_gates(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    """All of E; gates and output are float32 whatever q, k, v are."""
+    """All of E; gates and output are float32 for every dtype of q, k, v."""
     q, k, v, log_f = widen(q, k, v, log_f)
     return product(q, k, v, by_windows(log_f).exp())
 
@@ -129,18 +129,18 @@ def parallel_weighted(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     special_values=("nan",),
 )
 def forgetting_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
-    """Softmax attention whose logits have D~ added."""
+    """Softmax attention with D~ added to the logits."""
     q, k, v_, f = widen(q, k, v, f)
     logits = q @ k.mT * q.shape[-1] ** -0.5 + by_differences(logsigmoid(f))
     return (torch.softmax(logits, -1) @ v_).to(v.dtype)
 
 
 class OnlineSoftmax(torch.autograd.Function):
-    """Forgetting attention over tiles of 4 keys, the maximum and the sum carried along; backward by tiles."""
+    """Forgetting attention over tiles of 4 keys with a running maximum and sum; the backward is tiled."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, faults: frozenset[str]) -> Tensor:
-        """Return o; keep what each row was divided by, as a logarithm."""
+        """Return o. Keep the logarithm of each row's divisor for the backward."""
         logits, v_ = online_logits(q, k, log_f, faults), widen(v)[0]
         m = torch.full_like(v_[..., :1], -math.inf)
         n, o = torch.zeros_like(m), torch.zeros_like(v_)
@@ -160,7 +160,7 @@ class OnlineSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients, from probabilities formed anew."""
+        """Return the gradients, from recomputed probabilities."""
         q, k, v, log_f, out, lse = ctx.saved_tensors
         faults: frozenset[str] = ctx.faults
         P = (online_logits(q, k, log_f, faults) - lse).exp()
@@ -174,7 +174,7 @@ class OnlineSoftmax(torch.autograd.Function):
 
 
 def online_logits(q: Tensor, k: Tensor, log_f: Tensor, faults: frozenset[str]) -> Tensor:
-    """What OnlineSoftmax exponentiates."""
+    """Return the logits of OnlineSoftmax."""
     q_, k_, log_f = widen(q, k, log_f)
     D = by_differences(log_f)
     if "own gate" in faults:
@@ -213,7 +213,7 @@ def retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return product(q, k, v_, E, q.shape[-1] ** -0.5).to(v.dtype)
 
 
-# Chunkwise: differences within chunks, a state between them.
+# Chunkwise: differences of cumulative sums within a chunk, and a state between chunks.
 
 
 def cut(C: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -257,7 +257,7 @@ for size, dtypes in ((4, ALL), (16, ALL[1:])):
 
 @sound(error_scope=4, factors=4, packed="cu_seqlens", layout="BSHD", special_values=("nan",))
 def chunks_packed(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-    """In chunks of 4, packed sequences one by one, time before heads."""
+    """In chunks of 4. Packed sequences are computed one by one; the time axis is before the head axis."""
     S = q.shape[1]
     ends = [0, S] if cu_seqlens is None else cu_seqlens.tolist()
     inputs = [x.transpose(1, 2) for x in widen(q, k, v, log_f)]
@@ -268,7 +268,7 @@ def chunks_packed(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, cu_seqlens: Te
 
 @sound(error_scope=4, factors=4, l_min=-5.0, causal="bound")
 def chunks_factored(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    """In chunks of 4, E as exp(c[t] - c[last]) exp(c[last] - c[s]): what GLA does for tensor cores."""
+    """In chunks of 4, with E = exp(c[t] - c[last]) exp(c[last] - c[s]), as GLA does for tensor cores."""
     S, outputs = q.shape[2], []
     state: Any = 0.0
     for q_, k_, v_, l_ in cut(4, *widen(q, k, v, log_f)):
@@ -283,7 +283,7 @@ def chunks_factored(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 
 
 class Chunks(torch.autograd.Function):
-    """In chunks of 4, with the backward that kernels have: a state gradient handed from chunk to chunk."""
+    """In chunks of 4, with the usual backward of kernels: it passes the state's gradient between chunks."""
 
     @staticmethod
     def forward(
@@ -306,7 +306,7 @@ class Chunks(torch.autograd.Function):
 def chunk_gradients(
     C: int, W: Tensor, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return dq, dk, dv, dl: dl by reverse cumulative sums of q.dq - k.dk. state: what it began with."""
+    """Return dq, dk, dv, dl. dl is a reverse cumulative sum of q.dq - k.dk. state: the initial state."""
     S, zeros = q.shape[2], q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
     states = [zeros if state is None else state]
     chunks = cut(C, W, q, k, v, log_f)
@@ -355,7 +355,7 @@ def recurrent(
 
 @sound(layout="BSHD", gate="preact", gates="absolute", special_values=SPECIAL)
 def recurrent_time_first(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
-    """The same in layout (B, S, NH, K), sigmoid instead of exp of log sigmoid."""
+    """`recurrent` in layout (B, S, NH, K), with sigmoid instead of exp of log sigmoid."""
     q, k, v_, f = widen(q, k, v, f)
     B, S, NH, K = q.shape
     state, outputs = q.new_zeros(B, NH, K, v.shape[-1]), []
@@ -369,7 +369,7 @@ def recurrent_time_first(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
 def gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """State <- exp(l) state, then what it holds under k is replaced by v (beta = 1)."""
+    """State <- exp(l) state; then the value that the state holds for key k is replaced by v (beta = 1)."""
     q, k, v_, log_f = widen(q, k, v, log_f)
     state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
     outputs = []
@@ -400,7 +400,7 @@ def doubling_scan(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 
 @sound(positive=True, homogeneous=False, exact_sums=False, error_scope="prefix", factors="one")
 def log_space_scan(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    """Heinsen's scan: exp(a + logcumsumexp(log(k v) - a)), a the cumulative sum; log 0 stands at -300."""
+    """Heinsen's scan: exp(a + logcumsumexp(log(k v) - a)), where a is the cumulative sum. log 0 is -300."""
     q, k, v_, log_f = widen(q, k, v, log_f)
     a = log_f.cumsum(-1)[..., None, None]
     kv = k[..., :, None] * v_[..., None, :]
@@ -409,11 +409,11 @@ def log_space_scan(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     return (q[..., None] * state).sum(-2).to(v.dtype)
 
 
-# mLSTM: over max(|n|, 1), stabilised.
+# mLSTM: divided by max(|n|, 1), stabilised.
 
 
 def stabilised(q: Tensor, k: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coefficients times e^-m, and what they are divided by, max(|n|, e^-m)."""
+    """Return the coefficients times e^-m, and their divisor max(|n|, e^-m)."""
     m = D.amax(-1, keepdim=True).detach()
     a = q @ k.mT * q.shape[-1] ** -0.5 * (D - m).exp()
     return a, torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp())
@@ -424,7 +424,7 @@ MLSTM: dict[str, Any] = {"reads": "mlstm", "gate": "preact", "igate": True, "sca
 
 @sound(**MLSTM, factors="one", dtypes=ALL)
 def mlstm_parallel(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    """All of E over the row's maximum."""
+    """All of E, stabilised by the row's maximum."""
     q, k, v_, i, f = widen(q, k, v, i, f)
     a, normaliser = stabilised(q, k, by_windows(logsigmoid(f)) + i[..., None, :])
     return (a / normaliser @ v_).to(v.dtype)
@@ -432,14 +432,14 @@ def mlstm_parallel(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Ten
 
 @sound(**MLSTM, factors="one", i_range=(-60.0, 60.0), special_values=("nan",))
 def mlstm_parallel_far_gates(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    """The same for input gates far from 0."""
+    """`mlstm_parallel` for input gates far from 0."""
     o: Tensor = mlstm_parallel(q, k, v, i, f)
     return o
 
 
 @sound(**MLSTM, factors="one", error_scope="prefix", layout="BSHD")
 def mlstm_parallel_differences(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    """The same, of differences of cumulative sums; time before heads; the division after the product."""
+    """`mlstm_parallel` from differences of cumulative sums; time before heads; division after the product."""
     q, k, v_, i, f = (x.transpose(1, 2) for x in widen(q, k, v, i, f))
     a, normaliser = stabilised(q, k, by_differences(logsigmoid(f)) + i[..., None, :])
     return (a @ v_ / normaliser).transpose(1, 2).to(v.dtype)
@@ -505,7 +505,7 @@ def mlstm_recurrent(
 
 
 def mlstm_chunk(inputs: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
-    """One chunk of q, k, v, i, l; q already scaled, i and l with a last axis of 1."""
+    """Compute one chunk of q, k, v, i, l. q is already scaled; i and l have a last axis of 1."""
     (q, k, v, i, log_f), (C, n, m) = inputs, state
     c = log_f.cumsum(-2)
     D = by_differences(log_f[..., 0]) + i.mT
@@ -523,7 +523,7 @@ def mlstm_chunk(inputs: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
 def mlstm_chunks(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """In chunks of 4, a shorter one last."""
+    """In chunks of 4; the last may be shorter."""
     q, k, v_, i, f = widen(q, k, v, i, f)
     q, log_f = q * q.shape[-1] ** -0.5, logsigmoid(f)
     state, outputs = mlstm_zeros(q, v.shape[-1]) if state is None else state, []

@@ -1,7 +1,7 @@
-"""Wrong implementations of D~, each with the defect it restates and the law that must reject it.
+"""Mutants of D~. Each names the law that must reject it, and the bug that it restates.
 
-Every one is right code with one thing changed: the log gate, the window sums, the gradient, or
-anything else. All are held to the strictest contract, but that those wrong under a transform claim it.
+Each mutant is right code with one change: in the log gate, the window sums, the gradient, or elsewhere. All
+have the strictest contract; mutants that are wrong under a transform also claim that transform.
 """
 
 import ctypes
@@ -44,7 +44,7 @@ from .sound import masked_cumulative_sum as right
 class Mutant:
     """A wrong implementation, the law that must reject it, and the published bug it restates.
 
-    device: where it is wrong.
+    device: the device on which it is wrong.
     """
 
     name: str
@@ -116,12 +116,12 @@ def gradient_mutant(law: str, museum: str) -> Callable[[Gradient], Gradient]:
 
 
 def _tile(x: Tensor) -> Tensor:
-    """How many chunks lie between row t and column s, (S, S)."""
+    """Return the number of chunks from column s to row t, (S, S)."""
     return times(x).unsqueeze(-1) // C - times(x) // C
 
 
 def _tail(x: Tensor) -> Tensor:
-    """Times in a last, partial chunk behind at least one whole one, (S,)."""
+    """Return the mask of times in a partial last chunk after at least one whole chunk, (S,)."""
     S = x.shape[-1]
     return (times(x) >= S // C * C) & (S > C)
 
@@ -154,7 +154,7 @@ def tail_reads_zero(log_f: Tensor) -> Tensor:
 
 
 def _since_chunk_start(log_f: Tensor) -> Tensor:
-    """What row t's own chunk has summed up to t, (B, NH, S, 1)."""
+    """Return the sum from the start of t's chunk up to t, (B, NH, S, 1)."""
     return chunked(log_f, C).cumsum(-1).flatten(-2)[..., : log_f.shape[-1], None]
 
 
@@ -510,7 +510,7 @@ def wrong_at_three_heads(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 
 def _in_storage_order(x: Tensor) -> Tensor:
-    """x as a kernel sees it that takes strides for granted, where the storage reaches so far."""
+    """Return x as read by a kernel that assumes contiguous strides; x itself if the storage is too short."""
     end = (x.storage_offset() + x.numel()) * x.element_size()
     if end > x.untyped_storage().nbytes():
         return x

@@ -1,4 +1,4 @@
-"""Every mutant and every right kernel by name, to be typed as a TARGET; fused ones as fused_NAME."""
+"""Every mutant and every right kernel as an attribute, for use as a TARGET. Fused ones are fused_NAME."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a night has to find beside much that is right: wrong on long sequences alone, or for a rare gate."""
+"""Wrong kernels that a nightly fuzzing run must find: wrong only on long sequences, or for a rare gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small recipes, as cases of a law: what an exhaustive search for the shortest case tries."""
+"""Small recipes as cases of a law, for the exhaustive search for the shortest failing case."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def all_gates(dtype: str, shape: tuple[int, int, int], forward: bool) -> Iterato
 
 
 def options(name: str, gates: Gates, law: Law) -> list[Any]:
-    """Return what else a case of these gates may have by this name."""
+    """Return the values that the argument of this name may take beside these gates."""
     B, NH, S = gates.shape
     match name:
         case "cotangent":

@@ -1,4 +1,4 @@
-"""Right implementations of D~ in unlike styles, each under the contract that it truly keeps."""
+"""Right implementations of D~ in different styles, each with the contract that it keeps."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ LOG2_E, LN_2 = 1 / math.log(2), math.log(2)
 
 
 def sound(**contract: Any) -> Callable[[Dtilde], Dtilde]:
-    """Register an implementation under its contract; bare means the strictest."""
+    """Register an implementation under its contract; without arguments, the strictest one."""
 
     def register(dtilde: Dtilde) -> Dtilde:
         SOUND.append(implementation(**contract)(dtilde))
@@ -32,11 +32,11 @@ def sound(**contract: Any) -> Callable[[Dtilde], Dtilde]:
     return register
 
 
-# What most styles share: widening, the mask, the log gate, the input gate.
+# Shared by most styles: widening, the mask, the log gate, the input gate.
 
 
 def widen(x: Tensor) -> Tensor:
-    """The accumulator's format: float32 for the half types, else the input's own."""
+    """Return x in the accumulator's format: float32 for half types, else the dtype of x."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -62,12 +62,12 @@ def window_sums(log_f: Tensor) -> Tensor:
 
 
 def dress(windows: Tensor, igate_preact: Tensor) -> Tensor:
-    """D~ from its window sums: the input gate to each column, the causal part, one rounding."""
+    """Return D~ from its window sums: add the input gate to each column, mask, round once."""
     dtilde = windows + widen(igate_preact).mT
     return dtilde.masked_fill(~causal(dtilde), -torch.inf).to(igate_preact.dtype)
 
 
-# The closed form of the gradient, additions only.
+# The closed form of the gradient, with additions only.
 
 
 def rectangle_sum(G: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def gradient(G: Tensor, igate_preact: Tensor, fgate_preact: Tensor) -> tuple[Ten
 
 
 class _WithGradient(torch.autograd.Function):
-    """A forward and a gradient, each a function of its own."""
+    """A given forward and a given gradient."""
 
     @staticmethod
     def forward(
@@ -114,7 +114,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 class _WithGradientOnce(_WithGradient):
-    """The same, for a gradient that leaves torch: a second derivative is refused."""
+    """_WithGradient for a gradient computed outside torch: a second derivative is refused."""
 
     @staticmethod
     @once_differentiable
@@ -132,18 +132,18 @@ def with_gradient(forward: Dtilde, gradient: Gradient, once: bool = False) -> Dt
     return dtilde
 
 
-# Window scope: sums of nothing but the window.
+# Window scope: sums of the gates in the window only.
 
 
 @sound(transforms=("vmap", "export", "autocast"))
 def masked_cumulative_sum(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-    """Cumulative sums down the columns, the gates before s masked away."""
+    """Cumulative sums down the columns; the gates before s are masked."""
     return dress(window_sums(log_decays(fgate_preact)), igate_preact)
 
 
 @sound(accumulates_in="float64")
 def masked_cumulative_sum_wide(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-    """The same, every format accumulated in float64."""
+    """masked_cumulative_sum, accumulated in float64 for every dtype."""
     return dress(window_sums(log_decays(fgate_preact.double())), igate_preact)
 
 
@@ -282,7 +282,11 @@ def chunked(log_f: Tensor, C: int) -> Tensor:
 
 
 def _tiles(near: Tensor, from_start: Tensor, to_end: Tensor, totals: Tensor) -> Tensor:
-    """Near tiles on the diagonal; else to the end of s's chunk, the chunks between, and up to t."""
+    """Assemble window sums from tiles, (S, S).
+
+    A tile on the diagonal is `near`. Any other entry is the sum to the end of s's chunk, over the chunks
+    between, and from the start of t's chunk to t.
+    """
     after = torch.where(causal(totals, -1), totals.unsqueeze(-1), 0.0)
     between = pad(after, (0, 0, 1, 0))[..., :-1, :].cumsum(-2)  # (n, n)
     far = from_start[..., None, None] + between[..., :, None, :, None]
@@ -316,7 +320,7 @@ def closed_form_backward(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 
 class _WithTangent(torch.autograd.Function):
-    """A forward mode of its own beside the closed form of the gradient."""
+    """A given forward mode, and the closed form of the gradient."""
 
     @staticmethod
     def forward(igate_preact: Tensor, fgate_preact: Tensor, tangent: Tangent) -> Tensor:
@@ -344,7 +348,7 @@ def with_tangent(igate_preact: Tensor, fgate_preact: Tensor, tangent: Tangent) -
 
 
 def tangent(igate_dot: Tensor, log_dot: Tensor) -> Tensor:
-    """J v from what the input gates and the log gates move by, (B, NH, S, 1) each."""
+    """Return J v from the tangents of the input gates and the log gates, (B, NH, S, 1) each."""
     windows = window_sums(log_dot.squeeze(-1)) + widen(igate_dot).mT
     return torch.where(causal(windows), windows, 0.0).to(igate_dot.dtype)
 
@@ -400,7 +404,7 @@ def _denormals_flushed() -> Iterator[None]:
 
 @sound()
 def hardware_flush(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-    """The same by the processor's own mode, torch.set_flush_denormal, in both directions."""
+    """flush_to_zero by the processor's mode, torch.set_flush_denormal, in forward and backward."""
 
     def forward(i: Tensor, f: Tensor) -> Tensor:
         with _denormals_flushed():
@@ -537,7 +541,7 @@ def window_einsum(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     return dress(torch.einsum("tsk,bnk->bnts", windows, log_f), igate_preact)
 
 
-# Wider scopes: differences, which forget digits.
+# Wider scopes: differences of sums, which lose digits.
 
 
 def from_the_front(x: Tensor) -> Tensor:
@@ -594,7 +598,7 @@ def _in_its_own_format(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 
 @sound(accumulates_in={"float64": "float32"})
 def float64_by_float32(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
-    """Everything in float32, and said so."""
+    """Everything in float32, and the contract says so."""
     narrow = masked_cumulative_sum(igate_preact.float(), fgate_preact.float())
     return narrow.to(igate_preact.dtype)
 

@@ -1,4 +1,4 @@
-"""One law tried on one implementation of the zoo: how soon it rejects it, and on which case."""
+"""Try one law on one implementation of the zoo: how soon is it rejected, and on which case?"""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def subjects(function: Callable[..., Any], name: str, device: str = "cpu") -> li
 
 
 def first_rejection(entry: Law, wrong: list[Subject], profiles: list[settings]) -> Rejection | None:
-    """Return how the law first rejects one of these, each profile tried on all before the next."""
+    """Return the first rejection. Every profile is tried on all subjects before the next profile."""
     trials = (rejection(entry, subject, profile) for profile in profiles for subject in wrong)
     return next((found for found in trials if found is not None), None)

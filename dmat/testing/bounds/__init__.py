@@ -1,1 +1,1 @@
-"""How far may rounding go?"""
+"""How far may rounding take a result from the true one?"""

@@ -1,4 +1,4 @@
-"""How far D~ and its gradients may be off: docs/spec.md section 5."""
+"""The bounds on the error of D~ and its gradients: docs/spec.md section 3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dmat.testing.oracle.dtilde import Backward, Forward
 
 
 def _freed(truth: Forward, scope: str | int) -> Mask:
-    """Return the entries of which a wider scope promises nothing: it sums a NaN or -inf gate."""
+    """Return the entries of which a wider scope promises nothing: its sums contain a NaN or -inf gate."""
     S = truth.fgate.shape[-1]
     causal = np.tri(S, S, dtype=bool)
     if scope == "window":
@@ -38,8 +38,8 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
     """Bound |computed - D~|.
 
     e = gamma(n + 8) M + 3 u_a C + (2 n + 4) eta, over the error scope: M = |i| + sum |log sigmoid(f)|
-    (any order of summation: Higham 2002, section 4.2), C the condition of log sigmoid in f, eta what is
-    flushed. gates="absolute" adds gamma(8) n.
+    (any order of summation: Higham 2002, section 4.2), C the condition of log sigmoid in f, eta the largest
+    value that may be flushed to 0. gates="absolute" adds gamma(8) n.
     """
     u_a = rounding.u_a
     with np.errstate(over="ignore", invalid="ignore"):
@@ -90,7 +90,7 @@ def fgate_gradient_bound(truth: Backward, rounding: Rounding) -> Bound:
     """Bound |computed - df|.
 
     e = (gamma(N + 16) + 3 u_a c) A sigmoid(-f) + (A + 2 N + 4) eta with c = |f| sigmoid(f), N and A those of
-    `summed_cotangents`. In every scope beyond the window df[0] is held to it too. gates="absolute" adds
+    `summed_cotangents`. In every scope beyond the window df[0] gets the same bound. gates="absolute" adds
     16 u_a A.
     """
     (N, A), special = summed_cotangents(truth, rounding.error_scope), np.isnan(truth.fgate)

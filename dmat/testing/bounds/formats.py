@@ -9,14 +9,14 @@ import torch
 
 from dmat.testing.oracle.arithmetic import Array, Mask
 
-# A bound takes fewer than 2^10 roundings of 2^-53 but for its sums over S <= 2^16 terms, of 2^-53 each.
+# Evaluating a bound takes its sums over S <= 2^16 terms and fewer than 2^10 more roundings, of 2^-53 each.
 EVALUATION = 1 + 2.0**-36
 
 
-LOG_SIGMOID_ULPS = 8  # what log sigmoid itself may be off by, in u_a, relative to its value
+LOG_SIGMOID_ULPS = 8  # the relative error of log sigmoid itself, in u_a
 
 
-CONDITION_ULPS = 3  # the same per unit of |f| sigmoid(-f): fast exp is 2^(f log2 e)
+CONDITION_ULPS = 3  # the error per unit of |f| sigmoid(-f), in u_a: fast exp is 2^(f log2 e)
 
 
 RATE_ULPS = 16  # sigmoid(-f) and its product with the sum, in u_a
@@ -27,7 +27,7 @@ SCALE_ULPS = 4  # copies and casts on the way of an input gate's gradient
 
 @dataclass(frozen=True)
 class Format:
-    """A floating point format: unit roundoff u, smallest normal, largest finite, what a store loses."""
+    """A floating-point format: unit roundoff u, smallest normal number, largest finite number."""
 
     name: str
     u: float
@@ -48,7 +48,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Rounding:
-    """The formats that an implementation rounds to: output, accumulator, and its contract's scope."""
+    """The rounding of an implementation: formats of output and accumulator, and its contract's promises."""
 
     output: Format
     accumulator: Format
@@ -67,17 +67,17 @@ class Rounding:
 
     @property
     def eta(self) -> float:
-        """The magnitude below which loads and arithmetic may flush to 0; never float16's smallest normal."""
+        """Loads and arithmetic may flush less than this to 0: the larger smallest normal, not float16's."""
         narrow = self.output.name in ("float32", "bfloat16")
         return max(self.accumulator.smallest_normal, self.output.smallest_normal if narrow else 0.0)
 
     def stored(self, error: Array, value: Array) -> Array:
-        """(1 + u) e + u |value| + floor: the error e before the store, and the store's own."""
+        """Return (1 + u) e + u |value| + floor: the error e before the store, and the store's own error."""
         bound = (1 + self.u) * error + self.u * np.abs(value) + self.output.floor
         return np.asarray(bound * EVALUATION)
 
     def may_overflow(self, twice_magnitude: Array, error: Array, value: Array) -> Mask:
-        """Return where a non-finite result is allowed: the accumulator or the output overflows."""
+        """Return where a non-finite result is allowed: the accumulator or the output may overflow."""
         within = np.abs(value) + self.stored(error, value)
         return np.asarray(
             (twice_magnitude + error >= self.accumulator.largest) | (within >= self.output.largest)
@@ -85,13 +85,19 @@ class Rounding:
 
 
 def gamma(m: Array | float, u: float) -> Array:
-    """(1 + u)^m - 1, the relative error of m roundings (Higham 2002, section 3.1, without its 1/(1 - mu))."""
+    """Return (1 + u)^m - 1, the relative error of m roundings.
+
+    Higham 2002, section 3.1, without its 1/(1 - mu).
+    """
     return np.asarray(np.expm1(np.asarray(m) * np.log1p(u)))
 
 
 @dataclass(frozen=True)
 class Bound:
-    """bound: absolute, per entry. overflow: where a result that is not finite is allowed."""
+    """The allowed error of a tensor's entries.
+
+    bound: absolute, per entry. overflow: where a non-finite result is allowed. free: entries without promise.
+    """
 
     bound: Array
     overflow: Mask

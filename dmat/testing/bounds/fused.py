@@ -1,4 +1,4 @@
-"""How far rounding may take a fused kernel: docs/fused.md section 2, one function an inequality.
+"""The bounds on the error of a fused kernel: docs/fused.md section 2, one function for each inequality.
 
 Arrays are float64; every bound is absolute, in the unit of the entry it bounds, and rounded up by EVALUATION.
 """
@@ -25,16 +25,16 @@ from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles,
 from dmat.testing.oracle.gates import window_sums
 from dmat.testing.oracle.reads import LARGEST_LOG
 
-EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): each exponential takes its argument within so many u_a
+EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): the relative error of its argument, in u_a
 PER_FACTOR = 6  # an exponential, and the product with it, in u_a
-OPERANDS = 4  # roundings of operands on the way of a term: q, k, the coefficient or the state, v
-OPERANDS_BACK = 6  # and of a gradient's
+OPERANDS = 4  # roundings of the operands of one term: q, k, the coefficient or the state, v
+OPERANDS_BACK = 6  # the same for a term of a gradient
 PRODUCT = 8  # scale, copies, casts, in u_a
-PULLED = 24  # the same, of a gradient
+PULLED = 24  # the same for a gradient
 
 
 def _format(name: str) -> Format:
-    if name == TF32:  # 2^-10, for tensor cores may cut off instead of rounding
+    if name == TF32:  # 2^-10, because tensor cores may truncate instead of rounding
         single = Format.of("float32")
         return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
     return Format.of(name)
@@ -44,7 +44,7 @@ def _format(name: str) -> Format:
 class FusedRounding:
     """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
 
-    products: of q, k, v. handed: of a state that is handed over.
+    products: the format of q, k, v. handed: the format of a state that is handed over.
     """
 
     accumulator: Format
@@ -61,9 +61,9 @@ class FusedRounding:
         return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
 
     def handing_over(self, name: str | None) -> FusedRounding:
-        """Return the same where a state is handed over in this format; None: it is not known.
+        """Return these formats with a state that is handed over in the named format; None if unknown.
 
-        A state may be rounded to the format of q, k, v, and no further.
+        A state may be rounded to the format of q, k, v, but not to a coarser one.
         """
         told = self.products if name is None else _format(name)
         return replace(self, handed=min(told, self.products, key=lambda form: form.u))
@@ -85,13 +85,13 @@ class FusedRounding:
 
     @property
     def largest(self) -> float:
-        """The least of the largest numbers on the way."""
+        """The smallest of the formats' largest finite numbers: accumulator, operands, output."""
         return min(f.largest for f in (self.accumulator, self.operands, self.output))
 
 
 @dataclass(frozen=True)
 class FusedBounds:
-    """The bounds of one call under a contract, which need not be that which tells what is computed."""
+    """The bounds of one call. Their contract may differ from the truth's, which defines the true values."""
 
     truth: Truth
     contract: FusedContract
@@ -101,7 +101,7 @@ class FusedBounds:
 
     @cached_property
     def factors(self) -> Array:
-        """J, how many exponentials are multiplied into one E, [t, s]."""
+        """J, the number of exponentials whose product is E, [t, s]."""
         seen, stated = self.truth.seen, self.contract.factors
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         handed_over = 3.0 * seen.crossing
@@ -116,8 +116,8 @@ class FusedBounds:
     def starts(self) -> list[Array]:
         """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
 
-        A prefix is all that came before: a cumulative sum may go on over calls and packed sequences. Chunks
-        may be counted from the start of a packed sequence, or of the whole.
+        A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
+        counted from the start of a packed sequence, or from the start of all sequences.
         """
         seen, scope = self.truth.seen, self.contract.error_scope
         if scope == "prefix":
@@ -126,14 +126,14 @@ class FusedBounds:
         return [np.asarray(n + (np.arange(seen.S) - n) // int(scope) * int(scope)) for n in begins]
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
-        """Sum what an entry's error scope holds of these magnitudes, one a gate; windows: over its window."""
+        """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
         if self.contract.error_scope == "window":
             return windows
         return np.asarray(np.max([_from(start, terms, windows) for start in self.starts], axis=0))
 
     @cached_property
     def length(self) -> Array:
-        """n, how many terms the error scope counts, [t, s]."""
+        """n, the number of terms in the error scope, [t, s]."""
         seen, scope = self.truth.seen, self.contract.error_scope
         t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
         if scope == "window":
@@ -142,13 +142,13 @@ class FusedBounds:
 
     @cached_property
     def since(self) -> Array:
-        """The sum of l since the call began, (B, NH, t): what m is in forms that start from m = 0."""
+        """The sum of l since the call began, (B, NH, t): the m of a kernel that starts from m = 0."""
         total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
         return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
 
     @cached_property
     def stabiliser(self) -> tuple[Array, Array]:
-        """The least and the largest that m of a row may be, (B, NH, t); at the most it does not decay."""
+        """The smallest and the largest m of each row, (B, NH, t). The largest ignores decays of i."""
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
@@ -158,8 +158,8 @@ class FusedBounds:
     def log_error(self) -> Array:
         """The error e of the logarithm of one term a[t, s] v_s.
 
-        That of what is exponentiated, gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|, and
-        of a stabiliser 4 (J + 1) u_a |m|; then u_a (6 J + K + 8) + [u_m > u_a] 4 u_m of the product.
+        e has three parts. The exponent: gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|.
+        A stabiliser: 4 (J + 1) u_a |m|. The product: u_a (6 J + K + 8) + [u_m > u_a] 4 u_m.
         """
         truth, u_a = self.truth, self.rounding.u_a
         K = truth.seen.q.shape[-1]
@@ -181,10 +181,10 @@ class FusedBounds:
 
     @cached_property
     def E_error(self) -> Array:
-        """The error of E, and with it of its term: exp(D~ + e) - exp(D~), inf where that overflows.
+        """The error of E, with its whole term's rounding: exp(D~ + e) - exp(D~), inf where that overflows.
 
-        E itself may be 0 in float64 where exp(D~ + e) is large: a difference of sums keeps nothing of -1000
-        beside -1e15, and gives 1 for exp(-1000).
+        E may be 0 in float64 where exp(D~ + e) is large: a difference of sums near -1e15 loses all digits of
+        -1000, and gives 1 for exp(-1000).
         """
         e = self.log_error
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
@@ -208,21 +208,21 @@ class FusedBounds:
 
     @cached_property
     def largest_igate(self) -> float:
-        """The largest e^i, where no stabiliser takes it off again, else 1."""
+        """The largest e^i; 1 for an operator with a stabiliser, which divides by it again."""
         if self.truth.reads.normalised:
             return 1.0
         return float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG)))
 
     @cached_property
     def big(self) -> float:
-        """The largest factor by which what a step loses may still be multiplied."""
+        """The largest factor that may multiply the loss of one step later."""
         seen = self.truth.seen
         parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
         return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
 
     @property
     def lost(self) -> float:
-        """The loss to underflow of a sum of S terms of K products; a state may lose its format's floor."""
+        """The loss to underflow of S terms of K products. A state may lose its own format's floor."""
         seen, tiny = self.truth.seen, self.rounding.tiny
         if seen.crossing.any():
             tiny = max(tiny, self.rounding.handed.floor)
@@ -247,8 +247,8 @@ class FusedBounds:
     def o_error(self) -> Array:
         """The error of the output before it is stored, (B, NH, t, V).
 
-        dN = sum da |v| + gamma(terms - 1) sum (a + da) |v|. Over a normaliser with the error dn:
-        (dN + |o| dn) / (normaliser - dn); nothing is promised where dn reaches the normaliser.
+        dN = sum da |v| + gamma(terms - 1) sum (a + da) |v|. With a normaliser of error dn:
+        (dN + |o| dn) / (normaliser - dn). Nothing is promised where dn reaches the normaliser.
         """
         truth = self.truth
         terms = np.maximum(np.count_nonzero(truth.seen.v, axis=-2) - 1, 0)[..., None, :]
@@ -262,7 +262,7 @@ class FusedBounds:
 
     @cached_property
     def grown(self) -> Array:
-        """How much what a step loses to underflow may grow: 1 + e^m / normaliser, (B, NH, t, 1)."""
+        """The growth of a loss to underflow: 1 + e^m / normaliser, (B, NH, t, 1); 1 without normaliser."""
         if not self.truth.reads.normalised:
             return np.ones((*self.truth.n.shape, 1))
         with np.errstate(over="ignore"):
@@ -270,7 +270,7 @@ class FusedBounds:
 
     @cached_property
     def overflows(self) -> bool:
-        """Return whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
+        """Whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
         seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
         products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
         others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]
@@ -294,7 +294,7 @@ class FusedBounds:
 
     @cached_property
     def n_relative(self) -> Array:
-        """The relative error of the normaliser, (B, NH, t, 1); nothing is promised where it is beyond 1/2."""
+        """The relative error of the normaliser, (B, NH, t, 1). Above 1/2 nothing is promised."""
         if not self.truth.reads.normalised:
             return np.zeros((*self.truth.log.shape, 1))
         relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
@@ -302,7 +302,7 @@ class FusedBounds:
 
     @cached_property
     def E_error_back(self) -> Array:
-        """The error of E over the normaliser as a factor of a gradient term, times the normaliser.
+        """The error of E / N in a gradient term, times N, the normaliser.
 
         2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
         """
@@ -314,7 +314,7 @@ class FusedBounds:
     def along_error(self, pulled: Pulled) -> Array:
         """The error of W_t . o_t in a slope, (B, NH, t, 1).
 
-        A backward may take it over all terms, in any order, or from o as it was stored.
+        A backward may sum it over all terms of the row in any order, or compute it from the stored o.
         """
         if not self.truth.reads.normalised:
             return np.zeros((*self.truth.log.shape, 1))
@@ -324,9 +324,9 @@ class FusedBounds:
         return np.asarray((np.abs(pulled.W) * each).sum(-1, keepdims=True))
 
     def per_product_error(self, pulled: Pulled) -> Array:
-        """The error of the gradient of scale q_t.k_s, of a softmax of that of D~ as well.
+        """The error of the gradient of scale q_t.k_s. In a softmax it is the error of the gradient of D~ too.
 
-        Where dN / dn may be that of either side of a jump, its part of the slope may be there or not.
+        Where n is within its error of a jump of dN / dn, the slope may contain the part of dN / dn or not.
         """
         truth = self.truth
         weight = np.abs(truth.weight)
@@ -339,14 +339,15 @@ class FusedBounds:
         return error
 
     def entry_error(self, pulled: Pulled) -> Array:
-        """The error of the gradient of D~[t, s], before what a stabiliser leaves."""
+        """The error of the gradient of D~[t, s], without the rounding left by a stabiliser (`left_over`)."""
         error = self.per_product_error(pulled)
         return self.truth.reads.coefficient(error, self.truth.product_sizes)
 
     def left_over(self, error: Array) -> tuple[Array, Array]:
-        """What a stabiliser's derivative leaves where it should cancel: [t, s]; of a start from m = 0, [t].
+        """The rounding left by a stabiliser's derivative, which cancels: [t, s]; for a start from m = 0 [t].
 
-        It goes to the largest term of the row so far: the errors of those that may be no larger come to each.
+        The rounding goes to the largest term of the row so far. So each term gets the errors of all terms
+        that may be no larger than itself.
         """
         if not self.truth.reads.normalised:
             return np.zeros_like(error), np.zeros(error.shape[:-1])
@@ -362,7 +363,7 @@ class FusedBounds:
         return left, from_start
 
     def over_grad_scope(self, X: Array) -> Array:
-        """Sum these magnitudes of entries for the gradient of each gate, each as often as it is added."""
+        """Sum the magnitudes of entries for the gradient of each gate, each entry as often as it is added."""
         match self.contract.widest_gradient:
             case "suffix":  # row sums minus column sums, from k on: a column s >= k has t >= s >= k
                 return 2 * rows_from(X)
@@ -373,9 +374,9 @@ class FusedBounds:
     def gate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows or columns.
 
-        gamma(N) of their magnitude A for sums of N terms in any order. Of f: sigmoid(-f) (e + (16 u_a +
-        3 u_a c) A), c the condition of the rate; with gates="absolute", where 1 - sigmoid(f) stands for it,
-        16 u_a A more (dmat.testing.bounds.dtilde).
+        A sum of N terms of magnitude A, in any order, adds gamma(N) A. For f: sigmoid(-f) (e + (16 u_a +
+        3 u_a c) A), c the condition of the rate. gates="absolute" allows 1 - sigmoid(f) for sigmoid(-f), and
+        adds 16 u_a A (dmat.testing.bounds.dtilde).
         """
         truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
         left, from_start = self.left_over(error)
@@ -398,7 +399,7 @@ class FusedBounds:
         return self._stored((error + self.left_over(error)[0]).sum(-2), pulled.di, A, self.rounding.gates)
 
     def product(self, name: str, pulled: Pulled) -> Bound:
-        """Bound the gradient of q, k or v: the errors of its row or column of terms, each times the other."""
+        """Bound the gradient of q, k or v: the errors of its row or column, times the other factor."""
         truth, seen = self.truth, self.truth.seen
         if name == "v":
             sizes = truth.sizes / truth.normaliser
@@ -417,7 +418,7 @@ class FusedBounds:
         )
 
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
-        """e (1 + u) + u |value| + what underflow may cost, which e^m or e^-m may magnify."""
+        """Return e (1 + u) + u |value| + the loss to underflow, which e^m or e^-m may magnify."""
         with np.errstate(over="ignore", invalid="ignore"):
             grown = self.truth.reads.magnified(*self.stabiliser)
             lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
@@ -428,20 +429,20 @@ class FusedBounds:
 
 
 def _from(start: Array, terms: Array, windows: Array) -> Array:
-    """Sum the magnitudes from where the scope of each source starts, down to it and down to each row."""
+    """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s."""
     down_to = windows[..., :, start] + terms[..., None, start]
     down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
     return np.asarray(down_to + down_to_s[..., None, :])
 
 
 def _product(left: Array, right: Array) -> Array:
-    """Return left @ right, where 0 times an infinity is NaN and frees what it is an error of."""
+    """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(left @ right)
 
 
 def no_larger(low: Array, error: Array, high: Array) -> Array:
-    """Return, for each of `high`, the sum of `error` over those of its row whose `low` is no larger."""
+    """Return, for each entry of `high`, the sum of `error` over its row's entries with low <= high."""
     S = low.shape[-1]
     with np.errstate(invalid="ignore"):
         order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")

@@ -1,4 +1,4 @@
-"""The sums of magnitudes that a contract's error scope lets an error grow with."""
+"""Sums of magnitudes over a contract's error scope: the errors of D~ and its gradients may grow with them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
 
 
 def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
-    """Sum what an entry's error scope holds of these magnitudes, into [..., t, s].
+    """Sum the magnitudes in the error scope of each entry, into [..., t, s].
 
-    terms: one a gate, (B, NH, S), none negative. windows: their sums over window(t, s).
+    terms: one magnitude per gate, (B, NH, S), none negative. windows: their sums over window(t, s).
     """
     if scope == "window":
         return windows
@@ -37,7 +37,7 @@ def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
 
 
 def scope_length(S: int, scope: str | int) -> Array:
-    """Return n, how many terms the error scope counts, [t, s]."""
+    """Return n, the number of terms in the error scope, [t, s]."""
     t, s = _positions(S)
     if scope == "sequence":
         return np.full((S, S), S + 2.0)

@@ -1,6 +1,6 @@
-"""The command `dmat check`: the properties through pytest, in this environment, their records to a verdict.
+"""The command `dmat check`: run the laws with pytest, and turn their records into a verdict.
 
-pytest runs under none of the user's configuration: docs/decisions/0004-how-check-runs-pytest.md.
+pytest ignores the user's own configuration: docs/decisions/0004-how-check-runs-pytest.md.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from dmat.testing.interpret.choice import EXAMPLES as INTERPRETED
 from dmat.testing.interpret.choice import asked, told
 from dmat.testing.record import Report
 
-EXAMPLES = 200  # random cases a law and dtype, after some 70 of its ladder
+EXAMPLES = 200  # random cases per law and dtype, after about 70 cases of its ladder
 
 
 class NothingRun(CannotRun):
-    """pytest came to no law; its text is one line."""
+    """pytest ran no law. The message is one line."""
 
 
 def check(options: argparse.Namespace) -> list[Report]:
-    """Check what the options name, and return a report an implementation."""
+    """Check the targets of the options. Return one report per implementation.
+
+    Raises CannotRun if nothing can be checked, and NothingRun if pytest ran no law.
+    """
     require_known(options.targets, options.device, options.dtype)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
         plan, lines, printed, code = run_properties(options, Path(folder))
@@ -48,19 +51,20 @@ def check(options: argparse.Namespace) -> list[Report]:
 
 
 def open_to_less(subjects: Sequence[Planned], name: str) -> bool:
-    """Return whether to search for a wider contract.
+    """Whether to search for a wider contract: for D~ kernels with a bare contract, and for all fused kernels.
 
-    Search for a D~ kernel with a bare contract (a gate layout is no promise), and for every fused kernel.
+    A D~ contract is bare if it states nothing, or only gate_layout, which promises nothing. Every fused
+    kernel leaves some promise at its default.
     """
     planned = next(subject for subject in subjects if subject.implementation == name)
     return planned.kind == FUSED or planned.contract.keys() <= {"gate_layout"}
 
 
 def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
-    """Return the report of one that falls with a wider contract under which it stands, if there is one.
+    """Search for a wider contract if a law is broken, and return the report with the result.
 
-    One that could not be checked gets one if it is found, for it may have promised too many lengths. In an
-    interpreter there is no time for it.
+    A kernel that could not be checked may have promised too many lengths. Its report gets the result only if
+    a wider contract was found. In Triton's interpreter the search would take too long and is skipped.
     """
     if report.verdict == "sound" or report.interpreter or not open_to_less(subjects, report.implementation):
         return report
@@ -77,29 +81,29 @@ def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
 
 
 class Stillborn:
-    """Ends the run where a worker is gone before it had a plan: another would go the same way."""
+    """Ends the run if a worker crashes before the plan is written: its replacement would crash too."""
 
     def __init__(self, plan: Path) -> None:
-        """Look for the plan in this file."""
+        """Store the path of the plan file."""
         self.plan = plan
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object, error: object) -> None:
-        """Say what is known."""
+        """Write a plan with the error, and raise UsageError."""
         if error and not self.plan.exists():
             Plan(error="the process died while the targets were imported").write(self.plan)
             raise pytest.UsageError("no plan")
 
 
 class Progress:
-    """Shows on a terminal how many laws are done."""
+    """Shows on a terminal how many checks are done."""
 
     def __init__(self, plan: Path) -> None:
-        """Count what this file says, when it is there."""
+        """Store the path of the plan file, which gives the number of checks."""
         self.plan, self.total, self.done = plan, 0, 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Rewrite the line."""
+        """Rewrite the progress line."""
         if report.when == "call":
             if not self.total:
                 plan = Plan.read(self.plan)
@@ -110,11 +114,11 @@ class Progress:
 
 
 def run_properties(options: argparse.Namespace, folder: Path) -> tuple[Plan, list[str], str, int]:
-    """Run the properties in pytest; return the plan, the records, what pytest printed, and its exit code.
+    """Run the laws in pytest. Return the plan, the JSON lines of the records, pytest's output, its exit code.
 
-    This process loads neither torch, which takes two seconds, nor a target, which may end it: the workers do,
-    and one of them writes the plan. What Hypothesis would keep between runs goes to `folder`, not into the
-    user's own.
+    This process does not load torch, which takes two seconds. It does not load a target either, because a
+    target may crash the process. The workers load both, and one worker writes the plan. Hypothesis stores its
+    database in `folder`, not in the user's folder.
     """
     report, plan = folder / "records.jsonl", folder / "plan.json"
     arguments = pytest_arguments(options, report, folder)
@@ -130,10 +134,10 @@ def run_properties(options: argparse.Namespace, folder: Path) -> tuple[Plan, lis
 
 @contextmanager
 def environment_of(folder: Path) -> Iterator[None]:
-    """Set what the run and its workers find in the environment; afterwards it is what it was."""
+    """Set the environment variables of the run and its workers. Restore the environment afterwards."""
     before = dict(os.environ)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins of the user's may reorder, rerun
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the user's other plugins may reorder or rerun tests
     os.environ.pop("PYTEST_ADDOPTS", None)
     try:
         yield
@@ -148,7 +152,7 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments = ["-q", "-c", str(here / "check.ini"), "--rootdir", str(folder), "--noconftest"]
     arguments += ["-p", "no:cacheprovider", "-p", "no:faulthandler"]
     arguments += ["-p", "_hypothesis_pytestplugin", "-p", "dmat.testing.plugin"]
-    arguments += ["--no-summary"]  # nobody reads it, and the table of examples loads torch
+    arguments += ["--no-summary"]  # the summary is not shown, and its table of examples loads torch
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
     examples = options.examples or (EXAMPLES if asked() is None else INTERPRETED)
@@ -166,10 +170,10 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
             arguments += [option, value]
     if options.first:
         arguments += ["--dmat-first"]
-    # Processes of their own, even for one: a kernel that kills its process must not take the verdict along.
+    # Use workers even for one process: a kernel that kills its process must not kill this process.
     workers = options.n or (1 if options.first else os.cpu_count() or 1)
     arguments += ["-p", "xdist.plugin", "-n", str(workers)]
-    restarts = "0" if options.first else "100000"  # each law may kill one; --first ends at a death
+    restarts = "0" if options.first else "100000"  # each law may kill a worker; --first stops then
     arguments += ["--max-worker-restart", restarts]
     in_order = ["--dist", "load", "--maxschedchunk", "1"]
     arguments += in_order if options.first else ["--dist", "worksteal"]

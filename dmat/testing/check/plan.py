@@ -1,4 +1,7 @@
-"""The plan of a check: implementations, dtypes and devices, as far as contracts promise them."""
+"""The plan of a check: implementations, dtypes and devices that are requested and promised.
+
+A worker writes the plan to a file, so that the controller knows the targets without loading them.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def planned(chosen: Sequence[Chosen]) -> list[Planned]:
-    """Return the same, as a process that has not loaded them knows them."""
+    """Return the selection as plain data, for a process that has not loaded the implementations."""
     return [Planned(i.name, i.contract.stated(), dtype, device, i.kind) for i, dtype, device in chosen]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """An implementation, what its contract states, and a dtype and device in which it is tried.
+    """An implementation, the promises that its contract states, and a dtype and device to check.
 
-    kind: "D~" or "fused": which laws are its.
+    kind: "D~" or "fused", the kind of its laws.
     """
 
     implementation: str
@@ -35,27 +38,30 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The names of all laws, in order, by kind of kernel, and what is tried. error: why nothing is."""
+    """The names of all laws by kind of kernel, in order, and the subjects to check.
+
+    error: the reason why nothing can be checked, else "".
+    """
 
     laws: Mapping[str, Sequence[str]] = field(default_factory=dict)
     subjects: Sequence[Planned] = ()
     error: str = ""
 
     def write(self, file: Path) -> None:
-        """Write it whole; several processes may."""
+        """Write the plan atomically: several processes may write it at once."""
         beside = file.with_name(f"{file.name}-{os.getpid()}")
         beside.write_text(json.dumps(asdict(self), default=str))
         beside.replace(file)
 
     @classmethod
     def read(cls, file: Path) -> Plan:
-        """Read what was written."""
+        """Read a plan that `write` wrote."""
         told = json.loads(file.read_text())
         return cls(told["laws"], [Planned(**subject) for subject in told["subjects"]], told["error"])
 
 
 def subject_id(name: str, dtype: str, device: str, part: str) -> str:
-    """Return how a test id names a subject: the implementation's name as it can stand in one."""
+    """Return the name of a subject in test ids. Characters that ids cannot contain become "_"."""
     label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
     return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
 

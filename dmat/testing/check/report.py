@@ -1,8 +1,8 @@
-"""The report of a check: records in, one verdict per implementation out, as a table and as JSON.
+"""The report of a check: turns records into one verdict per implementation, as a table and as JSON.
 
-The JSON is a Report; its schema is report.schema.json beside this file. "sound": every law that the contract
-implies was run and held. "broken": a law does not hold. "error": some law that the contract implies was not
-run.
+The JSON is a Report; its schema is report.schema.json in this folder. Verdict "sound": every law that the
+contract implies was run and held. "broken": a law does not hold. "error": no law is broken, but some law that
+the contract implies was not run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ NOT_REACHED = "not reached: the run stopped before it was done"
 
 
 def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Report]:
-    """Return a report per implementation from the plugin's JSON lines.
+    """Return one report per implementation from the plugin's JSON lines.
 
-    Each law x implementation x dtype x device of the plan gets a record, as "not run" where none came.
-    first: the run was told to stop at the first broken law; the rest of what broke it was not promised.
+    Each law x implementation x dtype x device of the plan gets a record, "not run" if the lines have none.
+    first: the run stops at the first broken law. The laws that a broken implementation did not reach then
+    count as not promised, so that they are no error.
     """
     came: dict[tuple[str, ...], dict[str, Record]] = {}
     lost = set()
@@ -54,7 +55,7 @@ def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Rep
 
 
 def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[str]) -> LawRecord:
-    """Return the record of a law from those of its parts: the worst of them, if none is missing."""
+    """Merge the records of a law's parts into one. The worst status decides; "passed" needs all parts."""
     law, implementation, dtype, device = key
     came = list(parts.values())
     sums: dict[str, Any] = {
@@ -76,25 +77,26 @@ def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[
 
 
 def _of_a_part(record: Record) -> dict[str, Any]:
-    """Return what the record of a law has from that of the part that decides."""
+    """Return the fields that a law's record takes from the record of the deciding part."""
     return {name: getattr(record, name) for name in OF_A_PART}
 
 
 def exit_code(reports: Sequence[Report]) -> int:
-    """0: every law held. 1: a law is broken. 2: some law could not be checked, and none is broken."""
+    """Return 0 if every law held, 1 if a law is broken, else 2: some law could not be checked."""
     verdicts = {report.verdict for report in reports}
     return 1 if "broken" in verdicts else 2 if "error" in verdicts or not verdicts else 0
 
 
 def write_json(reports: Sequence[Report], file: Path) -> None:
-    """Write one report as an object, several as a list; whole or not at all."""
+    """Write the file atomically: one report as a JSON object, several as a list."""
     written(text_of(reports[0] if len(reports) == 1 else list(reports), indent=2), file)
 
 
 def show(report: Report, console: Console) -> None:
     """Print the matrix law x dtype, each broken law with its smallest case, and the verdict.
 
-    Of a target that cannot be called in any dtype, one line; in some dtypes, one line of those.
+    A target that cannot be called in any dtype gets one line instead. If it cannot be called in some dtypes,
+    one line names these dtypes.
     """
     uncallable, whole = report.uncallable(), report
     report = report.only_callable()
@@ -131,7 +133,7 @@ def _show_rest(report: Report, console: Console) -> None:
 
 
 def _wider(report: Report) -> list[str]:
-    """Return the lines that say whether a promise was never made, or a bug was found."""
+    """Return the lines that say whether a wider contract admits the implementation, or it has a bug."""
     found, fused = report.stands_under, "reads" in report.contract
     if found is None:
         return []
@@ -150,7 +152,7 @@ def _excluded(record: LawRecord) -> bool:
 
 
 def _grouped(reasons: list[str]) -> list[str]:
-    """Return one line a reason, with the laws it keeps from running."""
+    """Return one line per reason, with the laws that were not run for this reason."""
     by_reason: dict[str, list[str]] = {}
     for reason in reasons:
         law, _, why = reason.partition(": ")
@@ -159,7 +161,10 @@ def _grouped(reasons: list[str]) -> list[str]:
 
 
 def _matrix(report: Report) -> Table:
-    """One row a law, one column a dtype and device; a number is the worst error over its bound."""
+    """Return the table: one row per law, one column per dtype and device.
+
+    A number in a cell is the worst error divided by its bound.
+    """
     places = list(dict.fromkeys((r.dtype, r.device) for r in report.laws))
     many = len({device for _, device in places}) > 1
     table = Table(title=Text(report.implementation), title_justify="left", box=None, pad_edge=False)
@@ -183,7 +188,7 @@ def _cell(record: LawRecord) -> Text:
 
 
 def _show_broken(report: Report, console: Console) -> None:
-    """Print each broken law once in full; of its other dtypes, the case alone."""
+    """Print the message of each broken law for one dtype, and only the case for its other dtypes."""
     by_law: dict[str, list[LawRecord]] = {}
     for record in report.broken():
         by_law.setdefault(record.law, []).append(record)

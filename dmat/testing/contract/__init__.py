@@ -1,6 +1,6 @@
-"""What an implementation promises: docs/spec.md section 6, one field a promise.
+"""The contract: what an implementation promises, one field for each promise (docs/spec.md section 6).
 
-A bare function promises the strictest default of every field. `@implementation(...)` states others.
+A bare function promises the strictest default of every field. `@implementation(...)` states other values.
 """
 
 from dmat.testing.contract.attached import AnyContract, contract_of, implementation

@@ -14,10 +14,10 @@ AnyContract = Contract | FusedContract
 
 
 def implementation(**contract: Any) -> Callable[[Kernel], Kernel]:
-    """Decorate a function (igate_preact, fgate_preact) -> D~ with what it promises; it stays itself.
+    """Return a decorator that attaches a contract to a function (igate_preact, fgate_preact) -> D~.
 
-    The keywords are the fields of Contract. Raises TypeError for a field that does not exist,
-    ValueError for a value that is none.
+    The decorator returns the function itself. The keywords are the fields of Contract. Raises TypeError for a
+    field that does not exist, ValueError for a value that the field does not allow.
     """
     unknown = [name for name in contract if name not in rows(Contract)]
     if unknown:
@@ -34,6 +34,6 @@ def implementation(**contract: Any) -> Callable[[Kernel], Kernel]:
 
 
 def contract_of(kernel: object) -> AnyContract:
-    """Return what a function was decorated with, else the strictest default."""
+    """Return the contract attached to a function, else the strictest default."""
     promised = getattr(kernel, "__dmat_contract__", None)
     return promised if isinstance(promised, AnyContract) else Contract()

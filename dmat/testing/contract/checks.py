@@ -12,11 +12,11 @@ from typing import Any
 
 from dmat.testing.contract.names import DTYPES, SPECIAL_VALUES, TF32
 
-Check = Callable[[Any, str], Any]  # (value, the field's name) -> the value
+Check = Callable[[Any, str], Any]  # (value, the field's name) -> the value in canonical form
 
-LARGEST_I = 600.0  # e^i and its products stay within float64, in which the filter computes
+LARGEST_I = 600.0  # e^i and its products do not overflow float64, in which the filter computes
 
-# The dtype of a sum of two, as torch.promote_types has it.
+# The dtype of a sum of two numbers: the same table as torch.promote_types, without torch.
 _SUM_WITH = {
     "float32": ("float32", "float32", "float64", "float32"),
     "bfloat16": ("float32", "bfloat16", "float64", "float32"),
@@ -27,12 +27,12 @@ PROMOTED = {dtype: dict(zip(DTYPES, sums, strict=True)) for dtype, sums in _SUM_
 
 
 def anything(value: Any, name: str) -> Any:
-    """Take any value: it is checked together with other fields."""
+    """Take any value. `_require_consistent` checks it together with other fields."""
     return value
 
 
 def optional(check: Check) -> Check:
-    """Make the check that takes None as well."""
+    """Make the check that also takes None."""
     return lambda value, name: None if value is None else check(value, name)
 
 
@@ -44,7 +44,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def one_of(*allowed: str, label: str = "{name}") -> Check:
-    """Make the check for one of these. label: what the message calls the field."""
+    """Make the check for one of these values. label: the name of the field in the message."""
 
     def check(value: Any, name: str) -> Any:
         if value not in allowed:
@@ -70,7 +70,7 @@ def number(value: Any, name: str) -> float:
 
 
 def subset(*allowed: str) -> Check:
-    """Make the check for a collection of these; it is kept in their order."""
+    """Make the check for a collection of these values. It returns a tuple in their order."""
 
     def check(value: Any, name: str) -> tuple[str, ...]:
         given = _collection(value, name, allowed)
@@ -114,7 +114,10 @@ def accumulates_in(value: Any, name: str) -> Any:
 
 
 def accumulators(value: Any, name: str = "accumulates_in") -> dict[str, str]:
-    """Return the accumulator of each dtype: a floor for a single name, as it stands for a mapping."""
+    """Return the accumulator of each dtype.
+
+    A single name is a floor: the accumulator is promote(dtype, name). A mapping gives the accumulator itself.
+    """
     default = {dtype: "float64" if dtype == "float64" else "float32" for dtype in DTYPES}
     if value is None:
         return default
@@ -131,7 +134,7 @@ def multiplies_in(value: Any, name: str) -> Any:
 
 
 def multiplied(value: Any, name: str = "multiplies_in") -> dict[str, str]:
-    """Return the format of the operands of products, of the dtypes where it is not the accumulator's."""
+    """Return the format of the operands of products by dtype; without those that use the accumulator's."""
     if value is None:
         return {}
     if value == "input":
@@ -170,7 +173,7 @@ def factors(value: Any, name: str) -> str | int:
 
 
 def resets(value: Any, name: str) -> tuple[str, ...]:
-    """Take a collection of the special values that a fused kernel may have in its gates."""
+    """Take a collection of the special values that a fused kernel's gates may hold: "-inf" and "nan"."""
     special: tuple[str, ...] = subset(*SPECIAL_VALUES)(value, name)
     if "+inf" in special:
         raise ValueError(f"{name} is {special!r}; expected some of -inf (a reset) and nan")
@@ -178,7 +181,7 @@ def resets(value: Any, name: str) -> tuple[str, ...]:
 
 
 def i_range(value: Any, name: str) -> tuple[float, float]:
-    """Take (lowest, highest) of the input gate; 0 is within."""
+    """Take the range (lowest, highest) of the input gate. It must contain 0."""
     try:
         low, high = map(float, value)
     except (TypeError, ValueError):
@@ -198,7 +201,7 @@ def l_min(value: Any, name: str) -> float:
 
 
 def eps(value: Any, name: str) -> float:
-    """Take a number from 0 to below 1."""
+    """Take a number with 0 <= eps < 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"{name} is {value!r}; expected 0 <= eps < 1")
     return value
@@ -226,7 +229,7 @@ def sizes(value: Any, name: str) -> int | tuple[int, ...]:
 
 
 def lengths(value: Any, name: str) -> tuple[int, ...]:
-    """Take a collection of lengths; it is kept sorted."""
+    """Take a collection of lengths. Return them sorted, without repetition."""
     try:
         given = tuple(value)
     except TypeError:
@@ -251,7 +254,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
 
 
 def scale(value: Any, name: str) -> str | float:
-    """Take a positive number, or an expression in K that is positive at 16."""
+    """Take a positive number, or an expression in K that is positive for K = 16."""
     number = isinstance(value, str | int | float) and not isinstance(value, bool)
     try:
         right = number and 0 < scale_at(value, 16) < float("inf")
@@ -264,7 +267,7 @@ def scale(value: Any, name: str) -> str | float:
 
 
 def scale_at(value: str | float, K: int) -> float:
-    """Return what a scale is for this K; arithmetic in K and numbers alone is evaluated."""
+    """Return the value of a scale for this K. An expression may have K, numbers and arithmetic only."""
     return float(_value(ast.parse(value, mode="eval").body, K) if isinstance(value, str) else value)
 
 

@@ -1,8 +1,8 @@
-"""Every promise: one row each, with its default, its check, and its line of help.
+"""The promises of a contract: one row each, with its default, its check, and its line of help.
 
-A new promise is one row: in Rounding, Inputs or Conduct for both kinds of kernels, in Masked, Derivatives or
-Call for D~ alone, in Fused for fused kernels alone. Contract and FusedContract are made of these classes.
-Fused has its own row of a promise of both kinds where that differs for fused kernels.
+To add a promise, add one row: in Rounding, Inputs or Conduct for both kinds of kernel; in Masked, Derivatives
+or Call for D~ only; in Fused for fused kernels only. Contract and FusedContract inherit these classes. If a
+promise of both kinds differs for fused kernels, Fused overrides its row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dmat.testing.contract.rows import row
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 MASKED_COTANGENTS = ("ignored", "summed")
-GRAD_SCOPES = ("rectangle", "suffix", "prefix")  # of the last two neither is the stricter
+GRAD_SCOPES = ("rectangle", "suffix", "prefix")  # "suffix" and "prefix": neither is stricter than the other
 ANY_K = (1, 4, 16)
 
 WITHOUT = "contract: {name} without {wanted!r}"
@@ -62,7 +62,7 @@ class Rounding:
     )
 
     def accumulator(self, dtype: str) -> str:
-        """Return the name of the format that this dtype is summed in."""
+        """Return the name of the format in which sums of this dtype are accumulated."""
         return checks.accumulators(self.accumulates_in)[dtype]
 
 
@@ -241,7 +241,7 @@ class Fused(Conduct, Inputs, Rounding):
         None,
         optional(checks.l_min),
         "the least log gate; None: any",
-        relaxations=(None, -88.0, -20.0, -5.0, -1.0, -0.1),  # what is left by sums in an exponent
+        relaxations=(None, -88.0, -20.0, -5.0, -1.0, -0.1),  # kernels that sum in an exponent need a bound
     )
     gate_dtype: Any = row(None, optional(checks.dtype_name), "the dtype of the gates; None: that of q, k, v")
     output_dtype: Any = row(

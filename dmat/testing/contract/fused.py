@@ -1,4 +1,4 @@
-"""The contract of a fused kernel: how D~ stands in what it computes, its arguments, and how far it rounds."""
+"""The contract of a fused kernel: how its output depends on D~, its arguments, and how far it rounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FusedContract(Fused, BaseContract):
         super()._require_consistent()
         self._require_gates()
         if self.distinct_keys and self.K == ANY_K:
-            self._set("K", (*ANY_K, 64))  # a key a source: longer sequences need more
+            self._set("K", (*ANY_K, 64))  # each source has its own key, so longer sequences need larger K
         if self.max_seq is not None and self.max_seq < self.min_seq:
             raise ValueError(f"max_seq is {self.max_seq}; expected at least min_seq = {self.min_seq}")
 
@@ -53,23 +53,23 @@ class FusedContract(Fused, BaseContract):
             raise ValueError(f'igate is True with reads="{self.reads}"; expected False: {form.without_igate}')
 
     def scale_of(self, K: int) -> float:
-        """Return what q.k is multiplied by."""
+        """Return the factor of q.k for this K."""
         return checks.scale_at(self.scale, K)
 
     def multiplies(self, dtype: str) -> str:
-        """Return the name of the format to which the operands of products are rounded, maybe "tf32"."""
+        """Return the name of the format to which the operands of products are rounded; it may be "tf32"."""
         return checks.multiplied(self.multiplies_in).get(dtype, self.accumulator(dtype))
 
     def gates_in(self, dtype: str) -> str:
-        """Return the dtype of the gates beside q, k, v of this one."""
+        """Return the dtype of the gates if q, k, v have this dtype."""
         return self.gate_dtype or dtype
 
     def returns(self, dtype: str) -> str:
-        """Return the dtype of the output."""
+        """Return the dtype of the output if q, k, v have this dtype."""
         return self.output_dtype or dtype
 
     def stated(self) -> dict[str, object]:
-        """Return what it reads, and the fields that differ from the strictest default, for reports."""
+        """Return `reads`, and the fields that differ from the strictest default, for reports."""
         return {"reads": self.reads, **super().stated()}
 
     @property
@@ -79,11 +79,11 @@ class FusedContract(Fused, BaseContract):
 
     @property
     def distinct_keys(self) -> bool:
-        """Whether each source needs a key of its own, orthogonal to all others, so that K >= S."""
+        """Whether each source must have its own key, orthogonal to all others. Then K >= S."""
         return self.keys == "orthonormal"
 
     @property
     def chunk(self) -> int | None:
-        """The chunk size that it states, if it does."""
+        """The chunk size that the contract states, or None."""
         sizes = [x for x in (self.error_scope, self.factors) if isinstance(x, int)]
         return max(sizes, default=None)

@@ -1,4 +1,4 @@
-"""The names that contracts and commands use: kinds of kernels, dtypes, devices. Nothing here loads torch."""
+"""The names that contracts and commands use: kinds of kernel, dtypes, devices. This module loads no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmat.testing.errors import SelectionError, TargetError
 
-DTILDE, FUSED = "D~", "fused"  # what a kernel computes: D~ itself, or an operator in which it stands
+DTILDE, FUSED = "D~", "fused"  # kinds of kernel: it computes D~ itself, or an operator that contains D~
 
 
 DTYPES = ("float32", "bfloat16", "float64", "float16")
@@ -26,14 +26,14 @@ GATE_LAYOUTS = ("B NH S 1", "B NH S", "B S NH")
 TRANSFORMS = ("compile", "vmap", "export", "autocast")
 
 
-TF32 = "tf32"  # what a tensor core keeps of a float32 operand
+TF32 = "tf32"  # the format to which a tensor core rounds a float32 operand
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a kind of operator computes, as help() says it, and what it may take beside q, k, v and l.
+    """A kind of operator: the formula that help() shows, and the inputs that it may take besides q, k, v, l.
 
-    weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, else "".
+    weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, or "".
     """
 
     formula: str
@@ -56,7 +56,7 @@ FORMS = "package.module:function or path/to/file.py:function"
 
 
 def parted(target: str) -> tuple[str, str]:
-    """Return the module or file that TARGET names, and the attribute. TargetError if it names none."""
+    """Return (module or file, attribute) of a TARGET. Raises TargetError if TARGET is not of that form."""
     where, colon, attribute = target.rpartition(":")
     if not colon or not where or not attribute:
         raise TargetError(f"TARGET is {target!r}; expected {FORMS}")
@@ -66,7 +66,7 @@ def parted(target: str) -> tuple[str, str]:
 
 
 def require_known(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> None:
-    """Raise TargetError for what names no file or module, SelectionError for an unknown device or dtype."""
+    """Raise TargetError for a target of another form, SelectionError for an unknown device or dtype."""
     for target in targets:
         parted(target)
     for device in devices:

@@ -1,4 +1,4 @@
-"""What a row of a contract is, and what both kinds of contract do with their rows."""
+"""A row of a contract, and the base class with which both kinds of contract use their rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def row(default: T, check: Check, help: str, **more: Any) -> T:
 
 
 def rows(kind: type[BaseContract]) -> dict[str, Row]:
-    """Return the rows of a kind of contract by the name of their field, in the order of reports."""
+    """Return the rows of a contract class by field name, in the order of reports."""
     return {f.name: f.metadata["row"] for f in fields(kind)}  # type: ignore[arg-type]  # each is a dataclass
 
 
@@ -57,19 +57,19 @@ class BaseContract:
     of_gradients: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Check every field, and keep its canonical form; then check the fields that depend on each other."""
+        """Check every field and set it to its canonical form. Then check fields that depend on each other."""
         for name, each in rows(type(self)).items():
             self._set(name, each.check(getattr(self, name), name))
         self._require_consistent()
 
     def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # frozen for everyone else
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _require_consistent(self) -> None:
         """Raise ValueError for fields that exclude each other."""
 
     def why_not(self, name: str, wanted: str | None = None) -> str | None:
-        """Return why a law that needs this field is not run, or None. wanted: the member that it needs."""
+        """Return why a law that needs this field is not run, or None. wanted: the member it needs."""
         own, value = rows(type(self))[name], getattr(self, name)
         if wanted is not None:
             lacking = wanted not in value
@@ -94,7 +94,7 @@ class BaseContract:
 
 
 def described(kind: type[T]) -> type[T]:
-    """Add a line for each field to the docstring of a contract."""
+    """Add a line for each field to the docstring of a contract class."""
     lines = [f"{name}: {each.help}" for name, each in rows(kind).items()]  # type: ignore[arg-type]
     kind.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", *lines])
     return kind

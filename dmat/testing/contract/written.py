@@ -1,4 +1,4 @@
-"""How the fields of a contract are written in messages, and the scopes of errors, strictest first."""
+"""Contract fields as text for messages, and the error scopes, strictest first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dmat.testing.contract import FusedContract, relaxations
 
 
 def fields_written(stated: Mapping[str, object]) -> str:
-    """Return fields as keywords in Python."""
+    """Return fields as Python keyword arguments."""
     return ", ".join(f"{name}={_written(value)}" for name, value in stated.items())
 
 
 def _written(value: object) -> str:
-    """Return a field's value as Python: a set where there is no order."""
+    """Return a field's value as Python. A tuple is written as a set, because its order does not matter."""
     if isinstance(value, tuple):
         members = ", ".join(_written(member) for member in value)
         return f"{{{members}}}" if members else "()"

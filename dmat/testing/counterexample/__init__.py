@@ -1,1 +1,1 @@
-"""What does dmat keep of a broken law, and how is it tried again?"""
+"""What does dmat keep of a broken law, and how does it replay it?"""

@@ -1,4 +1,4 @@
-"""A counterexample tried again, in this process: dmat.testing.counterexample.replay starts one for it."""
+"""Replay counterexamples in this process, a child that dmat.testing.counterexample.replay starts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dmat.testing.processes import Tell
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
-LEAST_TRIES = 2  # once in a process that has made no call, once in one that has
-TRIES, SECONDS_OF_TRIES = 100, 2.0  # until a case that holds is fixed: some kernels fail by chance
+LEAST_TRIES = 2  # the first in a process without earlier calls, the second after a call
+TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
 def attempts(files: Sequence[Path], wanted: Wanted, tell: Tell) -> Iterator[Outcome]:
-    """Yield what becomes of each case. tell: is told None before each case and each try of it."""
+    """Yield the outcome of each case. tell: called with None before each case and before each try."""
     torch.set_num_threads(1)
     implementation = None if wanted.target is None else load(wanted.target)
     for file in files:
@@ -59,9 +59,10 @@ def tried(
     case: Any,
     before: Callable[[], None] = lambda: None,
 ) -> tuple[str, str]:
-    """Try a law on a case, in this process, TRIES times as far as time allows; return the status, and why.
+    """Try a law on a case in this process. Return the status, and the reason for it.
 
-    before: called before each try.
+    Stops at the first try that breaks the law, after TRIES tries, or after SECONDS_OF_TRIES seconds and
+    LEAST_TRIES tries. before: called before each try.
     """
     try:
         entry = law_named(law, implementation.kind)
@@ -89,13 +90,13 @@ def tried(
         return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
     except Refused as refusal:
         return COULD_NOT, str(refusal)
-    except Exception as error:  # a law at a loss accuses nobody
+    except Exception as error:  # an error in the law itself is no finding
         return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
     return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
 
 
 def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
-    """Return why the plainest call cannot be made, or None; None, too, where the case broke the device."""
+    """Return why the smoke call raises, or None. Also None if the case has broken the GPU."""
     try:
         if device == "cuda":
             torch.cuda.synchronize()
@@ -105,12 +106,12 @@ def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
 
 
 def _other_call(subject: Any, case: Any) -> None:
-    """Call the kernel on other gates of the same shape: it may answer by what it answered before."""
+    """Call the kernel on other gates of the same shape: a wrong kernel may return a cached result."""
     if "gates" in case:
         with suppress(LawBroken):
             subject.answer(case, subject.other_gates(case["gates"]))
 
 
 def in_dtype(case: Any, dtype: str) -> Any:
-    """Return the case with its gates in another dtype, rounded anew."""
+    """Return the case with its gates in another dtype, rounded to that dtype."""
     return {n: replace(part, dtype=dtype) if isinstance(part, Gates) else part for n, part in case.items()}

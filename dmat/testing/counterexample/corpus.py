@@ -1,9 +1,9 @@
-"""A user's corpus: cases that are tried first in every run, and the failures that are known.
+"""A user's corpus: cases that every run tries first, and known failures.
 
-corpus/<any name>/case.json    put there by `dmat replay --keep`, committed like tests
-corpus/known.toml              laws that are known not to hold, each with a witness among the cases
+corpus/<any name>/case.json    written by `dmat replay --keep`, committed like tests
+corpus/known.toml              known failures: laws that do not hold, each with a witness among the cases
 
-Several folders make one corpus; a folder of counterexamples is one as it stands.
+Several folders can make one corpus. A folder of counterexamples is a corpus, too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ KNOWN = "known.toml"
 
 
 class Known(Struct, frozen=True, forbid_unknown_fields=True):
-    """A law that is known not to hold for an implementation in a dtype.
+    """A known failure: a law that does not hold for an implementation in a dtype.
 
-    reason: why it is let be. link: where it is dealt with. expires: the day from which it is an error.
-    witness: the folder, in the corpus, of a case that breaks the law.
+    reason: why the failure is tolerated. link: the issue. expires: from this day on, the entry is an error.
+    witness: the name of a folder in the corpus, whose case breaks the law.
     """
 
     law: Name
@@ -50,19 +50,19 @@ class Known(Struct, frozen=True, forbid_unknown_fields=True):
     witness: Name
 
     def __str__(self) -> str:
-        """Name the entry."""
+        """Name the known failure."""
         return f"{self.law} of {self.implementation} in {self.dtype}"
 
 
 class KnownFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """known.toml: tables [[known]]."""
+    """The content of known.toml: tables [[known]]."""
 
     known: list[Known] = []
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A case of the corpus: its folder, what its file says, and the case itself."""
+    """A case of the corpus: its folder, its parsed case.json, and the case itself."""
 
     folder: Path
     file: CaseFile
@@ -71,38 +71,38 @@ class Kept:
 
 @dataclass(frozen=True)
 class Listed:
-    """An entry of a known.toml: that file, what it says, and the witness."""
+    """A known failure, the known.toml that lists it, and its witness."""
 
     file: Path
     known: Known
     witness: Kept
 
     def __str__(self) -> str:
-        """Name the entry and where it stands."""
+        """Name the file and the known failure."""
         return f"{self.file}: {self.known}"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The cases and the known failures of some folders."""
+    """The cases and the known failures of one or more folders."""
 
     cases: tuple[Kept, ...] = ()
     known: tuple[Listed, ...] = ()
 
     @classmethod
     def read(cls, *folders: Path) -> Corpus:
-        """Return what the folders hold. CorpusError says which file is wrong, or which witness is missing."""
+        """Read the folders. Raises CorpusError, which names the wrong file or the missing witness."""
         parts = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
         cases = tuple(kept for part in parts for kept in part.cases)
         return cls(cases, tuple(listed for part in parts for listed in part.known))
 
     def cases_for(self, law: Law, subject: Subject) -> list[Case]:
-        """Return the cases of this law and dtype that the subject's contract allows."""
+        """Return the cases of this law, in the subject's dtype, that the subject's contract allows."""
         alike = (k for k in self.cases if (k.file.law, k.file.dtype) == (law.name, subject.dtype))
         return [kept.case for kept in alike if law.why_not(subject, kept.case) is None]
 
     def known_for(self, law: str, implementation: str, dtype: str) -> Listed | None:
-        """Return the first entry for this law, or None."""
+        """Return the first known failure of this law, implementation and dtype, or None."""
         wanted = (law, implementation, dtype)
         alike = (k for k in self.known if (k.known.law, k.known.implementation, k.known.dtype) == wanted)
         return next(alike, None)
@@ -110,10 +110,10 @@ class Corpus:
     def require_current(
         self, laws: Collection[str], chosen: Mapping[str, Collection[str]], today: datetime.date
     ) -> None:
-        """Raise CorpusError for an entry that has expired, or that matches nothing there is.
+        """Raise CorpusError for a known failure that has expired, or that names nothing that exists.
 
-        laws: the names of all. chosen: the implementations of this run, each with the dtypes it promises; one
-        that is not among them must at least be there.
+        laws: the names of all laws. chosen: the implementations of this run by name, each with its promised
+        dtypes. Other implementations may stand in known.toml, if they seem importable.
         """
         for where in self.known:
             entry = where.known
@@ -128,7 +128,7 @@ class Corpus:
 
 
 def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
-    """Return the corpus of a run, from those folders that are there, or None. CorpusError if out of date."""
+    """Read the corpus of a run from the folders that exist; None if none does. CorpusError if outdated."""
     there = [folder for folder in folders if folder.is_dir()]
     if not there:
         return None
@@ -142,14 +142,14 @@ def current(folders: Sequence[Path], chosen: Sequence[Chosen]) -> Corpus | None:
 
 
 def require_there(folders: Sequence[Path]) -> None:
-    """Raise CorpusError for a folder that is not there."""
+    """Raise CorpusError for a folder that does not exist."""
     for folder in folders:
         if not folder.is_dir():
             raise CorpusError(f"the corpus is {str(near(folder))!r}; there is no such folder")
 
 
 def _read(folder: Path) -> Corpus:
-    # What begins with a dot is a folder that another run is still writing, or was stopped in.
+    # A name with a leading dot is a temporary folder: another run is writing it, or was stopped then.
     files = [file for file in sorted(folder.glob(f"*/{FILE}")) if not file.parent.name.startswith(".")]
     try:
         cases = tuple(Kept(f.parent, file := read(f), case_of(file.case, f.parent)) for f in files)
@@ -161,7 +161,7 @@ def _read(folder: Path) -> Corpus:
 
 
 def _witness(file: Path, known: Known, cases: Sequence[Kept]) -> Kept:
-    """Return the witness of an entry. CorpusError where there is none, or it is of something else."""
+    """Return the witness of a known failure. CorpusError if it is missing, or has another law or dtype."""
     found = next((kept for kept in cases if kept.folder.name == known.witness), None)
     if found is None:
         raise CorpusError(f"{file}: {known}: no case {known.witness!r} in {file.parent}")
@@ -181,7 +181,7 @@ def _known(file: Path) -> list[Known]:
 
 
 def _exists(target: str) -> bool:
-    """Return whether a TARGET looks importable, without importing it."""
+    """Return whether a TARGET seems importable, without importing it."""
     where = target.rpartition(":")[0]
     if where.endswith(".py"):
         return Path(where).is_file()

@@ -1,7 +1,7 @@
-"""Failing cases in Hypothesis' example database: what broke a law in one run is what the next tries first.
+"""Failing cases in Hypothesis' example database: the next run tries them first.
 
-Each stands there under a key of ours, as a line of JSON (dmat.testing.case_file): it outlives a version of
-Hypothesis and the name of a test, and means the same on another machine.
+Each case is one line of JSON (dmat.testing.case_file) under a key of our own. So it survives a new version
+of Hypothesis and a renamed test, and means the same on another machine.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dmat.testing.errors import CaseError
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 
-NOWHERE = Path(os.devnull)  # a database has no tensors beside its lines
+NOWHERE = Path(os.devnull)  # a database holds no tensor files
 
 
 def key(law: str, implementation: str, dtype: str, device: str) -> bytes:
-    """Return the key under which these cases stand."""
+    """Return the key of the cases of this law, implementation, dtype and device."""
     return f"dmat case: {law} {implementation} {dtype} {device}".encode()
 
 
 def remember(
     database: ExampleDatabase | None, law: str, implementation: str, dtype: str, device: str, case: Case
 ) -> None:
-    """Save a case that breaks the law there; one that needs tensors of a file stays where these are."""
+    """Save a failing case, unless it needs a file of tensors: the database cannot hold that file."""
     line = encoded(case).encode()
     if database is not None and _read(line) is not None:
         database.save(key(law, implementation, dtype, device), line)
@@ -40,7 +40,7 @@ def remember(
 def forget(
     database: ExampleDatabase | None, law: str, implementation: str, dtype: str, device: str, case: Case
 ) -> None:
-    """Delete a case that holds there, however it was written. What failed on another device stays."""
+    """Delete a case that now holds, in any spelling. The same case under another device stays."""
     if database is None:
         return
     where, line = key(law, implementation, dtype, device), encoded(case)
@@ -51,9 +51,9 @@ def forget(
 
 
 def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> list[Case]:
-    """Return the cases that broke the law on any device, those of the subject's own first, shortest first.
+    """Return the cases that broke the law on any device: the subject's own device first, then the shortest.
 
-    One that cannot be read, or that the contract does not allow, is passed over.
+    Skips lines that cannot be read, and cases that the contract does not allow.
     """
     if database is None:
         return []
@@ -68,7 +68,7 @@ def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> li
 
 
 def _read(line: bytes) -> Case | None:
-    """Return the case of a line, or None where it is none: others may write in a database too."""
+    """Return the case of a line, or None if it holds no case: other programs may write to the database."""
     if len(line) <= LARGEST_FILE:
         with suppress(CaseError, msgspec.MsgspecError, RecursionError, ValueError):
             return case_of(msgspec.json.decode(line, type=Parts), NOWHERE)

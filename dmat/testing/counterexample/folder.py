@@ -1,7 +1,7 @@
-"""Counterexample folders: each explains itself, and works on another machine.
+"""Write counterexample folders: one a finding. It explains itself, and can be copied to another machine.
 
 counterexamples/<law>--<implementation>--<dtype>--<device>--<hash>/
-    case.json  tensors.safetensors (random numbers alone)  repro.py  report.md  picture.png
+    case.json  tensors.safetensors (only if the case has random numbers)  repro.py  report.md  picture.png
 """
 
 from __future__ import annotations
@@ -51,32 +51,32 @@ PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
 
 class Watch(Protocol):
-    """The guard that a run puts around each kernel call made while a folder is written."""
+    """The services of a run that guard kernel calls while a folder is written."""
 
     def trying(self, case: Case) -> AbstractContextManager[None]:
         """Write the case down before it is tried. Raises DidNotEnd."""
 
     def at_ease(self) -> None:
-        """Watch nothing for a while: what follows is not the kernel's."""
+        """Pause the watchdog until the next example: what follows is not kernel code."""
 
 
 def next_steps(home: Path, file: CaseFile) -> list[str]:
-    """Return the two commands: replay the case, look at it."""
+    """Return two lines: the command that replays the case, and the path of the picture."""
     return [f"replay: {replay_command(home, file)}", f"look:   {near(home) / PICTURE}"]
 
 
 def replay_command(home: Path, file: CaseFile) -> str:
-    """Return the command that tries the case again."""
+    """Return the command that replays the case."""
     config = asked()
     interpreted = [] if config is None else ["--interpret", *(["--config", str(config)] if config else [])]
     return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation, *interpreted])
 
 
-# What stands in the folder
+# Content of case.json
 
 
 def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
-    """Return what case.json says of this failure, its random numbers not yet stored."""
+    """Return the content of case.json for this failure. Its random numbers are not yet stored."""
     finding = failure.broken.finding
     return CaseFile(
         law.name,
@@ -95,7 +95,7 @@ def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
 
 
 def finding_form(finding: Finding) -> FindingForm:
-    """Return a finding as case.json has it; what is no text for a terminal is left out of its texts."""
+    """Return a finding in the form of case.json. Control characters in its texts become "?"."""
     texts = [_clean(text) for text in (finding.computed, finding.exact, finding.note)]
     error, allowed = (as_plain(x) for x in (finding.error, finding.allowed))
     return FindingForm(
@@ -108,22 +108,22 @@ def _clean(text: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that takes part."""
+    """Return the versions of dmat, Python and the packages that a result depends on."""
     interpreter = {} if asked() is None else {"triton interpreter": TRITON}
     found = {p: version(p) for p in PACKAGES}
     return {"dmat": __version__, "python": platform.python_version()} | found | interpreter
 
 
 def machine(device: str) -> str:
-    """Return what the device is, in words."""
+    """Return the name of the GPU, or the architecture and the system of the CPU."""
     if device == "cuda" and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{platform.machine()} {platform.system()}"
 
 
 def folder_name(file: CaseFile) -> str:
-    """Return the name of a counterexample's folder: what it is, and a hash of the case."""
-    case = msgspec.json.encode(file.case).decode()  # the same whatever parts other laws take
+    """Return the folder name of a counterexample: law, implementation, dtype, device, hash of the case."""
+    case = msgspec.json.encode(file.case).decode()  # independent of the parts that other laws take
     told = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
     parts = (file.law, file.implementation, file.dtype, file.device, digest)
@@ -140,7 +140,7 @@ def write(
     message: str,
     watch: Watch,
 ) -> None:
-    """Write the folder whole, in the place of one of the same name."""
+    """Write a whole folder, then move it to `home`. It replaces a folder of the same name."""
     home.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
     try:
@@ -158,7 +158,7 @@ def write(
 
 
 def write_case(folder: Path, file: CaseFile, case: Any) -> None:
-    """Write case.json, and the random numbers of the case, if it has any, beside it."""
+    """Write case.json, and a file of tensors beside it if the case has random numbers."""
     from safetensors.numpy import save_file
 
     kept, tensors = told(case)
@@ -168,7 +168,7 @@ def write_case(folder: Path, file: CaseFile, case: Any) -> None:
 
 
 def put(beside: Path, home: Path) -> None:
-    """Move a finished folder to its place; another worker may have put the same there just now."""
+    """Move a finished folder to `home`. Another worker may put the same folder there at the same time."""
     os.chmod(beside, 0o755)
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -179,7 +179,7 @@ def put(beside: Path, home: Path) -> None:
 
 
 def _or_why_not(make: Callable[[], object], name: str) -> str:
-    """Make a file; return why it could not be made: a finding is reported whatever becomes of its picture."""
+    """Make a file. Return "", or why it failed: a finding is reported even without its picture."""
     try:
         make()
     except Exception as error:
@@ -216,7 +216,7 @@ def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, wat
 
 
 def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) -> str:
-    """Return report.md: the message, the picture, how to go on, and what took part."""
+    """Return report.md: the message, the picture, the next steps, the machine and the versions."""
     lines = [
         f"# {file.law} does not hold for {file.implementation}",
         "",
@@ -236,9 +236,9 @@ def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) ->
 
 
 def keep(files: Sequence[Path], corpus: Path) -> list[Path]:
-    """Copy these cases into the corpus, each under its own name; return their folders.
+    """Copy cases into the corpus, each under its own folder name. Return the folders.
 
-    CaseError where a file is no case; then none is copied.
+    Raises CaseError if a file is no case; then nothing is copied.
     """
     homes = [(file, corpus / folder_name(read(file))) for file in files]
     corpus.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The target and the outcome of a replay. Loads no torch: the waiting process reads it too."""
+"""The target and the outcome of a replay. Loads no torch: the parent process of a replay uses it, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BROKEN, FIXED, COULD_NOT = "STILL BROKEN", "FIXED", "COULD NOT RUN"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one replayed case, and the reason in a few lines."""
+    """The outcome of one replayed case: its status, and the reason in one or more lines."""
 
     path: Path
     status: str
@@ -19,7 +19,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The TARGET, device and dtype to replay cases on. None: take what the case says."""
+    """The TARGET, device and dtype to replay cases on. None: take it from the case."""
 
     target: str | None = None
     device: str | None = None

@@ -1,8 +1,8 @@
-"""Counterexamples tried again: still broken, fixed, or could not be run; and kept in a corpus.
+"""Replay counterexamples (still broken, fixed, could not run), and copy them into a corpus.
 
-The law and the case decide, and nothing else: no name of a test, no source, no version of Hypothesis. Cases
-are tried in a process of their own, for a kernel may kill it or never return. What a case file names is shown
-and never imported.
+A replay depends on the law and the case alone, not on a test's name, a source file or a version of
+Hypothesis. Cases run in a child process, because a kernel may kill it or never return. A name in a case file
+is shown and never imported.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from dmat.testing.interpret.choice import caveat, told
 from dmat.testing.processes import Tell, apart
 
 FILE = "case.json"
-SECONDS = 60.0  # a try may take
-STARTING = 120.0  # seconds until torch and the kernel must be imported
+SECONDS = 60.0  # limit of one try
+STARTING = 120.0  # limit in seconds for importing torch and the kernel
 
 
 def found(path: Path) -> list[Path]:
-    """Return the case files of a path: itself, that of a folder, or all below it."""
+    """Return the case files of a path: the file itself, the folder's case.json, or all below the folder."""
     if path.is_dir():
         return [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE))
     return [path] if path.is_file() else []
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """1: some case is still broken. 2: none is, but some could not be run. 0: all are fixed."""
+    """Return 1 if a case is still broken, else 2 if a case could not run or there is none, else 0."""
     statuses = {outcome.status for outcome in outcomes}
     return 1 if BROKEN in statuses else 2 if COULD_NOT in statuses or not statuses else 0
 
 
 def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> list[Outcome]:
-    """Try the cases of these files again; the process is replaced where one of them ends it."""
+    """Replay the cases of these files in a child process. If a case ends the process, start another."""
     outcomes: list[Outcome] = []
     trying = False
 
@@ -58,13 +58,13 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
             else:
                 what = f"no end in {STARTING:.0f} s" if late else str(end)
                 outcomes += [Outcome(file, COULD_NOT, f"importing the kernel: {what}") for file in left]
-        except RuntimeError as error:  # the TARGET is none
+        except RuntimeError as error:  # the child raised: it cannot load the TARGET
             outcomes += [Outcome(file, COULD_NOT, str(error).partition(": ")[2]) for file in left]
     return outcomes
 
 
 def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
-    """Tell None before each case and each try of it, and its outcome after it."""
+    """Run in the child: tell None before each case and each try, and the outcome after each case."""
     from dmat.testing.counterexample.attempt import attempts
 
     for outcome in attempts(files, wanted, tell):
@@ -72,7 +72,7 @@ def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Replay, print what became of each case, and return the exit code."""
+    """Replay, print the outcome of each case, and return the exit code."""
     for path in options.paths:
         if not found(path):
             raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")

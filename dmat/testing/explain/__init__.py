@@ -1,1 +1,1 @@
-"""What does dmat say of a broken law?"""
+"""What does dmat say about a broken law?"""

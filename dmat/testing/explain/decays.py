@@ -1,4 +1,4 @@
-"""The decays exp(D~), read out of a fused kernel's output to be shown."""
+"""Read the decays exp(D~) out of a fused kernel's output: the picture and the message show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUANTITY = "exp(D~)"
 
 
 def read_out(finding: Finding) -> Finding:
-    """Return a finding on an output as one on exp(D~), where that stands in it; any other as it is."""
+    """Turn a finding on an output o into one on exp(D~), if o contains exp(D~). Return others unchanged."""
     evidence = finding.evidence
     if finding.quantity != "o" or evidence is None or evidence.decays is None:
         return finding

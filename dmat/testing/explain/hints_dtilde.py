@@ -1,7 +1,7 @@
-"""Accusations that an author will dispute, and what to say to each: docs/spec.md section 7.
+"""Explain errors of D~ kernels that authors often dispute: docs/spec.md section 7.
 
-Each explanation is a hypothesis on how the kernel computes, and is given only where it accounts for every
-wrong entry: what it predicts there lies within the bound of what was computed.
+Each explanation is a hypothesis on how the kernel computes. It is given only if it accounts for every wrong
+entry: there, the predicted and the computed value differ by no more than the bound.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRUNCATED = (
 
 
 def explanation(subject: DtildeSubject, case: Case, finding: Finding) -> list[str]:
-    """Return two lines on why this is an error, where it is one that is often disputed; else none."""
+    """Return two lines on why this is an error, if it is of an often disputed kind; else no line."""
     evidence, gates = finding.evidence, case.get("gates")
     if evidence is None or gates is None or not np.isfinite(evidence.allowed[evidence.wrong]).all():
         return []
@@ -86,21 +86,21 @@ def _of_df(subject: DtildeSubject, case: Case, evidence: Evidence) -> list[str]:
 
 
 def _sums(igate: Array, log: Array) -> Array:
-    """Return D~ of these log gates at t >= s."""
+    """Return D~ of these log forget gates. Only entries at t >= s are meaningful."""
     sums = window_sums(Pair(log, np.zeros_like(log)), wide=False).hi
     return np.asarray(sums + np.where(np.isfinite(igate), igate, 0.0)[..., None, :])
 
 
 def _explained(evidence: Evidence, predicted: Array, allowed: Array | None = None) -> bool:
-    """Return whether every wrong entry is within its bound of the prediction."""
+    """Return whether every wrong entry lies within the bound of its predicted value."""
     wrong, bound = evidence.wrong, evidence.allowed if allowed is None else allowed
     return bool((np.abs(evidence.computed[wrong] - predicted[wrong]) <= bound[wrong]).all())
 
 
 def _truncated(evidence: Evidence, subject: DtildeSubject) -> bool:
-    """Return whether every wrong entry lies nearer to 0 than the exact one, by less than one ulp."""
+    """Return whether every wrong entry is nearer to 0 than its exact value, by less than one ulp."""
     if subject.dtype not in ("bfloat16", "float16"):
         return False
     computed, exact = (np.abs(x[evidence.wrong]) for x in (evidence.computed, evidence.exact))
-    unit = np.spacing(computed) * 2.0**52 * 2 * subject.rounding.u  # of the half type, at what was stored
+    unit = np.spacing(computed) * 2.0**52 * 2 * subject.rounding.u  # the stored value's ulp in dtype
     return bool(((computed <= exact) & (exact - computed < unit)).all())

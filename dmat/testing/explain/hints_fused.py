@@ -1,7 +1,7 @@
-"""Name the likeliest misunderstanding: the contract under which a fused kernel's result is right.
+"""Suggest contract fields under which a fused kernel's result would be right: likely misunderstandings.
 
-Each is a hypothesis, and is told only where it accounts for every entry: of the smallest case, and of the
-same case made longer, where that breaks the law too.
+Each suggestion is a hypothesis. It is given only if it accounts for every entry of the smallest case, and of
+the lengthened case if that breaks the law, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.verdict.finding import Evidence, Expected, Look, as_array
 
-# What is computed in another way than was stated; what is computed as stated, but with less care.
+# OTHER_READINGS: the kernel computes another formula. LESS_CARE: the right formula, with larger errors.
 OTHER_READINGS: tuple[dict[str, Any], ...] = (
     {"scale": "K**-0.5"},
     {"scale": 1.0},
@@ -49,7 +49,7 @@ LESS_CARE: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class _Seen:
-    """A tensor of which a finding is one entry: the case it came of, and what the contract requires of it."""
+    """The tensor of a finding: its case, its evidence, and its expected value under the stated contract."""
 
     case: Case
     quantity: str
@@ -58,14 +58,14 @@ class _Seen:
 
 
 def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
-    """Return a line or two on what else the contract could have said, where that accounts for all."""
+    """Return one or two lines that suggest other contract fields, if these account for all entries."""
     seen = [_seen(subject, look) for look in looks]
     known = [one for one in seen if one is not None]
     return _told(subject, known) if len(known) == len(looks) else []
 
 
 def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
-    """Return what a look shows, or None where the law has judged something else than one plain call."""
+    """Return the tensor of an example's finding, or None if the law judged more than one plain call."""
     quantity, evidence = look.finding.quantity, look.finding.evidence
     if evidence is None or set(look.case) != {"gates", "probe"}:
         return None
@@ -93,17 +93,23 @@ def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
 
 
 def _tells(evidence: Evidence) -> bool:
-    """Return whether the wrong values can tell readings apart: zeros fit many readings, bits fit none."""
+    """Return whether the wrong values can discriminate.
+
+    Zeros fit many contracts. A comparison of bits (allowed error 0) fits none.
+    """
     return bool(evidence.allowed.any() and evidence.computed[evidence.wrong].any())
 
 
 def _accounts(
     subject: FusedSubject, looks: Sequence[_Seen], fields: dict[str, Any], *, differ: bool = False
 ) -> bool:
-    """Return whether the contract with these fields allows every value. differ: and gives other values."""
+    """Return whether the contract with these fields allows all computed values.
+
+    differ: some wrong entry's exact value must also differ from the stated contract's by more than the bound.
+    """
     try:
         contract = replace(subject.contract, **fields)
-    except ValueError:  # they do not go together with the others
+    except ValueError:  # the fields contradict other fields of the contract
         return False
     if contract == subject.contract or ("gates" in fields and contract.gate != "preact"):
         return False
@@ -111,10 +117,10 @@ def _accounts(
 
 
 def _allows(subject: FusedSubject, contract: FusedContract, look: _Seen, differ: bool) -> bool:
-    """Whether a contract allows the whole tensor."""
+    """Return whether a contract allows every entry of the tensor."""
     own, wrong = look.own, look.evidence.wrong
     other = _expected(subject, contract, look.case, look.quantity)
-    assert other is not None  # what it is does not depend on the contract
+    assert other is not None  # `quantity` is a result of a call under any contract
     apart = np.abs(own.value.hi - other.value.hi)[wrong]
     if differ and not (apart > own.bound.bound[wrong]).any():
         return False
@@ -131,7 +137,7 @@ def _within(evidence: Evidence, expected: Expected) -> bool:
 
 
 def _expected(subject: FusedSubject, contract: FusedContract, case: Case, quantity: str) -> Expected | None:
-    """Return what a contract requires of a quantity; None of one that is none of a call's results."""
+    """Return the expected value of a quantity under a contract; None if it is no result of a call."""
     inputs = subject.inputs(case["gates"], case["probe"])
     rounding = FusedRounding.of(contract, subject.dtype)
     truth = Truth(contract, subject.seen(inputs))

@@ -1,4 +1,4 @@
-"""The message of a broken law: what, where, by how much, which entries, on which case, and what next."""
+"""The message of a broken law: the finding, the error, the failing entries, the case, the next steps."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Trying = Callable[[Case], AbstractContextManager[None]]
 DISPUTES: Mapping[str, Callable[[Any, Sequence[Look]], list[str]]] = {
     DTILDE: lambda subject, looks: explanation(subject, looks[0].case, looks[0].finding),
     FUSED: of_fused,
-}  # what an author may hold against an accusation, by kind of kernel
-LONGER = (64, 40, 24)  # lengths at which the same gates are looked at
-MOST_GATES = 8  # of a window that are shown
+}  # explanations of often disputed errors, by kind of kernel
+LONGER = (64, 40, 24)  # lengths S at which the same gates are tried again
+MOST_GATES = 8  # gates of a window that are listed
 
 
 def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | None:
-    """Return the same gates made longer, where they break the law too: a pattern shows only there.
+    """Return an Example: the lengthened case, if it still breaks the law. A pattern needs length to show.
 
-    trying: what is around every try. The subject's own record of errors is not touched.
+    trying: the guard of every try. The subject's own record of errors stays as it is.
     """
     inside, quiet = law.cases.inside, subject.in_dtype(subject.dtype)
     gates = case.get("gates")
@@ -60,13 +60,13 @@ def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | Non
             return Look(wider, broken.finding)
         except DidNotEnd:
             return None
-        except Exception:  # a refusal, or a recipe that cannot be so long
+        except Exception:  # a refusal, or a recipe that cannot have this length
             continue
     return None
 
 
 def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, after: Sequence[str]) -> str:
-    """Return the message. looks: the smallest case, and the same made longer. after: the last lines."""
+    """Return the message. looks: the smallest case, then perhaps a longer one. after: the last lines."""
     case, finding = looks[0].case, looks[0].finding
     where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
     lines = [
@@ -87,12 +87,12 @@ def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, a
 
 
 def _disputed(subject: Subject, looks: Sequence[Look]) -> list[str]:
-    """Say what an author may hold against the accusation."""
+    """Return the explanation of an often disputed error, or no line."""
     return DISPUTES[subject.kind](subject, looks)
 
 
 def building(case: Case, device: str) -> list[str]:
-    """Return the lines that build the tensors of a case, where they depend on it alone."""
+    """Return the lines of code that build the tensors of a D~ case; none for a case with a QKV recipe."""
     if "probe" in case or "gates" not in case:
         return []
     lines = [f"  igate_preact, fgate_preact = gates.build({device!r})"]
@@ -100,7 +100,7 @@ def building(case: Case, device: str) -> list[str]:
 
 
 def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
-    """Return the lines; a finding is reported even if its explanation fails."""
+    """Return the lines of an explanation; if it raises, a line that says so. The finding is reported."""
     try:
         with np.errstate(all="ignore"):
             return list(explain())
@@ -109,7 +109,7 @@ def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
 
 
 def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
-    """Say which entries fail, in the smallest case and in the longer one."""
+    """Yield a line for each Example that says which entries fail."""
     for look in looks:
         fitted = failing_entries(read_out(look.finding))
         if fitted is not None:
@@ -118,11 +118,11 @@ def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
             yield f"wrong{length}: {fitted}"
 
 
-# The gates of the window, and what plain torch gives there
+# The gates of the window, and the result of plain torch
 
 
 def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
-    """Say what plain torch gives there in the same dtype, and which gates the entry reads."""
+    """Yield plain torch's result for the entry, in the same dtype, and the gates that the entry reads."""
     gates, evidence = case.get("gates"), finding.evidence
     if gates is None or evidence is None:
         return
@@ -141,7 +141,7 @@ def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
 
 
 def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
-    """Return i[s] and f over the window, as far as they fit a line."""
+    """Return i[s] and f over the window s+1 .. t, at most MOST_GATES different ones."""
     igate, fgate = gates.values()
     window = fgate[(*head, slice(s + 1, t + 1))].tolist()
     told = f"i[{s}] = {igate[(*head, s)].item()!r}"
@@ -155,7 +155,7 @@ def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
 
 
 def _plain_torch(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
-    """Say what a masked cumulative sum in plain torch gives for this entry of these gates."""
+    """Yield the value that a masked cumulative sum in plain torch gives for this entry, and its error."""
     value = float(_computed_by_plain_torch(case, finding.quantity)[finding.index])
     exact = finding.evidence.exact[finding.index] if finding.evidence else np.nan
     if finding.allowed and np.isfinite(value) and np.isfinite(exact):

@@ -1,9 +1,10 @@
-"""Name the failing entries in one line: a column, the windows across a chunk's edge, one head.
+"""Describe the failing entries in one line: a column, the windows across a chunk's edge, one head.
 
-A predicate is named only if it fits exactly: in every failing head the wrong entries are the judged entries
-of the predicate, and no others. That describes one case; it proves nothing about the code behind it, and
-several causes may look alike on a small case. Predicates are tried from simple to complex, and the first
-that fits is named; where none fits, the line counts the entries and says between which rows and columns.
+A predicate on the index is named only if it fits exactly: in every failing head, the wrong entries are the
+judged entries that satisfy the predicate, and no others. The line describes one case. It proves nothing about
+the kernel's code, and several causes may look alike on a small case. Predicates are tried from simple to
+complex, and the first that fits is named. If none fits, the line counts the wrong entries and gives the range
+of their rows and columns.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from dmat.testing.oracle.arithmetic import Mask
 from dmat.testing.verdict.finding import AXES, Finding
 
 CHUNKS = (2, 4, 8, 16, 32, 64, 128)
-LISTED = 5  # so many rows, columns or gates are named one by one
+LISTED = 5  # at most this many rows, columns or gates are listed
 
 Places = npt.NDArray[np.int_]
 Test = Callable[[Places], Mask]
-Guess = tuple[str, Mask]  # words, and where in one head they hold
+Guess = tuple[str, Mask]  # a predicate in words, and its entries in one head
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What was judged, head by head. wrong, judged: (heads, S, S) with axes t, s, or (heads, S).
+    """The judged and the wrong entries of a finding, (heads, S, S) with axes t, s, or (heads, S).
 
-    heads: the shape of the axes before those, (B, NH) mostly. axes: the names of the axes in one head.
-    worst: the number of the head that the finding names.
+    heads: the shape of the leading axes, mostly (B, NH). axes: the names of the axes in one head. worst: the
+    flat number of the finding's head.
     """
 
     wrong: Mask
@@ -41,7 +42,7 @@ class Entries:
 
     @classmethod
     def of(cls, finding: Finding) -> Entries | None:
-        """Return the entries of a finding, or None where it has none or none of them is wrong."""
+        """Return the entries of a finding, or None if it has no evidence or no wrong entry."""
         evidence = finding.evidence
         if evidence is None or not evidence.wrong.any():
             return None
@@ -53,17 +54,17 @@ class Entries:
 
     @property
     def failing(self) -> Mask:
-        """Heads that have a wrong entry, (heads,)."""
+        """The heads that have a wrong entry, (heads,)."""
         return np.asarray(self.wrong.reshape(len(self.wrong), -1).any(-1))
 
     def alone(self, head: int) -> Entries:
-        """Return the same with every other head's entries counted as right, and no word of heads."""
+        """Return these entries with those of all other heads counted as right, and `heads` empty."""
         other = np.arange(len(self.wrong)) != head
         shaped = other.reshape(-1, *(1,) * len(self.axes))
         return replace(self, wrong=self.wrong & ~shaped, heads=())
 
     def in_heads(self, words: str, concerned: Mask) -> str:
-        """Add which heads fail to the words, where not all do that have an entry `concerned`."""
+        """Append the failing heads to the words, unless every head with a `concerned` entry fails."""
         if not self.heads:
             return words
         some = np.asarray(concerned.reshape(len(concerned), -1).any(-1))
@@ -85,7 +86,7 @@ def inner_axes(finding: Finding) -> tuple[str, ...]:
 
 
 def split_shape(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape before one head's axes, and that of one head; a gate's last axis, 1, is dropped."""
+    """Split a shape into its leading axes and the axes of one head. Drop a gate's last axis, 1."""
     if len(shape) == 4 and len(axes) == 1:
         shape = shape[:3]
     cut = len(shape) - len(axes)
@@ -93,7 +94,7 @@ def split_shape(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[tuple[in
 
 
 def worst_head(finding: Finding) -> int:
-    """Return the number, counted through all heads, of the head that a finding's index lies in."""
+    """Return the flat number of the head that holds a finding's index."""
     if finding.evidence is None:
         return 0
     heads, _ = split_shape(finding.evidence.wrong.shape, inner_axes(finding))
@@ -103,7 +104,7 @@ def worst_head(finding: Finding) -> int:
     return int(np.ravel_multi_index(where, heads, mode="clip")) if heads else 0
 
 
-# What may fail of one head, (S, S): first where, then in which part of the matrix
+# Predicates on one head, (S, S): the position, then the part of the matrix
 
 
 def _listed(name: str, places: Places) -> str:
@@ -113,13 +114,13 @@ def _listed(name: str, places: Places) -> str:
 
 
 def _tail(first: int, S: int) -> str:
-    """Say so where `first` is the first time past the last whole chunk, of some size that is used."""
+    """Return a remark if `first` is the first time past the last whole chunk of a size in CHUNKS; else ""."""
     sizes = [str(C) for C in CHUNKS[1:] if C < S and S % C and S // C * C == first]
     return f" (past the last whole chunk of {', '.join(sizes)})" if sizes else ""
 
 
 def _thresholds(hits: Places, S: int, name: str) -> Iterator[tuple[str, Test]]:
-    """Yield tests of one axis, with one number each: x = c, x >= c, x < c."""
+    """Yield predicates on one axis with one constant each: x = c, x >= c, x < c."""
     low, high = int(hits[0]), int(hits[-1])
     if low == high:
         yield f"{name} = {low}{_tail(low, S)}", lambda x: np.asarray(x == low)
@@ -138,7 +139,7 @@ def _remainder(C: int, rest: int) -> Test:
 
 
 def _repeated(hits: Places, S: int, name: str, of: str) -> Iterator[tuple[str, Test]]:
-    """Yield tests of one axis that repeat, or that list its places."""
+    """Yield periodic predicates on one axis, and predicates that list its indices."""
     if len(hits) < 2:
         return
     for C in (C for C in CHUNKS if C < S):
@@ -168,14 +169,14 @@ def _lags(union: Mask, t: Places, s: Places) -> Iterator[Guess]:
 
 
 def _spans(rows: Places, t: Places, s: Places) -> Iterator[Guess]:
-    """Yield the windows s+1 .. t that hold the first wrong row's own gate."""
+    """Yield the windows s+1 .. t that contain gate c, where row c is the first with a wrong entry."""
     c, S = int(rows[0]), len(t)
     chunks = f"; t and s in different chunks of {c}" if c in CHUNKS and S <= 2 * c else ""
     yield f"whose window holds the gate k = {c} (s < {c} <= t{chunks})", np.asarray((s < c) & (c <= t))
 
 
 def _gates(union: Mask, t: Places, s: Places) -> Iterator[Guess]:
-    """Yield the windows that hold one of those gates which make a window of one gate wrong."""
+    """Yield the windows that contain a wrong gate: one whose one-gate window, D~[k, k-1], is wrong."""
     gates = np.flatnonzero(np.diagonal(union, -1)) + 1
     held = np.cumsum(np.isin(np.arange(len(t)), gates))
     if len(gates) > 1:
@@ -199,7 +200,7 @@ def _chunks(t: Places, s: Places) -> Iterator[Guess]:
 
 
 def _places(union: Mask) -> Iterator[Guess]:
-    """Yield where wrong entries of one head may stand, for a union of the wrong ones of all heads."""
+    """Yield predicates on the position (t, s). union: the entries that are wrong in any head."""
     S = len(union)
     t, s = np.arange(S).reshape(-1, 1), np.arange(S).reshape(1, -1)
     rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
@@ -222,7 +223,7 @@ def _places(union: Mask) -> Iterator[Guess]:
 
 
 def _matrix_guesses(union: Mask, judged: Mask) -> Iterator[Guess]:
-    """Yield what may be wrong of D~ or another (S, S) tensor, from simple to complex."""
+    """Yield predicates on D~ or another (S, S) tensor, from simple to complex."""
     everything = np.ones_like(union)
     if judged.all():
         yield "every entry", everything
@@ -242,7 +243,7 @@ def _matrix_guesses(union: Mask, judged: Mask) -> Iterator[Guess]:
 
 
 def _vector_guesses(union: Mask, judged: Mask, axis: str) -> Iterator[Guess]:
-    """Yield what may be wrong of di, df or another (S,) tensor, from simple to complex."""
+    """Yield predicates on di, df or another (S,) tensor, from simple to complex."""
     everything, x, hits = np.ones_like(union), np.arange(len(union)), np.flatnonzero(union)
     yield "every entry" if judged.all() else "every entry that was judged", everything
     of_axis = list(_thresholds(hits, len(union), axis))
@@ -263,7 +264,7 @@ def head_name(name: tuple[int, ...]) -> str:
 
 
 def _by_axis(bad: Mask, concerned: Mask) -> str | None:
-    """Say which batches fail, or which heads of each batch, where that is one of them, or all but one."""
+    """Name the failing batch, or the failing head of every batch: one, or all but one. Else return None."""
     if bad.ndim != 2 or concerned.any(1).sum() < 2:
         return None
     for axis, name, noun, more in ((0, "b", "batch", ""), (1, "h", "head", ", whatever the batch")):
@@ -279,7 +280,7 @@ def _by_axis(bad: Mask, concerned: Mask) -> str | None:
 
 
 def which_heads(failing: Mask, concerned: Mask) -> str:
-    """Say which heads fail among those concerned; "" if all. Both (B, NH), or of another rank."""
+    """Name the failing heads among the concerned ones; "" if all fail. Masks: (B, NH), or another rank."""
     bad = failing & concerned
     if (bad == concerned).all():
         return ""
@@ -299,7 +300,7 @@ def which_heads(failing: Mask, concerned: Mask) -> str:
 
 
 def _fits(where: Mask, entries: Entries, union: Mask) -> bool:
-    """Return whether each failing head is wrong at exactly the judged entries of `where`."""
+    """Return whether, in every failing head, the wrong entries are exactly the judged entries of `where`."""
     if (union & ~where).any():
         return False
     failing = entries.failing
@@ -317,19 +318,19 @@ def _guesses(entries: Entries, union: Mask) -> Iterator[Guess]:
 
 
 def _fit(entries: Entries) -> Guess | None:
-    """Return the first guess that fits."""
+    """Return the first predicate that fits, or None."""
     union = np.asarray(entries.wrong.any(0))
     return next((guess for guess in _guesses(entries, union) if _fits(guess[1], entries, union)), None)
 
 
 def _everywhere(entries: Entries) -> str | None:
-    """Describe what is wrong alike in every head that fails."""
+    """Describe the wrong entries by a predicate that fits every failing head, or return None."""
     guess = _fit(entries)
     return entries.in_heads(guess[0], entries.judged & guess[1]) if guess else None
 
 
 def _single(entries: Entries) -> str | None:
-    """Describe one wrong entry among many: it fits too much to be said more of."""
+    """Describe one wrong entry among many by its index: too many predicates fit a single entry."""
     if entries.wrong.sum() != 1 or entries.judged.sum() == 1:
         return None
     head, *where = np.argwhere(entries.wrong)[0]
@@ -340,7 +341,7 @@ def _single(entries: Entries) -> str | None:
 
 
 def _in_some_heads(entries: Entries) -> str | None:
-    """Describe the head that the finding names and those like it, where others fail in other places."""
+    """Describe the finding's head and the heads that fail alike, if other heads fail at other entries."""
     failing, judged = entries.failing, entries.judged
     guess = _fit(entries.alone(entries.worst)) if failing.sum() > 1 and failing[entries.worst] else None
     if guess is None:
@@ -358,7 +359,7 @@ def _extent(hits: Places, name: str) -> str:
 
 
 def _summary(entries: Entries) -> str:
-    """Count the wrong entries and say between which places they lie."""
+    """Count the wrong entries and give the range of their indices."""
     union, judged, part = np.asarray(entries.wrong.any(0)), entries.judged, "entries"
     if len(entries.axes) == 2 and union.shape[0] == union.shape[1]:
         for words, k in (("entries below the diagonal", -1), ("causal entries", 0)):
@@ -376,9 +377,9 @@ def _summary(entries: Entries) -> str:
 
 
 def failing_entries(finding: Finding) -> str | None:
-    """Return one line that says which entries of a finding's evidence fail; None without any evidence.
+    """Return one line that describes the failing entries of a finding; None if it has no wrong entry.
 
-    A description of this one case, fitted to it: not a proof of what the code does. See the module.
+    The line is fitted to this one case. It proves nothing about the kernel's code: see the module.
     """
     entries = Entries.of(finding)
     if entries is None:

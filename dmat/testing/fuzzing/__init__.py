@@ -1,1 +1,1 @@
-"""`dmat fuzz`: every law, again and again, on cases that nobody has tried, for as long as it is given."""
+"""`dmat fuzz`: try every law repeatedly on new cases, for a given time."""

@@ -1,4 +1,4 @@
-"""Choice of the next case: gates of a regime that was tried little, and some cases of the ladder."""
+"""Draw the next case of a turn: balanced over the gate regimes, with some cases of the ladder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import regime_of
 from dmat.testing.law.law import Law
 
-MOST_DRAWS = 4  # until one is taken as it is
-PATIENT = 60  # draws for a law with expensive examples: beside those, a draw costs nothing
-A_RUNG_IN = 8  # one case in so many is of the ladder, which knows the edges
+MOST_DRAWS = 4  # draws until the best one so far is taken
+PATIENT = 60  # the same for a law with expensive examples: its draws cost little in comparison
+A_RUNG_IN = 8  # one case in 8 comes from the ladder, which contains the boundary cases
 
 
 @lru_cache(maxsize=256)
@@ -22,9 +22,10 @@ def _rungs(entry: Law, domain: Domain) -> tuple[Case, ...]:
 
 
 def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int]) -> Case:
-    """Return the next case: of some draws, the first whose regime was tried no more than the average.
+    """Return the next case: the first draw whose regime has at most the average number of examples.
 
-    tried: examples of this law so far, by regime.
+    If no draw has, return the draw with the fewest examples of its regime. For a law with expensive examples,
+    return the first draw of a regime without examples. tried: examples of this law so far, by regime.
     """
     rungs = _rungs(entry, domain)
     if rungs and random.randrange(A_RUNG_IN) == 0:

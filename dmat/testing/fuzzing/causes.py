@@ -1,10 +1,10 @@
-"""Decide whether two failures have one cause. Reports show one of them, and name the other beside it.
+"""Deduplicate failures: decide whether two failures have the same cause, so that the report shows it once.
 
-They are taken to have one where the smallest case of the one breaks the other's law too, if need be with the
-other's cotangent, or where the other's breaks the one's law. But D~ and a gradient, if one of the cases is
-much longer, may be wrong by two bugs. Telling signs, a number for -inf above the diagonal, say, are compared
-as well. A bug of a kernel breaks many laws in every dtype; whoever reads the report wants it once. Two bugs
-that one short case shows may be taken for one: mend the first, and the next night finds the second.
+One bug of a kernel breaks many laws in every dtype. Two failures A and B have the same cause if the smallest
+case of A also breaks the law of B, if need be with the cotangent of B, or the other way round. There is an
+exception: if one failure is in D~, the other in a gradient, and one case is much longer, there may be two
+bugs. Specific signs are compared too, for example a number instead of -inf above the diagonal. Two bugs that
+one short case shows may be merged: after the first is fixed, the next fuzzing run finds the second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dmat.testing.verdict.finding import Finding, LawBroken
 
 Trying = Callable[[Case], AbstractContextManager[None]]
 COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))
-MASKED = (0.0, float("nan"), 1.0)  # laws differ in what may stand above the diagonal
+MASKED = (0.0, float("nan"), 1.0)  # cotangents above the diagonal; laws allow different values there
 
 
 GENERAL = ("future", "values", "input_gradient", "forget_gradient")
@@ -38,24 +38,24 @@ MUCH_LONGER = 2  # times
 
 
 def symptom(finding: Finding) -> str:
-    """Return what failures of one law have in common at the first look: what is wrong, where, and how."""
+    """Return the key that groups failures of one law: quantity, position, and kinds of the two values."""
     computed, exact = _kinds(finding)
     return f"{finding.quantity}{_place(finding.index)}: {computed} for {exact}"
 
 
 def _kinds(finding: Finding) -> tuple[str, str]:
-    """Return of what kind the computed is, and of what kind the exact: without their numbers."""
+    """Return the kinds of the computed and of the exact value, without their numbers."""
     computed, exact = (_kind(text, finding.what) for text in (finding.computed, finding.exact))
     return computed, exact
 
 
 def _is_vague(finding: Finding) -> bool:
-    """Return whether this symptom says only that a number is wrong."""
+    """Whether the finding only says that a number is wrong."""
     return _kinds(finding) == (NUMBER, NUMBER)
 
 
 def _place(index: tuple[int, ...]) -> str:
-    """Return where an entry (b, h, t, s) of a square lies."""
+    """Return the position of an entry (b, h, t, s) relative to the diagonal, or "" for other indices."""
     if len(index) != 4:
         return ""
     t, s = index[-2:]
@@ -69,9 +69,10 @@ def _kind(text: str, what: What) -> str:
 
 
 def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
-    """Return whether the smallest case of this cause also breaks the law for the subject.
+    """Whether the smallest case of this cause also breaks the law `entry` for the subject.
 
-    parts: of a case that breaks it: those that the cause's case lacks are taken from there.
+    parts: a case that breaks the law. If its gates have the shape of the cause's gates, all its other parts
+    are used; otherwise only its cotangent is.
     """
     case = in_dtype(decoded(cause.recipe), subject.domain.dtype)
     if parts is not None and "gates" in case and "gates" in parts:
@@ -85,10 +86,10 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
-    """Return whether the smallest case found shows a sign of this cause, or breaks its law.
+    """Whether the shrunk case shows a sign of this cause, or breaks the law of this cause.
 
-    sign: the symptom of the case. Where it is of another quantity, D~ or a gradient, than the cause's, a case
-    that is much longer says nothing: it may show another bug, beside this one that shorter ones show.
+    sign: the symptom of the case. If the symptom and the cause concern different quantities (D~ or a
+    gradient), a case that is much longer proves nothing, because it may also show another bug.
     """
     alike = _quantity(sign) == _quantity(cause.symptom)
     if _break_one_law(found, decoded(cause.recipe), subject, trying):
@@ -110,7 +111,7 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
 
 
 def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
-    """Return whether two cases of about one length break one general law in the same way."""
+    """Whether two cases of similar length break the same general law in the same way, even a vague one."""
     if "gates" not in case or "gates" not in other:
         return False
     if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
@@ -121,12 +122,12 @@ def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) ->
 
 
 def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
-    """Return the causes of failures that ended so: a death and a wrong number have no cause in common."""
+    """Return the causes that ended in the same way. A crash and a wrong number never have the same cause."""
     return [cause for cause in causes if cause.ended == ended]
 
 
 def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
-    """Return whether a shrunk failure of this law has this cause. sign: the failure's symptom."""
+    """Whether a shrunk failure of the law `entry` has this cause. sign: the symptom of the failure."""
     return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
 
 
@@ -140,12 +141,12 @@ def _length(case: Case) -> int:
 
 
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
-    """Return how this case breaks the general laws, the vague ways left out."""
+    """Return the symptoms with which this case breaks the general laws, without the vague ones."""
     return tuple(way for way, vague in ways(case, subject, trying).items() if not vague)
 
 
 def ways(case: Case, subject: Subject, trying: Trying) -> dict[str, bool]:
-    """Return how this case breaks the general laws, and whether that is vague."""
+    """Return the symptoms with which this case breaks the general laws, and whether each is vague."""
     found = {}
     for name in GENERAL:
         entry = law_named(name, subject.kind)
@@ -162,13 +163,16 @@ def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBrok
             entry.check(subject.in_dtype(subject.dtype), **case)
     except LawBroken as broken:
         return broken
-    except (Exception, DidNotEnd):  # a refusal, or the law itself at a loss: no finding
+    except (Exception, DidNotEnd):  # a refusal, or an error of the law itself: no finding
         return None
     return None
 
 
 def completed(case: Case, entry: Law, subject: Subject) -> Iterator[Case]:
-    """Yield the case as this law takes one, with plain parts for those it lacks, where it is allowed."""
+    """Yield the case in the form that this law takes. Missing parts get plain values.
+
+    Yield nothing if the law does not apply to the subject or the completed case lies outside its domain.
+    """
     if "gates" not in case or entry.cases.inside is None or entry.not_applicable(subject) is not None:
         return
     plain = _plain_parts(case["gates"], subject)
@@ -181,7 +185,7 @@ def completed(case: Case, entry: Law, subject: Subject) -> Iterator[Case]:
 
 
 def _cotangents(case: Case) -> list[Cotangent]:
-    """Return the cotangent of the case, if it has one, else plain ones; each also masked in other ways."""
+    """Return the case's own cotangent, or plain ones if it has none. Each also with other `masked` values."""
     own = [case["cotangent"]] if "cotangent" in case else list(COTANGENTS)
     laid = [*own, *(replace(one, layout="contiguous") for one in own)]
     return list(dict.fromkeys([*own, *(replace(one, masked=x) for one in laid for x in MASKED)]))

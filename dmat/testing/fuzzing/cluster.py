@@ -1,7 +1,7 @@
-"""The machines of a Ray cluster: a shard is a task, some seconds of turns; a lost node costs its shards.
+"""The machines of a Ray cluster. A Ray task is a shard, some seconds of turns; a lost node loses its shards.
 
-On its node a shard is taken by a pool of one process, as here: a kernel may end that. Where the folder of the
-run is not shared, what is found travels in the result.
+On its node, a Ray worker runs a shard in a pool of one process, because a kernel may kill that process. If
+the folder of the run is not shared, the files of a finding are sent with the result.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Done, Found, Setup, T
 from dmat.testing.fuzzing.pool import Gone, Pool, lost
 from dmat.testing.fuzzing.tasks import Task
 
-STINT = 15.0  # seconds of a shard: what a lost node costs
-ONE_MORE = 1  # shard for each place: it waits there when the one before it ends
+STINT = 15.0  # seconds of a shard; a lost node loses that much work
+ONE_MORE = 1  # extra shard per process, so that the process never waits for its next shard
 
-# Of this worker of Ray: its pool, the folder that it shares or not, and whether it does.
+# At most one item, of this Ray worker: (pool, folder of counterexamples, whether the folder is shared).
 _pools: list[tuple[Pool, Path, bool]] = []
 
 
 class Cluster:
-    """The places of a cluster, each a core, or a GPU where CUDA is tried.
+    """The processes of a cluster: one per core, or one per GPU if CUDA is tested.
 
-    address: of the cluster, or "auto". CannotRun where none answers, or it has no such place.
+    address: address of the cluster, or "auto". Raises CannotRun if no cluster answers, or if the cluster has
+    no core or GPU.
     """
 
     stint = STINT
@@ -55,11 +56,11 @@ class Cluster:
 
     @property
     def under_way(self) -> int:
-        """How many shards are."""
+        """The number of unfinished shards."""
         return len(self.shards)
 
     def call(self, task: Task, *arguments: Any, seconds: float | None = None) -> Any:
-        """Return the result of a task, done in some process of the cluster. Gone where that dies."""
+        """Run a task in some process of the cluster. Return its result. Raises Gone if the process dies."""
         try:
             within = self.patience if seconds is None else seconds
             return ray.get(self.ask.remote(self.setup, task, arguments, within), timeout=within)
@@ -69,11 +70,11 @@ class Cluster:
             raise Gone(_first_line(error)) from None
 
     def submit(self, turns: Sequence[Turn]) -> None:
-        """Have these turns taken, one after the other, at some place."""
+        """Submit these turns as one shard. Some process runs them one after the other."""
         self.shards[self.shard.remote(self.setup, list(turns))] = list(turns)
 
     def ended(self, seconds: float) -> list[Done]:
-        """Return what has become of turns, waiting at most so long for a shard."""
+        """Return the results of finished turns. Wait for a shard at most `seconds`."""
         ready, _ = ray.wait(list(self.shards), num_returns=1, timeout=max(0.0, seconds))
         return [done for shard in ready for done in self._of(shard, self.shards.pop(shard))]
 
@@ -90,7 +91,7 @@ class Cluster:
         return ends
 
     def stop(self) -> None:
-        """Leave the cluster, and let it end what is under way."""
+        """Leave the cluster. Ray ends the unfinished shards."""
         ray.shutdown()
 
 
@@ -100,7 +101,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unpack(found: Found, home: Path) -> None:
-    """Write the files that a found counterexample has brought along."""
+    """Write the files of a counterexample that were sent with it."""
     if found.folder is not None and found.files:
         folder = home / found.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def _unpack(found: Found, home: Path) -> None:
 
 
 def take_shard(setup: Setup, turns: list[Turn]) -> list[Done]:
-    """Take these turns, in a process that the worker keeps for its next shard."""
+    """Run these turns in the process of the worker's pool, which stays for the next shard."""
     pool, folder, shared = _pool(setup)
     ends: list[Done] = []
     for turn in turns:
@@ -123,7 +124,7 @@ def take_shard(setup: Setup, turns: list[Turn]) -> list[Done]:
 
 
 def call_there(setup: Setup, task: Task, arguments: Any, seconds: float) -> Any:
-    """Do a task in that process."""
+    """Run a task in the process of the worker's pool."""
     return _pool(setup)[0].call(task, *arguments, seconds=seconds)
 
 
@@ -138,7 +139,7 @@ def _pool(setup: Setup) -> tuple[Pool, Path, bool]:
 
 
 def _packed(done: Done, home: Path) -> Done:
-    """Return a turn whose findings bring their files along."""
+    """Return the result of a turn, with the files of its findings."""
     found = []
     for one in done.found:
         folder = home / one.folder if one.folder is not None else None

@@ -1,4 +1,4 @@
-"""How many processes a run has, and which GPUs they are spread over, before any of them starts CUDA."""
+"""Choose the number of processes of a run and their GPUs, before any process initialises CUDA."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 
 from dmat.testing.errors import NoFuzzing
 
-EACH = 8 * 2**10  # MiB that a process is given: its context, long cases, a share for those that fill memory
+EACH = 8 * 2**10  # MiB per process: CUDA context, long cases, and a share for cases that fill memory
 
 
 def processors() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible() -> tuple[str, ...]:
-    """Return the caller's GPUs as entries of CUDA_VISIBLE_DEVICES, or all that the driver names."""
+    """Return the entries of the caller's CUDA_VISIBLE_DEVICES or, if it is unset, all GPUs of the driver."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     if told is not None:
         return tuple(entry.strip() for entry in told.split(",") if entry.strip() not in ("", "-1"))
@@ -24,7 +24,7 @@ def visible() -> tuple[str, ...]:
 
 
 def _free() -> list[tuple[str, int]]:
-    """Return (index, MiB that are free) of each GPU, by the driver's own tool: no context is made."""
+    """Return (index, free MiB) of each GPU. Calls nvidia-smi, which creates no CUDA context."""
     query = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -35,9 +35,10 @@ def _free() -> list[tuple[str, int]]:
 
 
 def processes(asked: int | None, gpus: tuple[str, ...]) -> tuple[int, int]:
-    """Return how many processes there are, and how many each GPU has, at most as many as its memory allows.
+    """Return the number of processes, and the number per GPU. GPU memory limits both.
 
-    asked: -n. gpus: none, for the CPU alone. NoFuzzing where memory does not allow one.
+    asked: value of -n. gpus: empty for a run on the CPU. Raises NoFuzzing if a GPU has no memory for one
+    process.
     """
     wanted = asked or max(processors(), len(gpus))
     if not gpus:

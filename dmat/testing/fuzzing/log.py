@@ -1,7 +1,7 @@
-"""The log of a run, a line of JSON an entry: what was asked, and every turn as it ended.
+"""The log of a run, one JSON line per event: how the run was started, and the result of every turn.
 
-All that a run knows is added up from it, so that a run that was killed is resumed from what is on disk. A
-last line that was not written to its end is passed over.
+The state of a run is computed from its log, so that a killed run can be resumed from disk. An incomplete last
+line is ignored.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LOCK = "log.lock"
 
 
 class Asked(Struct, frozen=True, tag="asked"):
-    """How a sitting of the run was begun.
+    """The options with which a sitting of the run was started.
 
-    started: UTC, ISO 8601. seconds: of fuzzing, all sittings together. config: of Triton's interpreter, where
-    kernels run in it.
+    started: UTC, ISO 8601. seconds: fuzzing time of all sittings together. config: number of the autotune
+    config in Triton's interpreter, or None without the interpreter.
     """
 
     targets: tuple[str, ...]
@@ -41,21 +41,21 @@ class Asked(Struct, frozen=True, tag="asked"):
 
 
 class Ended(Struct, frozen=True, tag="ended"):
-    """A turn, `elapsed` seconds into the run, with the causes of its failures settled."""
+    """A finished turn. elapsed: seconds since the run began. Its failures are in lines of Noted."""
 
     elapsed: float
     done: Done
 
 
 class Noted(Struct, frozen=True, tag="noted"):
-    """A failure, its cause known, or one that is a new cause."""
+    """A failure, with the number of its cause, or as a new cause."""
 
     elapsed: float
     found: Found
 
 
 class Happened(Struct, frozen=True, tag="happened"):
-    """An event."""
+    """An event of the run, for example that a process died."""
 
     elapsed: float
     what: str
@@ -65,10 +65,10 @@ Line = Asked | Ended | Noted | Happened
 
 
 class Log:
-    """The log of a folder, open to be added to. RunError where another process has it open."""
+    """The log of a folder, open for appending. Raises RunError if another process has it open."""
 
     def __init__(self, folder: Path) -> None:
-        """Open it, and cut off what was not written to its end."""
+        """Open and lock the log. Remove an incomplete last line."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         taken = lock(folder / LOCK)
@@ -80,11 +80,11 @@ class Log:
         os.ftruncate(self._file, text.rfind(b"\n") + 1)
 
     def write(self, line: Line) -> None:
-        """Add an entry; once this returns it survives the process."""
+        """Append a line. After the return it survives a crash of the process."""
         os.write(self._file, msgspec.json.encode(line) + b"\n")
 
     def lines(self) -> Iterator[Line]:
-        """Yield every entry. RunError where one is none."""
+        """Yield every line. Raises RunError at an invalid line."""
         for number, text in enumerate((self.folder / FILE).read_bytes().splitlines(), 1):
             try:
                 yield msgspec.json.decode(text, type=Line)
@@ -92,6 +92,6 @@ class Log:
                 raise RunError(f"{self.folder / FILE}, line {number}: {error}") from None
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close and unlock the log."""
         os.close(self._file)
         self._lock.release()

@@ -1,4 +1,4 @@
-"""Messages between the processes of a fuzzing run, and lines of its log: plain data, no torch."""
+"""The messages between the processes of a fuzzing run. Plain data without torch; the log holds them too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dmat.testing.record import Ended
 COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"  # folders of a run
 
 
-AT_A_LOSS = "the law itself raised"  # dmat's own fault: it accuses nobody, and is told
+AT_A_LOSS = "the law itself raised"  # a bug of dmat: it is reported, but accuses no kernel
 
 
 class Cell(Struct, frozen=True):
-    """One cell of the matrix: the names of a law and an implementation, a dtype and a device."""
+    """A law and an implementation, both by name, with a dtype and a device: the unit that is tested."""
 
     law: str
     implementation: str
@@ -22,10 +22,10 @@ class Cell(Struct, frozen=True):
 
 
 class Planned(Struct, frozen=True):
-    """A cell, and what is known before it is tried.
+    """A cell of the plan.
 
-    order: low ones come first. least: examples of a turn, whatever they take. reason: why it is not run.
-    known: the reason is a known failure.
+    order: cells of low order run first. least: minimum number of examples of a turn, regardless of time.
+    reason: why the cell is not run, else "". known: the reason is a known failure.
     """
 
     cell: Cell
@@ -36,7 +36,7 @@ class Planned(Struct, frozen=True):
 
 
 class Layout(Struct, frozen=True):
-    """All cells of a run, and what the report says of them: contracts, statements, machine, versions."""
+    """All cells of a run, and data for the report: contracts, statements of laws, machine, versions."""
 
     cells: list[Planned]
     contracts: dict[str, dict[str, object]]
@@ -46,13 +46,13 @@ class Layout(Struct, frozen=True):
 
 
 class Setup(Struct, frozen=True):
-    """The settings that every process gets when it starts. Paths are absolute.
+    """The configuration that every process gets at its start. All paths are absolute.
 
-    folder: of the run. where: the command was given, for targets are relative to it. shared: of
-    counterexamples and database, which other machines may write to as well. journals: where each writes what
-    it tries. limit: seconds an example may take. corpora: of cases to try first, and known failures. devices:
-    the entries of CUDA_VISIBLE_DEVICES to spread over. sharing: how many processes each of them has. cutoff:
-    time.time() at which nothing new is begun.
+    folder: folder of the run. where: working directory of the command; targets are relative to it. shared:
+    folder of counterexamples and database; other machines may write to it too. journals: folder of the
+    journals. limit: time limit of an example in seconds. corpora: folders of cases to try first and of known
+    failures. devices: entries of CUDA_VISIBLE_DEVICES, distributed over the processes. sharing: processes per
+    device. cutoff: time.time() after which no example starts.
     """
 
     folder: str
@@ -67,7 +67,7 @@ class Setup(Struct, frozen=True):
 
 
 class Cause(Struct, frozen=True):
-    """Something that was found: the smallest case, as a line of JSON, the law it breaks, and its signs."""
+    """A distinct cause of failures: its smallest case as a line of JSON, its cell, symptom and signs."""
 
     number: int
     cell: Cell
@@ -78,11 +78,12 @@ class Cause(Struct, frozen=True):
 
 
 class Turn(Struct, frozen=True):
-    """A while of one cell.
+    """A time slice of one cell.
 
-    seconds: how long. first: of its cell: what is remembered comes before all else. targeted: Hypothesis
-    leads it towards larger errors. tried: examples of this law so far, by regime. symptoms: by which failures
-    of this cell are known, and their causes. causes: what was found of this implementation.
+    seconds: length of the turn. least: minimum number of examples. first: the first turn of its cell, which
+    begins with the remembered cases. targeted: Hypothesis searches for larger errors. tried: examples of this
+    law so far, by regime. symptoms: known symptoms of this cell, with the numbers of their causes.
+    causes: known causes of this implementation.
     """
 
     name: str
@@ -98,11 +99,11 @@ class Turn(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """A failure of a cell, of a symptom that was not known.
+    """A failure of a cell with a new symptom.
 
-    cause: the number of the one that explains it, or None. folder: its name among the counterexamples, where
-    it is kept. again: it happens each time. signs: how its case breaks the general laws. files: what is in
-    the folder, where it was made elsewhere.
+    cause: number of the cause that explains the failure, or None for a new cause. folder: name of its folder
+    of counterexamples, or None. again: the failure is reproducible. signs: symptoms with which its case
+    breaks the general laws. files: contents of the folder, if it was made on another machine.
     """
 
     cell: Cell
@@ -119,12 +120,12 @@ class Found(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """The outcome of a turn.
+    """The result of a turn.
 
-    seconds: that it took. drawn: examples by "REGIME, LENGTHS". worst: the largest error over bound that was
-    let pass; worst_case as Python, worst_recipe as JSON. failing: examples by symptom. trouble: why the cell
-    could not be tried, or what the law itself raised. at_a_loss: the law itself raised. event: what became of
-    its process.
+    seconds: time that the turn took. drawn: examples by "REGIME, LENGTHS". worst: largest error over bound
+    among the examples that passed; worst_case is that example as Python, worst_recipe as JSON. failing:
+    failing examples by symptom. trouble: why the cell cannot be tried, or the error that the law itself
+    raised. event: how the process died, if it did. at_a_loss: the law itself raised.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The processes of this machine: they take turns, and one that is gone is replaced.
+"""The process pool of this machine: its processes run turns, and a dead process is replaced.
 
-The pool is Pebble's, which tells of each task whether its process died in it.
+The pool is Pebble's, because Pebble reports for each task whether its process died.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from dmat.testing.fuzzing.messages import Done, Setup, Turn
 from dmat.testing.fuzzing.tasks import Task, do, start
 from dmat.testing.processes import SPAWN
 
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # by whoever sent it, or for want of memory: no kernel's own
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # sent by a user or the out-of-memory killer, not by a kernel
 OUT_OF_TIME = "no result in time"
 
 
 class Gone(Exception):
-    """The process died in what it was asked; its text says how."""
+    """The process died in a task, or the task did not end in time. The message says how."""
 
 
 class Pool:
-    """So many processes, each with a turn and one to come, or it would wait for its next.
+    """A pool of processes. One turn more than processes is submitted, so that no process waits for a turn.
 
-    stint: seconds of turns that are handed out together. patience: seconds that a call may wait and take.
+    stint: seconds of turns that are submitted together. patience: default time limit in seconds of a call,
+    waiting included.
     """
 
     stint = 0.0
     patience = 120.0
 
     def __init__(self, setup: Setup, processes: int) -> None:
-        """Start them."""
+        """Start the processes."""
         self.pool = ProcessPool(processes, initializer=start, initargs=(setup,), context=SPAWN)
         self.room, self.under_way = processes + 1, 0
         self._ended: queue.Queue[tuple[Turn, Done | BaseException]] = queue.Queue()
 
     def call(self, task: Task, *arguments: Any, seconds: float | None = None) -> Any:
-        """Return the result of a task with these arguments, done in one of them.
+        """Run a task with these arguments in one of the processes. Return its result.
 
-        seconds: that it may take, and wait; default: `patience`. Gone where it dies, or is not done by then;
-        else what it raises.
+        seconds: time limit, waiting included; default: `patience`. Raises Gone if the process dies or the
+        time is over. An exception of the task is raised here.
         """
         future = self.pool.schedule(do, (task, *arguments))
         try:
@@ -55,7 +56,7 @@ class Pool:
             raise Gone(OUT_OF_TIME) from None
 
     def submit(self, turns: Sequence[Turn]) -> None:
-        """Have these turns taken, each by whoever is free next."""
+        """Submit these turns. The next free process runs each."""
         for turn in turns:
             self.under_way += 1
             future = self.pool.schedule(do, ("take", turn))
@@ -66,7 +67,7 @@ class Pool:
         self._ended.put((turn, future.result() if error is None else error))
 
     def ended(self, seconds: float) -> list[Done]:
-        """Return what has become of turns, waiting at most so long for the first."""
+        """Return the results of finished turns. Wait for the first at most `seconds`."""
         try:
             outcomes = [self._ended.get(timeout=max(0.0, seconds))]
         except queue.Empty:
@@ -77,7 +78,7 @@ class Pool:
         return [end if isinstance(end, Done) else self._lost(turn, end) for turn, end in outcomes]
 
     def _lost(self, turn: Turn, error: BaseException) -> Done:
-        """Return what is known of a turn whose process is gone."""
+        """Return the result of a turn whose process died: the event, and the case if it could be kept."""
         where = f"{turn.cell.law} of {turn.cell.implementation}"
         if not isinstance(error, ProcessExpired):
             return lost(turn, f"{where} came to no end: {type(error).__name__}: {error}")
@@ -91,26 +92,26 @@ class Pool:
         return lost(turn, event, *([found] if found else []))
 
     def _dies_again(self, turn: Turn) -> bool:
-        """Return whether the case that ended one process also ends another."""
+        """Whether the case at which the process died kills another process too."""
         try:
             self.call("once_more", turn)
         except Gone as again:
             return str(again) != OUT_OF_TIME
-        except Exception:  # the law itself at a loss
+        except Exception:  # an error of the law itself
             return False
         return False
 
     def stop(self) -> None:
-        """End all of them, whatever they do."""
+        """Kill all processes, even in the middle of a turn."""
         self.pool.stop()  # type: ignore[no-untyped-call]
         self.pool.join()
 
 
 def lost(turn: Turn, event: str, *found: Any) -> Done:
-    """Return a turn of which nothing is known but that it is lost, and what was found of it."""
+    """Return the result of a lost turn: it has only the event and the failures found."""
     return Done(turn.name, turn.cell, turn.seconds, found=found, event=event)
 
 
 def _told(death: ProcessExpired) -> str:
-    """Return how a process ended: a signal has a negative exit code."""
+    """Return how a process ended, as text. A negative exit code is a signal."""
     return f"signal {-death.exitcode}" if death.exitcode < 0 else f"exit code {death.exitcode}"

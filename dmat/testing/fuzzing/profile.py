@@ -1,7 +1,7 @@
-"""The profile under which Hypothesis fuzzes: every field of it set, so that none is inherited from a user's.
+"""The Hypothesis profile of fuzzing. Every field is set, so that none is inherited from a user's profile.
 
-A profile registered elsewhere may be derandomised, or without a database: a night then repeats one hundred
-cases for ever, without a word.
+A user's profile may be derandomised or have no database. A nightly run would then silently repeat the same
+one hundred cases for ever.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 
 from dmat.testing.errors import NoFuzzing
 
-DATABASE = "hypothesis"  # the folder of it
+DATABASE = "hypothesis"  # name of the database's folder
 
 
 def fuzzing(folder: Path) -> settings:
-    """Return the profile, its database in this folder: an absolute path, or it would follow the process."""
+    """Return the profile. Its database lies in this folder.
+
+    The path is absolute, because a relative path would depend on the current directory.
+    """
     return settings(
         settings.get_profile("default"),
         max_examples=1000,
@@ -36,7 +39,7 @@ def fuzzing(folder: Path) -> settings:
 
 
 def require_fuzzing(profile: settings) -> None:
-    """Raise NoFuzzing where searches under this profile would repeat themselves, or remember nothing."""
+    """Raise NoFuzzing if searches under this profile would repeat the same cases or store nothing."""
     if profile.derandomize:
         raise NoFuzzing("the profile is derandomised: every night would try the same cases")
     if hypothesis.core.global_force_seed is not None:

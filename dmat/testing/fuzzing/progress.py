@@ -1,4 +1,4 @@
-"""Progress of a fuzzing run: a table on a terminal, else a line now and then."""
+"""The progress display of a run: a live table on a terminal, else one line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.text import Text
 
 from dmat.testing.fuzzing.tally import Finding, Sum
 
-EVERY = 30.0  # seconds between two lines where there is no terminal
-MARGIN = 8  # rows of a terminal that are not the laws'
+EVERY = 30.0  # seconds between two lines without a terminal
+MARGIN = 8  # rows of the terminal that are not for laws
 
 
 class Progress:
-    """Shows what a run has tried: on stderr, for stdout is the verdict's.
+    """Shows the progress of a run on stderr. stdout is for the verdict.
 
-    total: what there is to show. seconds: that the run has.
+    total: the sums to show. seconds: time budget of the run.
     """
 
     def __init__(self, total: Sum, seconds: float) -> None:
-        """Show nothing yet."""
+        """Prepare the display without showing anything."""
         self.total, self.seconds = total, seconds
         self.began, self.before = time.monotonic(), total.examples
         rich = sys.stderr.isatty()
@@ -33,7 +33,7 @@ class Progress:
         self.shown, self.told = 0.0, 0
 
     def __enter__(self) -> Progress:
-        """Begin."""
+        """Start the live display on a terminal."""
         if self.live is not None:
             self.live.__enter__()
         return self
@@ -41,13 +41,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the terminal as it was."""
+        """Remove the live display and print the remaining findings."""
         if self.live is not None:
             self.live.__exit__(kind, error, trace)
         self._tell_findings()
 
     def show(self) -> None:
-        """Show what is new."""
+        """Refresh the display: at most once a second on a terminal, else print new findings and a line."""
         now = time.monotonic()
         if self.live is not None:
             if now - self.shown > 1.0:
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Examples a second, of this sitting."""
+        """Examples per second in this sitting."""
         return (self.total.examples - self.before) / max(time.monotonic() - self.began, 1e-9)
 
     def _line(self) -> str:
@@ -83,7 +83,7 @@ class Progress:
         return Group(Text(self._line(), style="bold"), self._laws(rows), *findings)
 
     def _laws(self, rows: int) -> Table:
-        """Return the laws, those of the largest error over bound first."""
+        """Return the table of laws: broken laws first, then by the largest error over bound."""
         table = Table(box=None, pad_edge=False)
         for name in ("law", "examples", "worst error / bound", "cells broken"):
             table.add_column(name, justify="left" if name == "law" else "right")
@@ -101,7 +101,7 @@ class Progress:
 
 
 def found_line(finding: Finding) -> str:
-    """Return a finding in a line."""
+    """Return a finding as one line."""
     cell, after = finding.found.cell, _clock(finding.after)
     also = f", and {len(finding.also)} more cells" if finding.also else ""
     return f"found after {after}: {cell.law} of {cell.implementation}, {cell.dtype} on {cell.device}{also}"

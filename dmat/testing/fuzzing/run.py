@@ -1,6 +1,6 @@
-"""The command `dmat fuzz`: turns to the processes, what they find to the log, until the time is up.
+"""The command `dmat fuzz`: submit turns to the processes and log their results until the time is over.
 
-This process loads neither torch nor a target: it has to live until the end.
+This process loads neither torch nor a target, because it must survive until the end of the run.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from dmat.testing.interpret.choice import asked as config
 from dmat.testing.interpret.choice import caveat
 
 DEFAULT_MINUTES = 10.0
-GRACE = 5.0  # seconds that turns have to end in when the time is up
-SHORTEST_LEFT = 0.02  # seconds: less is no turn
-PULSE = 0.25  # seconds between two looks at the clock
-IMPORTS = 300.0  # seconds until the targets must be loaded
-SETTLING = 120.0  # seconds that one failure may wait and take to be tried again
+GRACE = 5.0  # seconds that turns have to end after the time is over
+SHORTEST_LEFT = 0.02  # seconds; no turn starts with less time left
+PULSE = 0.25  # seconds between two checks of the clock
+IMPORTS = 300.0  # time limit in seconds for loading the targets
+SETTLING = 120.0  # time limit in seconds for retrying one failure, waiting included
 
 
 def fuzz(options: argparse.Namespace) -> int:
-    """Fuzz as the options say; return the exit code: 0 nothing found, 1 found, 2 it did not really fuzz."""
+    """Run the fuzzer. Return the exit code: 0 nothing found, 1 failures found, 2 it did not really fuzz."""
     began = time.monotonic()
     require_known(options.targets, options.device, options.dtype)
     log = Log(options.out)
@@ -67,9 +67,10 @@ def fuzz(options: argparse.Namespace) -> int:
 
 
 def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
-    """Return what is to be done, the number of this sitting, and seconds already spent.
+    """Return the options of the run, the number of this sitting, and the seconds already spent.
 
-    RunError where the folder holds a run that was not to be resumed, or another than was asked for.
+    Raises RunError if the folder holds a run and --resume is missing, if --resume finds no run, if the run in
+    the folder has other options, or if its time is over.
     """
     lines = list(log.lines())
     earlier = [line for line in lines if isinstance(line, Asked)]
@@ -113,7 +114,7 @@ def _new(options: argparse.Namespace) -> Asked:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: a job that is cancelled reports what it has."""
+    """Handle SIGTERM like Ctrl-C, so that a cancelled job still writes its report."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -131,7 +132,7 @@ class Run:
     def __init__(
         self, options: argparse.Namespace, asked: Asked, log: Log, sitting: int, journals: Path, zero: float
     ) -> None:
-        """Start its processes. zero: time.monotonic() of its first second, earlier sittings counted."""
+        """Start the processes. zero: time.monotonic() at the start, less the seconds of earlier sittings."""
         self.asked, self.log, self.sitting, self.zero = asked, log, sitting, zero
         self.folder = options.out.resolve()
         gpus = visible() if "cpu" not in asked.devices else ()
@@ -146,7 +147,7 @@ class Run:
         self.turns: dict[str, Turn] = {}
 
     def _cluster(self, setup: Setup, address: str) -> Any:
-        """Join a cluster; its nodes know their own GPUs."""
+        """Join a Ray cluster. Ray assigns the GPUs on each node."""
         try:
             from dmat.testing.fuzzing.cluster import Cluster
         except ImportError:
@@ -158,17 +159,17 @@ class Run:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the run, all sittings together."""
+        """Seconds of fuzzing, all sittings together."""
         return time.monotonic() - self.zero
 
     def to_the_end(self) -> FuzzReport:
-        """Take turns until the time is up, or Ctrl-C; write the report, and return it."""
+        """Run turns until the time is over or Ctrl-C. Write the report and return it."""
         from dmat.testing.fuzzing.report.files import write
 
         layout = self._laid_out()
         self.total = Sum(layout.cells)
         self._remember()
-        self.log.write(self.asked)  # not before it is known that it can be done
+        self.log.write(self.asked)  # only after the targets have loaded
         self.schedule = Schedule(self.total, self.asked.seed, self.sitting)
         with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
             self._settle_what_was_left()
@@ -197,7 +198,7 @@ class Run:
         return layout
 
     def _remember(self) -> None:
-        """Add up what the earlier sittings have tried and found."""
+        """Add up the results of the earlier sittings from the log."""
         for line in self.log.lines():
             if isinstance(line, Asked):
                 continue
@@ -211,7 +212,7 @@ class Run:
                     self.total.happened(what)
 
     def _settle_what_was_left(self) -> None:
-        """Try again what an earlier sitting had found, and was killed before it had made it small."""
+        """Retry failures that an earlier sitting found, but did not shrink before it was killed."""
         for folder in sorted((self.folder / AHEAD).glob("*")):
             with suppress(Gone, OSError, msgspec.MsgspecError):
                 cell = msgspec.json.decode((folder / FILE).read_bytes(), type=Cell)
@@ -225,7 +226,7 @@ class Run:
     # Turns
 
     def _hand_out(self, left: float) -> bool:
-        """Give every process its turns; False where there is nothing that could be tried, now or later."""
+        """Submit turns until all processes have some. Return False if no cell can be tried, now or later."""
         while self.hands.under_way < self.hands.room:
             turns = self.schedule.stint(min(self.hands.stint, left), left)
             if not turns:
@@ -235,7 +236,7 @@ class Run:
         return True
 
     def _hear(self, seconds: float) -> None:
-        """Take in what has ended."""
+        """Process the results of finished turns."""
         for done in self.hands.ended(seconds):
             self.total.elapsed = self.elapsed
             self._take_in(done)
@@ -264,7 +265,10 @@ class Run:
         self.total.note(found)
 
     def _unless_known(self, found: Found, turn: Turn) -> Found:
-        """Return the failure, explained by what was found of its implementation while it was looked at."""
+        """Return the failure, with its cause if a cause found since its turn began explains it.
+
+        The folder of an explained failure is deleted.
+        """
         newer = self.total.causes(found.cell.implementation)[len(turn.causes) :]
         if found.cause is not None or not newer:
             return found
@@ -281,7 +285,7 @@ class Run:
 
 
 def _last_line(report: FuzzReport, folder: Path) -> str:
-    """Return the verdict, as the last line of the terminal has it."""
+    """Return the verdict as the last lines of the terminal output."""
     tried = f"{report.examples:,} examples in {report.seconds:.0f} s"
     what = {
         "found": f"FOUND {len(report.findings)}: " + "; ".join(_short(f) for f in report.findings[:5]),

@@ -1,7 +1,7 @@
-"""Choice of the next cell: all laws get the same time, and each law takes its least tried cell first.
+"""The scheduler: all laws get the same time, and within a law the least tried cell has the next turn.
 
-So every law is tried soon, however dear its examples are, and a run of any length has tried all cells as
-evenly as it could. Turns begin short, for breadth, and double, for depth.
+Thus every law is tried soon, even one with expensive examples, and at any time all cells have been tried as
+evenly as possible. Turns are short at first, for breadth, and double in length, for depth.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dmat.testing.fuzzing.messages import Cell, Turn
 from dmat.testing.fuzzing.tally import Sum
 
 FIRST, LONGEST = 0.05, 10.0  # seconds of a turn
-LED_FROM = 1.5  # seconds: shorter ones are too few examples to lead anywhere
-PENALTY = 30.0  # seconds that a cell waits longer for each process that it has ended
-DEAR = 30.0  # seconds that a turn may take of a law of which one example costs a compilation
+LED_FROM = 1.5  # seconds from which a turn is targeted; shorter turns have too few examples for that
+PENALTY = 30.0  # seconds added to a cell's spent time, in the queue, for each process that it has killed
+DEAR = 30.0  # seconds that a turn of a law may take if each example needs a compilation
 
 
 class Schedule:
-    """The turns of a run.
+    """The queue of the turns of a run.
 
-    seed: of the run; a turn's own seed follows from it, its cell and its number. sitting: a run that is
-    resumed begins another; no two turns of a run have one name.
+    seed: seed of the run. The seed of a turn is computed from it, the cell and the cell's number of turns.
+    sitting: number of this sitting; each resumption begins a new one. It makes the names of turns unique.
     """
 
     def __init__(self, total: Sum, seed: int, sitting: int = 1) -> None:
-        """Know which cells can be tried at all, by law, in the order of the laws."""
+        """Queue all cells that can be tried, by law, in the order of the laws."""
         self.total, self.seed, self.sitting, self.number = total, seed, sitting, 0
         self.waiting: dict[str, list[tuple[int, float, int]]] = {}
         self.spent: dict[str, float] = {}
@@ -38,7 +38,10 @@ class Schedule:
             self._wait(cell)
 
     def _in_order(self) -> list[Cell]:
-        """Return the cells by law; of a law at random, or every law would begin with one implementation."""
+        """Return the cells in the order of the laws.
+
+        Within a law the order is random: otherwise every law would begin with the same implementation.
+        """
         order = [planned for planned in self.total.cells.values() if not planned.reason]
         Random(self.seed).shuffle(order)
         return [planned.cell for planned in sorted(order, key=lambda planned: planned.order)]
@@ -50,11 +53,11 @@ class Schedule:
             heappush(self.waiting.setdefault(cell.law, []), (tally.turns, waited, self.places[cell]))
 
     def next(self, left: float) -> Turn | None:
-        """Return the next turn, of at most `left` seconds; None while all that can be tried is under way."""
+        """Return the next turn, of at most `left` seconds. None if no waiting cell can be tried now."""
         free = [law for law, waiting in self.waiting.items() if waiting and self._fits(waiting[0], left)]
         if not free:
             return None
-        law = min(free, key=self.spent.__getitem__)  # of equal ones the first: the laws of low order
+        law = min(free, key=self.spent.__getitem__)  # among equal laws, the one of lowest order
         cell = self.cells[heappop(self.waiting[law])[-1]]
         turn = self._turn(cell, left)
         self.under_way[cell] = DEAR if turn.least > 1 else turn.seconds
@@ -62,11 +65,11 @@ class Schedule:
         return turn
 
     def _fits(self, waiting: tuple[int, float, int], left: float) -> bool:
-        """Return whether enough time is left for this turn."""
+        """Whether the time left is enough for a turn of this cell."""
         return left >= DEAR or self.total.cells[self.cells[waiting[-1]]].least == 1
 
     def stint(self, seconds: float, left: float) -> list[Turn]:
-        """Return turns of so many seconds together, one at the least if there is any."""
+        """Return turns of `seconds` seconds together: at least one turn, if any cell can be tried."""
         turns: list[Turn] = []
         while sum(turn.seconds for turn in turns) < seconds or not turns:
             turn = self.next(left)
@@ -76,7 +79,10 @@ class Schedule:
         return turns
 
     def ended(self, cell: Cell, seconds: float) -> None:
-        """Take note of what a turn has really taken, its tally being added to; its cell waits again."""
+        """Record the time that a turn really took, and queue its cell again.
+
+        The tally of the cell must already contain the turn.
+        """
         self.spent[cell.law] += seconds - self.under_way.pop(cell)
         self._wait(cell)
 

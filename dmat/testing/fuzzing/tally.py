@@ -1,4 +1,4 @@
-"""Sums of a run: examples and findings of all turns, in the order in which the turns ended."""
+"""The sums of a run: examples tried and failures found, added up from the finished turns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, Planned
 
 @dataclass
 class Tally:
-    """What became of one cell. symptoms: by which its failures are known, each with the number of its cause.
+    """The sums of one cell.
 
-    spent: seconds, those of processes that were lost included.
+    symptoms: the known symptoms of its failures, each with the number of its cause. spent: seconds, including
+    those of lost processes.
     """
 
     turns: int = 0
@@ -29,7 +30,7 @@ class Tally:
     trouble: str = ""
 
     def add(self, done: Done) -> None:
-        """Add a turn."""
+        """Add the result of a turn."""
         self.turns += 1
         self.examples += done.examples
         self.refused += done.refused
@@ -43,9 +44,10 @@ class Tally:
 
 @dataclass
 class Finding:
-    """A distinct cause: what was found first of it, when (seconds into the run), and what else it breaks.
+    """A distinct cause of failures.
 
-    times: failing examples that have its symptoms.
+    found: its first failure. after: time of that failure, in seconds since the run began. also: other cells
+    that the cause breaks. times: number of failing examples with its symptoms.
     """
 
     number: int
@@ -55,24 +57,24 @@ class Finding:
     times: int = 1
 
     def cause(self) -> Cause:
-        """Return it as a process is told of it."""
+        """Return the finding as a message to the processes."""
         found = self.found
         return Cause(self.number, found.cell, found.recipe, found.symptom, found.ended, found.signs)
 
     def covers(self, cell: Cell) -> None:
-        """Note that it breaks this cell too."""
+        """Record that the cause breaks this cell too."""
         if cell != self.found.cell and cell not in self.also:
             self.also.append(cell)
 
 
 class Sum:
-    """All of it.
+    """The sums of a whole run.
 
-    cells: in the order in which they are tried. elapsed: seconds of fuzzing, all sittings together.
+    cells: all cells, in the order in which they are tried. elapsed: seconds of fuzzing of all sittings.
     """
 
     def __init__(self, cells: list[Planned]) -> None:
-        """Begin with nothing."""
+        """Start with empty sums."""
         self.cells = {planned.cell: planned for planned in cells}
         self.tallies = {cell: Tally() for cell in self.cells}
         self.findings: list[Finding] = []
@@ -82,15 +84,15 @@ class Sum:
 
     @property
     def examples(self) -> int:
-        """How many were tried."""
+        """The number of examples tried."""
         return sum(tally.examples for tally in self.tallies.values())
 
     def causes(self, implementation: str) -> tuple[Cause, ...]:
-        """Return what was found of an implementation."""
+        """Return the known causes of an implementation's failures."""
         return tuple(f.cause() for f in self.findings if f.found.cell.implementation == implementation)
 
     def add(self, done: Done) -> None:
-        """Add a turn; its failures are added by `note`, once their causes are known."""
+        """Add the result of a turn, without its failures: `note` adds them when their causes are known."""
         tally = self.tallies[done.cell]
         tally.add(done)
         regimes = self.regimes.setdefault(done.cell.law, Counter())
@@ -101,7 +103,7 @@ class Sum:
                 self.findings[tally.symptoms[symptom]].times += count
 
     def note(self, found: Found) -> None:
-        """Add a failure: to its cause, or as a new one."""
+        """Add a failure to its cause, or as a new cause."""
         number = found.cause
         if number is None:
             number = len(self.findings)
@@ -114,5 +116,5 @@ class Sum:
         tally.deaths += found.ended != "broken"
 
     def happened(self, what: str) -> None:
-        """Note an event."""
+        """Record an event."""
         self.events.append((self.elapsed, what))

@@ -1,4 +1,4 @@
-"""The tasks of worker processes, by name. A process loads torch only after it has chosen its GPU."""
+"""The tasks of a run's processes, called by name, so that torch is loaded only after the GPU is chosen."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dmat.testing.processes import end_with_parent, lock
 
 Task = Literal["begin", "lay_out", "take", "once_more", "mourn", "settle", "compare"]
 
-_locks: list[FileLock] = []  # that this process keeps until its end
+_locks: list[FileLock] = []  # locks that this process holds until it ends
 
 
 def start(setup: Setup) -> None:
-    """Become a process of the run: a GPU of its own, then torch and all that worker.py has."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's: it lets turns be counted
-    end_with_parent()  # nobody would hear of its turns
-    if Path(setup.where).is_dir():  # another machine may have it elsewhere
+    """Initialise a process of the run: choose its GPU, then load torch and worker.py."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then collects the turns
+    end_with_parent()  # without the run nobody reads its results
+    if Path(setup.where).is_dir():  # the folder may be missing on another machine
         os.chdir(setup.where)
     if setup.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
@@ -29,14 +29,14 @@ def start(setup: Setup) -> None:
 
 
 def do(task: Task, *arguments: Any) -> Any:
-    """Call the function of worker.py that has the task's name, in a process of the run."""
+    """Call the function of worker.py with the task's name. Runs in a process of the run."""
     from dmat.testing.fuzzing import worker
 
     return getattr(worker, task)(*arguments)
 
 
 def _place(setup: Setup) -> int:
-    """Return the lowest number that no living process of this run has: locks end with their process."""
+    """Return the lowest number that no living process of this run holds. A lock ends with its process."""
     number = 0
     while (place := lock(Path(setup.journals) / f"place-{number}")) is None:
         number += 1

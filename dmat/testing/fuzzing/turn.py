@@ -1,4 +1,4 @@
-"""A turn: one law of one implementation on new cases for a while, past what is known to fail."""
+"""A turn: try one law of one implementation on new cases for some time. Known failures do not end it."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ from dmat.testing.run.search import smallest, without_end
 from dmat.testing.run.session import Keeping, told_and_kept
 from dmat.testing.verdict.finding import Failure, LawBroken
 
-DEEP = 1.0  # seconds from which a turn tries long sequences too
+DEEP = 1.0  # turns of at least so many seconds try long sequences too
 LONGEST = {"cpu": 1100, "cuda": 2200}
-SMALL = 2**20  # entries of D~ for which every device has memory
-EXAMPLES_A_SECOND = 2000  # at the most
+SMALL = 2**20  # entries of D~; every device has memory for so many
+EXAMPLES_A_SECOND = 2000  # upper limit
 LARGEST_TARGET = 1e3
 SECONDS_OF_SHRINKING = 6.0
-MOST_SYMPTOMS = 8  # of a cell that are looked at: a kernel may be wrong in ever other ways
+MOST_SYMPTOMS = 8  # per cell; a kernel may be wrong in any number of ways, and further symptoms are ignored
 
 
 def one_length(domain: Domain, random: Random) -> Domain:
-    """Return the domain with a single length: what was compiled for it serves all examples of a turn."""
+    """Return the domain with a single length, so that all examples of a turn use one compiled kernel."""
     S = domain.draw_shape(random, zero=False)[-1]
     return replace(domain, seq_multiple_of=max(S, 1), max_seq=S)
 
 
 class Over(BaseException):
-    """A led search has had its time: no Exception, for Hypothesis would take that for a failure."""
+    """The time of a targeted search is over. A BaseException: Hypothesis takes an Exception for a failure."""
 
 
 class Going:
-    """A turn that is under way.
+    """A running turn.
 
-    keeping: the journal, the corpus, and the folder of counterexamples. profile: of Hypothesis, its database.
-    ahead: a folder in which what fails is written before it is made smaller. cutoff: time.time() at which it
-    stops. memory: bytes that a D~ may fill.
+    keeping: the journal, the corpus, and the folder of counterexamples. profile: the Hypothesis profile, with
+    the database. ahead: folder for failures that are not yet shrunk. cutoff: time.time() at which the turn
+    stops. memory: number of bytes that one D~ may fill.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Going:
         cutoff: float,
         memory: int = 0,
     ) -> None:
-        """Begin to count."""
+        """Start the clock and set all counts to zero."""
         self.profile, self.ahead = profile, ahead
         self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.kind)
-        self.subject = subject.in_dtype(subject.dtype)  # errors over bounds are of this turn
+        self.subject = subject.in_dtype(subject.dtype)  # a copy: `worst` is of this turn alone
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
         if self.entry.most is not None:
@@ -89,14 +89,18 @@ class Going:
 
     @property
     def over(self) -> bool:
-        """Return whether to stop: after the least examples, or earlier if it fails or examples are costly."""
+        """Whether the turn should stop.
+
+        It stops when its time is over and it has its minimum number of examples or has found a failure. It
+        stops at the latest DEAR seconds after its time.
+        """
         if self.trouble:
             return True
         late = time.time() - self.until
         return late >= 0 and (self.examples >= self.turn.least or bool(self.found) or late >= DEAR)
 
     def go(self) -> Done:
-        """Try cases until it is over; return what became of it."""
+        """Try cases until the turn is over. Return the result."""
         if self.turn.first:
             self._remembered()
         if self.turn.targeted:
@@ -108,7 +112,7 @@ class Going:
         return self.done()
 
     def _remembered(self) -> None:
-        """Try what broke this law before, in any run that wrote in the database, and the corpus."""
+        """Try the remembered cases: the database's, which broke this law in any run, and the corpus."""
         for case in recall(self.profile.database, self.entry, self.subject):
             if self.attempt(case):
                 forget(self.profile.database, *self._place, case)
@@ -121,11 +125,11 @@ class Going:
         return cell.law, cell.implementation, cell.dtype, cell.device
 
     def _led(self) -> None:
-        """Let Hypothesis draw, towards larger errors over their bounds; its database keeps the largest."""
+        """Let Hypothesis search for larger errors over bound. Its database keeps the largest."""
         most = max(1, int(EXAMPLES_A_SECOND * self.turn.seconds))
 
         @settings(self.profile, max_examples=most)
-        @seed(self.turn.seed)  # below the settings: above them it would take their database away
+        @seed(self.turn.seed)  # must stand below the settings: above, it would disable the database
         @given(case=self.entry.cases.search(self.domain))
         def led(case: Case) -> None:
             if self.over:
@@ -140,7 +144,7 @@ class Going:
             led()
 
     def attempt(self, case: Case) -> bool:
-        """Try one case, and note how it ends; tell if the law held."""
+        """Try one case and record its result. Return whether the law held."""
         self._count(case)
         self.subject.worst = None
         try:
@@ -154,7 +158,7 @@ class Going:
             self._failed(without_end(case, "did not end"))
         except torch.OutOfMemoryError:
             self._shorten()
-        except Exception as error:  # a law at a loss accuses nobody
+        except Exception as error:  # an error of the law itself accuses no kernel
             self.at_a_loss = True
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
@@ -175,12 +179,12 @@ class Going:
             self.worst = worst, case
 
     def _shorten(self) -> None:
-        """From now on, draw shorter sequences: memory is no matter of right or wrong."""
+        """Draw shorter sequences from now on. Out of memory is no failure of the kernel."""
         self.out_of_memory += 1
         torch.cuda.empty_cache()
         self.domain = replace(self.domain, longest=self.domain.longest // 2)
 
-    # What fails
+    # Failures
 
     def _failed(self, failure: Failure) -> None:
         if self._is_of_memory(failure):
@@ -193,7 +197,7 @@ class Going:
             self.found.append(self.settled(failure))
 
     def _is_of_memory(self, failure: Failure) -> bool:
-        """Return whether the kernel ran out of memory on a case that is not small."""
+        """Whether the kernel ran out of memory on a case that is not small."""
         cause = failure.broken.__cause__
         if not isinstance(cause, torch.OutOfMemoryError) or "gates" not in failure.case:
             return False
@@ -201,11 +205,14 @@ class Going:
         return bool(B * NH * S * S > SMALL)
 
     def settled(self, failure: Failure) -> Found:
-        """Return a failure made small: with the cause that explains it, or told and kept as a new one."""
+        """Shrink a failure. Return it with the known cause that explains it, or keep it as a new cause.
+
+        A new cause gets a message and a folder of counterexamples.
+        """
         kind = symptom(failure.broken.finding)
         self._write_ahead(failure)
         causes = alike(self.turn.causes, failure.ended)
-        for cause in causes:  # what ended a process is not tried once more, only to see it end another
+        for cause in causes:  # a case that killed a process is not tried again: it would kill this one too
             if failure.ended != "broken" or explains(cause, self.entry, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)
         if failure.ended == "broken":
@@ -220,10 +227,10 @@ class Going:
         return msgspec.structs.replace(self._of(kind, failure, str(broken), folder=home), signs=shown)
 
     def _write_ahead(self, failure: Failure) -> None:
-        """Write the case down as it was found: the run may be killed before it is made smaller."""
+        """Write the unshrunk case to disk, because the run may be killed while the case is shrunk."""
         home = self.ahead / self.turn.name
         home.mkdir(parents=True, exist_ok=True)
-        # As it was drawn: numbers that are stored could not be made fewer.
+        # The case keeps its random backgrounds: stored tensors could not be shrunk.
         (home / FILE).write_text(text_of(case_file(self.entry, self.subject, failure)))
 
     def _of(
@@ -249,7 +256,7 @@ class Going:
         )
 
     def done(self) -> Done:
-        """Return what became of the turn."""
+        """Return the result of the turn."""
         worst, case = self.worst if self.worst is not None else (None, None)
         return Done(
             self.turn.name,

@@ -1,6 +1,6 @@
-"""A worker process of a fuzzing run: it lays out cells, takes turns, and settles cases that others left.
+"""The tasks of a fuzzing process: list the cells, run turns, and settle the failures of dead processes.
 
-It loads torch: tasks.py loads this file when the process' GPU has been chosen.
+This module loads torch. Therefore tasks.py imports it only after the GPU of the process has been chosen.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from dmat.testing.run.session import Keeping
 from dmat.testing.run.shrink import attempted
 from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
-LEAST_OF_DEAR = 10  # examples of a law of which one costs a compilation or a process
-SHARE = 0.3  # of the free memory of a GPU that one D~ may fill: its cotangent is as large
+LEAST_OF_DEAR = 10  # minimum examples of a turn, if each example needs a compilation or a process
+SHARE = 0.3  # fraction of a GPU's free memory that one D~ may fill; its cotangent is as large
 
 
 @dataclass
 class Process:
-    """The state of this process: its output folder, and the kernels that it has loaded."""
+    """The state of this process: its configuration, its journal and folders, and the loaded subjects."""
 
     setup: Setup
     keeping: Keeping
@@ -62,7 +62,7 @@ _this: list[Process] = []
 
 
 def begin(setup: Setup) -> None:
-    """Begin, on the GPU that was chosen: one thread, a journal, the profile."""
+    """Initialise this process on the chosen GPU: one thread, the journal, and the Hypothesis profile."""
     torch.set_num_threads(1)
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
     journal = Journal(Path(setup.journals), setup.limit)
@@ -72,20 +72,21 @@ def begin(setup: Setup) -> None:
 
 
 def _warm_up(device: str) -> None:
-    """Load what the first backward of a process loads, and CUDA's context: no example is timed with it."""
+    """Run one backward. It loads libraries and the CUDA context, which no example should be timed with."""
     x = torch.zeros(1, device=device, requires_grad=True)
     torch.autograd.grad(x.logsumexp(0), x)
 
 
-# What is tried
+# The cells
 
 
 def lay_out(
     targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str], corpora: Sequence[str] = ()
 ) -> Layout:
-    """Load the targets, and return every cell. corpora: folders that must be there.
+    """Load the targets and return every cell. corpora: corpus folders that must exist.
 
-    TargetError, SelectionError, CorpusError where one is wrong; NoFuzzing where the profile is.
+    Raises TargetError, SelectionError or CorpusError if a target, the selection or a corpus is invalid, and
+    NoFuzzing if the Hypothesis profile is.
     """
     require_fuzzing(_this[0].profile)
     require_there([Path(folder) for folder in corpora])
@@ -125,7 +126,7 @@ def _subject(cell: Cell) -> Subject:
 
 
 def take(turn: Turn) -> Done:
-    """Take a turn. What kills this process, or does not end, is in its journal."""
+    """Run a turn. If a case kills this process or does not end, the journal holds the case."""
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
     assert journal is not None
@@ -151,12 +152,15 @@ def _going(turn: Turn, cutoff: float) -> Going:
 
 @cache
 def _corpus(folders: tuple[str, ...]) -> Any:
-    """Return the cases to try first."""
+    """Return the corpus: the cases to try first."""
     return Corpus.read(*(Path(folder) for folder in folders if Path(folder).is_dir()))
 
 
 def _uncallable(going: Going, subject: Subject) -> str:
-    """Return why the plainest call there is cannot be made; it is made once a process, and may end it."""
+    """Make the smoke call. Return the reason if it fails, else "".
+
+    The smoke call is made once per process, and no more once it has killed a process or has not ended in one.
+    """
     plainest = {"gates": subject.plainest}
     assert going.keeping.journal is not None
     fate = going.keeping.journal.fate_of_plainest
@@ -171,18 +175,21 @@ def _uncallable(going: Going, subject: Subject) -> str:
 
 
 def _memory(device: str) -> int:
-    """Return how many bytes a D~ may fill: a share of what is free now, among the processes of this GPU."""
+    """Return the number of bytes that one D~ may fill: SHARE of the free memory, divided by the processes.
+
+    0 on the CPU. The processes are those that share this GPU.
+    """
     if device != "cuda":
         return 0
 
     return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
 
 
-# What was left by others
+# Failures that dead processes left
 
 
 def once_more(turn: Turn) -> None:
-    """Try what a turn whose process is gone was trying; it may end this process too."""
+    """Retry the last case of a turn whose process died. The case may kill this process too."""
     entry = left_behind(Path(_this[0].setup.journals), turn.name)
     if entry is not None and entry.case is not None:
         with suppress(LawBroken):
@@ -191,7 +198,10 @@ def once_more(turn: Turn) -> None:
 
 
 def mourn(turn: Turn) -> Found | None:
-    """Return what a turn whose process is gone was trying, its case kept; None if it tried nothing."""
+    """Return the last case of a turn whose process died, as a failure. None if the turn had tried no case.
+
+    The case is kept as a counterexample, unless a known cause ended in the same way.
+    """
     setup = _this[0].setup
     entry = left_behind(Path(setup.journals), turn.name)
     if entry is None or (entry.case is None and entry.ended != "broken"):
@@ -215,14 +225,14 @@ def mourn(turn: Turn) -> Found | None:
 
 
 def _recipe_in(folder: str | None) -> str:
-    """Return the case that is kept there as a line of JSON."""
+    """Return the case of a counterexample's folder as a line of JSON, or "{}" without a folder."""
     return encoded(case_of(read(Path(folder) / FILE).case, Path(folder))) if folder else "{}"
 
 
 def settle(folder: str, turn: Turn) -> Found | None:
-    """Try a case that was written ahead once more, and make it small; None where it cannot be read.
+    """Retry and shrink a failure that an earlier sitting did not settle. None if its file cannot be read.
 
-    folder: of the case. turn: none that was taken, but of its cell.
+    folder: folder of the case. turn: a turn of the same cell, made only for this call.
     """
     try:
         file = read(Path(folder) / FILE)
@@ -252,7 +262,10 @@ def settle(folder: str, turn: Turn) -> Found | None:
 
 
 def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
-    """Return the number of the cause that explains a failure after all: both were found at the same time."""
+    """Return the number of the cause that explains a failure, or None.
+
+    causes: causes that were found while the turn of the failure was running.
+    """
     trying, subject = _this[0].keeping.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):

@@ -1,4 +1,4 @@
-"""The command `dmat grade`: each implementation graded in a process of its own, for it may crash there."""
+"""The command `dmat grade`: grade each implementation in a child process, because it may crash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GRADES: Mapping[str, Callable[[Any, int, Tell], Grade]] = {DTILDE: grade, FUSED:
 
 
 def grade_all(options: argparse.Namespace) -> list[Graded]:
-    """Grade what the options name; without a TARGET, the built-in formulas, to compare."""
+    """Grade the targets of the options. Without a TARGET, grade the built-in formulas for comparison."""
     chosen = select(options.targets, options.device, options.dtype, otherwise=COMPARED)
     graded = []
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
@@ -50,7 +50,10 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
 
 
 def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
-    """Return a grade a place; the place at which the process dies has none, and those after it are tried."""
+    """Return one grade per dtype and device.
+
+    If the process dies, that dtype and device gets a reason instead of a grade, and the next ones are tried.
+    """
     grades: list[GradeResult] = []
     case = "a call with gates of zeros"
 
@@ -74,7 +77,7 @@ def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
 
 
 def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> None:
-    """Grade it in this process; tell each case as it comes, and each grade."""
+    """Grade the implementation in this process. Send each case before it is tried, and each grade."""
     import torch
 
     torch.set_num_threads(1)  # cases are small: a second thread saves nothing

@@ -1,7 +1,7 @@
-"""The strictest accuracy class that an implementation survives: docs/spec.md section 3, its last paragraph.
+"""The strictest accuracy class that a D~ kernel survives: docs/spec.md section 3, last paragraph.
 
-Each case is drawn once, the kernel is called once on it, and the result is held against the bounds of all
-classes that still stand. Gates and cotangents are finite: this is about digits, not about special values.
+For each case the kernel is called once. Its result is compared with the bounds of all classes that still
+stand. Gates and cotangents are finite: the grade measures rounding errors, not special values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from dmat.testing.processes import Tell
 from dmat.testing.verdict.finding import Expected, Finding, LawBroken
 from dmat.testing.verdict.require import require_within
 
-EXAMPLES = 150  # random cases a dtype, after some 120 of the ladder
+EXAMPLES = 150  # random cases per dtype, after about 120 cases of the ladder
 
 
 SCOPES = relaxations(Contract, "error_scope")
@@ -53,9 +53,9 @@ QUANTITIES = ("forward", "gradients")
 
 
 def classes(dtype: str, quantity: str) -> list[AccuracyClass]:
-    """Return the classes from the strictest on; a half type's own format comes after all wider ones.
+    """Return the classes, strictest first. The format of a half dtype itself comes after all wider formats.
 
-    Of the scopes beyond the window gradients know one alone, for they have one bound.
+    Gradients have only the scopes "window" and "prefix": one bound holds for all scopes beyond the window.
     """
     scopes = SCOPES if quantity == "forward" else ("window", "prefix")
     pairs = [(scope, wide) for scope in scopes for wide in ("float64", "float32")]
@@ -66,26 +66,27 @@ def classes(dtype: str, quantity: str) -> list[AccuracyClass]:
 
 @dataclass(frozen=True)
 class Loss:
-    """What took a class: the entry, and the case as Python."""
+    """The failure that eliminated a class: the wrong entry, and the case as Python."""
 
     finding: Finding
     case: str
 
     @property
     def times(self) -> float | None:
-        """The error over the bound; None where no finite number came, or no bound was to be had."""
+        """The error divided by its bound. None if the result is not finite or has no bound."""
         error, allowed = self.finding.error, self.finding.allowed
         return error / allowed if error is not None and allowed else None
 
 
-Judge = Callable[[AccuracyClass], float]  # the worst error over bound; LawBroken beyond it
+Judge = Callable[[AccuracyClass], float]  # returns the worst error over bound; raises LawBroken beyond it
 
 
 @dataclass
 class Ledger:
-    """Which classes one result still survives, strictest first, and what took the others.
+    """The classes that a quantity still survives, strictest first, and the failures of the other classes.
 
-    standing: the worst error over bound, of the cases that no stricter class stood for.
+    standing: worst error over bound by class. A case counts only if no class that implies this class held
+    for it.
     """
 
     standing: dict[AccuracyClass, float | None]
@@ -93,9 +94,9 @@ class Ledger:
     cases: int = 0
 
     def weigh(self, judge: Judge, case: Case) -> float:
-        """Hold a result against the classes; return the worst error over bound of the strictest left.
+        """Judge a result by all standing classes. Return the worst error over bound of the strictest left.
 
-        A class that holds speaks for all that it implies.
+        If a class holds, the classes that it implies hold too and are not judged.
         """
         self.cases += 1
         held: dict[AccuracyClass, float] = {}
@@ -113,11 +114,11 @@ class Ledger:
 
     @property
     def strictest(self) -> AccuracyClass | None:
-        """The strictest class left."""
+        """The strictest class that still stands, or None."""
         return next(iter(self.standing), None)
 
     def result(self) -> LedgerResult:
-        """Return what became of each class."""
+        """Return the result of each class."""
         left = [_class_result(one, True, worst) for one, worst in self.standing.items()]
         lost = [
             _class_result(one, False, loss.times, "\n".join(loss.finding.lines()), loss.case)
@@ -132,11 +133,11 @@ def _class_result(
     return ClassResult(one.error_scope, one.accumulates_in, one.gates, stands, worst, finding, case)
 
 
-# One case, held against any class
+# The result of one case, judged by any class
 
 
 def judge_forward(subject: DtildeSubject, run: Run) -> Judge:
-    """Return the judge of D~; its truth is computed once."""
+    """Return the judge of D~. The exact D~ is computed once."""
     truth = Forward.of(run.igate, run.fgate, wide=True)
 
     def judge(accuracy: AccuracyClass) -> float:
@@ -148,7 +149,7 @@ def judge_forward(subject: DtildeSubject, run: Run) -> Judge:
 
 
 def judge_gradients(subject: DtildeSubject, gradients: Gradients) -> Judge:
-    """Return the judge of both gradients; their truth is computed once."""
+    """Return the judge of both gradients. The exact gradients are computed once."""
     summed = subject.contract.masked_cotangent
     truth = Backward.of(gradients.run.fgate, gradients.G, masked_cotangent=summed, wide=True)
     kind = np.full(truth.fgate.shape, FINITE, dtype=np.int8)
@@ -165,7 +166,7 @@ def judge_gradients(subject: DtildeSubject, gradients: Gradients) -> Judge:
 
 
 def judges(subject: DtildeSubject, case: Case) -> dict[str, Judge]:
-    """Call the implementation once, and return the judges of what it gave."""
+    """Call the implementation once. Return the judge of each quantity."""
     gates, cotangent = case["gates"], case["cotangent"]
     if not subject.contract.has_gradients:
         return {"forward": _forward_alone(subject, case)}
@@ -199,21 +200,21 @@ def lost_to(broken: LawBroken) -> Judge:
 
 
 def finite(domain: Domain) -> Domain:
-    """Return what of a domain has digits: no special values, and no tensor without elements."""
+    """Return the domain without special values and without empty tensors."""
     return replace(domain, special_values=(), zero_length=False)
 
 
 CANCELLING = Cotangent(Cycle((2.0**15, 2.0**-10, -(2.0**15))))  # float32 sums lose the 2^-10
 
 
-HEAVY = Cotangent(Sum(Constant(2.0**-10), Diagonal(2.0**15)))  # the diagonal is in no rectangle
+HEAVY = Cotangent(Sum(Constant(2.0**-10), Diagonal(2.0**15)))  # no rectangle sum contains the diagonal
 
 
 PAST_ALL_CHUNKS = 150
 
 
 def telling(domain: Domain) -> Iterator[tuple[Gates, Cotangent]]:
-    """Yield what tells classes apart: spikes at the ends of a scope, and sums that cancel."""
+    """Yield cases that discriminate between classes: spikes at the ends of a scope, and cancelling sums."""
     longest = [PAST_ALL_CHUNKS] if domain.seq_multiple_of == 1 and domain.max_seq is None else []
     for S in ragged(domain) + longest:
         smooth = Gates(domain.dtype, (1, 2, S), Constant(0.0), Ramp(2.0, 0.125 / S, 0.5))
@@ -225,7 +226,7 @@ def telling(domain: Domain) -> Iterator[tuple[Gates, Cotangent]]:
 
 
 def ladder(domain: Domain) -> Iterator[Case]:
-    """Yield the canonical cases, each with a last head and half a sequence to be looked at alone."""
+    """Yield the canonical cases. The last head and the first half of the sequence test batch invariance."""
     canonical = ((gates, G) for gates in gate_ladder(finite(domain)) for G in cotangent_ladder(gates))
     for gates, cotangent in chain(canonical, telling(finite(domain))):
         B, NH, S = gates.shape
@@ -236,7 +237,7 @@ def ladder(domain: Domain) -> Iterator[Case]:
 
 @st.composite
 def random_case(draw: st.DrawFn, domain: Domain) -> Case:
-    """Draw a case, with a head and a cut of the sequence to be looked at alone."""
+    """Draw a case, with a head and a cut of the sequence to test batch invariance."""
     gates = finite(domain).draw_gates(draw)
     B, NH, S = gates.shape
     return {
@@ -252,7 +253,10 @@ def random_case(draw: st.DrawFn, domain: Domain) -> Case:
 
 @dataclass
 class Grade:
-    """What became of one implementation in one dtype on one device. reason: why it has no grade."""
+    """The grade of one implementation in one dtype on one device.
+
+    reason: why there is no grade, else "".
+    """
 
     dtype: str
     device: str
@@ -262,7 +266,7 @@ class Grade:
     seconds: float = 0.0
 
     def result(self) -> GradeResult:
-        """Return what is told of it."""
+        """Return the grade as a plain struct, which can be sent to another process."""
         ledgers = {quantity: ledger.result() for quantity, ledger in self.ledgers.items()}
         conduct = [
             TraitResult(name, quantity, trait.holds, trait.cases, trait.case)
@@ -280,9 +284,10 @@ class Grade:
 
 
 def grade(subject: DtildeSubject, examples: int, tell: Tell) -> Grade:
-    """Try the ladder, then search for the case that takes the strictest class left.
+    """Try the ladder, then search for a case that eliminates the strictest standing class.
 
-    The search is the same each time: so is the grade. `tell` gets each case before it is tried.
+    The search is derandomised, so that the grade is reproducible. `tell` receives each case before it is
+    tried.
     """
     started = time.perf_counter()
     result = Grade(subject.dtype, subject.device, reason=subject.uncallable or "")

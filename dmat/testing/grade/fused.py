@@ -1,8 +1,8 @@
-"""The strictest accuracy class that a fused kernel survives: error scope and accumulator, from outside.
+"""The strictest accuracy class that a fused kernel survives: error scope and accumulator, as a black box.
 
-Each case is drawn once, and the kernel is called once on it. The result is held against the bounds of all
-classes that still stand, as in dmat.testing.grade.dtilde. The scope of gradients is "window" where rectangles
-alone are summed, "suffix" where whole rows are, and "prefix" where whole columns are.
+The method is that of dtilde.py for D~ kernels. For each case the kernel is called once, and its result is
+compared with the bounds of all classes that still stand. Scope of the gradients: "window" if only rectangles
+are summed, "suffix" if whole rows are summed, "prefix" if whole columns are summed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dmat.testing.processes import Tell
 from dmat.testing.verdict.finding import LawBroken
 from dmat.testing.verdict.require import require_within
 
-SPIKES = (-1000.7, -3e5, -1e7)  # after one, a cumulative sum has forgotten that many digits
+SPIKES = (-1000.7, -3e5, -1e7)  # after such a gate, a cumulative sum has lost the low digits
 
 
 LONG_ENOUGH = 150
 
 
 def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
-    """Return the classes from the strictest on; a half type's own format comes after float32."""
-    longest = subject.domain.all_lengths[-1]  # a chunk as long as all that is tried is a prefix
+    """Return the classes, strictest first. The format of a half dtype itself comes after float32."""
+    longest = subject.domain.all_lengths[-1]  # a chunk as long as the longest case is a prefix
     chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
     scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
@@ -48,7 +48,7 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
 def _promised(
     subject: FusedSubject, accuracy: AccuracyClass, quantity: str
 ) -> tuple[FusedContract, FusedRounding]:
-    """Return a contract of this class, and its formats."""
+    """Return the contract that promises this class, and its rounding."""
     wide = {subject.dtype: accuracy.accumulates_in}
     contract = replace(subject.contract, accumulates_in=wide, gates=accuracy.gates)
     if quantity == "forward":
@@ -60,7 +60,7 @@ def _promised(
 
 
 def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
-    """Return the judge of the output; its truth is computed once."""
+    """Return the judge of the output. The exact output is computed once."""
     truth = subject.truth(run.seen)
 
     def judge(accuracy: AccuracyClass) -> float:
@@ -70,7 +70,7 @@ def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
 
 
 def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
-    """Return the judge of the gates' gradients; their truth is computed once."""
+    """Return the judge of the gate gradients. The exact gradients are computed once."""
     pulled = gradients.pulled
     names = [name for name in ("g", "i") if name in gradients.tensors]
 
@@ -83,9 +83,9 @@ def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
 
 
 def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
-    """Call the kernel once, and return the judges of what it gave."""
+    """Call the kernel once. Return the judge of each quantity."""
     gates, probe = case["gates"], case["probe"]
-    truncated = subject.reads.truncates and probe.regime != "small"  # then two gradients differ
+    truncated = subject.reads.truncates and probe.regime != "small"  # then two gradients exist, and differ
     if "gradients" not in quantities(subject) or truncated:
         return {"forward": judge_output(subject, subject.run(gates, probe))}
     gradients = subject.pull(gates, probe)
@@ -96,7 +96,7 @@ def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
 
 
 def quantities(subject: FusedSubject) -> tuple[str, ...]:
-    """Return what is graded."""
+    """Return the graded quantities: "forward", and "gradients" if the contract has gate gradients."""
     graded = subject.contract.has_gradients and (subject.contract.gate != "fixed" or subject.contract.igate)
     return ("forward", "gradients") if graded else ("forward",)
 
@@ -105,7 +105,7 @@ def quantities(subject: FusedSubject) -> tuple[str, ...]:
 
 
 def telling(domain: ProbeDomain) -> Iterator[Case]:
-    """Yield what tells scopes apart: a spike early in a chunk, and windows of few digits behind it."""
+    """Yield cases that discriminate between scopes: a spike early in a chunk, then windows of small gates."""
     lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
     probes = [Probe(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
     high = domain.contract.i_range[1]
@@ -118,7 +118,7 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
                 for probe in probes:
                     if domain.has_gates(gates) and is_probe(probe, gates, domain):
                         yield {"gates": gates, "probe": probe}
-        # Small windows, and a last row whose cotangent may be 0: sums from the front leave digits there.
+        # Small windows, and a last row whose cotangent may be 0: sums from the front leave a residue there.
         faint = replace(smooth, fgate=Constant(max(-20.7, domain.least)))
         for probe in (replace(probe, pull=pull) for probe in probes for pull in range(1, 7)):
             if domain.has_gates(faint) and is_probe(probe, faint, domain):
@@ -126,7 +126,7 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
 
 
 def ladder(subject: FusedSubject) -> Iterator[Case]:
-    """Yield what tells classes apart, and the canonical cases."""
+    """Yield the discriminating cases, then the canonical cases."""
     if subject.contract.gate != "fixed":
         yield from telling(subject.domain)
     yield from PROBED.ladder(replace(subject.domain, special_values=(), zero_length=False))
@@ -136,7 +136,11 @@ def ladder(subject: FusedSubject) -> Iterator[Case]:
 
 
 def grade_fused(subject: FusedSubject, examples: int, tell: Tell) -> Grade:
-    """Try the ladder, then search for the case that takes the strictest class left; the same each time."""
+    """Try the ladder, then search for a case that eliminates the strictest standing class.
+
+    The search is derandomised, so that the grade is reproducible. `tell` receives each case before it is
+    tried.
+    """
     started = time.perf_counter()
     result = Grade(subject.dtype, subject.device, reason=subject.uncallable or "")
     if not result.reason:

@@ -1,4 +1,7 @@
-"""The output of `dmat grade`: a table for people, JSON for programs (`dmat schema grade`)."""
+"""The report of `dmat grade`: a table for people, and JSON for programs.
+
+The schema of the JSON is grade.schema.json in this folder.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,19 @@ from dmat.testing.record import text_of
 
 
 def exit_code(graded: Sequence[Graded]) -> int:
-    """0: all were graded. 2: in some dtype one could not be."""
+    """Return 0 if all implementations were graded in all dtypes, else 2."""
     return 2 if not graded or any(g.reason for one in graded for g in one.grades) else 0
 
 
 def write_json(graded: Sequence[Graded], file: Path) -> None:
-    """Write the list; whole or not at all."""
+    """Write the grades atomically, as a JSON list."""
     written(text_of(list(graded), indent=2), file)
 
 
 def show(graded: Sequence[Graded], console: Console) -> None:
-    """Print a row an implementation and dtype, what the columns mean, and what fell or could not be.
+    """Print one row per implementation and dtype, the legend, and notes on failures.
 
-    Of an implementation that cannot be called in any dtype, one line.
+    An implementation that cannot be called in any dtype gets one line.
     """
     for one in graded:
         if _uncallable(one):
@@ -59,11 +62,11 @@ def _uncallable(one: Graded) -> bool:
     return all(grade.reason.startswith(UNCALLABLE) for grade in one.grades)
 
 
-WIDTHS = (10, 25, 25, 7, 7)  # of the columns: 80 characters, and each table in line with the next
+WIDTHS = (10, 25, 25, 7, 7)  # minimum widths of the columns: 80 characters together, so that the tables align
 
 
 def _declared(contract: dict[str, object]) -> str:
-    """Return what a fused kernel's contract says of its class."""
+    """Return the accuracy class that a fused kernel's contract declares."""
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
     rows = contract.get("grad_scope") or implied_grad_scope(scope)
@@ -90,7 +93,7 @@ def _cells(grade: GradeResult) -> list[Text]:
 
 
 def _class(ledger: LedgerResult | None) -> Text:
-    """Show the strictest class left and its worst error over bound."""
+    """Show the strictest class survived and its worst error over bound."""
     if ledger is None:
         return Text("not promised", style="dim")
     if ledger.strictest is None:
@@ -99,7 +102,7 @@ def _class(ledger: LedgerResult | None) -> Text:
 
 
 def _alone(grade: GradeResult, trait: str) -> Text:
-    """Show whether the bits are the same: of all, of D~ only, or not."""
+    """Show which results are batch-invariant: "same" for all, "D~ only" for the forward, else "differs"."""
     said = {t.quantity: t.holds for t in grade.conduct if t.trait == trait}
     if not said:
         return Text("-", style="dim")
@@ -117,7 +120,7 @@ def _legend(graded: Sequence[Graded]) -> Iterable[str]:
 
 
 def _notes(implementation: str, grade: GradeResult) -> Iterable[str]:
-    """Yield why there is no grade, or for a quantity without any class, what felled the widest."""
+    """Yield why there is no grade. For a quantity in no class, yield the failure of the widest class."""
     where = f"{implementation}, {grade.dtype} on {grade.device}"
     if grade.reason:
         yield f"\nnot graded: {where}: {grade.reason}"

@@ -1,4 +1,4 @@
-"""The grade of an implementation: what a process tells of it, and what `dmat grade --json` writes."""
+"""The structs of a grade: a child process sends them, and `dmat grade --json` writes them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class AccuracyClass(Struct, frozen=True, forbid_unknown_fields=True):
     gates: Accuracy = "relative"
 
     def rounding(self, dtype: str) -> Rounding:
-        """Return how far this class lets rounding go in a dtype."""
+        """Return the rounding that this class allows in a dtype."""
         return Rounding(Format.of(dtype), Format.of(self.accumulates_in), self.error_scope, self.gates)
 
     def implies(self, other: AccuracyClass) -> bool:
-        """Whether every bound of this class is within the other's."""
+        """Whether every bound of this class is at most the other's bound."""
         narrower = _width(self.error_scope) < _width(other.error_scope)
         return (
             (narrower or self.error_scope == other.error_scope)
@@ -55,13 +55,13 @@ class AccuracyClass(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def __str__(self) -> str:
-        """Return the class as the table shows it, with a star where gates="absolute"."""
+        """Return the class as the table shows it, with a star if gates="absolute"."""
         scope = f"chunk {self.error_scope}" if isinstance(self.error_scope, int) else self.error_scope
         return f"{scope}, {self.accumulates_in}" + ("*" if self.gates == "absolute" else "")
 
 
 def _width(scope: str | int) -> float:
-    """Order scopes, the strictest first; neither a prefix nor a suffix is the stricter."""
+    """Return the sort key of a scope, strictest first. Prefix and suffix are equal: neither is stricter."""
     named = {"window": 0.0, "suffix": 2.0**62, "prefix": 2.0**62, "sequence": 2.0**63}
     return float(scope) if isinstance(scope, int) else named[scope]
 
@@ -127,7 +127,7 @@ class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
     conduct: list[TraitResult] = []
 
     def ledgers(self) -> dict[str, LedgerResult | None]:
-        """Return the ledgers by their quantities."""
+        """Return the ledgers by quantity."""
         return {"forward": self.forward, "gradients": self.gradients}
 
 

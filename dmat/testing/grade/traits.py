@@ -1,7 +1,7 @@
-"""Whether a part of the input gives the same bits alone as among others: no law, and worth knowing.
+"""Batch invariance: whether a part of the input gives the same bits alone as in the whole. It is no law.
 
-Whoever serves a model in batches of changing size, or decodes what was trained whole, can reproduce a
-result only where these hold.
+A model that is served in batches of changing size, or decoded after training on whole sequences, gives
+reproducible results only if its kernels are batch-invariant.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.verdict.finding import LawBroken
 
-Part = tuple[slice, slice, slice]  # of the batches, the heads, the times
-Results = dict[str, tuple[Array, ...]]  # a quantity: its arrays
+Part = tuple[slice, slice, slice]  # slices of batches, heads and times
+Results = dict[str, tuple[Array, ...]]  # arrays by quantity
 
 TRAITS = {
     "head": "whether one batch and head alone gives the same bits as among all",
     "prefix": "whether the first times alone give the same bits as in the whole sequence",
 }
-ENOUGH = 100  # cases that say yes
+ENOUGH = 100  # a trait that holds for this many cases is not tried again
 
 
 @dataclass
 class Trait:
-    """Whether it holds, of how many cases, and the first case that says no."""
+    """Whether a trait holds, the number of cases tried, and the first case that violates it."""
 
     holds: bool = True
     cases: int = 0
     case: str | None = None
 
     def note(self, same: bool, case: Case) -> None:
-        """Count a case, and keep the first that says no."""
+        """Count a case. Keep the first case that violates the trait."""
         self.cases += 1
         if self.holds and not same:
             self.holds, self.case = False, shown(case)
 
 
 def traits(subject: DtildeSubject, case: Case, conduct: dict[tuple[str, str], Trait]) -> None:
-    """Look at a head and at a prefix of this case alone; note what each says in `conduct`.
+    """Test a head and a prefix of this case for batch invariance, and record the results in `conduct`.
 
-    Keys are (a name of TRAITS, "forward" or "gradients"). What is known not to hold is not tried again.
+    The keys of `conduct` are (name of TRAITS, "forward" or "gradients"). A trait that is already violated is
+    not tried again.
     """
     (b, h), cut = case["head"], case["cut"]
     B, NH, S = case["gates"].shape
@@ -63,9 +64,9 @@ def traits(subject: DtildeSubject, case: Case, conduct: dict[tuple[str, str], Tr
 
 
 def same_bits(subject: DtildeSubject, case: Case, part: Part) -> dict[str, bool]:
-    """Return, a quantity, whether this part of the gates gives the same bits alone as in the whole.
+    """Return, by quantity, whether this part of the gates gives the same bits alone as in the whole.
 
-    The cotangent is zero beyond the part, so that both calls sum the same; all inputs are contiguous.
+    The cotangent is zero outside the part, so that both calls have the same sums. All inputs are contiguous.
     """
     igate, fgate = case["gates"].dense()
     G = case["cotangent"].build(case["gates"])
@@ -75,7 +76,7 @@ def same_bits(subject: DtildeSubject, case: Case, part: Part) -> dict[str, bool]
     try:
         whole = _results(subject, igate, fgate, reaching)
         alone = _results(subject, igate[part], fgate[part], G[square])
-    except LawBroken:  # it raises where the other call did not: not the same
+    except LawBroken:  # one of the two calls raised: not the same
         return {"forward": False}
     return {
         quantity: all(

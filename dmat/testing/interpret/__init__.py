@@ -1,1 +1,1 @@
-"""How do Triton kernels run on CPU tensors, in Triton's interpreter, mended?"""
+"""How do Triton kernels run on CPU tensors? In Triton's interpreter, which this folder patches."""

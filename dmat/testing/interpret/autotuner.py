@@ -1,7 +1,7 @@
-"""An autotuned kernel takes the config of a chosen number; nothing is timed.
+"""Patch the autotuner: an autotuned kernel runs with the config of a chosen number, and nothing is timed.
 
-Of fewer configs the number wraps around; after one that a static assertion refuses comes the next.
-`triton.heuristics` is left as it is.
+If a kernel has fewer configs, the number wraps around. If a static assertion refuses a config, the next one
+is used. `triton.heuristics` is not patched.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dmat.testing.interpret.launch import root
 
 
 class Refusal(AssertionError):
-    """A static assertion that does not hold."""
+    """A static assertion has failed."""
 
 
 def static_assert(condition: object, message: object = "") -> None:
-    """Stand in for tl.static_assert."""
+    """Replace tl.static_assert: raise Refusal if the condition is false."""
     if not condition:
         raise Refusal(message)
 
 
 def run(tuner: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Run the kernel as it is run once its configs have been timed."""
+    """Replace Autotuner.run: run the kernel with the chosen config, as Triton does after timing."""
     tuner.nargs = dict(zip(tuner.arg_names, arguments, strict=False))
     try:
         configs = tuner.prune_configs(keywords) if len(tuner.configs) > 1 else tuner.configs
@@ -51,7 +51,7 @@ def _run(tuner: Any, config: Any, arguments: Any, keywords: Any) -> Any:
 
 
 def mend() -> None:
-    """Put it in the place of Triton's own."""
+    """Replace Triton's tl.static_assert and Autotuner.run."""
     for module in (language, language.core):
         module.static_assert = static_assert
     autotuner.Autotuner.run = run

@@ -1,7 +1,7 @@
-"""bfloat16, which the interpreter stores as its bits and then computes with the bits.
+"""Patch bfloat16: Triton's interpreter stores a bfloat16 as its bits, and computes with the bits as integers.
 
-Here each operation is done in float32 and rounded to nearest even, once; NaN stays NaN. A sum of bfloat16 is
-one addition after another, each rounded, by halves: a kernel that means to sum in float32 must say so.
+Here each operation is computed in float32 and rounded once to nearest even; NaN stays NaN. A sum of bfloat16
+adds halves pairwise and rounds every addition: a kernel that wants to sum in float32 must convert first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from triton.runtime import interpreter
 
 BF16 = language.bfloat16
 Handle = interpreter.TensorHandle
-NAN = 0x7FC0  # its bits
+NAN = 0x7FC0  # the bits of NaN
 ROUNDED = ["fadd", "fsub", "fmul", "fdiv", "frem", "precise_divf", "fma", "clampf"]
 ROUNDED += ["minimumf", "minnumf", "maximumf", "maxnumf", "floor", "ceil"]
 ROUNDED += ["exp", "exp2", "log", "log2", "sqrt", "precise_sqrt", "rsqrt", "sin", "cos", "erf"]
@@ -27,12 +27,12 @@ ATOMIC: dict[Any, Callable[[Any, Any], Any]] = {_RMW.FADD: np.add, _RMW.XCHG: la
 
 
 def wide(bits: Any) -> Any:
-    """Return bfloat16 bits as float32, exactly."""
+    """Return the float32 values of bfloat16 bits; that is exact."""
     return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
 
 
 def narrow(x: Any, toward_zero: bool = False) -> Any:
-    """Return the bits of numbers rounded to bfloat16; what is wider than float32 goes through that."""
+    """Return the bits of numbers rounded to bfloat16. Wider numbers are rounded to float32 first."""
     x = np.asarray(x, dtype=np.float32)
     bits = x.view(np.uint32)
     up = np.uint32(0) if toward_zero else ((bits >> 16) & 1) + np.uint32(0x7FFF)
@@ -40,17 +40,17 @@ def narrow(x: Any, toward_zero: bool = False) -> Any:
 
 
 def is_bfloat16(x: Any) -> bool:
-    """Whether this is a handle of bfloat16."""
+    """Whether x is a handle of bfloat16."""
     return isinstance(x, Handle) and x.dtype.scalar == BF16
 
 
 def widened(x: Any) -> Any:
-    """Return a handle of bfloat16 as one of float32, anything else as it is."""
+    """Return a handle of bfloat16 as a handle of float32. Return anything else unchanged."""
     return Handle(wide(x.data), language.float32) if is_bfloat16(x) else x
 
 
 def narrowed(x: Any) -> Any:
-    """Return a handle of float32 as one of bfloat16."""
+    """Return a handle of float32 rounded to a handle of bfloat16."""
     return Handle(narrow(x.data), BF16)
 
 
@@ -74,7 +74,7 @@ def _cast(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cast_rounding(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Casts that name their rounding: it matters on the way to bfloat16 alone."""
+    """Wrap the cast with a rounding mode. The mode matters only for casts to bfloat16."""
 
     def cast(self: Any, src: Any, dst_type: Any, rounding: Any) -> Any:
         types = (src.dtype.scalar, dst_type.scalar)
@@ -88,7 +88,7 @@ def _cast_rounding(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _dot(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Products of bfloat16 are exact in float32, and are summed there."""
+    """Wrap tl.dot: products of bfloat16 are exact in float32, and are summed in float32."""
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, *others: Any) -> Any:
         found = plain(self, widened(a), widened(b), widened(d), *others)
@@ -98,7 +98,7 @@ def _dot(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _atomic(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return to each address in turn what was there, and leave what comes of it."""
+    """Wrap atomic updates: for each address in turn, return the old value and store the new one."""
 
     def create_atomic_rmw(self: Any, op: Any, ptr: Any, val: Any, mask: Any, *others: Any) -> Any:
         if not is_bfloat16(val) or op not in ATOMIC:
@@ -115,7 +115,7 @@ def _atomic(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _padded(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A load that pads with NaN would pad with its float, cast to an integer."""
+    """Wrap padded loads: Triton's would pad with a float NaN cast to an integer; this one pads with NAN."""
 
     def load(self: Any, ptr: Any, *others: Any) -> Any:
         found = plain(self, ptr, *others)
@@ -152,7 +152,7 @@ def _reduced(plain: Callable[..., Any]) -> Callable[..., Any]:
                 total = np.expand_dims(total, tuple(range(data.ndim)) if self.axis is None else self.axis)
             return self.to_tensor(total, BF16)
         if not any(self.combine_fn == getattr(standard, name) for name in choices):
-            return plain(self, given)  # one after the other, by the operations above
+            return plain(self, given)  # reduces one element after another with the patched operations
         found = plain(self, (self.to_tensor(wide(data), language.float32), *given[1:]))
         value, *index = found if isinstance(found, tuple) else (found,)
         value = self.to_tensor(narrow(value.handle.data).reshape(value.shape), BF16)
@@ -163,7 +163,7 @@ def _reduced(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 def _scanned(plain: Callable[..., Any]) -> Callable[..., Any]:
     def apply_impl(self: Any, given: Any) -> Any:
-        if any(x.dtype.scalar == BF16 for x in given):  # its quick ways are of bits
+        if any(x.dtype.scalar == BF16 for x in given):  # the fast paths, chosen by combine_fn, use the bits
             self.combine_fn = SimpleNamespace(fn=self.combine_fn.fn)
         return plain(self, given)
 
@@ -171,7 +171,7 @@ def _scanned(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mend() -> None:
-    """Put them in the place of the interpreter's own."""
+    """Replace the interpreter's operations on bfloat16."""
     builder = interpreter.InterpreterBuilder
     for names, compares in ((ROUNDED, False), (COMPARED, True)):
         for name in (f"create_{name}" for name in names):

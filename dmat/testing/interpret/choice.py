@@ -1,4 +1,4 @@
-"""The choice to run kernels in Triton's interpreter. Child processes inherit it by the environment."""
+"""Whether kernels run in Triton's interpreter. Child processes inherit the choice by the environment."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from msgspec import Meta, Struct
 
 from dmat.testing.errors import CannotRun
 
-TRITON = "3.7.1"  # the version whose private parts are known here
+TRITON = "3.7.1"  # the version whose private functions are patched
 
 
-ASKED = "DMAT_INTERPRET"  # in the environment of a process that interprets: the number of the autotune config
+ASKED = "DMAT_INTERPRET"  # the environment variable of an interpreting process: number of the autotune config
 
 
-EXAMPLES = 5  # random cases a law and dtype, where one takes 100 to 1000 times as long
+EXAMPLES = 5  # random cases for each law and dtype: an interpreted case takes 100 to 1000 times as long
 
 
-LADDER = 16  # and of the canonical cases, so many, evenly spread from the first to the last
+LADDER = 16  # canonical cases for each law and dtype, evenly spread from the first to the last
 
 
-TIME_LIMIT = 600.0  # seconds an example, if nothing is said
+TIME_LIMIT = 600.0  # default limit in seconds for each example
 
 
 UNSEEN = (
@@ -43,7 +43,7 @@ def asked() -> int | None:
 
 
 def spread(cases: Iterable[T]) -> list[T]:
-    """Return the cases, in a process that interprets Triton at most LADDER of them, evenly spread."""
+    """Return the cases; in a process that interprets Triton, at most LADDER of them, evenly spread."""
     all_ = list(cases)
     if asked() is None or len(all_) <= LADDER:
         return all_
@@ -51,21 +51,22 @@ def spread(cases: Iterable[T]) -> list[T]:
 
 
 def _environment(config: int) -> dict[str, str]:
-    """Return what says so in the environment.
+    """Return the environment variables of a process that interprets Triton.
 
-    What a kernel's author gives to torch.compile runs as it is written: inductor cannot work beside it.
+    torch.compile is disabled, because inductor does not work in the interpreter. Compiled functions run
+    eagerly.
     """
     return {ASKED: str(config), "TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
 
 
 def ask(config: int) -> None:
-    """Have this process, and those that it starts, interpret Triton from its import on."""
+    """Make this process, and those that it starts, interpret Triton. Call it before triton is imported."""
     os.environ |= _environment(config)
 
 
 @contextmanager
 def asking(config: int | None) -> Iterator[None]:
-    """Have all processes that are started meanwhile interpret Triton; None: nothing is asked."""
+    """Make all processes that are started in this context interpret Triton. None: change nothing."""
     before = {name: os.environ.get(name) for name in _environment(config or 0)}
     try:
         if config is not None:
@@ -86,19 +87,19 @@ class Interpreter(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def told() -> Interpreter | None:
-    """Return what a report says of the interpreter; None where there is none."""
+    """Return the interpreter's record for a report, or None if this process does not interpret Triton."""
     config = asked()
     return None if config is None else Interpreter(TRITON, config)
 
 
 def caveat(interpreter: Interpreter) -> str:
-    """Return the line that says what an interpreter cannot see."""
+    """Return the line of a report that says what an interpreter cannot test."""
     version = f"triton {interpreter.triton}, autotune config {interpreter.config}"
     return f"In Triton's interpreter ({version}): {UNSEEN}"
 
 
 def require_triton() -> None:
-    """Raise CannotRun, a line, without the version of Triton that is known here."""
+    """Raise CannotRun with a one-line message unless Triton has the version TRITON."""
     try:
         found = metadata.version("triton")
     except metadata.PackageNotFoundError:

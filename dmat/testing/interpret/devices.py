@@ -1,4 +1,4 @@
-"""What launchers ask of a GPU, answered where there is none: they enter contexts and read properties."""
+"""A fake GPU for launchers: on a machine without one, they enter device contexts and read properties."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PROPERTIES = SimpleNamespace(
 
 
 class NoDevice(nullcontext[None]):
-    """A context of a device, whatever it is of."""
+    """A device context that does nothing, for any arguments."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        """Enter nothing."""
+        """Ignore all arguments."""
         super().__init__()
 
 
 class Driver:
-    """Triton's driver of no GPU."""
+    """A driver for Triton on a machine without a GPU."""
 
     utils = SimpleNamespace(
         get_device_properties=lambda device: {
@@ -42,27 +42,27 @@ class Driver:
     )
 
     def get_current_target(self) -> GPUTarget:
-        """Return the architecture that PROPERTIES tells."""
+        """Return the architecture in PROPERTIES."""
         return GPUTarget("cuda", 10 * PROPERTIES.major + PROPERTIES.minor, PROPERTIES.warp_size)
 
     def get_active_torch_device(self) -> torch.device:
-        """Return where tensors are."""
+        """Return the device of the tensors: the CPU."""
         return torch.device("cpu")
 
     def get_current_device(self) -> int:
-        """Return the one there is."""
+        """Return the only device, 0."""
         return 0
 
     def set_current_device(self, device: object) -> None:
-        """Stay."""
+        """Do nothing: there is one device."""
 
     def get_current_stream(self, device: object = None) -> int:
-        """Return the default one."""
+        """Return the default stream, 0."""
         return 0
 
 
 def mend() -> None:
-    """Put them in the place of torch.cuda's and Triton's own, which raise."""
+    """Replace the functions of torch.cuda and Triton's driver, which raise without a GPU."""
     if torch.cuda.is_available():
         return
     answers = {

@@ -1,4 +1,4 @@
-"""How a process becomes an interpreter of Triton kernels: every repair is made, and seen to work."""
+"""Make a process interpret Triton kernels: apply every patch to the interpreter, and test each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _DONE: list[bool] = []
 
 
 def install() -> None:
-    """Make this process an interpreter of Triton kernels, mended and seen to be so; once is enough.
+    """Make this process interpret Triton kernels: apply and test all patches. A second call does nothing.
 
-    It comes before the first import of triton, or after one under TRITON_INTERPRET=1. CannotRun otherwise.
+    Call it before triton is first imported, or import triton with TRITON_INTERPRET=1. Raises CannotRun
+    otherwise.
     """
     if _DONE:
         return

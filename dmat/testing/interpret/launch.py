@@ -1,7 +1,7 @@
-"""A launch: the language is patched once for good, NumPy does not warn, and a kernel's own error comes out.
+"""Patch the launch: triton.language is patched once, NumPy does not warn, Reported errors are not wrapped.
 
-The interpreter patches triton.language at each launch and at each inner call, which takes half its time, and
-wraps an error once a call.
+Triton's interpreter patches triton.language at each launch and at each inner call, which takes half of its
+time. It also wraps an error once for each call that the error leaves.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from triton.runtime.errors import InterpreterError
 
 
 class Reported(Exception):
-    """An error that a kernel is to be told as it stands, not as one of the interpreter's."""
+    """An error that reaches the user as it is, not wrapped in an InterpreterError."""
 
 
 def root(error: BaseException) -> BaseException:
-    """Return the error that the interpreter has wrapped."""
+    """Return the error inside the interpreter's wrappers."""
     while isinstance(error, InterpreterError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _inner(function: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Call a function of Triton from within another."""
+    """Replace InterpretedFunction.__call__: call a Triton function from another, without patching again."""
     return function.rewrite()(*arguments, **keywords)
 
 
 def _outer(launched: Callable[..., Any]) -> Callable[..., Any]:
-    """Launch a grid."""
+    """Wrap the launch of a grid: silence NumPy, and raise a Reported error unwrapped."""
 
     def launch(executor: Any, *arguments: Any, **keywords: Any) -> Any:
         try:
@@ -49,7 +49,7 @@ def _outer(launched: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mend() -> None:
-    """Patch the language, and leave it so."""
+    """Patch triton.language for the rest of the process."""
     everything = {"tl": language, "core": language.core}
     interpreter._patch_lang(SimpleNamespace(__globals__=everything))
     interpreter._patch_lang = lambda function: interpreter._LangPatchScope()

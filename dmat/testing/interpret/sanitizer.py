@@ -1,8 +1,8 @@
-"""Every address that a kernel loads from or stores to lies in the tensor that it was reached from.
+"""An address sanitizer: every load and store of a kernel must hit the tensor that its pointer came from.
 
-A pointer carries where it comes from through all that is done with it, so that an overrun is seen even where
-it hits another tensor; of one made from an integer nothing is known. It is looked at before the access, which
-might end the process. Masks that are integers are made boolean, for the interpreter takes their bytes.
+A pointer's type records that tensor through all pointer arithmetic, so an overrun into another tensor is
+found too. A pointer made from an integer is not checked. The check precedes the access, which might end the
+process. Integer masks are made boolean, because the interpreter would use their bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ OURS = (str(Path(triton.__file__).parent), str(Path(__file__).parent))
 
 
 class OutOfBounds(Reported):
-    """A kernel was about to load or store outside of its tensors."""
+    """A kernel was about to load or store outside its tensors."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The bytes of a tensor argument, from its first element to the end of its last."""
+    """The address range of a tensor argument, from its first element to the end of its last element."""
 
     name: str
     begin: int
@@ -37,17 +37,17 @@ class Memory:
 
 
 class Pointer(language.pointer_type):  # type: ignore[misc]
-    """A pointer's type, which knows the memories that the pointer may be in."""
+    """The type of a pointer, with the memories that the pointer may point into."""
 
     def __init__(self, plain: Any, memories: frozenset[Memory]) -> None:
-        """Be the same type otherwise."""
+        """Copy the plain type, and record the memories."""
         super().__init__(plain.element_ty, plain.address_space, plain.const)
         self.memories = memories
 
 
 @dataclass
 class Launch:
-    """The kernel that runs, and the names of its tensors by their id."""
+    """The running kernel, and the names of its tensor arguments by id()."""
 
     kernel: str = ""
     names: dict[int, str] | None = None
@@ -65,7 +65,7 @@ def _memory(tensor: Any) -> Memory:
 
 
 def _named(name: str, argument: Any) -> Iterator[tuple[int, str]]:
-    """Yield the tensors of an argument, by their id."""
+    """Yield (id, name) of each tensor in an argument."""
     if isinstance(argument, tuple):
         for number, part in enumerate(argument):
             yield from _named(f"{name}[{number}]", part)
@@ -76,7 +76,7 @@ def _named(name: str, argument: Any) -> Iterator[tuple[int, str]]:
 
 
 def _noted(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Note a launch as its arguments come."""
+    """Wrap the conversion of arguments: record the kernel and the names of its tensors in RUNNING."""
 
     def _init_args_hst(self: Any, args_dev: Any, kwargs: Any) -> Any:
         arguments, keywords = plain(self, args_dev, kwargs)
@@ -88,7 +88,7 @@ def _noted(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _marked(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark the pointer to a tensor."""
+    """Wrap the conversion of one argument: the pointer to a tensor records the tensor's memory."""
 
     def _implicit_cvt(argument: Any) -> Any:
         made = plain(argument)
@@ -100,7 +100,7 @@ def _marked(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _recast(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A pointer to another type is still in the same memory."""
+    """Wrap the bitcast: a pointer cast to another type keeps its memories."""
 
     def create_bitcast(self: Any, src: Any, dst_type: Any) -> Any:
         found = plain(self, src, dst_type)
@@ -112,7 +112,7 @@ def _recast(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _merged(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """One of two pointers may be in the memory of either."""
+    """Wrap an operation on two pointers: the result may point into the memory of either."""
 
     def operation(self: Any, *arguments: Any) -> Any:
         found = plain(self, *arguments)
@@ -129,13 +129,13 @@ def _merged(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _boolean(mask: Any) -> Any:
-    """Return a mask as a handle of booleans."""
+    """Return a mask as a handle of booleans (int1)."""
     data = mask if isinstance(mask, np.ndarray) else np.asarray(mask.data)
     return interpreter.TensorHandle(data if data.dtype == bool else data != 0, language.int1)
 
 
 def require_inside(pointers: Any, mask: Any, verb: str) -> None:
-    """Raise OutOfBounds for an address outside of all memories that the pointers may be in."""
+    """Raise OutOfBounds if an unmasked address lies outside all memories that the pointers may point into."""
     if not isinstance(pointers.dtype, Pointer):
         return
     addresses = np.asarray(pointers.data)
@@ -153,7 +153,7 @@ def require_inside(pointers: Any, mask: Any, verb: str) -> None:
 
 
 def _message(outside: Any, of: int, size: int, memories: list[Memory], verb: str) -> str:
-    """Say which kernel, what it does, how many addresses are outside of what, and how far."""
+    """Return the message: kernel, line, verb, number of addresses outside, tensors, and how far outside."""
     names = " and ".join(f"{memory.name} ({memory.end - memory.begin} bytes)" for memory in memories)
     past = int(outside.max()) + size - max(memory.end for memory in memories)
     before = min(memory.begin for memory in memories) - int(outside.min())
@@ -163,7 +163,7 @@ def _message(outside: Any, of: int, size: int, memories: list[Memory], verb: str
 
 
 def _line() -> str:
-    """Return the line of the kernel that is being run, as file:line."""
+    """Return the line of the kernel that is running, as file:line."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
@@ -171,7 +171,7 @@ def _line() -> str:
 
 
 def mend() -> None:
-    """Look at every access from now on."""
+    """Check every access from now on."""
     builder = interpreter.InterpreterBuilder
     load, store = builder.create_masked_load, builder.create_masked_store
     rmw, cas = builder.create_atomic_rmw, builder.create_atomic_cas

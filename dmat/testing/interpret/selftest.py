@@ -1,4 +1,4 @@
-"""At the start of a process, each repair is seen to work: a Triton of other private parts must not pass."""
+"""Test each patch of the interpreter when a process starts: with changed internals of Triton it must fail."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _tuned(out, K: tl.constexpr):
 
 
 def bfloat16_arithmetic() -> bool:
-    """Ties go to even, NaN stays."""
+    """Ties round to even, NaN stays NaN."""
     x = torch.tensor([256.0, 258.0, -3.0, float("nan")] * 4, dtype=torch.bfloat16)
     out = torch.zeros_like(x)
     _add[(1,)](x, torch.ones_like(x), out, N=N)
@@ -92,7 +92,7 @@ def tf32_dots() -> bool:
 
 
 def the_address_sanitizer() -> bool:
-    """A load past the end is told, and made nowhere."""
+    """A load past the end raises OutOfBounds before any memory is read."""
     try:
         _sum[(1,)](torch.zeros(N - 1), torch.zeros(1), N=N)
     except OutOfBounds as error:
@@ -101,14 +101,14 @@ def the_address_sanitizer() -> bool:
 
 
 def the_integers_of_loops() -> bool:
-    """They know .to()."""
+    """Loop variables have .to()."""
     out = torch.zeros(1, dtype=torch.int64)
     _count[(1,)](out, 3)
     return out.item() == 6
 
 
 def the_autotuner() -> bool:
-    """The next config is taken where a static assertion refuses one."""
+    """If a static assertion refuses a config, the next one is used."""
     out = torch.zeros(1, dtype=torch.int32)
     _tuned[(1,)](out)
     return out.item() == 7
@@ -127,7 +127,7 @@ REPAIRS: tuple[Callable[[], bool], ...] = (
 
 
 def require_mended() -> None:
-    """Raise CannotRun, a line, for a repair that does not work."""
+    """Raise CannotRun with a one-line message if a patch does not work."""
     for repair in REPAIRS:
         try:
             works = repair()

@@ -1,6 +1,6 @@
-"""tl.dot of float32 under input_precision="tf32", which is Triton's default: as tensor cores see it.
+"""Patch tl.dot of float32 with input_precision="tf32", Triton's default: round operands as tensor cores do.
 
-Operands are rounded to 10 bits after the point, to nearest even; "ieee" and "tf32x3" are left as they are.
+Operands are rounded to 10 fraction bits, to nearest even. "ieee" and "tf32x3" are not patched.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from triton.runtime import interpreter
 
 
 def tf32(x: Any) -> Any:
-    """Round float32 to TF32; infinities and NaN stay."""
+    """Round float32 to TF32, to nearest even; infinities and NaN stay."""
     bits = np.asarray(x, dtype=np.float32).view(np.uint32)
     rounded = (bits + (((bits >> 13) & 1) + 0xFFF)) & 0xFFFFE000
     return np.where(np.isfinite(x), rounded, bits).view(np.float32)
 
 
 def mend() -> None:
-    """Round the operands of tl.dot."""
+    """Replace create_dot: round the float32 operands of a tl.dot in TF32."""
     builder = interpreter.InterpreterBuilder
     plain = builder.create_dot
 

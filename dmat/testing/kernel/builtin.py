@@ -1,4 +1,4 @@
-"""The implementations that dmat itself ships, and what each promises."""
+"""The implementations that dmat ships, and the contract of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BUILTIN = (
         vlstm_fwbw_Dtildemat,
         Contract(accumulates_in="float64", masked_cotangent="summed"),
     ),
-    Implementation(  # adds -inf to what it masks, and differences cumulative sums
+    Implementation(  # adds -inf to masked entries, and subtracts cumulative sums
         "vlstm_fw_Dtildemat",
         vlstm_fw_Dtildemat,
         Contract(error_scope="prefix", masked_cotangent="summed", special_values=("-inf",)),
     ),
 )
 
-# What `dmat grade` sets beside each other: the operator, and the two ways that the formula is written.
+# The implementations that `dmat grade` compares: the operator, and the two ways to write the formula.
 COMPARED = (
     BUILTIN[0],
     BUILTIN[2],

@@ -1,7 +1,7 @@
-"""How a law calls a kernel of any kind: named inputs in, named outputs and named gradients out.
+"""The calls that a law makes of a kernel of any kind: named inputs in, named outputs and gradients out.
 
-The two kinds, D~ and fused, are siblings: each makes these calls in its own way. A law of both kinds knows of
-no other way to the kernel's code.
+Kernels have two kinds, D~ and fused. Each kind implements the protocols of this module. A law of both kinds
+reaches the kernel's code through these protocols only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Inputs(Protocol):
 
     @property
     def named(self) -> Mapping[str, Tensor]:
-        """Return them by name, in the order of the call."""
+        """Return the tensors by name, in the order of the call's arguments."""
 
 
 class Called(Protocol):
@@ -35,10 +35,10 @@ class Called(Protocol):
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """Return the tensors that it returned, by name."""
+        """Return the tensors that the call returned, by name."""
 
     def of(self, name: str) -> Array:
-        """Return the values of one of them as float64."""
+        """Return the values of the named output as float64."""
 
 
 class PulledBack(Protocol):
@@ -46,26 +46,26 @@ class PulledBack(Protocol):
 
     @property
     def run(self) -> Called:
-        """Return the forward call before it."""
+        """Return the forward call that this backward call follows."""
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
         """Return the gradients by the name of their input."""
 
     def of(self, name: str) -> Array:
-        """Return the values of one of them as float64."""
+        """Return the values of the named input's gradient as float64."""
 
 
 class Kernel(Protocol):
-    """A kernel as a law of both kinds calls it. call: the parts of a case that describe a call."""
+    """A kernel of either kind, called by names. call: the parts of a case that describe a call."""
 
     @abstractmethod
     def build(self, call: Case, filler: float = NAN) -> Inputs:
-        """Build the inputs. filler: what stands around them in memory."""
+        """Build the inputs. filler: the poison value written around them in memory."""
 
     @abstractmethod
     def overwrite(self, inputs: Any, rival: Gates) -> None:
-        """Write other values into the same memory."""
+        """Overwrite the inputs in place. rival: the gates whose values to write."""
 
     @abstractmethod
     def forward_on(self, inputs: Any) -> Called:
@@ -75,22 +75,22 @@ class Kernel(Protocol):
     def pull_on(
         self, inputs: Any, call: Case, *, filler: float = NAN, times: int = 1
     ) -> Sequence[PulledBack]:
-        """Call the kernel and pull the call's cotangent back, several times through one graph.
+        """Call the kernel once, and pull the call's cotangent back `times` times through its graph.
 
-        Gradients that the contract does not have are zeros.
+        A gradient that the contract does not promise is zeros.
         """
 
     @abstractmethod
     def name_of(self, name: str) -> str:
-        """Return how findings name an input."""
+        """Return the name of an input in findings."""
 
     @abstractmethod
     def gradient_name(self, name: str) -> str:
-        """Return how findings name the gradient of an input."""
+        """Return the name of an input's gradient in findings."""
 
 
 def raised(quantity: str, error: BaseException) -> Finding:
-    """Return the finding of a call that raised instead of giving this quantity."""
+    """Return the finding for a call that raised instead of returning this quantity."""
     text = str(error).strip().splitlines()
     name = type(error).__name__
     computed = f"raised {name}: {text[0] if text else ''}"
@@ -100,21 +100,21 @@ def raised(quantity: str, error: BaseException) -> Finding:
 def called(
     quantity: str, function: Callable[..., object], arguments: Sequence[Tensor], more: Mapping[str, object]
 ) -> object:
-    """Return what a kernel returns. Raises LawBroken where it raises."""
+    """Call a kernel and return its result. Raises LawBroken if the kernel raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return function(*arguments, **more)
-    except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
+    except (Exception, SystemExit) as error:  # a user's kernel may raise anything
         raise LawBroken(raised(quantity, error)) from error
 
 
 def pulled(
     output: Tensor, leaves: Mapping[str, Tensor], cotangent: Tensor, *, retain: bool
 ) -> dict[str, Tensor | None]:
-    """Return the gradients of these leaves, None of one that the output does not depend on.
+    """Return the gradient of each leaf; None for a leaf that the output does not depend on.
 
-    retain: keep the graph. Raises LawBroken where a backward raises.
+    retain: keep the graph. Raises LawBroken if the backward raises.
     """
     if not (output.requires_grad and leaves):
         return dict.fromkeys(leaves)
@@ -124,6 +124,6 @@ def pulled(
             found = torch.autograd.grad(
                 output, list(leaves.values()), cotangent, retain_graph=retain, allow_unused=True
             )
-    except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+    except (Exception, SystemExit) as error:  # a user's backward may raise anything
         raise LawBroken(raised("gradients", error)) from error
     return dict(zip(leaves, found, strict=True))

@@ -1,6 +1,7 @@
-"""Fused kernels: operators on q, k, v and gates, held to laws of the D~ that can be read out of them.
+"""The decorator `fused`, by which a user declares a fused kernel: an operator on q, k, v and gates.
 
-docs/fused.md has the mathematics. `fused` is how a user names one.
+The output of a fused kernel contains D~, so that the laws of D~ apply to it. docs/fused.md has the
+mathematics.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from typing import Any
 from dmat.testing.contract import Contract, FusedContract, rows
 from dmat.testing.kernel.segment_sum import from_segment_sum
 
-# The fields of reads="log", where D~ itself is computed: those of both kinds, and whether it has gradients.
+# The fields of reads="log", where fn computes D~ itself: the fields of both kinds, and the one of gradients.
 OF_LOG = (*(name for name in rows(Contract) if name in rows(FusedContract)), Contract.of_gradients)
 
 
 def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> Callable[..., Any]:
-    """Return fn, promised to be an operator o = fn(q, k, v, [i,] [l or f], ...) in which D~ stands.
+    """Declare fn to be an operator o = fn(q, k, v, [i,] [l or f], ...) that contains D~; return it.
 
-    reads: "linear", "mlstm", "softmax", as dmat.testing.FusedContract has it, whose fields the other keywords
-    are; or "log", where fn is itself a function of log gates, (B, NH, S) -> (B, NH, S, S), as Mamba-2's
-    segsum is: then dmat.testing.from_segment_sum. q, k: (B, NH, S, K), v: (B, NH, S, V), gates (B, NH, S),
-    in the order of `layout`. fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
+    reads: the kind of operator, "linear", "mlstm" or "softmax". The other keywords are the fields of
+    dmat.testing.FusedContract. reads="log": fn is a function of log gates, (B, NH, S) -> (B, NH, S, S), like
+    Mamba-2's segsum, and dmat.testing.from_segment_sum makes D~ of it.
+    Shapes: q, k (B, NH, S, K), v (B, NH, S, V), gates (B, NH, S), with the axes in the order of `layout`.
+    fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).
 
-    Raises TypeError for a field that does not exist, ValueError for a value that is none.
+    Raises TypeError for a field that does not exist, ValueError for a value that its field does not allow.
     """
     if not callable(fn):
         raise TypeError(f"fn is {fn!r}; expected a callable")

@@ -1,4 +1,4 @@
-"""Results of one call of a D~ kernel: D~, or both gradients."""
+"""Inputs and results of one call of a D~ kernel: the gates, D~, both gradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GATES = ("igate_preact", "fgate_preact")
 
 @dataclass(frozen=True)
 class Run:
-    """One forward call: the gates it saw, (B, NH, S) as float64, and the tensor it returned.
+    """One forward call: its gates, (B, NH, S) as float64, and the tensor that it returned.
 
-    read: how the values of results are read.
+    read: the function that copies a result's values to float64.
     """
 
     igate: Array
@@ -28,11 +28,11 @@ class Run:
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """The output by name."""
+        """The output tensor, by name."""
         return {"D~": self.output}
 
     def of(self, name: str) -> Array:
-        """Return the values of an output."""
+        """Return the values of the named output as float64."""
         return {"D~": self.dtilde}[name]
 
     @cached_property
@@ -43,10 +43,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Gradients:
-    """One backward call: the gates and the cotangent it saw, and both gradients, all float64.
+    """One backward call: its gates, its cotangent G and both gradients, all float64.
 
-    di, df: (B, NH, S). tensors: the same two, (B, NH, S, 1), as they were returned. detached: the output
-    asked for no gradient, so they are zeros.
+    di, df: (B, NH, S). tensors: the two gradients as the call returned them, (B, NH, S, 1). detached: the
+    output did not require a gradient, so both gradients are zeros.
     """
 
     run: Run
@@ -60,7 +60,7 @@ class Gradients:
         return dict(zip(GATES, self.tensors, strict=True))
 
     def of(self, name: str) -> Array:
-        """Return the values of the gradient of a gate."""
+        """Return the values of the named gate's gradient."""
         return self.di if name == "igate_preact" else self.df
 
     @cached_property
@@ -76,19 +76,19 @@ class Gradients:
 
 @dataclass(frozen=True)
 class GateTensors:
-    """The tensors of one call, (B, NH, S, 1) each."""
+    """The gates of one call, (B, NH, S, 1) each."""
 
     igate: Tensor
     fgate: Tensor
 
     @property
     def named(self) -> Mapping[str, Tensor]:
-        """Both by name."""
+        """Both gates by name."""
         return {"igate_preact": self.igate, "fgate_preact": self.fgate}
 
 
 def arranged(gate: Tensor, layout: str) -> Tensor:
-    """Show a gate (B, NH, S, 1) in the axes of the contract; contiguous ones stay contiguous."""
+    """Return a gate (B, NH, S, 1) in the axes of the contract. A contiguous gate stays contiguous."""
     if layout == "B NH S 1":
         return gate
     flat = gate.squeeze(-1)
@@ -99,7 +99,7 @@ def arranged(gate: Tensor, layout: str) -> Tensor:
 
 
 def unarranged(gate: Tensor, layout: str) -> Tensor:
-    """Return a gate in the axes of the contract as (B, NH, S, 1) again."""
+    """Return a gate given in the axes of the contract as (B, NH, S, 1): the inverse of `arranged`."""
     if layout == "B NH S 1":
         return gate
     return (gate if layout == "B NH S" else gate.transpose(1, 2)).unsqueeze(-1)

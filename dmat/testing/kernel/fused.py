@@ -19,12 +19,15 @@ from dmat.testing.verdict.finding import as_array
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-NAMES = ("q", "k", "v", "i", "g")  # how a call's tensors are named; "g" is l or f, as the contract has it
+NAMES = ("q", "k", "v", "i", "g")  # the tensors of a call; "g" is l or f, by the contract
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1), None if not taken."""
+    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1).
+
+    i or g is None if the kernel does not take it.
+    """
 
     q: Tensor
     k: Tensor
@@ -35,24 +38,24 @@ class Inputs:
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """Return those that there are, in the order of the call."""
+        """Return the tensors that the kernel takes, in the order of the call."""
         return {name: x for name in NAMES if (x := getattr(self, name)) is not None}
 
     def part(self, start: int, end: int) -> Inputs:
-        """Return the same for these times alone."""
+        """Return the inputs restricted to the times start <= t < end."""
         cut = {name: x[:, :, start:end] for name, x in self.named.items()}
         return replace(self, **cut)  # type: ignore[arg-type]  # only tensors are named
 
     def with_(self, **tensors: Tensor | None) -> Inputs:
-        """Return the same with other tensors."""
+        """Return the inputs with some tensors replaced, by name."""
         return replace(self, **tensors)  # type: ignore[arg-type]  # only tensors are named
 
 
 @dataclass(frozen=True)
 class FusedRun:
-    """One forward call: the inputs it saw, exactly, and the output that it returned, (B, NH, S, V).
+    """One forward call: the exact values of its inputs, and the output that it returned, (B, NH, S, V).
 
-    read: how the values of results are read.
+    read: the function that copies a result's values to float64.
     """
 
     seen: Seen
@@ -61,11 +64,11 @@ class FusedRun:
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """The output by name."""
+        """The output tensor, by name."""
         return {"o": self.output}
 
     def of(self, name: str) -> Array:
-        """Return the values of an output."""
+        """Return the values of the named output as float64."""
         return {"o": self.o}[name]
 
     @cached_property
@@ -76,10 +79,11 @@ class FusedRun:
 
 @dataclass(frozen=True)
 class FusedGradients:
-    """One backward call: the cotangent W that it saw, and the gradient of each input, by name, float64.
+    """One backward call: its cotangent W, and the gradient of each input, by name, float64.
 
-    i, g: (B, NH, S). q, k, v: as they are. detached: the output asked for no gradient, so all are zeros.
-    pulled, bounds: what the gradients must be, and how far they may be off, reckoned when they are asked for.
+    The gradients of i and g are (B, NH, S); those of q, k and v have the input's shape. detached: the output
+    did not require a gradient, so all gradients are zeros. pulled: the true gradients. bounds: their allowed
+    errors. Both compute a value when it is first read.
     """
 
     run: FusedRun
@@ -95,13 +99,13 @@ class FusedGradients:
         return self.tensors
 
     def of(self, name: str) -> Array:
-        """Return one of them."""
+        """Return the values of the named input's gradient."""
         gradient = self.run.read(self.tensors[name])
         return gradient[..., 0] if name in ("i", "g") else gradient
 
 
 def arranged(x: Tensor, name: str, layout: str) -> Tensor:
-    """Show a tensor (B, NH, S, n) in the kernel's axes; a gate, n = 1, without its last."""
+    """Return a tensor (B, NH, S, n) in the kernel's axes. A gate, n = 1, loses its last axis."""
     flat = x.squeeze(-1) if name in ("i", "g") else x
     if layout == "BHSD":
         return flat

@@ -1,4 +1,4 @@
-"""An implementation: a function, its name, and what it promises."""
+"""An implementation: a function, its name, and its contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from dmat.testing.contract import DEVICES, AnyContract, contract_of
 
 @dataclass(frozen=True)
 class Implementation:
-    """A function (igate_preact, fgate_preact) -> D~, its name in reports, and what it promises."""
+    """A kernel's function, its name in reports, and its contract.
+
+    function: of a D~ kernel (igate_preact, fgate_preact) -> D~; of a fused kernel (q, k, v, ...) -> o.
+    """
 
     name: str
     function: Callable[..., object]
@@ -20,7 +23,7 @@ class Implementation:
 
     @classmethod
     def of(cls, name: str, function: Callable[..., object]) -> Implementation:
-        """Take the contract that the function was decorated with, else the strictest default."""
+        """Use the contract that the function was decorated with, else the strictest default."""
         return cls(name, function, contract_of(function))
 
     @property
@@ -30,6 +33,6 @@ class Implementation:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that it promises and this machine has."""
+        """The devices that the contract promises and this machine has."""
         present = {"cpu": True, "cuda": torch.cuda.is_available()}
         return tuple(d for d in self.contract.devices or DEVICES if present[d])

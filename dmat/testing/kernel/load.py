@@ -1,4 +1,4 @@
-"""From TARGET, as typed at a terminal, to the implementation that it names."""
+"""Loading a TARGET, as typed at a terminal, into the implementation that it names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from dmat.testing.kernel.runtime import from_file
 
 
 def load(target: str) -> Implementation:
-    """Return the implementation that TARGET names. TargetError says what is wrong with it, in a line.
+    """Return the implementation that TARGET names. Raises TargetError, one line, for a wrong TARGET.
 
-    Where Triton is to be interpreted, it is made so first, and what is promised of a GPU is tried on the CPU.
+    If this process interprets Triton, the interpreter is installed before the import, and a contract that
+    names devices is tried on the CPU.
     """
     where, attribute = parted(target)
     if asked() is not None:
@@ -48,7 +49,7 @@ def load(target: str) -> Implementation:
 
 
 def _module(name: str, target: str) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:  # last in the path: the target's neighbours must not shadow anything
+    if str(Path.cwd()) not in sys.path:  # last: files beside the target must not shadow other modules
         sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(name)
@@ -57,7 +58,7 @@ def _module(name: str, target: str) -> ModuleType:
 
 
 def _file(path: str, target: str) -> ModuleType:
-    """Import a file under its own name, or under one that nobody has where that is taken."""
+    """Import a file under its own name, or under a unique name if another module has that name."""
     file = Path(path).resolve()
     name = file.stem
     loaded = sys.modules.get(name)

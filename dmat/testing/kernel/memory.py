@@ -1,4 +1,4 @@
-"""Filling uninitialised memory with what a reader of it would show."""
+"""Poison for uninitialised memory: a kernel that reads such memory shows the poison in its result."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from dmat.testing.kernel.recording import SILENT, Recorder
 
 @contextmanager
 def uninitialised(filler: float, recorder: Recorder = SILENT) -> Iterator[None]:
-    """Fill uninitialised memory with `filler`, and tell the recorder."""
+    """Fill uninitialised memory with the poison value `filler`, and record it."""
     with runtime.uninitialised(filler), recorder.uninitialised(filler):
         yield

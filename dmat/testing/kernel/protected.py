@@ -1,7 +1,7 @@
-"""Guard pages: a tensor that touches one shows a read past its end, whose value is not even used, by a crash.
+"""Guard pages: a kernel that reads past a tensor next to a guard page crashes, even if it ignores the value.
 
-`at_the_edge` in dmat.testing.scripted makes such tensors; `died_of` in dmat.testing.processes makes the call.
-On the CPU, where the operating system has mmap, mprotect and fork.
+`at_the_edge` in dmat.testing.kernel.runtime makes such tensors. `died_of` in dmat.testing.processes makes the
+call in a child process. Guard pages need the CPU, and an operating system with mmap, mprotect and fork.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SIDES = ("end", "start")
 
 
 def available() -> str | None:
-    """Return why pages cannot be protected here, or None."""
+    """Return why guard pages do not work on this machine, or None if they do."""
     if not hasattr(os, "fork") or not hasattr(mmap, "PROT_READ") or sys.platform != "linux":
         return "protected pages need Linux"
     return None
 
 
 def side_of(tensor: Tensor) -> str:
-    """Return which side of a tensor made by `at_the_edge` touches a protected page."""
+    """Return which side of a tensor made by `at_the_edge` touches a guard page: "end" or "start"."""
     return "end" if (tensor.data_ptr() + tensor.nbytes) % mmap.PAGESIZE == 0 else "start"

@@ -1,7 +1,7 @@
 """Events of the calls that a law makes of a kernel. A `Recorder` records none of them.
 
-The code that calls kernels tells a recorder of each call, before and after it. explain/repro/recorder.py
-writes a script of what it is told.
+The code that calls kernels reports each call to a recorder, before and after the call. The recorder in
+explain/repro/recorder.py writes a script of these events.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from dmat.testing.oracle.arithmetic import Array
 
 
 class Recorder:
-    """Is told of every call of a kernel, and does nothing with it. Each method is one event."""
+    """A recorder that ignores every event. Each method is one event."""
 
     def read(self, tensor: Tensor, values: Array) -> None:
-        """Hear that a law has read the values of a tensor."""
+        """Record that a law has read the values of a tensor."""
 
     def inputs(self, **inputs: Tensor) -> None:
-        """Hear of inputs, by name, as they are now: calls that follow take them."""
+        """Record the current values of inputs, by name: the next calls take them."""
 
     def uninitialised(self, filler: float) -> AbstractContextManager[None]:
-        """Hear of the calls inside: torch.empty fills memory with `filler` there."""
+        """Record the calls inside: torch.empty fills memory with the poison value `filler` there."""
         return nullcontext()
 
     # Kernels of D~
 
     def leaves(self, inputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
-        """Hear that leaves are made of inputs: of the two gates, or of the gates and G."""
+        """Record that inputs become autograd leaves: the two gates, or the gates and G."""
 
     def call(self, callee: str, layout: str, igate: Tensor, fgate: Tensor) -> None:
-        """Hear of a call that is about to be made."""
+        """Record a call that is about to be made."""
 
     def returned(self, output: object) -> None:
-        """Hear what the call has returned."""
+        """Record the result of the call."""
 
     def detached(self, output: Tensor, copy: Tensor) -> None:
-        """Hear that `copy` is the output without its graph."""
+        """Record that `copy` is the output without its graph."""
 
     def pull(self, output: Tensor, leaves: Sequence[Tensor], G: Tensor, *, retain: bool) -> None:
-        """Hear that G is about to be pulled back. retain: through a graph that is kept."""
+        """Record that G is about to be pulled back. retain: the graph is kept."""
 
     def pulled(self, gradients: Sequence[Tensor]) -> None:
-        """Hear the gradients of all leaves, zeros for one that asked for none."""
+        """Record the gradients of all leaves; zeros for a leaf that requires no gradient."""
 
     def in_a_child(self, callee: str, contract: Contract, inputs: Sequence[Tensor]) -> None:
-        """Hear of a call on tensors at protected pages, in a process that may die of it."""
+        """Record a call on tensors next to guard pages, in a child process that the call may kill."""
 
     # Derivatives
 
     def forward_mode(
         self, gates: Sequence[Tensor], direction: Sequence[Tensor], duals: Sequence[Tensor]
     ) -> AbstractContextManager[None]:
-        """Hear of the call inside: it is made on the dual tensors of these gates and this direction."""
+        """Record the call inside, on the dual tensors of these gates and this direction."""
         return nullcontext()
 
     def tangent(self, tangent: Tensor) -> None:
-        """Hear the tangent of the output."""
+        """Record the tangent of the output."""
 
     def pulled_twice(
         self,
@@ -68,18 +68,21 @@ class Recorder:
         took_part: Sequence[int],
         second: Sequence[Tensor],
     ) -> None:
-        """Hear that the gradients that took part were differentiated once more, to f and to G."""
+        """Record a second backward, towards f and G, through the gradients in the graph.
+
+        took_part: the indices of these gradients. second: the results, for f and for G.
+        """
 
     # Transforms
 
     def compiled(self) -> None:
-        """Hear that the kernel is compiled."""
+        """Record that the kernel is compiled."""
 
     def exported(self, layout: str, igate: Tensor, fgate: Tensor) -> None:
-        """Hear that the kernel is about to be exported for gates of this shape."""
+        """Record that the kernel is about to be exported for gates of this shape."""
 
     def autocast(self, device: str) -> None:
-        """Hear that calls are made under autocast."""
+        """Record that calls are made under autocast."""
 
     def vmapped(
         self,
@@ -88,49 +91,49 @@ class Recorder:
         in_dims: tuple[int | None, int | None],
         G: Tensor,
     ) -> None:
-        """Hear that the kernel is about to be called under vmap."""
+        """Record that the kernel is about to be called under vmap."""
 
     def vmap_returned(self, results: Sequence[Tensor]) -> None:
-        """Hear D~, di and df of all samples."""
+        """Record D~, di and df of all samples."""
 
     # CUDA
 
     def no_synchronisation(self) -> None:
-        """Hear that torch raises from here on where it waits for the device."""
+        """Record that torch raises from here on if it waits for the device."""
 
     def warm_up(self) -> AbstractContextManager[None]:
-        """Hear of the calls inside: they come before a capture, on a stream of their own."""
+        """Record the calls inside: warm-up calls before a capture, on a stream of their own."""
         return nullcontext()
 
     def capture(self) -> AbstractContextManager[None]:
-        """Hear of the call inside: a CUDA graph captures it."""
+        """Record the call inside: a CUDA graph captures it."""
         return nullcontext()
 
     def replayed(self, gates: Sequence[Tensor]) -> None:
-        """Hear that the captured graph is about to be replayed on these gates."""
+        """Record that the captured graph is about to be replayed on these gates."""
 
     def late(self, gates: Mapping[str, Tensor], buffers: Sequence[Tensor], G: Tensor) -> None:
-        """Hear of buffers of NaN, to which the gates are copied later."""
+        """Record buffers of NaN, into which the gates are copied later."""
 
     def side_stream(self, cycles: int) -> AbstractContextManager[None]:
-        """Hear of the call inside: on a stream of its own, which first sleeps and then fills the buffers."""
+        """Record the call inside: its stream sleeps for `cycles`, and then fills the buffers."""
         return nullcontext()
 
     def peak_from_here(self) -> None:
-        """Hear that the peak of memory is measured from here on."""
+        """Record that the measurement of peak memory starts here."""
 
     def peak_to_here(self, kept: int) -> None:
-        """Hear that it is measured up to here. kept: bytes of the results."""
+        """Record that the measurement of peak memory ends here. kept: bytes of the results."""
 
     def last_row(self, G: Tensor) -> None:
-        """Hear of a cotangent of 1 in the last row and 0 elsewhere."""
+        """Record a cotangent of 1 in the last row and 0 elsewhere."""
 
     # Fused kernels
 
     def fused_leaves(
         self, tensors: Mapping[str, Tensor], leaves: Mapping[str, Tensor], names: Mapping[str, str]
     ) -> None:
-        """Hear that leaves are made of inputs, by role. names: what each role is called."""
+        """Record that inputs become autograd leaves, by role. names: the printed name of each role."""
 
     def call_fused(
         self,
@@ -140,10 +143,13 @@ class Recorder:
         layout: str,
         more: Mapping[str, object],
     ) -> None:
-        """Hear of a call that is about to be made on tensors (B, NH, S, n), by role. more: keywords."""
+        """Record a call that is about to be made on tensors (B, NH, S, n), by role.
+
+        more: the keyword arguments of the call.
+        """
 
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
-        """Hear what the call has returned: its output, and what stands beside it."""
+        """Record the results of the call: its output, and the rest of the returned tuple."""
 
     def pull_fused(
         self,
@@ -155,10 +161,10 @@ class Recorder:
         *,
         retain: bool,
     ) -> None:
-        """Hear that W, (B, NH, S, V), is about to be pulled back. retain: through a graph that is kept."""
+        """Record that W, (B, NH, S, V), is about to be pulled back. retain: the graph is kept."""
 
     def pulled_fused(self, gradients: Sequence[Tensor]) -> None:
-        """Hear the gradients of these leaves."""
+        """Record the gradients of the leaves."""
 
 
 SILENT = Recorder()

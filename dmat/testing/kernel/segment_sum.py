@@ -1,4 +1,4 @@
-"""How D~ is read out of functions that compute a part of it."""
+"""Lifting a segment sum of log decays, a part of D~, to a D~ kernel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ SegmentSum = Callable[[Tensor], Tensor]
 
 
 def from_segment_sum(segment_sum: SegmentSum, **contract: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """Lift a function of log decays, (..., S) -> (..., S, S), to D~.
+    """Lift a function of log decays, (..., S) -> (..., S, S), to a D~ kernel.
 
-    segment_sum(l)[t, s] must be the sum of l[k] over s < k <= t, and -inf for s > t, as Mamba-2's
-    segsum is. It is given l = log sigmoid(f) in promote(dtype, float32), (B, NH, S); what it returns is
-    read unchanged above the diagonal, so that its own mask is what the laws see.
-    contract: the fields of dmat.testing.implementation, of the function's own decoration where omitted.
+    segment_sum(l)[t, s] must be the sum of l[k] over s < k <= t, and -inf for s > t, like Mamba-2's segsum.
+    It gets l = log sigmoid(f) in promote(dtype, float32), (B, NH, S). Its entries above the diagonal are
+    kept, so that the laws see its own mask.
+    contract: the fields of dmat.testing.implementation. An omitted field keeps the value that the function
+    was decorated with.
     """
     if not callable(segment_sum):
         raise TypeError(f"segment_sum is {segment_sum!r}; expected a callable")

@@ -22,12 +22,13 @@ def select(
     *,
     otherwise: Sequence[Implementation] = BUILTIN,
 ) -> list[Chosen]:
-    """Return (implementation, dtype, device) for all that the three lists name; empty means all.
+    """Return (implementation, dtype, device) for every combination of the three lists.
 
-    otherwise: the implementations where no target is named.
+    An empty list of dtypes or devices means all that the contract promises. otherwise: the implementations
+    to use if no target is named.
 
-    Raises TargetError for a target, SelectionError for a dtype or device that is unknown, absent from
-    this machine, or not promised.
+    Raises TargetError for a target that cannot be loaded, and SelectionError for a dtype or device that is
+    unknown, absent from this machine, or not promised.
     """
     require_known(targets, devices, dtypes)
     if "cuda" in devices and not torch.cuda.is_available():
@@ -39,7 +40,7 @@ def select(
 
 
 def implementation_named(name: str) -> Implementation:
-    """Return the implementation of this name in reports: a built-in one, or what the TARGET names."""
+    """Return the implementation with this name in reports: a built-in one, or else the TARGET, loaded."""
     builtin = (implementation for implementation in BUILTIN if implementation.name == name)
     return next(builtin, None) or load(name)
 

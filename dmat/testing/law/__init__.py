@@ -1,1 +1,1 @@
-"""What is a law, and what does it see of a kernel?"""
+"""What is a law, and what does a law see of a kernel?"""

@@ -1,7 +1,7 @@
-"""How a kernel is called on CUDA beyond the plain call: watched, captured, on a side stream, at scale.
+"""CUDA calls of a D~ kernel: without synchronisation, in a CUDA graph, on a side stream, on large inputs.
 
-Nothing here starts CUDA at import; every function needs a CUDA device but `exact_head`, `exact_rows` and
-`spaced_gates`, which say what is true of tensors too large for an oracle of all entries.
+Importing this module does not start CUDA. Every function needs a CUDA device, except `spaced_gates` and
+`last_row_cotangent`: they build inputs with known results, too large for an oracle that computes all entries.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dmat.testing.verdict.finding import LawBroken
 WARM_UPS = 3  # calls until autotuning, lazy loading and the allocator have settled
 
 
-SLEEP = 50_000_000  # clock cycles, some 30 ms: what runs on another stream runs before
+SLEEP = 50_000_000  # clock cycles, about 30 ms: work on a wrong stream runs before it ends
 
 
 def forward_and_backward(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
-    """Return D~, and where the contract has them di and df, without looking at one value."""
+    """Return D~, and di and df if the contract promises gradients, without reading any value."""
     leaves = tuple(gate.detach().requires_grad_(subject.contract.has_gradients) for gate in gates)
     subject.recorder.leaves(gates, leaves)
     subject.recorder.inputs(G=G)
@@ -38,10 +38,10 @@ def forward_and_backward(subject: DtildeSubject, gates: Sequence[Tensor], G: Ten
 
 @contextmanager
 def no_synchronisation(recorder: Recorder = SILENT) -> Iterator[None]:
-    """Make torch raise at what waits for the device."""
+    """Make torch raise if an operation waits for the device."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is experimental
+        warnings.simplefilter("ignore")  # torch warns that the mode is experimental
         torch.cuda.set_sync_debug_mode("error")
     recorder.no_synchronisation()
     try:
@@ -55,9 +55,9 @@ def _named(gates: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Capture forward and backward in a CUDA graph; return its replay, on the gates as they then are.
+    """Capture forward and backward in a CUDA graph; return a function that replays the graph.
 
-    Raises LawBroken where the capture raises.
+    A replay uses the values that the gates have at that time. Raises LawBroken if the capture raises.
     """
     recorder = subject.recorder
     recorder.inputs(**_named(gates), G=G)
@@ -73,7 +73,7 @@ def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Call
             results = forward_and_backward(subject, gates, G)
     except LawBroken:
         raise
-    except Exception as error:  # whatever a capture may raise
+    except Exception as error:  # a capture may raise anything
         raise LawBroken(raised("graph capture", error)) from error
 
     def replay() -> tuple[Tensor, ...]:
@@ -86,7 +86,10 @@ def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Call
 
 
 def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> tuple[Tensor, ...]:
-    """Call on a stream of its own, on gates that are written there only after a while."""
+    """Call the kernel on a side stream, which sleeps before it writes the gates.
+
+    A kernel that runs on any other stream reads NaN.
+    """
     late = [torch.full_like(gate, float("nan")) for gate in gates]
     torch.cuda.synchronize()
     subject.recorder.late(_named(gates), late, G)
@@ -101,7 +104,7 @@ def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor)
 
 
 def peak_beyond(call: Callable[[], Sequence[Tensor]], recorder: Recorder = SILENT) -> int:
-    """Return the bytes that a call takes at its peak beyond what it returns."""
+    """Return the peak memory of a call, in bytes, minus the bytes of its results."""
     recorder.peak_from_here()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -114,7 +117,7 @@ def peak_beyond(call: Callable[[], Sequence[Tensor]], recorder: Recorder = SILEN
 
 @contextmanager
 def refused_if_too_large(what: str) -> Iterator[None]:
-    """Turn an allocation that does not fit into a refusal: the device is too small for the law."""
+    """Raise Refused if an allocation does not fit: the device is too small for the law."""
     try:
         yield
     except (torch.cuda.OutOfMemoryError, LawBroken) as error:
@@ -126,7 +129,7 @@ def refused_if_too_large(what: str) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-# What is true at scale, in the exact regime: integers
+# Large inputs in the exact regime: integers, on which nothing rounds
 
 
 def spaced_gates(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:

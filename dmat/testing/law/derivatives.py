@@ -1,4 +1,4 @@
-"""Forward mode and second derivatives: how they are asked for, what is true of them, how far they may be off.
+"""Forward mode and second derivatives: the calls, the true values, and the allowed errors.
 
 A direction is a pair (v_i, v_f) of the shape of the gates. docs/spec.md sections 2, 3 and 5:
 
@@ -31,10 +31,10 @@ from dmat.testing.oracle.dtilde import Backward
 from dmat.testing.oracle.gates import GateTerms, window_sums
 from dmat.testing.verdict.finding import Expected, LawBroken, as_array
 
-# What reaches an input by several ways is added up in the input's own dtype: so many roundings of u, for up
-# to four ways that each round once.
+# Autograd adds up the contributions of several paths to an input in the input's own dtype: so many roundings
+# of u, for up to four paths that each round once.
 WAYS_ULPS = 8
-LARGEST_GATE = 100.0  # beyond it sigmoid(f) sigmoid(-f) is nothing to be wrong about
+LARGEST_GATE = 100.0  # beyond it sigmoid(f) sigmoid(-f) is too small to be judged
 NO_FORWARD_MODE = (
     "a kernel that has no forward mode raises there, or says so: forward_mode=False in the contract"
 )
@@ -46,18 +46,18 @@ HINT = (
 
 @dataclass(frozen=True)
 class GatePair:
-    """Values of an input and a forget gate, or a direction v to move them in, (B, NH, S) float64 each."""
+    """Values of the input gate and the forget gate, or a direction v in them, (B, NH, S) float64 each."""
 
     igate: Array
     fgate: Array
 
     @classmethod
     def of(cls, igate: Tensor, fgate: Tensor) -> GatePair:
-        """Take the values of two tensors (B, NH, S, 1)."""
+        """Copy the values of two tensors (B, NH, S, 1)."""
         return cls(as_array(igate)[..., 0], as_array(fgate)[..., 0])
 
 
-# How they are asked for
+# Calls
 
 
 def pushed_forward(
@@ -65,7 +65,7 @@ def pushed_forward(
 ) -> Tensor:
     """Return J v by forward mode, (B, NH, S, S).
 
-    Raises Refused where the implementation raises under it, or its output carries no tangent at all.
+    Raises Refused if the implementation raises under forward mode, or if its output has no tangent.
     """
     with ExitStack() as stack:
         stack.enter_context(forward_ad.dual_level())
@@ -87,13 +87,13 @@ def pushed_forward(
 
 
 def _own_elements(gate: Tensor) -> Tensor:
-    """Copy an expanded gate, which make_dual refuses."""
+    """Copy an expanded gate, because make_dual refuses it; detach any other gate."""
     return gate.clone() if 0 in gate.stride() else gate.detach()
 
 
 @dataclass(frozen=True)
 class Second:
-    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and the forget gate, (B, NH, S) float64."""
+    """The gradients of <v, J' G>: towards G, (B, NH, S, S), and towards f, (B, NH, S), both float64."""
 
     G: Array
     fgate: Array
@@ -102,10 +102,10 @@ class Second:
 def pulled_twice(
     subject: DtildeSubject, gates: tuple[Tensor, Tensor], G: Tensor, direction: tuple[Tensor, Tensor]
 ) -> tuple[Second, GatePair]:
-    """Differentiate <v, J' G> once more; return that, and the part of v that took part.
+    """Differentiate <v, J' G> once more; return its gradients, and v with zeros for a gradient left out.
 
-    A gradient outside the graph, one that a second backward refuses to differentiate at all, takes no
-    part. Raises Refused where neither does, or an error says so.
+    A gradient outside the autograd graph cannot be differentiated again, and is left out. Raises Refused if
+    both gradients are outside the graph, or if a backward raises.
     """
     leaves = [x.detach().requires_grad_() for x in (*gates, G)]
     subject.recorder.inputs(v_i=direction[0], v_f=direction[1])
@@ -120,10 +120,10 @@ def pulled_twice(
             parts = [(x * v).sum() for x, v in zip(first, direction, strict=True) if _moves(x)]
             if not parts:
                 raise Refused("second derivatives: the gradients are outside the graph")
-            # not grad(), which goes round what once_differentiable would raise
+            # not grad(): it would bypass the error that once_differentiable raises
             torch.autograd.backward(torch.stack(parts).sum())
             second = [leaf.grad for leaf in leaves]
-    except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+    except (Exception, SystemExit) as error:  # a user's backward may raise anything
         if isinstance(error, Refused):
             raise
         raise Refused(f"second derivatives {raised('', error).computed}") from error
@@ -142,17 +142,17 @@ def _moves(gradient: Tensor | None) -> bool:
     return gradient is not None and gradient.requires_grad
 
 
-# What is true of them, and how far they may be off
+# True values and bounds
 
 
 def expected_tangent(
     subject: DtildeSubject, gates: GatePair, v: GatePair, *, summed: bool = False
 ) -> Expected:
-    """Return what J v must be for finite gates.
+    """Return the expected value of J v for finite gates.
 
     With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
-    the derivative's scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta, as of df, whose factors these
-    are. summed: above the diagonal stands v_i[s], not 0.
+    the derivative's scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta. The constants are those of df,
+    which has the same factors. summed: the entries above the diagonal are v_i[s], not 0.
     """
     S, rounding = gates.fgate.shape[-1], subject.rounding
     terms = GateTerms.of(gates.fgate, wide=subject.wide)
@@ -179,7 +179,7 @@ def expected_tangent(
 
 
 def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
-    """Return e of J v but for what v_i adds to it."""
+    """Return e of J v without the part of v_i."""
     size, scope = np.abs(v.fgate), derivative_scope(rounding.error_scope)
     n = scope_length(size.shape[-1], scope)
     moved, conditioned = size * terms.rate.hi, size * terms.rate.hi * terms.rate_condition
@@ -190,10 +190,10 @@ def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
 
 
 def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair) -> Expected:
-    """Return what d<v, J' G> / dG must be: J v, each way to G rounded to its dtype and added up in it.
+    """Return the expected value of d<v, J' G> / dG: J v, with the error of adding up paths in the dtype of G.
 
-    The ways are as large as the terms of J v over the derivative's scope: sums from one end may come by a way
-    each.
+    The contribution of each path to G is rounded to the dtype of G. The paths together are as large as the
+    terms of J v over the derivative's scope: each of the sums from one end may be a path of its own.
     """
     summed = subject.contract.masked_cotangent == "summed"
     expected = expected_tangent(subject, gates, v, summed=summed)
@@ -206,10 +206,10 @@ def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair)
 
 
 def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
-    """Return what d<v, J' G> / df must be where 0 < |f| <= 100 and `stays_finite`; elsewhere nothing.
+    """Return the expected value of d<v, J' G> / df where 0 < |f| <= 100 and `stays_finite`; free elsewhere.
 
-    e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df; and what adding
-    up the ways to f in its dtype rounds.
+    e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df, plus the rounding
+    of adding up the paths to f in its dtype: gamma(8) A |v_f| in u.
     """
     rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
     N, A = summed_cotangents(truth, rounding.error_scope)
@@ -231,7 +231,7 @@ def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward,
 
 
 def stays_finite(rounding: Rounding, f: Array, size: Array) -> Mask:
-    """Whether `size` times exp(|f|) squared, which a second derivative may pass through, is finite."""
+    """Return where `size` times exp(|f|) squared is finite: a second derivative may compute it on the way."""
     largest = min(rounding.accumulator.largest, rounding.output.largest)
     return np.asarray(np.abs(f) <= (math.log(largest) - np.log1p(size)) / 2.2)
 
@@ -241,7 +241,7 @@ def _window(terms: Array) -> Array:
 
 
 def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
-    """Whether D~ of a head of finite gates may overflow, (B, NH, 1): what derives from it may be NaN."""
+    """Return where D~ of a head of finite gates may overflow, (B, NH, 1): its derivatives may then be NaN."""
     with np.errstate(over="ignore"):
         log = GateTerms.of(gates.fgate, wide=False).log.hi
         size = 2 * (np.abs(gates.igate).max(-1, initial=0.0) + np.abs(log).sum(-1))
@@ -249,6 +249,6 @@ def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
 
 
 def _bound(rounding: Rounding, e: Array, value: Array, free: Mask) -> Bound:
-    """Return the bound; cotangents and directions are small, so that nothing overflows but the gates."""
+    """Return the bound. Cotangents and directions are small: only gates overflow, which `free` covers."""
     nowhere = np.zeros(value.shape, dtype=bool)
     return Bound(rounding.stored(e, value), nowhere, np.asarray(nowhere | free))

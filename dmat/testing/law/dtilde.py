@@ -1,4 +1,4 @@
-"""A D~ kernel in a dtype on a device, as a law sees it, with the truth of its results."""
+"""The subject of the laws of D~: a D~ kernel in a dtype on a device, its calls and its expected values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ A_CLASS = "a class was given: pass an instance or a function"
 
 @dataclass
 class DtildeSubject(Subject):
-    """A D~ kernel as a law sees it."""
+    """A D~ kernel in a dtype on a device, as a law calls and judges it.
+
+    unjudged_in_a_child: why calls in a child process cannot be judged, or None.
+    """
 
     unjudged_in_a_child: str | None = field(default=None, init=False, repr=False)
 
@@ -49,7 +52,7 @@ class DtildeSubject(Subject):
 
     @property
     def gates(self) -> tuple[str, str]:
-        """The names of both gates among the inputs."""
+        """The input names of the input gate and the forget gate."""
         return GATES
 
     def build(self, call: Case, filler: float = NAN) -> GateTensors:
@@ -57,7 +60,7 @@ class DtildeSubject(Subject):
         return GateTensors(*call["gates"].build(self.device, filler))
 
     def overwrite(self, inputs: GateTensors, rival: Gates) -> None:
-        """Write the gates of a rival into the same memory."""
+        """Overwrite the gates in place with those of `rival`."""
         for gate, other in zip(inputs.named.values(), rival.dense(), strict=True):
             gate.copy_(other)
 
@@ -68,35 +71,35 @@ class DtildeSubject(Subject):
     def pull_on(
         self, inputs: GateTensors, call: Case, *, filler: float = NAN, times: int = 1
     ) -> list[Gradients]:
-        """Call the kernel and pull the cotangent back, several times through one graph."""
+        """Call the kernel once, and pull the cotangent back `times` times through its graph."""
         G = call["cotangent"].build(call["gates"], self.device, filler)
         return self._pull(inputs.igate, inputs.fgate, G, (0, 1), times)
 
     def name_of(self, name: str) -> str:
-        """Return how findings name a gate."""
+        """Return the name of a gate in findings."""
         return name
 
     def gradient_name(self, name: str) -> str:
-        """Return how findings name the gradient of a gate."""
+        """Return the name of a gate's gradient in findings."""
         return {"igate_preact": "di", "fgate_preact": "df"}[name]
 
     def expected_outputs(self, run: Run, note: str = "") -> dict[str, Expected]:
-        """Return what D~ must be."""
+        """Return the expected value of D~, by name."""
         return {"D~": self.expected_dtilde(run).noted(note)}
 
     def gradient_must_be(self, gradients: Gradients, name: str) -> Expected:
-        """Return what the gradient of one gate must be."""
+        """Return the expected value of one gate's gradient."""
         return self.expected_gradients(gradients)[GATES.index(name)]
 
     def judged_gradients(self, call: Case) -> Sequence[str]:
-        """Return both gates."""
+        """Return the names of both gates: a D~ kernel's gradients are judged in every call."""
         return GATES
 
-    # What may be drawn, and how far rounding may go
+    # Domain and rounding
 
     @cached_property
     def domain(self) -> Domain:
-        """The domain: the cases that the strategies may draw for this kernel."""
+        """The cases that the strategies may draw for this kernel."""
         contract = self.contract
         return Domain.of(
             contract,
@@ -107,7 +110,7 @@ class DtildeSubject(Subject):
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How far its contract lets rounding go in this dtype."""
+        """The rounding that the contract allows in this dtype."""
         contract = self.contract
         return Rounding(
             Format.of(self.dtype),
@@ -118,35 +121,35 @@ class DtildeSubject(Subject):
 
     @property
     def exact_to_the_bit(self) -> bool:
-        """Whether entries depend on nothing beyond their window, so that bits can be compared."""
+        """Whether an entry depends on its window only, so that bits can be compared."""
         return self.contract.error_scope == "window" and self.contract.deterministic
 
     @property
     def keeps_the_diagonal(self) -> bool:
-        """Whether its diagonal is the input gate to the bit (docs/spec.md section 5)."""
+        """Whether the diagonal of D~ must equal the input gate bit for bit (docs/spec.md section 5)."""
         wide_enough = self.rounding.u_a <= self.rounding.u
         return self.contract.error_scope == "window" and self.contract.exact_sums and wide_enough
 
     def may_flush(self, values: Array) -> Mask:
-        """Where a value is subnormal in a dtype whose loads may flush it to zero (not float16)."""
+        """Return where a load may flush a value to zero: subnormal values, in any dtype but float16."""
         flushes = self.dtype != "float16"
         return np.asarray((np.abs(values) < self.rounding.output.smallest_normal) & flushes)
 
     @property
     def plainest(self) -> Gates:
-        """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
+        """The gates of the smoke call: zeros, one head, the shortest sequence."""
         return Gates(self.dtype, (1, 1, self.contract.seq_multiple_of))
 
     def other_gates(self, gates: Gates) -> Gates:
-        """Return gates of the same shape and dtype, of values that no small case has."""
+        """Return gates of the same shape and dtype, with values that occur in no small case."""
         return Gates(gates.dtype, gates.shape, Constant(-2.75), Constant(1.375))
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
-        """Return what the implementation gives for these gates, and all else as in the case."""
+        """Return D~ for these gates. The rest of the case is not used."""
         return self.call(*gates.build(self.device))
 
     def answer_to_zeros(self, S: int) -> Tensor:
-        """Return what the implementation gives for gates of zeros that ask for gradients."""
+        """Return D~ for gates of zeros that require gradients."""
         gates = Gates(self.dtype, (1, 1, S)).build(self.device)
         return self.call(*(gate.requires_grad_() for gate in gates))
 
@@ -157,7 +160,7 @@ class DtildeSubject(Subject):
 
     @cached_property
     def uncallable(self) -> str | None:
-        """Why the plainest call there is cannot be made, or None."""
+        """Why the smoke call fails, in one line, or None."""
         try:
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:
@@ -167,7 +170,7 @@ class DtildeSubject(Subject):
         return None
 
     def _uncallable(self, computed: str, *, given: bool) -> str:
-        """Return the reason in one line. given: the target is a class."""
+        """Return the reason in one line. computed: the result of the call. given: the target is a class."""
         layout, (B, NH, S) = self.contract.gate_layout, self.plainest.shape
         axes = {"B": B, "NH": NH, "S": S, "1": 1}
         shape = tuple(axes[name] for name in layout.split())
@@ -180,9 +183,10 @@ class DtildeSubject(Subject):
         return f"{UNCALLABLE}{call}: {computed}; {expected}; {advice}"
 
     def call(self, igate: Tensor, fgate: Tensor) -> Tensor:
-        """Call the implementation on gates (B, NH, S, 1), in the layout that its contract names.
+        """Call the implementation on gates (B, NH, S, 1), shown in the layout of its contract.
 
-        Raises LawBroken where it raises, or returns no (B, NH, S, S) tensor of the same dtype and device.
+        Raises LawBroken if the implementation raises, or if its result is not a (B, NH, S, S) tensor of the
+        gates' dtype and device.
         """
         layout = self.contract.gate_layout
         self.recorder.call(self.callee, layout, igate, fgate)
@@ -211,7 +215,7 @@ class DtildeSubject(Subject):
     ) -> Gradients:
         """Call the implementation on these gates and pull G, (B, NH, S, S), back through it.
 
-        needed: which gates ask for a gradient; that of any other is zero.
+        needed: the indices of the gates that require a gradient. The gradient of the other gate is zero.
         """
         return self._pull(igate, fgate, G, needed, 1)[0]
 
@@ -234,7 +238,7 @@ class DtildeSubject(Subject):
     def pull_back(
         self, output: Tensor, leaves: tuple[Tensor, ...], G: Tensor, *, retain: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return both gradients; an unused gate, or an output outside the graph, counts as zeros."""
+        """Return both gradients. They are zeros for an unused gate, or for an output outside the graph."""
         self.recorder.pull(output, leaves, G, retain=retain)
         asked = {name: leaf for name, leaf in zip(("di", "df"), leaves, strict=True) if leaf.requires_grad}
         found = pulled(output, asked, G, retain=retain)
@@ -245,15 +249,16 @@ class DtildeSubject(Subject):
         return di, df
 
     def killed(self, *calls: Sequence[Tensor]) -> str | None:
-        """Return the signal of memory that calls on (igate, fgate, G) die of in a child process, or None.
+        """Return the memory signal that kills a child process during calls on (igate, fgate, G), or None.
 
-        Raises Refused where no call can be judged so: those on copies die too, or do not end.
+        Raises Refused if calls in a child process cannot be judged: they die on ordinary copies of the
+        tensors too, or do not end.
         """
         copies = [[x.clone() for x in inputs] for inputs in calls]
         if len(calls) == 1:
             self.recorder.in_a_child(self.callee, self.contract, calls[0])
         quiet = self.unrecorded()
-        quiet._exercise(copies[:1])  # what the first call of a process loads, no child should load again
+        quiet._exercise(copies[:1])  # load here what a process loads at its first call, not in each child
         try:
             killed = self.unjudged_in_a_child is None and died_of(lambda: quiet._exercise(calls))
             if killed and died_of(lambda: quiet._exercise(copies)):
@@ -272,13 +277,13 @@ class DtildeSubject(Subject):
                 self.call(igate, fgate)
 
     def expected_dtilde(self, run: Run) -> Expected:
-        """Return what D~ of the gates of this run must be."""
+        """Return the expected value of D~ for the gates of this run."""
         truth = Forward.of(run.igate, run.fgate, wide=self.wide)
         bound = forward_bound(truth, self.rounding)
         return Expected("D~", truth.kind, truth.value, truth.slack, bound, truth.ball)
 
     def require_unchanged(self, after: Run, before: Run, where: Mask, note: str) -> None:
-        """Require the same entries of D~: to the bit in window scope, else within both bounds."""
+        """Require two runs to agree at `where`: bit for bit in window scope, else within both bounds."""
         if self.exact_to_the_bit:
             require_same("D~", after.dtilde, before.dtilde, where, note)
             return
@@ -287,11 +292,11 @@ class DtildeSubject(Subject):
         require_agreement(ours, expected, theirs, other, note)
 
     def backward(self, gradients: Gradients) -> Backward:
-        """Return the truth of both gradients of this call."""
+        """Return the true values of both gradients of this call."""
         return self.backward_of(gradients.run.fgate, gradients.G)
 
     def backward_of(self, fgate: Array, G: Array) -> Backward:
-        """Return the truth of both gradients for forget gates (B, NH, S) and a cotangent (B, NH, S, S)."""
+        """Return both true gradients for forget gates (B, NH, S) and a cotangent (B, NH, S, S)."""
         return Backward.of(
             fgate,
             G,
@@ -302,9 +307,9 @@ class DtildeSubject(Subject):
     def expected_gradients(
         self, gradients: Gradients, rounding: Rounding | None = None
     ) -> tuple[Expected, Expected]:
-        """Return what di and df for the gates and cotangent of this call must be.
+        """Return the expected values of di and df for the gates and the cotangent of this call.
 
-        rounding: how far they may be off; the contract's unless another is given.
+        rounding: the rounding to allow; None for the contract's.
         """
         truth, rounding = self.backward(gradients), rounding or self.rounding
         di_kind, df_kind = (
@@ -320,7 +325,7 @@ class DtildeSubject(Subject):
         )
 
     def require_gradients(self, gradients: Gradients) -> None:
-        """Require both gradients of this call within their bounds."""
+        """Require both gradients of this call to be within their bounds."""
         di, df = self.expected_gradients(gradients)
         require_within(gradients.di, di)
         require_within(gradients.df, df)
@@ -337,7 +342,7 @@ def _require_tensor(output: object, igate: Tensor) -> None:
 
 
 def _gradient(name: str, leaf: Tensor, gradient: Tensor | None) -> Tensor:
-    """Return the gradient of a gate, of its shape and dtype; LawBroken where it has others."""
+    """Return a gate's gradient, zeros for None. Raises LawBroken if its shape or dtype is not the gate's."""
     if gradient is None:
         return torch.zeros_like(leaf)
     if gradient.shape != leaf.shape or gradient.dtype != leaf.dtype:

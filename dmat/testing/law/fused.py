@@ -1,4 +1,4 @@
-"""A fused kernel in a dtype on a device, as a law sees it, with the truth of its results."""
+"""The subject of the laws of fused kernels: a kernel, dtype and device, its calls, its expected values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 
 @dataclass
 class FusedSubject(Subject):
-    """A fused kernel as a law sees it."""
+    """A fused kernel in a dtype on a device, as a law calls and judges it."""
 
     @property
     def contract(self) -> FusedContract:
@@ -55,7 +55,7 @@ class FusedSubject(Subject):
 
     @property
     def gates(self) -> tuple[str, str]:
-        """The names of both gates among the inputs."""
+        """The input names of the input gate and the forget gate."""
         return "i", "g"
 
     def build(self, call: Case, filler: float = float("nan")) -> Inputs:
@@ -63,7 +63,7 @@ class FusedSubject(Subject):
         return self.inputs(call["gates"], call["probe"], filler)
 
     def overwrite(self, inputs: Inputs, rival: Gates) -> None:
-        """Write the gates of a rival into the same memory, and q, k and v times 2 where keys are free."""
+        """Overwrite the gates in place with those of `rival`. Double q, v and, where keys are free, k."""
         for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
             if x is not None:
                 x.copy_(other)
@@ -78,24 +78,24 @@ class FusedSubject(Subject):
     def pull_on(
         self, inputs: Inputs, call: Case, *, filler: float = float("nan"), times: int = 1
     ) -> list[FusedGradients]:
-        """Call the kernel and pull the cotangent back, several times through one graph."""
+        """Call the kernel once, and pull the cotangent back `times` times through its graph."""
         needed = NAMES if self.contract.has_gradients else ()
         return self.pulls_of(inputs, call["probe"], needed, times=times)
 
     def name_of(self, name: str) -> str:
-        """Return how findings name an input."""
+        """Return the name of an input in findings."""
         return self.letters[name]
 
     def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
-        """Return what the output must be."""
+        """Return the expected value of the output, by name."""
         return {"o": self.expected(run, note)}
 
     def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
-        """Return what the gradient of one input must be."""
+        """Return the expected value of one input's gradient."""
         return self.expected_gradient(gradients, name)
 
     def judged_gradients(self, call: Case) -> list[str]:
-        """Return the inputs whose gradients one-hot probes tell of, if the contract defines them here."""
+        """Return the inputs whose gradients can be judged with one-hot probes; none if undefined here."""
         taken = [name for name, is_taken in self._taken.items() if is_taken]
         return self.told(taken) if self.defines_gradients(call["probe"]) else []
 
@@ -106,23 +106,27 @@ class FusedSubject(Subject):
         return {name: gates.get(name, True) for name in NAMES}
 
     def told(self, names: Iterable[str]) -> list[str]:
-        """Return the inputs whose gradients one-hot probes tell of.
+        """Return the inputs of `names` whose gradients can be judged with one-hot probes.
 
-        In a delta rule that of k is also of what is erased; in log space that of a v of zero is of no number.
+        Not k in a delta rule: the erased part contributes to its gradient too. Not v in log space: the
+        gradient of a v of 0 is no number.
         """
         untold = {"k"} if self.contract.distinct_keys else set()
         untold |= {"v"} if self.contract.positive else set()
         return [name for name in names if name not in untold]
 
     def defines_gradients(self, probe: Probe) -> bool:
-        """Whether the contract defines gradients here: truncated ones only where the normaliser is 1."""
+        """Return whether the contract defines the gradients of this probe.
+
+        Truncated gradients are defined only where the normaliser is 1.
+        """
         return self.contract.gradient == "full" or not self.reads.truncates or probe.regime == "small"
 
-    # What may be drawn, and how far rounding may go
+    # Domain and rounding
 
     @cached_property
     def domain(self) -> ProbeDomain:
-        """The domain: the cases that the strategies may draw for this kernel."""
+        """The cases that the strategies may draw for this kernel."""
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
@@ -130,16 +134,19 @@ class FusedSubject(Subject):
 
     @cached_property
     def rounding(self) -> FusedRounding:
-        """The formats that it rounds to."""
+        """The formats that the kernel rounds to in this dtype."""
         return FusedRounding.of(self.contract, self.dtype)
 
     @property
     def plainest(self) -> Gates:
-        """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
+        """The gates of the smoke call: zeros, one head, the shortest sequence."""
         return Gates(self.domain.dtype, (1, 1, self.domain.all_lengths[0]))
 
     def other_gates(self, gates: Gates) -> Gates:
-        """Return gates of the same shape and dtype, of values that no small case has, if any may be."""
+        """Return gates of the same shape and dtype, with values that occur in no small case if allowed.
+
+        The values are clamped to the ranges of the contract.
+        """
         low, high = self.contract.i_range
         igate = Constant(max(low, min(high, -2.75)) if self.contract.igate else 0.0)
         most = max(self.domain.least, min(self.domain.most, -1.375))
@@ -148,18 +155,18 @@ class FusedSubject(Subject):
         )
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
-        """Return what the kernel gives for these gates, and all else as in the case."""
+        """Return the output for these gates and the probe of the case, or a plain probe if it has none."""
         probe = case.get("probe") or plain_probe(self.domain, gates.shape[-1])
         return self.call_fused(self.inputs(gates, probe))
 
     def answer_to_zeros(self, S: int) -> Tensor:
-        """Return what the kernel gives for gates of zeros that ask for gradients, as all else does."""
+        """Return the output for gates of zeros and a plain probe. All inputs require gradients."""
         inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_probe(self.domain, S))
         leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
         return self.call_fused(inputs.with_(**leaves))
 
     def stand_in(self) -> Callable[..., object]:
-        """Return a function that gives zeros, which depend on all inputs."""
+        """Return a function whose result is zeros that depend on all inputs."""
         states, dtype = self.contract.states, getattr(torch, self.contract.returns(self.dtype))
 
         def zeros(*tensors: Tensor, **more: object) -> object:
@@ -171,7 +178,7 @@ class FusedSubject(Subject):
 
     @cached_property
     def uncallable(self) -> str | None:
-        """Why the plainest calls there are, with each keyword that is promised, cannot be made; or None."""
+        """Why a smoke call fails, in one line, or None. Promised states and packed ends are called too."""
         gates = self.plainest
         S = gates.shape[-1]
         inputs = self.inputs(gates, plain_probe(self.domain, S))
@@ -204,7 +211,7 @@ class FusedSubject(Subject):
     # Calls
 
     def inputs(self, gates: Gates, probe: Probe, filler: float = float("nan")) -> Inputs:
-        """Build the tensors of a call, each in its layout."""
+        """Build the tensors of a call, each in the memory layout of the probe."""
         products = probe.build(gates, self.domain)
         return self.inputs_of(gates, probe, products, *gates.build(self.device, filler), filler)
 
@@ -217,7 +224,7 @@ class FusedSubject(Subject):
         fgate: Tensor,
         filler: float = float("nan"),
     ) -> Inputs:
-        """Build the tensors of a call of these gates, (B, NH, S, 1)."""
+        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
         dtype = getattr(torch, self.dtype)
         q, k, v = (
             lay_out(rounded(x, dtype).to(self.device), layout, filler)
@@ -229,7 +236,10 @@ class FusedSubject(Subject):
         )
 
     def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
-        """Return what a call with these inputs sees."""
+        """Return the exact values of the inputs of a call. A gate that the kernel does not take is zeros.
+
+        begins, packed: the fields of Seen.
+        """
         q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
         zeros = np.zeros(q.shape[:3])
         igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
@@ -242,14 +252,15 @@ class FusedSubject(Subject):
         return zeros + log[None, :, None]
 
     def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
-        """Call the kernel; return its output, (B, NH, S, V).
+        """Call the kernel; return its output, (B, NH, S, V). more: keyword arguments of the call.
 
-        Raises LawBroken where it raises, or returns no tensor of that shape, of the dtype promised.
+        Raises LawBroken if the kernel raises, or if its output is not a tensor of the promised shape and
+        dtype on the device of v.
         """
         return self._called(inputs, more)[0]
 
     def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
-        """Call the kernel on a state, None for none yet; return its output and the next state."""
+        """Call the kernel with a state, None at the start; return its output and the next state."""
         assert self.contract.states
         output, rest = self._called(inputs, {self.contract.states: state})
         if not rest:
@@ -257,11 +268,11 @@ class FusedSubject(Subject):
         return output, rest[0]
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
-        """Call the kernel on sequences packed one behind another, that end there."""
+        """Call the kernel on packed sequences that end at `ends`."""
         return self.call_fused(inputs, **self._ending(ends))
 
     def _ending(self, ends: Sequence[int]) -> dict[str, object]:
-        """Return the keyword that says where packed sequences end."""
+        """Return the keyword argument with the ends of packed sequences."""
         assert self.contract.packed
         return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
 
@@ -275,11 +286,11 @@ class FusedSubject(Subject):
         return output, tuple(rest)
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
-        """Return the tensors as the kernel takes them."""
+        """Return the tensors in the layout that the kernel takes."""
         return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
 
     def _require_output(self, found: object, inputs: Inputs) -> Tensor:
-        """Return the output as (B, NH, S, V)."""
+        """Return the output as (B, NH, S, V). Raises LawBroken for a wrong shape, dtype or device."""
         B, NH, S, V = inputs.v.shape
         shape = (B, NH, S, V) if self.contract.layout == "BHSD" else (B, S, NH, V)
         dtype = getattr(torch, self.contract.returns(self.dtype))
@@ -319,7 +330,7 @@ class FusedSubject(Subject):
         seen: Seen | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> FusedGradients:
-        """Call the kernel on these inputs, and pull the cotangent back."""
+        """Call the kernel on these inputs, and pull the cotangent back once."""
         return self.pulls_of(inputs, probe, needed, W=W, seen=seen, more=more)[0]
 
     def pulls_of(
@@ -333,10 +344,11 @@ class FusedSubject(Subject):
         seen: Seen | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> list[FusedGradients]:
-        """Call the kernel on these inputs, and pull the cotangent back `times` through one graph.
+        """Call the kernel once on these inputs, and pull the cotangent back `times` times through its graph.
 
-        needed: the inputs that ask for a gradient; that of any other is zero. W: the cotangent, else the
-        probe's. more: keywords of the call, and seen: what it sees with them.
+        needed: the inputs that require a gradient; the gradient of any other input is zero. W: the cotangent;
+        None for the probe's. more: keyword arguments of the call. seen: the values of the call's inputs,
+        with a handed-over state or packed ends; None for those of a plain call.
         """
         seen, named = seen or self.seen(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
@@ -360,9 +372,10 @@ class FusedSubject(Subject):
         return self.pull_of(inputs, probe, seen=seen, more=self._ending(ends))
 
     def pull_going_on(self, inputs: Inputs, probe: Probe, cut: int) -> FusedGradients:
-        """Call the kernel up to a cut, then from there on its state, and pull the cotangent back to there.
+        """Call the kernel up to a cut, call it again from its state, and pull the second cotangent back.
 
-        The truth is that of all times, with a cotangent of 0 before the cut.
+        The pullback ends at the cut. The true gradients are those of one call on all times, with a cotangent
+        of 0 before the cut.
         """
         assert self.contract.states
         _, state = self.call_with_state(inputs.part(0, cut), None)
@@ -396,26 +409,26 @@ class FusedSubject(Subject):
         self.recorder.pulled_fused([result[name] for name in asked])
         return result
 
-    # What must come out
+    # Expected values
 
     def truth(self, seen: Seen) -> Truth:
-        """Return what is true of a call."""
+        """Return the true values of a call."""
         with np.errstate(all="ignore"):
             return Truth(self.contract, seen)
 
     def expected(self, run: FusedRun, note: str = "") -> Expected:
-        """Return what the output of this call must be."""
+        """Return the expected output of this call."""
         return self.expected_of(run.seen, note)
 
     def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
-        """Return what the output must be for these inputs; state: what was handed over, if anything was."""
+        """Return the expected output for these inputs. state: the state that was handed over, or None."""
         rounding = self.rounding.handing_over(coarsest(state))
         return self.output_of(self.truth(seen), self.contract, rounding, note)
 
     def output_of(
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
     ) -> Expected:
-        """Return what the output must be under this contract."""
+        """Return the expected output under this contract and rounding."""
         heads = _heads(truth, None)
 
         def ball(index: tuple[int, ...]) -> arb:
@@ -429,12 +442,12 @@ class FusedSubject(Subject):
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
 
     def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
-        """Return what the gradient of one input of this call must be."""
+        """Return the expected gradient of one input of this call."""
         note = DETACHED if gradients.detached else note
         return self.gradient_of(gradients.pulled, name, gradients.bounds, note)
 
     def gradient_of(self, pulled: Pulled, name: str, bounds: FusedBounds, note: str = "") -> Expected:
-        """Return what the gradient of one input must be within these bounds."""
+        """Return the expected gradient of one input, with these bounds."""
         heads = _heads(pulled.truth, pulled.W)
 
         def ball(index: tuple[int, ...]) -> arb:
@@ -448,25 +461,26 @@ class FusedSubject(Subject):
                 value = pulled.dgate if name == "g" else pulled.di
             else:
                 bound, value = bounds.product(name, pulled), getattr(pulled, f"d{name}")
-            # The filter's own error is far below what is allowed, except of float64, where all are balls.
+            # The float64 filter's own error is far below the bound, except for a kernel that accumulates in
+            # float64. There a slack as large as the bound makes balls judge every entry.
             slack = bound.bound if self.wide else 2.0**-20 * bound.bound + 2.0**-1060
             kind = np.full(value.shape, FINITE, dtype=np.int8)
             return Expected(self.gradient_name(name), kind, single(value), slack, bound, ball, note)
 
     def gradient_name(self, name: str) -> str:
-        """Return the name of a gradient, as findings have it."""
+        """Return the name of a gradient in findings."""
         return f"d{self.letters[name]}"
 
     @property
     def letters(self) -> dict[str, str]:
-        """The name of each tensor of a call."""
+        """The printed name of each tensor of a call."""
         return dict(
             zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
         )
 
 
 def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
-    """Return the balls of each head of a call, made when they are asked for."""
+    """Return a function (b, h) -> the balls of that head, which makes and caches them."""
 
     @functools.cache
     def heads(b: int, h: int) -> HeadBalls:
@@ -476,7 +490,7 @@ def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
 
 
 def coarsest(state: object) -> str | None:
-    """Return the coarsest format that a state holds numbers in; None where no tensor is found in it."""
+    """Return the coarsest floating-point dtype in a state; None if the state contains no such tensor."""
     dtypes = {x.dtype for x in tree_leaves(state) if isinstance(x, Tensor) and x.is_floating_point()}
     coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=None)
     return None if coarse is None else str(coarse).removeprefix("torch.")

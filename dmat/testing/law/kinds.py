@@ -1,4 +1,4 @@
-"""Tables by kind of kernel: D~ itself, or a fused kernel that D~ is read out of."""
+"""The two kinds of kernel, D~ and fused: the subject of each, and the cases of laws that hold for both."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SUBJECTS: Mapping[str, type[Subject]] = {DTILDE: DtildeSubject, FUSED: FusedSubj
 
 
 BOTH = (DTILDE, FUSED)
-# What laws of both kinds are tried on: a call; a call and its backward; a call, and other gates.
+# The cases of laws of both kinds: a forward call; a call and its backward; a call, and rival gates.
 FORWARD = {DTILDE: Calls(GATES, ("gates",)), FUSED: Calls(PROBED, ("gates", "probe"))}
 BACKWARD = {DTILDE: Calls(COTANGENTS, ("gates", "cotangent")), FUSED: Calls(PROBED, ("gates", "probe"))}
 RIVAL = {DTILDE: Calls(WINDOWS, ("gates",)), FUSED: Calls(RIVALS, ("gates", "probe"))}
 
 
 def subject_of(implementation: Implementation, dtype: str, device: str = "cpu", **more: Any) -> Subject:
-    """Return what the laws of this implementation see. more: the other fields of a Subject."""
+    """Return the subject for the laws of this implementation's kind. more: the other fields of a Subject."""
     return SUBJECTS[implementation.kind](implementation, dtype, device, **more)

@@ -1,8 +1,8 @@
-"""A law: one statement, the cases it is tried on, and what a contract must promise for it to apply.
+"""A law: one statement, the cases to try it on, and the promises of a contract that it needs.
 
-`@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case), and leaves the function as
-it is: a Law for each kind of kernel that it is a law of. The pytest plugin makes the test of these Laws;
-dmat/testing/run/search.py says how that test tries one.
+`@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case): one Law for each kind of
+kernel, D~ or fused, that the statement holds for. The function itself is unchanged. The pytest plugin makes
+the tests of these Laws; dmat/testing/run/search.py tries them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ Need = Callable[[Any], str | None]
 class Law:
     """One statement about the kernels of one kind.
 
-    name: without "test_law_"; each kind has a name once. text: the docstring. check: (subject, **case).
-    parameters: the parts of a case that check takes. order: --dmat-first runs low ones first. most: the cap
-    on random examples for a law with expensive examples (a compilation, a process); None: no cap.
+    name: the function's name without "test_law_", unique within a kind. text: the docstring.
+    check: the function (subject, **case). parameters: the parts of a case that `check` takes.
+    order: --dmat-first runs laws of low order first. needs: functions that return the reason why a contract
+    does not promise this law, or None. most: the cap on examples of the search, for a law with expensive
+    examples (a compilation, a process). kind: "D~" or "fused".
     """
 
     name: str
@@ -46,19 +48,19 @@ class Law:
 
     @property
     def statement(self) -> str:
-        """What the law says: the first paragraph of its text."""
+        """The statement of the law: the first paragraph of its text, in one line."""
         return " ".join(self.text.split("\n\n")[0].split())
 
     def arguments(self, case: Case) -> Case:
-        """Return the parts of a case that this law takes, in its own order."""
+        """Return the parts of a case that this law takes, in the order of its parameters."""
         return {name: case[name] for name in self.parameters}
 
     def not_applicable(self, subject: Subject) -> str | None:
-        """Return why the contract promises nothing here, or None."""
+        """Return why the subject's contract does not promise this law, or None if it does."""
         return next((reason for need in self.needs if (reason := need(subject))), None)
 
     def why_not(self, subject: Subject, case: Case) -> str | None:
-        """Return why the subject's contract does not let this law be tried on this case, or None."""
+        """Return why this law cannot be tried on this case for this subject, or None if it can."""
         reason = self.not_applicable(subject)
         if reason is not None:
             return reason
@@ -72,7 +74,7 @@ class Law:
 
 
 def kind_of(case: Case) -> str | None:
-    """Return the regime and the class of lengths of a case's gates, "REGIME, LENGTHS"; None without gates."""
+    """Return "REGIME, LENGTHS", the regime and the length class of a case's gates; None without gates."""
     if "gates" not in case:
         return None
     gates = case["gates"]
@@ -81,7 +83,7 @@ def kind_of(case: Case) -> str | None:
 
 @dataclass(frozen=True)
 class Calls:
-    """Cases of a law of both kinds, of one kind. parts: those that describe a call of the kernel."""
+    """The cases of one kind, for a law of both kinds. parts: the parts of a case that describe a call."""
 
     cases: Cases
     parts: tuple[str, ...]
@@ -95,12 +97,12 @@ def law(
     most: int | None = None,
     kinds: tuple[str, ...] = (DTILDE,),
 ) -> Callable[..., Any]:
-    """Make a Law for each kind of a function (subject, **case) whose docstring's first line states it.
+    """Make a Law of a function (subject, **case) for each kind. The docstring's first line states the law.
 
-    The function stays as it is; its Laws are its attribute `laws`.
-    A law of both kinds is a function (subject, call, **rest of the case): call is the part of the case that
-    describes a call. Its cases, order and needs may differ by kind, and its docstring where it has
-    {words of D~ // words of fused kernels}.
+    The function is unchanged, and gets its Laws as the attribute `laws`.
+    A law of both kinds is a function (subject, call, **rest of the case): `call` is the part of the case that
+    describes a call. Its cases, order and needs may differ by kind. So may its docstring:
+    {words of D~ // words of fused kernels} stands for the first words or for the second.
     """
 
     def make(check: Callable[..., None]) -> Callable[..., None]:
@@ -126,12 +128,15 @@ def _of_kind(value: Any, kind: str) -> Any:
 
 
 def _worded(text: str, number: int) -> str:
-    """Return a docstring with the first or the second of the words in each {words // words}."""
+    """Return a docstring in which the first or the second words replace each {words // words}.
+
+    number: 0 for the first words, 1 for the second.
+    """
     return re.sub(r"\{([^{}]*?)\s?//\s?([^{}]*?)\}", lambda both: both[1 + number], text)
 
 
 def _on_calls(check: Callable[..., None], parts: tuple[str, ...]) -> Callable[..., None]:
-    """Return the check of a law of both kinds as one of (subject, **case)."""
+    """Return the check (subject, call, ...) of a law of both kinds as a check (subject, **case)."""
 
     @functools.wraps(check)
     def on_calls(subject: Subject, **case: Any) -> None:

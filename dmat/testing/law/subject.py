@@ -1,4 +1,4 @@
-"""One implementation, one dtype, one device, as a law sees it. Each kind of kernel has its own Subject."""
+"""The subject of a law: one implementation, dtype and device. Each kind of kernel has its own subclass."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ DETACHED = "the output asks for no gradient; a kernel that has none declares dif
 
 @dataclass
 class Subject(Kernel, ABC):
-    """A kernel in a dtype on a device, as a law sees it. `worst` is the largest error over bound let pass.
+    """An implementation in a dtype on a device, as a law calls and judges it.
 
-    part: of a law's cases, "all", or the "ladder" or the "search" alone. recorder: is told of every call.
-    callee: the name of the function in the record.
+    part: the cases of a law to try: "all", only the "ladder", or only the "search". recorder: records every
+    call. callee: the name of the function in the record. worst: the largest error / bound of all entries that
+    a law has accepted.
     """
 
     implementation: Implementation
@@ -46,67 +47,67 @@ class Subject(Kernel, ABC):
 
     @property
     def kind(self) -> str:
-        """The kind of the kernel: which laws are its."""
+        """The kind of the kernel, which selects its laws: "D~" or "fused"."""
         return self.implementation.kind
 
     @property
     def wide(self) -> bool:
-        """Whether float64 is too coarse an oracle for it."""
+        """Whether the kernel accumulates in float64, so that an oracle in float64 is too coarse for it."""
         return self.contract.accumulator(self.dtype) == "float64"
 
-    # What must come out of a call
+    # Expected values of a call
 
     @property
     @abstractmethod
     def gates(self) -> tuple[str, str]:
-        """The names of the input gate and of the forget gate among the inputs."""
+        """The input names of the input gate and the forget gate."""
 
     @abstractmethod
     def expected_outputs(self, run: Any, note: str = "") -> dict[str, Expected]:
-        """Return what the outputs of this call must be, by name."""
+        """Return the expected outputs of this call, by name."""
 
     @abstractmethod
     def gradient_must_be(self, gradients: Any, name: str) -> Expected:
-        """Return what the gradient of one input must be."""
+        """Return the expected value of one input's gradient."""
 
     @abstractmethod
     def judged_gradients(self, call: Case) -> Sequence[str]:
-        """Return the inputs whose gradients have a truth in this call, by name."""
+        """Return the names of the inputs whose gradients can be judged in this call."""
 
-    # The plainest calls, and those of a case
+    # The smoke call, and the calls of a case
 
     @cached_property
     @abstractmethod
     def domain(self) -> Domain:
-        """The domain: the cases that the strategies may draw for this kernel."""
+        """The cases that the strategies may draw for this kernel."""
 
     @property
     @abstractmethod
     def plainest(self) -> Gates:
-        """The gates of the plainest call there is: zeros, one head, the shortest sequence."""
+        """The gates of the smoke call: zeros, one head, the shortest sequence."""
 
     @abstractmethod
     def other_gates(self, gates: Gates) -> Gates:
-        """Return gates of the same shape and dtype, of values that no small case has."""
+        """Return gates of the same shape and dtype, with values that occur in no small case."""
 
     @abstractmethod
     def answer(self, case: Case, gates: Gates) -> Tensor:
-        """Return what the implementation gives for these gates, and all else as in the case."""
+        """Return the output for these gates. All other inputs are those of the case."""
 
     @abstractmethod
     def answer_to_zeros(self, S: int) -> Tensor:
-        """Return what the implementation gives for gates of zeros that ask for gradients."""
+        """Return the output for gates of zeros. All inputs require gradients."""
 
     @cached_property
     @abstractmethod
     def uncallable(self) -> str | None:
-        """Why the plainest call there is cannot be made, or None."""
+        """Why the smoke call fails, in one line, or None."""
 
     @abstractmethod
     def stand_in(self) -> Callable[..., object]:
-        """Return a harmless function that gives results of the same kind, of the right shapes."""
+        """Return a harmless function with results of the right shapes, to call in place of the kernel."""
 
-    # The same in another way
+    # Copies with a change
 
     def in_dtype(self, dtype: str) -> Self:
         """Return the same implementation on the same device in another dtype."""
@@ -117,22 +118,25 @@ class Subject(Kernel, ABC):
         return replace(self, device=device, part="all")
 
     def calling(self, function: Callable[..., object], callee: str) -> Self:
-        """Return the same promises of another function, this one under a transform; callee: its name."""
+        """Return the subject with another function, this one under a transform, and the same contract.
+
+        callee: the name of that function in the record.
+        """
         transformed = replace(self.implementation, function=function)
         return replace(self, implementation=transformed, part="all", callee=callee)
 
     def unrecorded(self) -> Self:
-        """Return the same, its calls written down nowhere."""
+        """Return a copy whose calls are not recorded."""
         return replace(self, recorder=SILENT)
 
-    # What a law has seen
+    # Values that a law reads
 
     def read(self, tensor: Tensor) -> Array:
-        """Return the tensor's values as float64, in a copy; the recorder is told of it."""
+        """Copy the tensor's values to float64, and record that they were read."""
         values = as_array(tensor)
         self.recorder.read(tensor, values)
         return values
 
     def observe(self, ratio: float) -> None:
-        """Note an error over bound that a law let pass."""
+        """Keep the largest error / bound that a law accepted."""
         self.worst = ratio if self.worst is None else max(self.worst, ratio)

@@ -1,6 +1,6 @@
-"""An implementation under a transform of torch: compiled, exported, under autocast, vmapped.
+"""A D~ kernel under a transform of torch: compiled, exported, under autocast, vmapped.
 
-Each but vmap gives a subject of the same promises, to be called like any other.
+Each transform except vmap returns a subject with the same contract, which a law calls like any other subject.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ InDims = tuple[int | None, int | None]
 
 
 def compiled(subject: DtildeSubject) -> DtildeSubject:
-    """Return it under torch.compile, one graph for all lengths."""
+    """Return the subject under torch.compile, with one graph for all lengths."""
     subject.recorder.compiled()
     return subject.calling(_compiled(subject.implementation, subject.dtype), "compiled")
 
 
 @lru_cache(maxsize=1)
 def _compiled(implementation: Implementation, dtype: str) -> Callable[..., object]:
-    """Compile once for all cases of a law; a kernel of another dtype would count as a recompilation."""
+    """Compile once for all cases of a law. dtype: part of the cache key, for another dtype recompiles."""
     torch.compiler.reset()
     return torch.compile(implementation.function, dynamic=True)
 
 
 def exported(subject: DtildeSubject, igate: Tensor, fgate: Tensor) -> DtildeSubject:
-    """Return it as torch.export gives it for gates of this shape; LawBroken where that raises."""
+    """Return the subject under torch.export for gates of this shape. Raises LawBroken if that fails."""
     function, layout = subject.implementation.function, subject.contract.gate_layout
 
     class Module(torch.nn.Module):
@@ -48,12 +48,12 @@ def exported(subject: DtildeSubject, igate: Tensor, fgate: Tensor) -> DtildeSubj
             warnings.simplefilter("ignore")
             program = torch.export.export(Module(), tuple(arranged(x, layout) for x in (igate, fgate)))
             return subject.calling(program.module(), "exported")
-    except (Exception, SystemExit) as error:  # whatever a user's kernel may raise
+    except (Exception, SystemExit) as error:  # a user's kernel may raise anything
         raise LawBroken(raised("D~", error)) from error
 
 
 def under_autocast(subject: DtildeSubject) -> DtildeSubject:
-    """Return it under autocast to bfloat16."""
+    """Return the subject under autocast to bfloat16."""
     function = subject.implementation.function
 
     def automatic(igate_preact: Tensor, fgate_preact: Tensor) -> object:
@@ -67,10 +67,10 @@ def under_autocast(subject: DtildeSubject) -> DtildeSubject:
 def vmapped(
     subject: DtildeSubject, inputs: Sequence[Tensor], in_dims: InDims, G: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Call it under torch.func.vmap; return every D~, di and df for G, batch first.
+    """Call the kernel under torch.func.vmap; return D~, di and df for G of every sample, batch first.
 
-    in_dims: for each gate 0, or None where all calls share it. Gradients that the contract does not have
-    are zeros. Raises LawBroken where vmap does.
+    in_dims: 0 for a gate with a batch axis, None for a gate that all samples share. Gradients that the
+    contract does not promise are zeros. Raises LawBroken if vmap raises.
     """
 
     recorder, subject = subject.recorder, subject.unrecorded()
@@ -89,7 +89,7 @@ def vmapped(
             output, di, df = torch.func.vmap(pulled, in_dims)(*inputs)
     except LawBroken:
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's backward may raise
+    except (Exception, SystemExit) as error:  # a user's backward may raise anything
         raise LawBroken(raised("gradients", error)) from error
     recorder.vmap_returned((output, di, df))
     return output, di, df

@@ -1,1 +1,1 @@
-"""What is true?"""
+"""What are the true results of a kernel?"""

@@ -27,7 +27,7 @@ BITS = 256
 ctx.prec = BITS
 
 
-# What an entry must be. A gate that is -inf or NaN decides before any value does.
+# The classes that an entry may have to be of. A gate that is -inf or NaN decides the class before any value.
 FINITE, NEG_INF, POS_INF, NAN, NAN_OR_NEG_INF, FREE = range(6)
 
 
@@ -154,6 +154,6 @@ def powers_of_two(S: int) -> list[int]:
 
 
 def holds(flags: Mask) -> Mask:
-    """Whether window(t, s) holds a flagged gate, into [..., t, s] (False where s >= t)."""
+    """Return whether window(t, s) contains a flagged gate, into [..., t, s] (False where s >= t)."""
     counts = np.cumsum(flags, axis=-1, dtype=np.int64)
     return np.asarray(counts[..., :, None] > counts[..., None, :])

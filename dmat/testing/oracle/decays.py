@@ -1,4 +1,4 @@
-"""The decays exp(D~) of a fused kernel, as its output holds them."""
+"""The decays exp(D~) in the output of a fused kernel: the column and the multiplier of each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from dmat.testing.oracle.fused import Truth
 
 @dataclass(frozen=True)
 class Decays:
-    """How exp(D~) stands in an output: in `column`, (S,), of each source, times `factor`, (B, NH, t, s)."""
+    """The place of exp(D~) in an output o[t, c]: source s has its own column, and is scaled by a factor.
+
+    column: the column of each source s, (S,). factor: the multiplier of exp(D~)[t, s], (B, NH, t, s).
+    """
 
     column: Array
     factor: Array
 
     @classmethod
     def of(cls, truth: Truth) -> Decays | None:
-        """Return it where every source has a column of its own, the same in all heads; else None."""
+        """Return the decays if every source has its own column of v, the same in all heads; else None."""
         there = truth.seen.v != 0  # (B, NH, s, c)
         if 0 in there.shape or not (there == there[:1, :1]).all():
             return None
@@ -33,5 +36,5 @@ class Decays:
         return cls(column, factor) if (factor != 0).all() and np.isfinite(factor).all() else None
 
     def read(self, output: Array) -> Array:
-        """Return exp(D~), (B, NH, t, s), of an output, (B, NH, t, c)."""
+        """Return exp(D~), (B, NH, t, s), from an output, (B, NH, t, c)."""
         return output[..., self.column] / self.factor

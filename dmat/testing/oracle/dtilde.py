@@ -1,4 +1,4 @@
-"""The exact D~ and its exact gradients."""
+"""The true values of D~ and its gradients, each with a bound on the oracle's own error."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from dmat.testing.oracle.gates import GateTerms, window_sums
 class Forward:
     """D~ of these gates: kind and value of each entry, and the sums that its bound is made of.
 
-    kind: (B, NH, S, S), what the entry must be. value: where kind is FINITE, D~ to within `slack`.
-    magnitude: sum of |log sigmoid(f)| over the window. condition: of |f| sigmoid(-f).
+    kind: (B, NH, S, S), the class of the entry. value: where kind is FINITE, D~ to within `slack`.
+    magnitude: sum of |log sigmoid(f)| over the window. condition: sum of |f| sigmoid(-f) over the window.
     """
 
     igate: Array
@@ -47,7 +47,7 @@ class Forward:
 
     @classmethod
     def of(cls, igate: Array, fgate: Array, *, wide: bool) -> Forward:
-        """Compute it; igate and fgate are (B, NH, S), `wide` for subjects that compute in float64."""
+        """Compute D~. igate, fgate: (B, NH, S). wide: for a kernel that accumulates in float64."""
         S = igate.shape[-1]
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             terms = GateTerms.of(fgate, wide=wide)
@@ -56,10 +56,10 @@ class Forward:
             i = np.where(np.isfinite(igate), igate, 0.0)[..., None, :]
             value = sums + single(np.broadcast_to(i, sums.hi.shape))
             magnitude = -sums.hi
-            # each term's own error, then one per addition; 2^-97 and 2^-52 leave a factor to spare
+            # the error of each term, and one rounding per addition; 2^-97 and 2^-52 leave a margin
             unit = (S + 4) * 2.0**-97 if wide else (S + 12) * 2.0**-52
             slack = unit * (magnitude + np.abs(i)) + (S + 4) * 2.0**-1070
-            overflown = ~np.isfinite(value.hi)  # sums past 2^1024: nothing is known, or promised
+            overflown = ~np.isfinite(value.hi)  # sums past 2^1024: the value is unknown, and not promised
         kind = _forward_kind(igate, fgate)
         kind[overflown & (kind == FINITE)] = FREE
         return cls(
@@ -80,7 +80,7 @@ class Forward:
 
 
 def _forward_kind(igate: Array, fgate: Array) -> Kind:
-    """Return each entry's kind (finite, -inf, +inf, NaN) from the gates that it reads: spec section 1."""
+    """Return the class of each entry, from the gates in its window (docs/spec.md section 1)."""
     S = igate.shape[-1]
     closed = holds(fgate == -np.inf)
     i = igate[..., None, :]
@@ -100,9 +100,9 @@ def _forward_kind(igate: Array, fgate: Array) -> Kind:
 class Backward:
     """Gradients for these gates and this cotangent, and the sums that their bounds are made of.
 
-    di, df: (B, NH, S), each to within its slack. For di[s] `column_*`, for df[k] `rectangle_*`: the
-    number of non-zero cotangents summed and the sum of their magnitudes. total_*: the same over the
-    whole causal part of a head, (B, NH, 1).
+    di, df: (B, NH, S), each to within its slack. column_*: for di[s], the number of non-zero cotangents
+    summed, and the sum of their magnitudes. rectangle_*: the same for df[k]. total_*: the same over the whole
+    causal part of a head, (B, NH, 1). counted: the cotangents that di sums.
     """
 
     fgate: Array
@@ -121,9 +121,9 @@ class Backward:
 
     @classmethod
     def of(cls, fgate: Array, G: Array, *, masked_cotangent: str, wide: bool) -> Backward:
-        """Compute them; fgate is (B, NH, S), G (B, NH, S, S), finite at t >= s.
+        """Compute the gradients. fgate: (B, NH, S). G: (B, NH, S, S), finite at t >= s.
 
-        masked_cotangent: "ignored", or "summed" where di[s] sums the rows above the diagonal too.
+        masked_cotangent: "ignored", or "summed" if di[s] also sums the entries above the diagonal.
         """
         S = fgate.shape[-1]
         causal = np.where(np.tri(S, S, dtype=bool), G, 0.0)
@@ -157,7 +157,7 @@ class Backward:
         return igate_gradient_ball(_nonzero(self.counted[b, h, :, s]))
 
     def df_ball(self, index: tuple[int, ...]) -> arb:
-        """Enclose df at (b, h, k), f[k] not NaN."""
+        """Enclose df at (b, h, k). f[k] must not be NaN."""
         b, h, k = index
         return fgate_gradient_ball(_nonzero(self.counted[b, h, k:, :k]), self.fgate[b, h, k])
 

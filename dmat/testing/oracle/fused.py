@@ -1,7 +1,8 @@
-"""The exact results of a fused kernel in float64, each with its own error: docs/fused.md sections 1, 2.
+"""The true results of a fused kernel, in float64, with bounds on their own error: docs/fused.md, 1 and 2.
 
-a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, over a normaliser where
-there is one. Every array is (B, NH, t, s) unless told otherwise. Entries are accused only in balls: balls.py.
+a[t, s] = w[s] E[t, s] scale (q_t . k_s), E = exp(D~); o[t] = sum of a[t, s] v_s, divided by a normaliser if
+there is one. Every array is (B, NH, t, s) unless its docstring gives another shape. This module only filters:
+the balls of fused_balls.py confirm an entry before a finding accuses it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ U64 = 2.0**-53
 
 @dataclass(frozen=True)
 class Truth:
-    """The values for one call."""
+    """The true values of one call."""
 
     contract: FusedContract
     seen: Seen
@@ -36,14 +37,14 @@ class Truth:
 
     @cached_property
     def terms(self) -> GateTerms | None:
-        """The gates' own numbers, where they are pre-activations."""
+        """The functions of each gate; None if the gates are not pre-activations."""
         if self.contract.gate != "preact":
             return None
         return GateTerms.of(np.where(np.isfinite(self.seen.fgate), self.seen.fgate, 0.0), wide=False)
 
     @cached_property
     def log(self) -> Array:
-        """The log gates l, (B, NH, S); 0 where a gate is closed for good, for `unread` tells of it."""
+        """The log gates l, (B, NH, S). A gate of -inf counts as 0 here: `unread` masks what it closes."""
         log = self.seen.fgate if self.terms is None else self.terms.log.hi
         return np.where(np.isfinite(self.seen.fgate), log, 0.0)
 
@@ -59,7 +60,7 @@ class Truth:
 
     @cached_property
     def windows(self) -> Array:
-        """The sums of l over s < k <= t; 0 elsewhere."""
+        """The sum of l over s < k <= t; 0 for s >= t."""
         return window_sums(single(self.log), wide=False).hi
 
     @cached_property
@@ -77,7 +78,7 @@ class Truth:
 
     @cached_property
     def dtilde(self) -> Array:
-        """D~, -inf at what a row does not read."""
+        """D~, -inf at the sources that a row does not read."""
         return np.where(self.seen.unread, -np.inf, self.windows + self.seen.igate[..., None, :])
 
     @cached_property
@@ -92,12 +93,12 @@ class Truth:
 
     @cached_property
     def exponent(self) -> Array:
-        """The exponent: D~, plus scale q.k in a softmax."""
+        """The exponent of E: D~; in a softmax D~ + scale q.k."""
         return self.reads.exponent(self.dtilde, self.products)
 
     @cached_property
     def E(self) -> Array:
-        """exp of that."""
+        """E = exp(exponent)."""
         with np.errstate(under="ignore", over="ignore"):
             return np.exp(self.exponent)
 
@@ -108,7 +109,7 @@ class Truth:
 
     @cached_property
     def sizes(self) -> Array:
-        """The magnitude of the terms of that coefficient."""
+        """The magnitude of the terms of the coefficient a."""
         return self.reads.coefficient(np.abs(self.weight) * self.E, self.product_sizes)
 
     # The normaliser
@@ -120,7 +121,7 @@ class Truth:
 
     @cached_property
     def normaliser(self) -> Array:
-        """The divisor of o, (B, NH, t, 1)."""
+        """The divisor N of o, (B, NH, t, 1)."""
         return self.reads.normaliser(self.n)[..., None]
 
     @cached_property
@@ -130,7 +131,7 @@ class Truth:
 
     @cached_property
     def own_error(self) -> Array:
-        """How far E may be off here, relatively."""
+        """A bound on the relative error of this module's E."""
         t, s = np.arange(self.seen.S)[:, None], np.arange(self.seen.S)[None, :]
         reach = -self.windows + np.abs(self.seen.igate)[..., None, :] + 1
         reach = self.reads.exponent(reach, self.product_sizes)
@@ -138,7 +139,7 @@ class Truth:
 
     @cached_property
     def o_slack(self) -> Array:
-        """How far o may be off here, absolutely."""
+        """A bound on the absolute error of this module's o."""
         sizes = np.abs(self.seen.v)
         of_sum = (self.sizes * self.own_error) @ sizes / self.normaliser
         if not self.reads.normalised:
@@ -149,13 +150,13 @@ class Truth:
     # Gradients, of the cotangent W of o, (B, NH, t, V)
 
     def pulled(self, W: Array) -> Pulled:
-        """Return what stands in the gradients."""
+        """Return the gradients for the cotangent W."""
         return Pulled(self, W)
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """The terms of the gradients for a cotangent W: X[t, s] is that of D~[t, s]."""
+    """The gradients for a cotangent W, and their terms: X[t, s] is the gradient of D~[t, s]."""
 
     truth: Truth
     W: Array
@@ -175,9 +176,9 @@ class Pulled:
 
     @cached_property
     def slope_sizes(self) -> Array:
-        """The magnitude of the terms of the slope; those that cancel in a stabiliser are among them.
+        """The magnitude of the terms of the slope, including the terms that cancel under a stabiliser.
 
-        W_t . o_t is one of them: its own error is told apart (bounds.along_error).
+        |W_t . o_t| is one of them. FusedBounds.along_error bounds the error of W_t . o_t itself.
         """
         plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
         if not self.truth.reads.normalised:
@@ -191,7 +192,7 @@ class Pulled:
 
     @cached_property
     def sizes(self) -> Array:
-        """The magnitude of its terms."""
+        """The magnitude of the terms of X."""
         return self.truth.sizes / self.truth.normaliser * self.slope_sizes
 
     @cached_property
@@ -219,7 +220,7 @@ class Pulled:
 
     @property
     def per_product_sizes(self) -> Array:
-        """The magnitude of its terms."""
+        """The magnitude of the terms of per_product."""
         return np.abs(self.truth.weight) * self.truth.E / self.truth.normaliser * self.slope_sizes
 
     @property

@@ -1,4 +1,4 @@
-"""The exact results of a fused kernel, entry by entry, enclosed in balls of 256 bits."""
+"""The true results of a fused kernel in balls of 256 bits, entry by entry, from the exact inputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dmat.testing.oracle.reads import ONE, READS, ZERO
 
 
 class HeadBalls:
-    """One head of one call. W: the cotangent of its output, (S, V), where there is one."""
+    """One head of one call. W: the cotangent of the output, (S, V); None for the forward alone."""
 
     def __init__(self, contract: FusedContract, seen: Seen, b: int, h: int, W: Array | None = None) -> None:
-        """Take what this head was given."""
+        """Take the inputs of head (b, h)."""
         self.contract, self.place, self.W = contract, (b, h), W
         self.reads = READS[contract.reads]
         self.q, self.k, self.v = (x[b, h] for x in (seen.q, seen.k, seen.v))
@@ -27,22 +27,22 @@ class HeadBalls:
 
     @cached_property
     def log(self) -> list[arb]:
-        """l of each time; of a closed gate, which `unread` tells of, 0."""
+        """l at each time. A gate of -inf counts as 0 here: `unread` masks what it closes."""
         of = log_sigmoid if self.contract.gate == "preact" else arb
         return [of(float(f)) if f > -float("inf") else ZERO for f in self.fgate]
 
     @cached_property
     def rows(self) -> dict[int, list[arb]]:
-        """E w of each row that was asked for."""
+        """The cache of `row`: w E of each row computed so far."""
         return {}
 
     @cached_property
     def products(self) -> dict[tuple[int, int], arb]:
-        """The products that were asked for."""
+        """The cache of `product`: scale (q_t . k_s) of each (t, s) computed so far."""
         return {}
 
     def row(self, t: int) -> list[arb]:
-        """Return w[s] E[t, s] for s <= t, E of all that is exponentiated."""
+        """Return w[s] E[t, s] for s <= t. In a softmax E contains e^(scale q.k)."""
         if t not in self.rows:
             window, row = ZERO, [ZERO] * (t + 1)
             for s in range(t, -1, -1):
@@ -68,7 +68,7 @@ class HeadBalls:
         return sum((self.a(t, s) for s in range(t + 1)), ZERO)
 
     def normaliser(self, t: int) -> arb:
-        """Return what row t is divided by."""
+        """Return the normaliser of row t."""
         return self.reads.normaliser_ball(self.n(t)) if self.reads.normalised else ONE
 
     def o(self, t: int, c: int) -> arb:
@@ -98,7 +98,7 @@ class HeadBalls:
         return [self.a(t, s) * slope / den for s, slope in enumerate(self.slope(t))]
 
     def dgate(self, k: int) -> arb:
-        """Return the gradient of the gate at k: of l, or of f."""
+        """Return the gradient of the gate at k, l or f by the contract."""
         dl = ZERO
         for t in range(k, self.S):
             if k > 0:

@@ -1,4 +1,4 @@
-"""The inputs of one call of a fused kernel as exact numbers. The oracle reads no tensor after this."""
+"""The exact values of the inputs of one call of a fused kernel. The oracle reads them instead of tensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dmat.testing.oracle.arithmetic import Array, Mask, holds
 class Seen:
     """The inputs of one call in float64, which holds each of their formats exactly.
 
-    q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S), zeros where the kernel takes none; fgate
-    is l itself for gate="log" and "fixed". begins: where calls and packed sequences begin, 0 first. packed:
-    whether nothing crosses those, or a state does.
+    q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S). igate is zeros if the kernel takes none;
+    fgate is l itself for gate="log" and "fixed". begins: the times at which calls and packed sequences begin,
+    0 first. packed: True if `begins` separates packed sequences, False if a state is handed over there.
     """
 
     q: Array
@@ -34,19 +34,19 @@ class Seen:
 
     @cached_property
     def begin(self) -> Array:
-        """The begin of each time's call or packed sequence, (S,)."""
+        """The time at which the call or the sequence of each time begins, (S,)."""
         starts = np.array(self.begins, dtype=np.int64)
         return np.asarray(starts[np.searchsorted(starts, np.arange(self.S), side="right") - 1])
 
     @cached_property
     def unread(self) -> Mask:
-        """Sources that a row does not read: later ones, other sequences', those before a closed gate."""
+        """The sources s that row t does not read: later, in another sequence, or before a gate of -inf."""
         later = ~np.tri(self.S, dtype=bool)
         other = self.begin[:, None] != self.begin[None, :] if self.packed else np.zeros_like(later)
         return np.asarray(later | other | holds(self.fgate == -np.inf))
 
     @cached_property
     def crossing(self) -> Mask:
-        """Entries that go through a state which is handed over, (S, S)."""
+        """The entries (t, s) that pass through a state handed over between calls, (S, S)."""
         other = self.begin[:, None] != self.begin[None, :]
         return np.asarray(other & np.tri(self.S, dtype=bool) & (not self.packed))

@@ -1,4 +1,4 @@
-"""The log gates and the sums of their windows, which D~ and its gradients are made of."""
+"""Log gates and their sums over windows: the parts of D~ and its gradients."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def _parts_of(ball: arb) -> tuple[float, float]:
 
 
 def _pairs_of(parts: Callable[[float], tuple[float, float]], values: Array) -> Pair:
-    """Return the pairs of these values, one by one."""
+    """Apply `parts` to each value, and return the results as pairs."""
     both = np.array([parts(x) for x in values.ravel().tolist()], dtype=np.float64).reshape(*values.shape, 2)
     return Pair(both[..., 0], both[..., 1])
 
 
 @dataclass(frozen=True)
 class GateTerms:
-    """Each gate's own numbers, (B, NH, S); those of infinite and NaN gates are zero.
+    """Functions of each gate f, (B, NH, S). They are zero for infinite and NaN gates.
 
-    log: log sigmoid(f). rate: sigmoid(-f), 1 at f = -inf. condition: |f| sigmoid(-f) and, for the
-    rate, |f| sigmoid(f).
+    log: log sigmoid(f). rate: sigmoid(-f), but 1 at f = -inf. log_condition: |f| sigmoid(-f).
+    rate_condition: |f| sigmoid(f).
     """
 
     log: Pair
@@ -49,7 +49,7 @@ class GateTerms:
 
     @classmethod
     def of(cls, fgate: Array, *, wide: bool) -> GateTerms:
-        """Evaluate in float64 (relative error below 8 x 2^-53), or from balls where `wide`."""
+        """Evaluate in float64 (relative error below 8 x 2^-53), or from balls if `wide`."""
         finite = np.isfinite(fgate)
         f = np.where(finite, fgate, 0.0)
         decay = np.exp(-np.abs(f))
@@ -70,7 +70,7 @@ class GateTerms:
 
 
 def window_sums(terms: Pair, *, wide: bool) -> Pair:
-    """Sum terms[..., k] over s < k <= t, into [..., t, s]; each a sum of its own terms."""
+    """Sum terms[..., k] over s < k <= t, into [..., t, s]. No sum is a difference of longer sums."""
     S = terms.hi.shape[-1]
     if not wide:
         below = np.tri(S, S, -1, dtype=bool)
@@ -88,7 +88,7 @@ def window_sums(terms: Pair, *, wide: bool) -> Pair:
 def decay_from(fgate: Array, m: int) -> Array:
     """Sum log sigmoid(f) over m < k <= t, for t = m .. S - 1, into (B, NH, S - m), in float64.
 
-    Relative error (S + 8) x 2^-52; infinite and NaN gates count as zero.
+    Relative error (S + 8) x 2^-52. The log of an infinite or NaN gate counts as zero.
     """
     log = GateTerms.of(fgate, wide=False).log.hi[..., m:].copy()
     log[..., :1] = 0.0

@@ -1,4 +1,4 @@
-"""D~ and its gradients on integers, where nothing rounds."""
+"""D~ and its gradients on integers, the exact regime, where nothing rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmat.testing.oracle.arithmetic import Array
 
 
 def integer_dtilde(igate: Array, fgate: Array) -> Array:
-    """D~ of gates of the exact regime, in integer arithmetic: log sigmoid(f) = f, and 0 at f = +inf."""
+    """Return D~ of gates of the exact regime, in integer arithmetic: log sigmoid(f) = f, 0 at f = +inf."""
     S = igate.shape[-1]
     log = np.where(np.isfinite(fgate), fgate, 0.0).astype(np.int64)
     prefix = np.cumsum(log, axis=-1)
@@ -19,7 +19,7 @@ def integer_dtilde(igate: Array, fgate: Array) -> Array:
 
 
 def integer_gradients(fgate: Array, G: Array) -> tuple[Array, Array]:
-    """di and df of integer cotangents in the exact regime, in integer arithmetic."""
+    """Return di and df of integer cotangents in the exact regime, in integer arithmetic."""
     causal = np.tril(G).astype(np.int64)
     S = fgate.shape[-1]
     left = np.zeros_like(causal)
@@ -30,7 +30,7 @@ def integer_gradients(fgate: Array, G: Array) -> tuple[Array, Array]:
 
 
 def exact_rows(S: int, rows: slice) -> Array:
-    """Return D~ of `spaced_gates` in these rows, (rows, S)."""
+    """Return D~ of `spaced_gates` (dmat.testing.law.cuda) in these rows, (rows, S)."""
     time = np.arange(S)
     log = np.where(time % 7 == 0, -128, -64).cumsum()
     dtilde = log[rows, None] - log[None, :] + 64 * (time % 3)[None, :]

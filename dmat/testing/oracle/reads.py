@@ -1,7 +1,7 @@
 """The kinds of operator, one class each: how E = exp(D~) and q.k make an output (docs/fused.md section 1).
 
-A kind says what the oracle, the bounds and the probes ask of it, always in the same order. A new kind is one
-more class in READS, and its name in READS of dmat.testing.contract.names.
+A class has the functions that the oracle, the bounds and the probes call, always in the same order. A new
+kind is one more class in READS, and one more name in READS of dmat.testing.contract.names.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Number = TypeVar("Number", Array, arb)
 class Reads(ABC):
     """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
 
-    normalised: whether it divides by N, and so may take a stabiliser m off what it exponentiates.
+    normalised: whether o is divided by N, so that a kernel may subtract a stabiliser m from the exponent.
     from_zero: whether m may start from 0, before the first gate. truncates: whether a backward may hold N
-    constant (gradient="truncated"). inexact: why no integers give exact results, "" where some do.
-    scaling: how its probes are scaled.
+    constant (gradient="truncated"). inexact: why no integers give exact results, "" if some do.
+    scaling: the scaling of its probes.
     """
 
     normalised: ClassVar[bool]
@@ -39,12 +39,12 @@ class Reads(ABC):
     @staticmethod
     @abstractmethod
     def exponent(dtilde: Number, product: Number) -> Number:
-        """Return what is exponentiated, of D~ and scale q.k; or the size, or the error, of it."""
+        """Return the exponent of E from D~ and scale q.k, or its size or error from theirs."""
 
     @staticmethod
     @abstractmethod
     def coefficient(E: Number, product: Number) -> Number:
-        """Return a, of w E and scale q.k; or the size, or the error, of it."""
+        """Return a from w E and scale q.k, or its size or error from theirs."""
 
     @staticmethod
     @abstractmethod
@@ -59,7 +59,7 @@ class Reads(ABC):
     @staticmethod
     @abstractmethod
     def bent(n: Array, error: Array) -> Mask:
-        """Whether n is within its error of a place where dN / dn jumps: either slope may be taken."""
+        """Return where n is within its error of a jump of dN / dn: a kernel may use either slope there."""
 
     @staticmethod
     @abstractmethod
@@ -69,17 +69,20 @@ class Reads(ABC):
     @staticmethod
     @abstractmethod
     def slopes(n: arb) -> tuple[arb, ...]:
-        """Return dN / dn in balls: both where n may be on either side of a jump."""
+        """Return dN / dn in balls: two slopes if the ball of n contains a jump."""
 
     @staticmethod
     @abstractmethod
     def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """Return the largest m, of a row's largest exponent, the sum of l since the start, and i so far."""
+        """Return the largest m that a kernel may use in each row.
+
+        largest: the largest exponent of the row. since: the sum of l since the start. igate: the input gates.
+        """
 
     @staticmethod
     @abstractmethod
     def magnified(low: Array, high: Array) -> float:
-        """Return by how much m, low to high, may magnify what a gradient loses to underflow."""
+        """Return the factor g by which m, from low to high, may magnify a gradient's loss to underflow."""
 
 
 class Linear(Reads):
@@ -89,7 +92,7 @@ class Linear(Reads):
     from_zero = False
     truncates = False
     inexact = ""
-    scaling = Scaling(far=(0, 0, 0, 8))  # so far that a clamp bites
+    scaling = Scaling(far=(0, 0, 0, 8))  # so large that a clamp changes the result
 
     @staticmethod
     def exponent(dtilde: Number, product: Number) -> Number:
@@ -128,7 +131,7 @@ class Linear(Reads):
 
     @staticmethod
     def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """It takes none: m of the row's largest term, for what underflows."""
+        """The row's largest exponent: there is no stabiliser, but the bound of underflow uses m."""
         return largest
 
     @staticmethod
@@ -138,7 +141,7 @@ class Linear(Reads):
 
 
 class MLSTM(Reads):
-    """o[t] = (sum over s of a[t, s] v_s) / max(|n[t]|, 1), a = w E scale q.k, whatever stabiliser it uses."""
+    """o[t] = (sum over s of a[t, s] v_s) / max(|n[t]|, 1), a = w E scale q.k, for any stabiliser."""
 
     normalised = True
     from_zero = True
@@ -178,14 +181,14 @@ class MLSTM(Reads):
 
     @staticmethod
     def slopes(n: arb) -> tuple[arb, ...]:
-        """dN / dn = [|n| > 1] sgn(n); at |n| = 1 either is right."""
+        """dN / dn = [|n| > 1] sgn(n); at |n| = 1 both slopes are right."""
         if abs(n) < 1:
             return (ZERO,)
         return (_sign(n),) if abs(n) > 1 else (_sign(n), ZERO)
 
     @staticmethod
     def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """The largest of m of a row, of a start from m = 0, and of the input gates so far, undecayed."""
+        """The maximum of three: the row's largest exponent, `since` (m = 0 at the start), any i up to t."""
         return np.maximum(np.maximum(largest, since), np.maximum.accumulate(igate, axis=-1))
 
     @staticmethod
@@ -201,7 +204,7 @@ class Softmax(Reads):
     from_zero = False
     truncates = False
     inexact = "a softmax divides: it is exact on no integers"
-    scaling = Scaling(far=(0, 0, 0, 6), multiplies=False)  # so far that exp overflows without a maximum
+    scaling = Scaling(far=(0, 0, 0, 6), multiplies=False)  # exp overflows unless a maximum is subtracted
 
     @staticmethod
     def exponent(dtilde: Number, product: Number) -> Number:
@@ -210,7 +213,7 @@ class Softmax(Reads):
 
     @staticmethod
     def coefficient(E: Number, product: Number) -> Number:
-        """a = E, in which scale q.k is exponentiated."""
+        """a = E, which contains e^(scale q.k)."""
         return E
 
     @staticmethod
@@ -240,12 +243,12 @@ class Softmax(Reads):
 
     @staticmethod
     def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """m of a row, or less, so far."""
+        """The row's largest exponent; a kernel's m is at most that."""
         return largest
 
     @staticmethod
     def magnified(low: Array, high: Array) -> float:
-        """g = 1: e^m is taken off both the numerator and n."""
+        """g = 1: the numerator and n are both divided by e^m."""
         return 1.0
 
 

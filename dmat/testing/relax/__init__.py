@@ -1,1 +1,1 @@
-"""`dmat check` of a kernel that fell: which wider contract admits it?"""
+"""After `dmat check` has found a broken kernel: which wider contract admits it?"""

@@ -1,4 +1,4 @@
-"""Find the dtypes, devices and lengths for which an implementation can be called at all."""
+"""Probe which dtypes, devices and lengths an implementation can be called with."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 128, 129, 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 Place = tuple[str, str]  # a dtype and a device
-Probe = tuple[str, str, int]  # and a length
+Probe = tuple[str, str, int]  # dtype, device and length
 Tell = Callable[[Probe], None]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The dtypes, devices and lengths it answers for. differentiable: some output asks for a gradient."""
+    """The dtypes, devices and lengths for which the implementation returns a result.
+
+    differentiable: some output requires a gradient.
+    """
 
     places: tuple[Place, ...]
     seq_multiple_of: int
@@ -34,9 +37,9 @@ class Answers:
 def answers(
     implementation: Implementation, places: list[Place], deadly: set[Probe], tell: Tell
 ) -> Answers | None:
-    """Call it on gates of zeros in every place and length; None where it answers nowhere.
+    """Call the implementation on gates of zeros for every dtype, device and length. None if all calls fail.
 
-    deadly: the probes of which a process has died. `tell` gets each before it is tried.
+    deadly: probes that have killed a process. `tell` receives each probe before it is tried.
     """
     contract = implementation.contract
     first = subject_of(implementation, *places[0])
@@ -52,14 +55,17 @@ def answers(
                 found.setdefault((dtype, device), set()).add(S)
                 differentiable |= S > 1 and output.requires_grad
     common = set.intersection(*found.values()) if found else set()
-    if common.issuperset(lengths) and found:  # whatever lengths were asked for, all are answered
+    if common.issuperset(lengths) and found:  # all tried lengths can be called: keep the contract's lengths
         return Answers(tuple(found), contract.seq_multiple_of, contract.max_seq, differentiable)
     fitting = _lengths(common, lengths)
     return Answers(tuple(found), *fitting, differentiable) if fitting else None
 
 
 def _called(subject: Subject, S: int) -> Tensor | None:
-    """Return what it gives for gates of zeros, or None where it raises; what is no result counts as one."""
+    """Return the output for gates of zeros, or None if the call raises.
+
+    An invalid output, for example of a wrong shape, counts as an output: the laws will reject it.
+    """
     try:
         return subject.answer_to_zeros(S)
     except LawBroken as broken:
@@ -68,7 +74,11 @@ def _called(subject: Subject, S: int) -> Tensor | None:
 
 
 def _lengths(answered: set[int], tried: list[int]) -> tuple[int, int | None] | None:
-    """Return seq_multiple_of and max_seq: all lengths of some block if there is one, else the first few."""
+    """Return (seq_multiple_of, max_seq): the least block of which all tried multiples can be called.
+
+    If there is no such block, return the least block whose first multiples can be called, and the longest of
+    them. None if there is no such block either.
+    """
     shorter: list[tuple[int, int | None]] = []
     for block in MULTIPLES:
         multiples = [S for S in tried if S % block == 0]

@@ -1,4 +1,4 @@
-"""The promises that a contract of D~ may give up, the most important first."""
+"""The promises that a D~ contract may give up, most expensive first: the space of the search in search.py."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from dmat.testing.grade.dtilde import telling
 from dmat.testing.law.law import Law
 from dmat.testing.registry import law_named
 
-Terms = dict[str, Any]  # a promise: one of its options
+Terms = dict[str, Any]  # the chosen option of each promise
 
 
 @dataclass(frozen=True)
 class Promises(ABC):
     """The promises that may be widened.
 
-    options: promises by what it costs to give them up, dearest first; of each, what may be promised,
-        strictest first.
+    options: the options of each promise, strictest first. The promises are ordered by the cost of giving them
+        up, most expensive first.
     """
 
     options: Mapping[str, tuple[Any, ...]]
 
     @property
     def strictest(self) -> Terms:
-        """The first option of each."""
+        """The strictest option of each promise."""
         return {name: options[0] for name, options in self.options.items()}
 
     @property
     def widest(self) -> Terms:
-        """The last option of each."""
+        """The widest option of each promise."""
         return {name: options[-1] for name, options in self.options.items()}
 
     def no_stricter(self, terms: Terms, other: Terms) -> bool:
@@ -46,28 +46,28 @@ class Promises(ABC):
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
 
     def given_up(self, terms: Terms) -> tuple[int, ...]:
-        """Return how far each promise is given up, dearest first: of two terms the lesser hides less."""
+        """Return how far each promise is given up, most expensive first. Smaller terms hide fewer bugs."""
         return tuple(options.index(terms[name]) for name, options in self.options.items())
 
     @abstractmethod
     def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
-        """Return the contract of these terms; fields that are none of the options stay as they are fixed."""
+        """Return the contract of these terms. Fields that are not options are taken from `fixed`."""
 
     def variants(self, plain: AnyContract) -> list[AnyContract]:
-        """Return contracts of which none is wider than another; each is tried."""
+        """Return contracts none of which is wider than another. The search tries each of them."""
         return [plain]
 
     @abstractmethod
     def tellers(self) -> list[Law]:
-        """Return laws with a ladder that tells error scopes apart: none should stand by chance."""
+        """Return laws whose ladder discriminates between error scopes, so that none stands by chance."""
 
     @abstractmethod
     def written(self, contract: AnyContract) -> str:
-        """Return a contract as Python, to be pasted."""
+        """Return the contract as Python source to paste."""
 
 
 class DtildePromises(Promises):
-    """Those of D~: a bare function has made none of them."""
+    """The promises of a D~ kernel. A bare function states none of them."""
 
     def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:
         """Return the contract of these terms."""
@@ -77,7 +77,7 @@ class DtildePromises(Promises):
         return replace(fixed, accumulates_in=narrowed or None, special_values=special, **plain)
 
     def variants(self, plain: AnyContract) -> list[AnyContract]:
-        """Return both ways in which a cotangent above the diagonal may be taken."""
+        """Return one contract per treatment of a cotangent above the diagonal."""
         assert isinstance(plain, Contract)
         return [replace(plain, masked_cotangent=masked) for masked in MASKED_COTANGENTS]
 
@@ -93,7 +93,7 @@ class DtildePromises(Promises):
 
 
 def options(kind: type[BaseContract], *dearest: str) -> dict[str, tuple[Any, ...]]:
-    """Return what each row of this kind may give up: these first, then the others as they stand."""
+    """Return the relaxations of each contract row of this kind: `dearest` first, then in the rows' order."""
     found: dict[str, tuple[Any, ...]] = {}
     for name, row in rows(kind).items():
         if row.relaxations:

@@ -1,6 +1,6 @@
-"""The promises that a fused kernel's contract may give up, the most important first.
+"""The promises that a fused kernel's contract may give up, most expensive first.
 
-What its author has stated is kept as it stands: only what was left at its default may be widened.
+Promises that the author has stated are kept. Only promises at their defaults may be widened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dmat.testing.oracle.reads import READS
 from dmat.testing.registry import law_named
 from dmat.testing.relax.dtilde import Promises, Terms, options
 
-# First what hides most where it is given up: laws of bits, layouts, the range of gates, digits.
+# The first promises hide most bugs when given up: laws of bits, layouts, the range of gates, accuracy.
 OPTIONS = options(
     FusedContract,
     *("deterministic", "strided", "l_min", "accumulates_in", "multiplies_in", "error_scope", "grad_scope"),
@@ -33,13 +33,13 @@ OPTIONS = options(
 
 @dataclass(frozen=True)
 class FusedPromises(Promises):
-    """Those that one contract leaves at their defaults."""
+    """The promises that one contract leaves at their defaults."""
 
     own: FusedContract
 
     @classmethod
     def of(cls, own: FusedContract) -> FusedPromises:
-        """Return what this contract leaves open."""
+        """Return the promises that this contract does not state and that have a meaning for it."""
         none = not own.has_gradients
         absent = {
             "gradient": none or not READS[own.reads].truncates,
@@ -60,12 +60,12 @@ class FusedPromises(Promises):
         return replace(fixed, **plain)
 
     def variants(self, plain: AnyContract) -> list[AnyContract]:
-        """Return both ends from which gradients may be summed, where none is stated."""
+        """Return one contract per end from which gradients may be summed, if grad_scope is not stated."""
         front = replace(cast(FusedContract, plain), grad_scope="prefix")
         return [plain, front] if "grad_scope" in self.options else [plain]
 
     def tellers(self) -> list[Law]:
-        """Return the laws of values and of the forget gate's gradient."""
+        """Return the laws of values and of the forget gate's gradient. None for a fixed gate."""
         if self.own.gate == "fixed":
             return []
         cases = Cases(draw=PROBED.draw, ladder=_telling)
@@ -74,7 +74,7 @@ class FusedPromises(Promises):
         ]
 
     def written(self, contract: AnyContract) -> str:
-        """Return what is to be added to the call of fused()."""
+        """Return the arguments to add to the call of fused(), as Python source."""
         more = {name: x for name, x in contract.stated().items() if x != getattr(self.own, name, None)}
         return f"dmat.testing.fused(..., {fields_written(more)})"
 

@@ -1,4 +1,4 @@
-"""A case that breaks a law: told to other processes, tried again, and held against other contracts."""
+"""A case that breaks a law, in a form that can be sent to other processes and tried under other contracts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dmat.testing.verdict.finding import LawBroken
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A law, where it was tried, and the case as a line of JSON (dmat.testing.case_file).
+    """A law, its dtype and device, and the case as a line of JSON (dmat.testing.case_file).
 
-    deadly: the process died of it, so it is not tried again, and breaks its law wherever it is allowed.
+    deadly: the case killed a process. It is not tried again, and it breaks its law under every contract that
+    allows the case.
     """
 
     law: str
@@ -31,7 +32,7 @@ class Counterexample:
         return decoded(self.case)
 
     def refutes(self, implementation: Implementation) -> bool:
-        """Return whether the contract allows the case and implies the law, and the law does not hold."""
+        """Whether the contract allows the case and implies the law, and the implementation breaks the law."""
         if self.dtype not in implementation.contract.dtypes:
             return False
         law, case = law_named(self.law, implementation.kind), self.read()

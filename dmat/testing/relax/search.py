@@ -1,9 +1,9 @@
-"""The contract nearest to the strictest under which an implementation stands, if there is one.
+"""Search for the least widened contract under which an implementation keeps all laws.
 
-A kernel that falls is either wrong or has promised too much. What is known of it are the cases that broke
-laws. The widest contract comes first: a case that breaks it, too, is a bug. Then one promise after another
-is made as strict as all known cases allow, and the laws are tried on that contract; a case that they break
-joins the known ones, and it all begins again. What is found has been through every law.
+A broken kernel either has a bug or has promised too much. The search starts from the known cases, which broke
+laws. First it tries the widest contract: a case that breaks a law even there shows a bug. Then it makes one
+promise after another as strict as all known cases allow, and tries the laws under that contract. A case that
+breaks a law joins the known cases, and the search starts again. The contract found has passed every law.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dmat.testing.run.search import search
 from dmat.testing.verdict.finding import LawBroken
 
 SECONDS = 120.0
-EXAMPLES = 15  # random cases a law and dtype, after its ladder; what the check has tried is not tried again
+EXAMPLES = 15  # random cases per law and dtype, after its ladder; laws that passed the check are not repeated
 
 
 PROMISES: Mapping[str, Callable[[Any], Promises]] = {
@@ -46,13 +46,13 @@ PROMISES: Mapping[str, Callable[[Any], Promises]] = {
 
 
 def promises_of(contract: AnyContract) -> Promises:
-    """Return what this contract may give up."""
+    """Return the promises that this contract may give up."""
     return PROMISES[contract.kind](contract)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One law in one place, tried and held: "ladder", "search" or "telling", under these terms."""
+    """A law that held in one dtype and device under these terms. part: "ladder", "search" or "telling"."""
 
     law: str
     place: Place
@@ -61,13 +61,13 @@ class Trial:
     fixed: AnyContract
 
     def same(self, other: Trial) -> bool:
-        """Return whether the other trial is of the same part of the same law, dtype and device."""
+        """Whether the other trial has the same law, part, dtype and device."""
         return (self.law, self.place, self.part) == (other.law, other.place, other.part)
 
     def covers(self, terms: Terms, fixed: AnyContract, promises: Promises) -> bool:
-        """Return whether this trial also covers these terms: they are no stricter, other dtypes aside.
+        """Whether the law also holds under these terms: they are no stricter than the trial's terms.
 
-        What calls no backward does not know of masked cotangents.
+        The dtypes of the contract do not matter. masked_cotangent does not matter for a law without backward.
         """
         same = replace(self.fixed, dtypes=fixed.dtypes)
         backward = "cotangent" in law_named(self.law, fixed.kind).parameters
@@ -78,11 +78,11 @@ class Trial:
 
 @dataclass
 class Relaxation:
-    """The search for one implementation, in the places that were asked for and in which it answers.
+    """The search for one implementation, in the requested dtypes and devices that can be called.
 
-    known: cases that break a law. held: what need not be tried again. felled: terms that a law broke, be
-    it by a case that does not break it every time. let_pass: of a known case, terms that it does not break.
-    tell: gets each case before it is tried, and each that broke a law.
+    known: cases that break a law. held: trials that need not be repeated. felled: terms under which a law was
+    broken, even by a case that is not reproducible. let_pass: terms that a known case does not break. tell:
+    receives each case before it is tried, and each case that broke a law.
     """
 
     implementation: Implementation
@@ -100,7 +100,7 @@ class Relaxation:
         return promises_of(self.implementation.contract)
 
     def nearest(self) -> AnyContract | None:
-        """Return the contract found, or None where even the widest is broken in every dtype."""
+        """Return the contract found, or None if even the widest contract is broken in every dtype."""
         while True:
             starts = [(start, self._tightened(start)) for start in self._widest()]
             if not starts:
@@ -113,7 +113,7 @@ class Relaxation:
             self.felled.append((terms, start))
 
     def _widest(self) -> list[AnyContract]:
-        """Return the widest contracts that stand in most dtypes: none, one, or several variants."""
+        """Return the widest contracts that stand in the most dtypes: none, one, or several variants."""
         variants = self.promises.variants(self._answering())
         stand = [(variant, self._standing_dtypes(variant)) for variant in variants]
         most = max(len(dtypes) for _, dtypes in stand)
@@ -125,7 +125,10 @@ class Relaxation:
         ]
 
     def _answering(self) -> AnyContract:
-        """Return the contract for the lengths, dtypes and devices in which it answers, or was not asked."""
+        """Return the contract without the lengths, dtypes and devices for which all calls failed.
+
+        Dtypes and devices that were not requested stay.
+        """
         contract, answered = self.implementation.contract, self.answered
         mute = {x for place in self.asked for x in place} - {x for place in answered.places for x in place}
         devices = {device for _, device in answered.places}
@@ -147,7 +150,7 @@ class Relaxation:
         return tuple(left)
 
     def _refuting(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
-        """Return a known case that breaks these terms, or None; what broke last is tried first."""
+        """Return a known case that breaks its law under these terms, or None. The latest is tried first."""
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         for number, case in enumerate(self.known):
             passed = self.let_pass.setdefault(case, [])
@@ -163,7 +166,7 @@ class Relaxation:
         return None
 
     def _tightened(self, fixed: AnyContract) -> Terms:
-        """Return the terms, each in its turn as strict as the known cases allow."""
+        """Return terms in which each promise, in turn, is as strict as the known cases allow."""
         terms = self.promises.widest
         for name, options in self.promises.options.items():
             for option in options[:-1]:
@@ -179,7 +182,10 @@ class Relaxation:
         )
 
     def _broken(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
-        """Try all laws, ladders first, and those that broke before first; return what breaks one."""
+        """Try all laws: discriminating cases, then ladders, then searches. Return a case that breaks a law.
+
+        Laws that known cases broke come first.
+        """
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         breaking = {case.law for case in self.known}
         order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, law.order))
@@ -197,7 +203,7 @@ class Relaxation:
     def _part_broken(
         self, law: Law, subject: Subject, part: str, terms: Terms, fixed: AnyContract
     ) -> Counterexample | None:
-        """Try one part of a law, unless it is known to hold; note that it does."""
+        """Try one part of a law unless it is known to hold. Record the trial if the law holds."""
         trial = Trial(law.name, (subject.dtype, subject.device), part, tuple(terms.items()), fixed)
         if any(done.same(trial) and done.covers(terms, fixed, self.promises) for done in self.held):
             return None
@@ -208,7 +214,7 @@ class Relaxation:
         return found
 
     def _tried(self, law: Law, subject: Subject) -> Counterexample | None:
-        """Try one part of a law; return the case that breaks it, or None."""
+        """Try one part of a law. Return the case that breaks the law, or None."""
         if law.not_applicable(subject):
             return None
         record = Record(law.name, subject.implementation.name, subject.dtype, subject.device)
@@ -220,13 +226,13 @@ class Relaxation:
         except LawBroken:
             found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
             if law_named(law.name, subject.kind).why_not(subject, found.read()):
-                return None  # drawn, and yet beyond the contract: nothing follows from it
+                return None  # drawn, but outside the contract: it proves nothing
             self.tell(("broke", found))
             return found
         return None
 
     def _told(self, law: Law) -> Law:
-        """Return the law, telling each case before it is tried: the process may die of it."""
+        """Return the law, which then sends each case before trying it: the case may kill the process."""
 
         @functools.wraps(law.check)
         def check(subject: Subject, **case: Any) -> None:
@@ -236,11 +242,14 @@ class Relaxation:
         return replace(law, check=check)
 
 
-# In a process of its own
+# In a child process
 
 
 def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) -> Wider:
-    """Return the contract found, that there is none, or "unfinished"."""
+    """Search in child processes for at most `seconds`. Return the contract found, "none" or "unfinished".
+
+    If a case kills the child process, the search continues in a new one without that case.
+    """
     until = time.monotonic() + seconds
     known = [
         Counterexample(r.law, r.dtype, r.device, r.recipe, deadly=r.ended != "broken")
@@ -262,7 +271,7 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
         try:
             left = until - time.monotonic()
             found: Wider = apart(_search_here, *arguments, heard=heard, seconds=left)
-        except (OutOfTime, RuntimeError):  # the latter: a law itself raised, and says nothing
+        except (OutOfTime, RuntimeError):  # RuntimeError: a law itself raised, which proves nothing
             return Wider("unfinished")
         except Died:
             _note_death(trying, known, deadly)
@@ -273,7 +282,7 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
 def _note_death(
     trying: Counterexample | Probe | None, known: list[Counterexample], deadly: set[Probe]
 ) -> None:
-    """Note what the process died of, so that it is not tried again."""
+    """Record the case or probe that killed the process, so that it is not tried again."""
     if isinstance(trying, Counterexample):
         known.insert(0, replace(trying, deadly=True))
     elif trying is not None:
@@ -288,7 +297,7 @@ def _search_here(
     deadly: set[Probe],
     tell: Tell,
 ) -> Wider:
-    """Search in this process; a contract cannot always be pickled, so what is told of it is."""
+    """Search in this process. Return a Wider, because a contract cannot always be pickled."""
     import torch
 
     torch.set_num_threads(1)
@@ -305,10 +314,11 @@ def nearest_contract(
     deadly: Iterable[Probe] = (),
     tell: Callable[[Any], None] = lambda told: None,
 ) -> AnyContract | None:
-    """Return the contract nearest to the strictest under which all laws hold, or None.
+    """Return the least widened contract under which all laws hold, or None.
 
-    known: cases that break laws. held: the laws, each in a place, that hold under the strictest contract.
-    deadly: lengths that it dies of, by place. tell: gets ("trying", ...) and ("broke", ...).
+    known: cases that break laws. held: (law, (dtype, device)) that hold under the strictest contract. deadly:
+    (dtype, device, length) that killed a process. tell: receives ("trying", case or probe) and ("broke",
+    case).
     """
     answered = answers(implementation, places, set(deadly), lambda probe: tell(("trying", probe)))
     if answered is None:

@@ -1,4 +1,4 @@
-"""Report a dead worker: keep the case that it was trying like any counterexample."""
+"""Report a dead worker process: the case that it was trying becomes a counterexample like any other."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 
 
 def record_of(entry: Entry, journals: Path, folder: Path | None) -> Record:
-    """Return the record of a law whose worker is gone, and keep its case in the folder, if there is one."""
+    """Return the record of the law that a dead worker was trying. Keep its case in `folder`, unless None."""
     record = Record(entry.law, entry.implementation, entry.dtype, entry.device, "failed", part=entry.part)
     entry.ended = entry.outcome
     record.examples, record.ended = entry.examples, entry.outcome
-    if entry.ended == "broken":  # it had found something, and left for a device that had failed for good
+    if entry.ended == "broken":  # the worker found a failure, then left because its GPU had failed
         record.reason, record.folder = entry.message, entry.folder or None
     else:
         note_fate(journals, entry, entry.ended)
         record.reason = f"{entry.law}: {_what(entry)} while it called {_where(entry)}"
         try:
             _note_case(entry, record, folder)
-        except Exception as error:  # that a process died is reported whatever becomes of its case
+        except Exception as error:  # the death is reported even if the case cannot be kept
             record.reason += f"; its case could not be kept: {type(error).__name__}: {error}"
     return record
 
 
 def _note_case(entry: Entry, record: Record, folder: Path | None) -> None:
-    """Put the case that it was trying into the record, and into a folder."""
+    """Put the case that the worker was trying into the record, and write its counterexample folder."""
     implementation, fate, what = implementation_named(entry.implementation), entry.outcome, _what(entry)
     law = law_named(entry.law, implementation.kind)
     if entry.case is None:
@@ -66,7 +66,7 @@ def _where(entry: Entry) -> str:
 
 
 def message(entry: Entry, statement: str, failure: Failure, after: list[str]) -> str:
-    """Return the message: the law, what became of the process, the case."""
+    """Return the message: the law, the end of the process, the case. after: the last lines."""
     finding = failure.broken.finding
     lines = [
         f"{entry.law}: {statement}",

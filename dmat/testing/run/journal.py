@@ -1,8 +1,8 @@
-"""The case that is being tried, written ahead: a process that dies or hangs leaves it behind.
+"""Journals: each case is written down before the kernel gets it, so that it outlives a process that dies.
 
-Each process has a file of its own, one line in it, overwritten before every example: what was written to a
-file survives the process. An example that takes longer than the limit is ended by an alarm where Python still
-runs, and takes the process along where it does not.
+Each process has one file with one line, and overwrites the line before every example. The limit ends an
+example in one of two ways. SIGALRM raises DidNotEnd if the process still runs Python. Otherwise, a watchdog
+thread of faulthandler ends the process.
 """
 
 from __future__ import annotations
@@ -26,29 +26,31 @@ from dmat.testing.case_file import Parts, parts_of
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.record import Ended
 
-SECONDS = 60.0  # an example may take, compilation and all
+SECONDS = 60.0  # default limit of one example, compilation included
 
 
-PATIENCE = 10.0  # of an implementation that has once taken longer than the limit
+PATIENCE = 10.0  # limit in seconds for an implementation that has once exceeded its limit
 
 
-DEAR = 5  # times the limit, for the first call of all, and for laws whose examples are compilations
+DEAR = 5  # factor on the limit, for the smoke call and for laws with expensive examples (compilations)
 
 
-NO_RETURN = 1.5  # times the limit, at the least, until a process in which no Python runs is ended
+NO_RETURN = 1.5  # the watchdog waits at least this factor times the limit before it ends the process
 
 
-STOPPED = ".stopped"  # a file in which the watchdog of a process writes before it ends that
+STOPPED = ".stopped"  # suffix of the file that the watchdog writes to before it ends its process
 
 
 SLOW = "slow, rather than stuck? --time-limit gives an example more (pytest: --dmat-time-limit)"
 
 
 class Entry(msgspec.Struct):
-    """One line of a journal: the test, what it tries, since when (time.time), and after how many examples.
+    """One line of a journal: a test, the case that it is trying, and the examples counted so far.
 
-    ended: how it is known to have ended, "" until then. message: what is to be reported of it. stopped: the
-    watchdog ended its process.
+    node: the test's id. limit: seconds for this example. dear: the law has expensive examples. plainest: this
+    is the smoke call. started: time.time() at the start of the example. ended: how the example ended, ""
+    until that is known, "held" once the test is over. message, folder: the report and the counterexample
+    folder, should the process not live to report. stopped: the watchdog ended the process.
     """
 
     node: str
@@ -70,23 +72,23 @@ class Entry(msgspec.Struct):
 
     @property
     def fate(self) -> Ended:
-        """How an example ended of which no more is known than that its process is gone."""
+        """The outcome of an example whose process is gone: the watchdog ended the process, or it died."""
         return "did not end" if self.stopped else "died"
 
     @property
     def outcome(self) -> Ended:
-        """How it ended, as far as is known."""
+        """The known outcome of the example; that of a dead process if the journal holds none."""
         return self.fate if self.ended == "" or self.ended == "held" else self.ended
 
 
 class Journal:
     """The journal of this process, in a folder that all processes of a run share.
 
-    limit: seconds that an example may take; 0 for no limit.
+    limit: seconds for one example; 0 for no limit.
     """
 
     def __init__(self, folder: Path, limit: float) -> None:
-        """Open this process' file in the folder."""
+        """Open this process' journal file and its watchdog's file in the folder."""
         self.folder, self.limit = folder, limit
         self.entry: Entry | None = None
         self._file = os.open(folder / f"{os.getpid()}.json", os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
@@ -96,7 +98,7 @@ class Journal:
 
     @contextmanager
     def of(self, entry: Entry) -> Iterator[None]:
-        """Keep this entry while a law is tried."""
+        """Hold this entry while a law is tried. Mark it as "held" afterwards."""
         self.entry = entry
         try:
             yield
@@ -106,14 +108,14 @@ class Journal:
             self.at_ease()
 
     def at_ease(self) -> None:
-        """Let what is not the kernel's, a picture say, take its time: no watch until the next example."""
+        """Pause the watchdog until the next example, for work outside the kernel, such as a picture."""
         if self._watched:
             faulthandler.cancel_dump_traceback_later()
             self._watched = 0.0
 
     @contextmanager
     def trying(self, case: Case, *, plainest: bool = False) -> Iterator[None]:
-        """Write the case down, then let it be tried for no longer than the limit. Raises DidNotEnd."""
+        """Write the case down, then run the body under the time limit. Raises DidNotEnd."""
         entry = self.entry
         if entry is None:
             yield
@@ -126,7 +128,7 @@ class Journal:
             yield
 
     def ended(self, how: Ended, message: str, folder: str) -> None:
-        """Write down what is to be reported should the process not live to do so."""
+        """Write down the example's outcome, message and folder, should the process not live to report."""
         if self.entry is not None:
             self.entry.ended, self.entry.message, self.entry.folder = how, message, folder
             self._write(self.entry)
@@ -152,14 +154,17 @@ class Journal:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _watch(self, limit: float) -> None:
-        """Have the process end some time after the limit, even if it never comes back to Python."""
+        """Arm the watchdog: it ends the process some time after the limit, even inside a kernel.
+
+        It is armed again only once a quarter of the limit has passed.
+        """
         now = time.monotonic()
         if now - self._watched > limit / 4:
             faulthandler.dump_traceback_later((NO_RETURN + 0.25) * limit, exit=True, file=self._watchdog)
             self._watched = now
 
     def limit_for(self, implementation: str, *, dear: bool = False) -> float:
-        """Return the seconds that an example of this implementation may take."""
+        """Return an example's limit in seconds for this implementation. dear: the example is expensive."""
         if dear:
             return DEAR * self.limit
         hung = _mark(self.folder, "hung", implementation).exists()
@@ -167,19 +172,19 @@ class Journal:
 
     @property
     def fate_of_plainest(self) -> Ended | None:
-        """How the plainest call of this implementation, dtype and device ended some process, or None."""
+        """The outcome of the smoke call at this implementation, dtype and device, if it ended a process."""
         mark = _plainest_mark(self.folder, self.entry) if self.entry is not None else None
         if mark is None or not mark.exists():
             return None
         return "did not end" if mark.read_text() == "did not end" else "died"
 
     def uncallable(self) -> str:
-        """Return why some process could not make the plainest call of this implementation here, or ""."""
+        """Return why the smoke call of this implementation, dtype and device raised in any process, or ""."""
         mark = self._uncallable_mark()
         return mark.read_text() if mark is not None and mark.exists() else ""
 
     def note_uncallable(self, reason: str) -> None:
-        """Let all processes know the reason: the call is made no more."""
+        """Tell all processes why the smoke call raised: no process makes it again."""
         mark = self._uncallable_mark()
         if mark is not None and not mark.exists():
             beside = mark.with_name(f"{mark.name}-{os.getpid()}")
@@ -193,7 +198,7 @@ class Journal:
         return _mark(self.folder, "uncallable", place)
 
     def first_to_tell(self) -> bool:
-        """Return whether this process is the first to say that the implementation cannot be called."""
+        """Return whether this process is the first to report that the implementation cannot be called."""
         assert self.entry is not None
         try:
             _mark(self.folder, "told", self.entry.implementation).touch(exist_ok=False)
@@ -203,7 +208,7 @@ class Journal:
 
 
 def note_fate(folder: Path, entry: Entry, fate: str) -> None:
-    """Let all processes know that an example did not end, and what became of the plainest call there is."""
+    """Tell all processes that an example did not end, and how the smoke call ended."""
     if fate == "did not end":
         _mark(folder, "hung", entry.implementation).touch()
     if entry.plainest:
@@ -219,7 +224,7 @@ def _mark(folder: Path, kind: str, name: str) -> Path:
 
 
 def left_behind(folder: Path, node: str) -> Entry | None:
-    """Return what a process that is gone was trying in this test, as far as it wrote it down."""
+    """Return the journal entry that a dead process left of this test, or None."""
     for file in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         line = file.read_bytes().split(b"\n")[0]
         try:
@@ -237,13 +242,13 @@ def _on_alarm(number: int, frame: FrameType | None) -> None:
 
 
 def _alarm_is_free() -> bool:
-    """Return whether SIGALRM exists, is unused, and would ring in this thread."""
+    """Return whether SIGALRM exists, nobody else handles it, and this is the main thread, which gets it."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _on_alarm)
 
 
 def first_to_go() -> None:
-    """Have the system end this process before others when memory runs out: a worker, not who reports."""
-    with suppress(OSError):  # not Linux: it chooses as it will
+    """Tell Linux's OOM killer to choose this worker process before the process that reports."""
+    with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("900")

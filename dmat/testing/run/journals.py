@@ -1,4 +1,4 @@
-"""The folder of the journals of a pytest run's processes. It is deleted when the run ends."""
+"""The journal folder of a pytest run: all its processes share it, and it is deleted when the run ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JOURNALS = pytest.StashKey[Path]()
 
 
 def journals_of(config: pytest.Config) -> Path:
-    """Return the folder in which every process of this run keeps its journal; it goes when the run ends."""
+    """Return the journal folder of this run. The first call makes it; the end of the run deletes it."""
     if JOURNALS not in config.stash:
         folder = config.stash[JOURNALS] = Path(tempfile.mkdtemp(prefix="dmat-journals-"))
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -1,4 +1,4 @@
-"""How a law is tried: known failure, what broke it before, corpus, ladder, search; then the smallest case."""
+"""Try one law: known failure, stored failing cases, corpus, ladder, random cases; then shrink a failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOTHING = Keeping()
 
 
 class Failed(LawBroken):
-    """A law does not hold, on the case of `failure`; the message is not yet told."""
+    """A law does not hold on the case of `failure`. The full message is not yet composed."""
 
     def __init__(self, failure: Failure) -> None:
         """Keep the failure."""
@@ -56,7 +56,7 @@ def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.Fix
 def run_law(
     entry: Law, subject: Subject, record: Record, key: str, profile: settings, keeping: Keeping
 ) -> None:
-    """Try a law in pytest: skip, fail, or raise LawBroken with the whole message; note it in the record."""
+    """Try a law in pytest and fill in the record: skip, fail, or raise LawBroken with the full message."""
     reason = entry.not_applicable(subject)
     if reason is not None:
         record.status, record.reason, record.promised = "not run", reason, False
@@ -108,7 +108,7 @@ def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> Abstra
 
 
 def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
-    """If known.toml lists this failure, try its witness alone: "known" while it fails, else an error."""
+    """If known.toml lists this failure, try its witness alone: xfail while it fails, fail once it holds."""
     listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
     if listed is None:
         return
@@ -129,7 +129,10 @@ def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keep
 
 
 def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None:
-    """Make the plainest call there is. Raises Failed where it kills the process or does not end."""
+    """Make the smoke call. Raises Failed if the call kills the process or does not end.
+
+    Skips or fails the test if the call raises.
+    """
     case: Case = {"gates": subject.plainest}
     journal = keeping.journal
     fate = journal.fate_of_plainest if journal is not None else None
@@ -148,7 +151,7 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
 
 
 def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
-    """Fail once for an implementation that cannot be called; skip its other laws."""
+    """Fail the first test of an implementation that cannot be called. Skip its other tests."""
     journal = keeping.journal
     if journal is not None:
         journal.note_uncallable(reason)
@@ -158,7 +161,7 @@ def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
 
 
 def without_end(case: Case, fate: Ended) -> Failure:
-    """Return the failure of a case that has ended its process, or was itself not ended: "did not end"."""
+    """Return the failure of a case that killed its process ("died") or exceeded its limit ("did not end")."""
     what = "the process died" if fate == "died" else "no result within the time limit"
     note = "" if fate == "died" else SLOW
     finding = Finding("call", (), what, "a result", note=note, what="died")
@@ -166,13 +169,13 @@ def without_end(case: Case, fate: Ended) -> Failure:
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
-    """In a worker, which is replaced, leave a device that has failed for good."""
+    """In an xdist worker, end the process if its GPU has failed: xdist starts another worker."""
     if subject.device == "cuda" and keeping.journal is not None and "PYTEST_XDIST_WORKER" in os.environ:
         leave_a_failed_device(keeping.journal, record.reason, record.folder)
 
 
 def leave_a_failed_device(journal: Journal, message: str, folder: str | None) -> None:
-    """After an error that CUDA does not recover from, end this process; what it found is in the journal."""
+    """End this process after a sticky CUDA error. The journal keeps the message and the folder."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:
@@ -188,12 +191,12 @@ def search(
     profile: settings,
     keeping: Keeping = NOTHING,
 ) -> None:
-    """Run the law on what broke it before, the corpus, the ladder and random cases, and count them.
+    """Run the law on stored failing cases, the corpus, the ladder and random cases, and count them.
 
-    key: distinguishes what Hypothesis keeps of this search. Raises Failed, or Refused where the
-    implementation refused every case of the ladder, or all of the search. Failed is of the smallest
-    case found, where the profile has the phase that shrinks; tries on the way to it are not counted.
-    It is kept in the profile's database, if there is one, and tried first next time.
+    key: distinguishes this search in Hypothesis' database. Raises Failed, or Refused if the implementation
+    refused every case of the ladder, or of the search. Failed has the smallest case found, if the profile has
+    Phase.shrink; tries of the shrinker are not counted. The case is saved in the profile's database, if it
+    has one, and the next run tries it first.
     """
     failures: list[Failure] = []
     try:
@@ -231,13 +234,13 @@ def try_all(
     failures: list[Failure],
     keeping: Keeping,
 ) -> None:
-    """Run the law on all cases until one breaks it; add that to `failures`."""
+    """Run the law on all cases until one breaks it. Append the failure to `failures`."""
     refusals: list[Refused] = []
 
     def attempt(drawn: Case) -> bool:
-        """Try a case; return whether it held, False where the implementation refused it."""
+        """Try a case. Return True if the law held, False if the implementation refused the case."""
         case = entry.arguments(drawn)
-        if failures and failures[-1].ended != "broken":  # not once more, only to see that it hangs
+        if failures and failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise failures[-1].broken
         record.count(kind_of(case))
         try:
@@ -269,8 +272,8 @@ def try_all(
     if subject.part == "ladder":
         return
 
-    # Hypothesis' shrinking costs more than the way down from its first find, and ends higher: where there is
-    # such a way, it need not know what was drawn.
+    # Our shrinker (dmat.testing.run.shrink) costs less than Hypothesis' and ends at smaller cases. It works
+    # on recipes: for a law that has it, Hypothesis draws one seed a case and does not shrink.
     ours, domain = entry.cases.inside is not None, subject.domain
     unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
     most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
@@ -290,7 +293,7 @@ def try_all(
 
     digest = f"{entry.name} {key}".encode()
     random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
-    with suppress(Unsatisfiable):  # an empty domain; the ladder may have had cases, and examples are counted
+    with suppress(Unsatisfiable):  # an empty domain: `_passed` fails if the ladder had no case either
         random_cases()
     if refusals and record.refused == record.examples:
         raise refusals[0]
@@ -299,14 +302,14 @@ def try_all(
 def smallest(
     failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float | None = None
 ) -> Failure:
-    """Return the smallest failure found on the way down from this one that happens again when tried again.
+    """Shrink a failure. Return the smallest failure found that is reproducible.
 
-    seconds: that the way may take; default: dmat.testing.run.shrink's.
+    seconds: CPU seconds for the shrinker; default: MOST_SECONDS of dmat.testing.run.shrink.
     """
     inside, domain = entry.cases.inside, subject.domain
     if inside is None or subject.in_dtype(subject.dtype).uncallable:
         return failure
-    quiet = subject.in_dtype(subject.dtype)  # what passes on the way is no part of the record
+    quiet = subject.in_dtype(subject.dtype)  # errors of the shrinker's tries stay out of the record
 
     def check(case: Case) -> None:
         try:
@@ -317,6 +320,6 @@ def smallest(
 
     found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure, seconds)
     if subject.in_dtype(subject.dtype).uncallable:
-        return failure  # the device has failed for good, and every case with it
+        return failure  # the GPU has failed: every case fails now
     again = (one for one in reversed(found) if attempted(check, one.case))
     return next(again, replace(failure, again=False))

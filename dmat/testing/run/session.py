@@ -1,4 +1,4 @@
-"""The services of a run, each optional: its journal, its corpus, and the folder of what it finds."""
+"""Services of a run, each optional: a journal, a corpus, a folder for counterexamples."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from dmat.testing.verdict.finding import Failure, LawBroken, Look
 
 @dataclass(frozen=True)
 class Keeping:
-    """Services of a run: its journal, cases to try first, a folder for what it finds. Each is optional.
+    """Services of a run. Each is optional.
 
-    by_record: that a target cannot be called is told by its records, and no test fails for it.
+    journal: writes each case down before it is tried. corpus: cases to try first, and known failures. folder:
+    gets a folder for each counterexample. by_record: a kernel that cannot be called is reported in its
+    records, and no test fails for it.
     """
 
     journal: Journal | None = None
@@ -29,11 +31,11 @@ class Keeping:
     by_record: bool = False
 
     def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
-        """Write the case down, if there is a journal, before it is tried. Raises DidNotEnd."""
+        """Write the case into the journal, if there is one, before it is tried. Raises DidNotEnd."""
         return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
 
     def at_ease(self) -> None:
-        """Watch nothing for a while: what follows is not the kernel's."""
+        """Pause the watchdog until the next example: what follows is not kernel code."""
         if self.journal is not None:
             self.journal.at_ease()
 
@@ -41,7 +43,7 @@ class Keeping:
 def told_and_kept(
     law: Law, subject: Subject, failure: Failure, keeping: Keeping
 ) -> tuple[LawBroken, Path | None]:
-    """Return the failure with its message, and the folder that it was kept in, if any."""
+    """Return the failure with its full message, and its counterexample folder, or None."""
     keeping.at_ease()
     looks = [Look(failure.case, failure.broken.finding)]
     further = explain.longer(law, subject, failure.case, keeping.trying) if failure.again else None
@@ -53,7 +55,7 @@ def told_and_kept(
     message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
     try:
         write(home, law, subject, failure, file, looks, message, keeping)
-    except OSError as error:  # no room, or no right to write: what was found is told all the same
+    except OSError as error:  # disk full or not writable: the finding is reported all the same
         unkept = f"not kept: {keeping.folder}: {error}"
         return _told(failure, explain.message(law, subject, looks, again=failure.again, after=[unkept])), None
     return _told(failure, message), home

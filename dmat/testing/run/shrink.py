@@ -1,7 +1,8 @@
-"""The smallest case that breaks a law, as far as some hundred tries find it.
+"""Shrink a failing case: search for the smallest case that breaks the law, in some hundred tries.
 
-Nothing is random and the clock only ends it, so that one failing case leads to one smallest. Every case
-tried lies in the law's own domain (dmat.strategies.inside): what is shown was promised.
+The search is deterministic; only its end depends on the clock. So one failing case leads to one smallest
+case. Every case tried lies in the law's own domain (dmat.strategies.cases.contains): the kernel promises
+every case that a report shows.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from dmat.testing.verdict.finding import Failure, LawBroken
 MOST_TRIES = 1200
 
 
-MOST_SECONDS = 2.0  # of this process: beside other work it takes as many tries, and longer
+MOST_SECONDS = 2.0  # CPU seconds of this process: other load makes the search longer, not shallower
 
 
-MOST_WAITING = 5.0  # times that, by the clock: of a kernel that sleeps, or runs elsewhere
+MOST_WAITING = 5.0  # factor to wall-clock seconds, for a kernel that sleeps or runs on a GPU
 
 
-LONGEST = 24  # up to so many blocks every length is tried
+LONGEST = 24  # restarts try every length up to this many blocks
 
 
 Check = Callable[[Case], None]
@@ -35,21 +36,22 @@ Step = Callable[[Case], Iterator[Case]]
 
 
 def attempted(check: Check, case: Case) -> LawBroken | None:
-    """Try a case; return how it breaks the law, or None."""
+    """Try a case. Return the broken law, or None."""
     try:
         check(case)
     except LawBroken as broken:
         return broken
-    except Exception:  # a refusal, or the law itself at a loss: no finding
+    except Exception:  # a refusal, or an error in the law itself: no finding
         return None
     return None
 
 
 @dataclass
 class Descent:
-    """The way down from a failing case, to ever smaller ones.
+    """A descent from a failing case to ever smaller failing cases.
 
-    inside: whether a case lies in the law's domain. block: lengths are multiples of it. seconds: it may take.
+    inside: tests whether a case lies in the law's domain. block: lengths are multiples of it. found: the
+    failures so far, the smallest last. seconds: CPU seconds that the descent may take.
     """
 
     check: Check
@@ -63,7 +65,7 @@ class Descent:
     size: Size = field(init=False)
 
     def __post_init__(self) -> None:
-        """Measure the case that the way starts from."""
+        """Measure the first case."""
         self.size = size(self.case)
 
     @property
@@ -73,12 +75,12 @@ class Descent:
 
     @property
     def spent(self) -> bool:
-        """Return whether the time for shrinking is used up."""
+        """Whether the tries or the seconds are used up."""
         worked, waited = time.process_time() - self.started[0], time.perf_counter() - self.started[1]
         return self.tries >= MOST_TRIES or max(worked, waited / MOST_WAITING) > self.seconds
 
     def takes(self, case: Case) -> bool:
-        """Return whether this case is smaller, inside the domain, new, and breaks the law. Keep it if so."""
+        """Return whether a case is smaller, inside the domain, new, and breaks the law; if so, append it."""
         if (measured := size(case)) >= self.size or repr(case) in self.seen:
             return False
         self.seen.add(repr(case))
@@ -93,7 +95,7 @@ class Descent:
         return True
 
     def walk(self, step: Step) -> bool:
-        """Take one kind of step as long as it leads down; tell if it did."""
+        """Repeat one kind of step while it finds smaller failing cases. Return whether it found one."""
         length, tried = len(self.found), 0
         while not self.spent:
             for number, case in enumerate(step(self.case)):
@@ -105,7 +107,7 @@ class Descent:
         return len(self.found) > length
 
     def descend(self) -> None:
-        """Take every kind of step until none leads down."""
+        """Repeat all kinds of steps until none finds a smaller failing case."""
         steps: tuple[Step, ...] = (
             lambda case: smaller.fewer_times(case, self.block),
             smaller.fewer_heads,
@@ -119,7 +121,7 @@ class Descent:
             moved = max(self.walk(step) for step in steps)
 
     def leap(self, longest: int, most: int) -> bool:
-        """Try shorter cases that no step leads to (strategies.leaps); tell if one breaks the law."""
+        """Restart from a shorter case (strategies.shrinking.restarts). Return whether one breaks the law."""
         for case in leaps(self.case, self.block, longest, most):
             if self.spent or self.takes(case):
                 return not self.spent
@@ -133,9 +135,9 @@ def minimal(
     failure: Failure,
     seconds: float | None = None,
 ) -> list[Failure]:
-    """Return ever smaller failures, from this one on: a leap to a short one, then down, and on by leaps.
+    """Return ever smaller failures, this one first: restart, descend, then restart and descend in turn.
 
-    seconds: of this process, that the way may take; default: MOST_SECONDS.
+    seconds: CPU seconds of this process for the search; default: MOST_SECONDS.
     """
     descent = Descent(check, inside, block, [failure], MOST_SECONDS if seconds is None else seconds)
     descent.leap(SHORT, most=1)

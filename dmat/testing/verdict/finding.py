@@ -34,13 +34,13 @@ AXES = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """The whole tensors around a finding, which is one of their entries.
+    """All entries of the tensor in which a finding is one entry: computed, exact, allowed error, wrong.
 
-    All have the axes of AXES[quantity], or are parts of such an array. computed, exact: float64, exact to
-    some 15 digits. allowed: the absolute error allowed, 0 where bits are compared. wrong: the entries that
-    break the law. judged: the entries that the law speaks of. truth: the array `exact` was computed from
-    (exact = times x truth), if it came from another call. overflow: the entries that need not be finite.
-    decays: where exp(D~) stands in the entries (dmat.testing.explain.decays), or None.
+    All arrays have the axes of AXES[quantity], or are a block of such an array. computed, exact: float64;
+    exact is good to about 15 digits. allowed: absolute, 0 where bits are compared. wrong: the entries that
+    break the law. judged: the entries of which the law requires something. truth: the array that `exact` was
+    computed from (exact = times x truth), if it came from another call. overflow: the entries that need not
+    be finite. decays: the place of exp(D~) in the entries, if they contain it (dmat.testing.oracle.decays).
     """
 
     computed: Array
@@ -55,7 +55,7 @@ class Evidence:
 
     @property
     def ratio(self) -> Array:
-        """Error over allowed: 0 where equal, inf where a class differs or no error is allowed."""
+        """Error over allowed: 0 where equal, inf where a class differs or where no error is allowed."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             error = np.abs(self.computed - self.exact)
             equal = (self.computed == self.exact) | (np.isnan(self.computed) & np.isnan(self.exact))
@@ -66,16 +66,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """One broken entry: which, what was computed, what is true, and how far apart they may be.
+    """One broken entry: its index, the computed value, the exact value, the error and the allowed error.
 
-    error and allowed are absolute, in the unit of the entry; None where a class or a bit differs.
-    evidence: all entries that were judged with it; None of what has no entries.
-    what: the way in which it is wrong. "value": two numbers differ. "class": one is NaN or infinite.
-    "raised": the call raised. "shape": the tensor has a wrong shape, dtype, device or layout. "memory": it
-    shares memory, or takes too much. "died": the process died or did not end.
-    detail: of "raised", the name of the exception's class; of "class", the class that the entry must have,
-    "" for a number; of "shape", the attributes that were compared, "" for all; of "memory", the input whose
-    memory is shared, or the most bytes, as a product.
+    error, allowed: absolute, in the unit of the entry; None where a class or a bit differs.
+    evidence: all entries that were judged in the same comparison; None if the quantity has no entries.
+    what: the kind of mistake. "value": two numbers differ. "class": one is NaN or infinite. "raised": the
+    call raised. "shape": the tensor has a wrong shape, dtype, device or layout. "memory": the tensor shares
+    memory, or the call takes too much. "died": the process died or did not end.
+    detail: for "raised", the name of the exception's class. For "class", the class that the entry must have,
+    "" for a number. For "shape", the attributes that were compared, "" for all. For "memory", the input whose
+    memory is shared, or the largest number of bytes allowed, as a product.
     """
 
     quantity: str
@@ -91,7 +91,7 @@ class Finding:
     detail: str = ""
 
     def lines(self) -> list[str]:
-        """Return the finding as the message shows it."""
+        """Return the lines of the finding in a message."""
         names = AXES.get(self.quantity, ())
         where = ", ".join(f"{axis}={n}" for axis, n in zip(names, self.index, strict=False))
         lines = [f"{self.quantity}[{where}]" if where else self.quantity]
@@ -103,19 +103,21 @@ class Finding:
 
 
 class LawBroken(AssertionError):
-    """A law does not hold. `finding` says where; the runner adds the law and the case."""
+    """A law does not hold. `finding` says where. The runner adds the law and the case."""
 
     def __init__(self, finding: Finding) -> None:
-        """Keep the finding; str() of the exception is its lines."""
+        """Keep the finding. str() of the exception gives the finding's lines."""
         super().__init__("\n".join(finding.lines()))
         self.finding = finding
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one tensor must be: its truth, how well the truth is known, and how far rounding may go.
+    """The expected value of one tensor: the oracle's value, its own error, and the bound for rounding.
 
-    value and slack: the truth and a bound on its own error. ball: encloses the truth of one entry.
+    kind: the class of each entry (finite, -inf, NaN, ...). value: the true value in a pair of float64. slack:
+    a bound on the error of `value`. bound: the allowed error of the kernel. ball: encloses the true value of
+    the entry at an index. decays: as in Evidence.
     """
 
     quantity: str
@@ -128,16 +130,16 @@ class Expected:
     decays: Any = None
 
     def freed(self, where: Mask) -> Expected:
-        """Return the same with nothing required of the entries where told."""
+        """Return a copy that requires nothing of the entries in `where`."""
         free = np.asarray(self.bound.free | where)
         return replace(self, bound=replace(self.bound, free=free))
 
     def noted(self, note: str) -> Expected:
-        """Return the same with a note on what was done."""
+        """Return a copy with a note for the message."""
         return replace(self, note=note)
 
     def part(self, where: tuple[slice, ...]) -> Expected:
-        """Return what is expected of a block of the entries, slices with a start of 0 or more."""
+        """Return the expected value of a block of entries. where: slices with starts of 0 or more."""
         starts = [piece.start or 0 for piece in where]
 
         def ball(index: tuple[int, ...]) -> arb:
@@ -149,18 +151,18 @@ class Expected:
 
     @property
     def known(self) -> Mask:
-        """Where the truth is a number and the contract promises something."""
+        """The entries whose true value is a number and of which the contract promises something."""
         return np.asarray((self.kind == FINITE) & ~self.bound.free)
 
 
 def as_array(tensor: Any) -> Array:
-    """Return the tensor's values as float64, which holds each of the four dtypes exactly, in a copy."""
+    """Copy the tensor's values to float64, which holds every value of the four dtypes exactly."""
     return np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())
 
 
 @dataclass(frozen=True)
 class Look:
-    """One case that breaks a law, and the finding on it."""
+    """An example: one case that breaks a law, and the finding on it."""
 
     case: Case
     finding: Finding
@@ -168,9 +170,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Failure:
-    """A case and how it broke a law. again: it does so each time, as far as was tried.
+    """A case that broke a law. again: the failure is reproducible: the case failed in every retry.
 
-    ended: "broken", or "died" or "did not end" of the process.
+    ended: "broken" if the law failed, "died" or "did not end" if the process did.
     """
 
     case: Case

@@ -36,7 +36,7 @@ def _first(mask: Mask) -> tuple[int, ...]:
 
 
 def require_kinds(computed: Array, expected: Expected) -> None:
-    """Require -inf, +inf and NaN just where they must be, and nowhere else unless it overflows."""
+    """Require -inf, +inf and NaN exactly at the expected entries. An entry that may overflow is excepted."""
     kind, wrong = expected.kind, _wrong_kinds(computed, expected)
     if wrong.any():
         index = _first(wrong)
@@ -58,9 +58,9 @@ def require_kinds(computed: Array, expected: Expected) -> None:
 
 
 def _wrong_kinds(computed: Array, expected: Expected) -> Mask:
-    """Return where -inf, +inf and NaN do not stand where they must, or stand elsewhere."""
+    """Return the entries whose class (finite, -inf, +inf, NaN) is not the expected one."""
     kind, nan = expected.kind, np.isnan(computed)
-    overflown = expected.bound.overflow & ~np.isfinite(computed)  # inf - inf, where a sum overflows
+    overflown = expected.bound.overflow & ~np.isfinite(computed)  # NaN too: inf - inf in a sum that overflows
     right = np.select(
         [kind == FINITE, kind == NEG_INF, kind == POS_INF, kind == NAN, kind == NAN_OR_NEG_INF],
         [
@@ -79,7 +79,7 @@ _OF_KIND = {NEG_INF: -np.inf, POS_INF: np.inf, NAN: np.nan, NAN_OR_NEG_INF: np.n
 
 
 def _evidence(computed: Array, expected: Expected) -> Evidence:
-    """Return all entries beside what they must be; one not known to be wrong by a ball is left out."""
+    """Return the evidence on all entries. `wrong` omits an excess that may be the oracle's own error."""
     kind, exact = expected.kind, expected.value.hi
     for number, value in _OF_KIND.items():
         exact = np.where(kind == number, value, exact)
@@ -100,7 +100,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
 
 
 def require_within(computed: Array, expected: Expected) -> float:
-    """Require every entry to be right in class and within its bound; return the worst error / bound."""
+    """Require the right class and an error within the bound of each entry; return the worst error / bound."""
     require_kinds(computed, expected)
     ratio, error = _ratios(computed, expected)
     suspect = error + expected.slack > expected.bound.bound
@@ -114,7 +114,7 @@ def require_within(computed: Array, expected: Expected) -> float:
 
 
 def _ratios(computed: Array, expected: Expected) -> tuple[Array, Array]:
-    """Return error / bound and error, NaN and 0 where there is nothing to compare."""
+    """Return (error / bound, error). They are NaN and 0 for an entry that cannot be compared."""
     comparable = expected.known & np.isfinite(computed)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs((computed - expected.value.hi) - expected.value.lo)
@@ -151,10 +151,10 @@ def require_agreement(
     note: str,
     apart_by: Array | float = 0.0,
 ) -> None:
-    """Require first = second + apart_by within the sum of both bounds, `second` broadcast to `first`.
+    """Require first = second + apart_by within the sum of both bounds. `second` is broadcast to `first`.
 
-    Entries that are not numbers are the business of the laws of values. A disagreement accuses the
-    side that ball arithmetic finds out of its bound.
+    Entries that are not numbers are skipped: the laws of values judge them. If the two disagree, the finding
+    accuses the side that ball arithmetic finds out of its bound.
     """
     comparable = expected.known & other.known & np.isfinite(first) & np.isfinite(second)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -202,6 +202,9 @@ def require(
     what: What = "shape",
     detail: str = "",
 ) -> None:
-    """Require what has no entries: a shape, a dtype, an identity. what, detail: of the finding."""
+    """Require a condition on a quantity without entries: a shape, a dtype, an identity.
+
+    what, detail: the fields of the finding.
+    """
     if not condition:
         raise LawBroken(Finding(quantity, (), str(computed), str(exact), note=note, what=what, detail=detail))

@@ -1,7 +1,6 @@
-"""The colours of a picture: a scale for signed numbers of any size, and one for errors over their bound.
+"""The colours of a picture: a scale for signed numbers of any size, and one for error / allowed.
 
-NaN, infinities and finite numbers far beyond a scale have colours of their own. So has an entry of which
-nothing was required.
+NaN, infinities, finite numbers far beyond a scale, and entries that were not judged have separate colours.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from dmat.testing.oracle.arithmetic import Array, Mask
 Rgba = npt.NDArray[np.float64]  # in [0, 1], last axis 4
 
 NAN = "#ffe100"
-POS_INF = "#ff00c8"  # also the colour of an infinite error over its bound
+POS_INF = "#ff00c8"  # also an infinite error / allowed
 NEG_INF = "#000000"
-BELOW, ABOVE = "#00b5a0", "#8fd400"  # finite, and more than FAR times the scale's end
+BELOW, ABOVE = "#00b5a0", "#8fd400"  # finite, and beyond FAR times the end of the scale
 FAR = 2.0
 MASKED = "#f4f4f4"
 UNJUDGED = "#e6e6e6"
@@ -42,12 +41,12 @@ LEGEND = {
 
 
 def _ramp(*colours: str) -> LinearSegmentedColormap:
-    """Return a colour map from the first colour to the last; an odd number of steps has a middle."""
+    """Return a colour map from the first colour to the last. N is odd, so that there is a middle step."""
     return LinearSegmentedColormap.from_list("dmat", colours, N=255)
 
 
 def _signed(*colours: str) -> Colormap:
-    """Return a colour map from the most negative number over 0 to the most positive."""
+    """Return a colour map of signed numbers: the first colour is the most negative, the middle one is 0."""
     return _ramp(*colours).with_extremes(bad=NAN, under=BELOW, over=ABOVE)
 
 
@@ -61,7 +60,7 @@ GATES = _signed(
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale of signed numbers: proportional up to about `linear`, logarithmic from there to `most`."""
+    """A scale of signed numbers: linear up to about `linear`, logarithmic from there to `most`."""
 
     linear: float
     most: float
@@ -69,7 +68,7 @@ class Scale:
 
     @classmethod
     def of(cls, *arrays: Array, colours: Colormap = VALUES) -> Scale:
-        """Return a scale for the first array that has a finite number other than 0."""
+        """Return a scale fitted to the first array that has a finite number other than 0."""
         for values in arrays:
             sizes = np.abs(values[np.isfinite(values) & (values != 0)])
             if sizes.size:
@@ -80,25 +79,25 @@ class Scale:
 
     @property
     def norm(self) -> AsinhNorm:
-        """The scale of numbers divided by `most`: no number overflows or underflows in it."""
+        """matplotlib's norm for numbers divided by `most`: the division avoids overflow and underflow."""
         return AsinhNorm(linear_width=self.linear / self.most, vmin=-1, vmax=1)
 
     def place(self, values: Array) -> Array:
-        """Return where numbers stand: in [0, 1], or outside of it where they are far beyond the scale."""
+        """Return the positions of numbers on the scale: in [0, 1], or outside if far beyond the scale."""
         with np.errstate(over="ignore"):
-            parts = values.ravel() / self.most  # the norm takes no array of 3 axes
+            parts = values.ravel() / self.most  # the norm rejects arrays of 3 axes
         places = self.norm(np.where(np.abs(parts) <= FAR, parts.clip(-1, 1), parts.clip(-2 * FAR, 2 * FAR)))
         return np.asarray(places.filled(np.nan)).reshape(values.shape)
 
     def paint(self, values: Array) -> Rgba:
-        """Return the colours of numbers, infinities and NaN."""
+        """Return the colours of values, infinities and NaN included."""
         image = np.asarray(self.colours(self.place(values)))
         image[values == np.inf] = to_rgba(POS_INF)
         image[values == -np.inf] = to_rgba(NEG_INF)
         return image
 
     def bar(self, axes: Axes, name: str) -> None:
-        """Draw the scale into axes, with its name on the left."""
+        """Draw the scale as a colour bar into the axes, with its name on the left."""
         linear = self.linear / self.most
         apart = 0.15 <= 2 * float(self.norm(linear)) - 1 <= 0.7
         ticks = [-1.0, -linear, 0.0, linear, 1.0] if apart else [-1.0, 0.0, 1.0]
@@ -108,16 +107,16 @@ class Scale:
 
 
 def _bar(axes: Axes, scale: ScalarMappable, extend: str, ticks: list[float], labels: list[str]) -> None:
-    """Draw a scale into axes; the triangles at its ends have the colours beyond it."""
+    """Draw a scale as a colour bar into the axes. Triangles at its ends show the colours beyond it."""
     bar = axes.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend, extendfrac=0.03)
     bar.set_ticks(ticks, labels=labels)
     bar.minorticks_off()
     axes.tick_params(length=2, pad=2, labelsize=8)
 
 
-# An error within its bound is pale, one beyond it is loud; the steps are finest just beyond the bound.
+# Errors within their bounds are pale, errors beyond are loud. The steps are finest just beyond the bound.
 STEPS = 64
-MOST = 2.0**1022  # matplotlib adds neighbouring boundaries, so that float64's largest overflows
+MOST = 2.0**1022  # not float64's largest: matplotlib adds neighbouring boundaries
 RATIOS = BoundaryNorm(
     [
         *np.geomspace(1e-3, 1, STEPS, endpoint=False),
@@ -133,12 +132,12 @@ RATIO_COLOURS = ListedColormap([*PALE, *LOUD]).with_extremes(bad=UNJUDGED, under
 
 
 def paint_ratios(ratio: Array, judged: Mask) -> Rgba:
-    """Return the colours of errors over what is allowed, and of entries that were not judged."""
+    """Return the colours of error / allowed. Entries that were not judged get a colour of their own."""
     return np.asarray(RATIO_COLOURS(RATIOS(np.ma.array(ratio, mask=~judged))))
 
 
 def ratio_bar(axes: Axes, ink: str) -> None:
-    """Draw the scale of error over allowed, with a line where the error is just what is allowed."""
+    """Draw the colour bar of error / allowed, with a line at 1."""
     ticks = {1e-3: "0.001", 1.0: "1 = allowed", 100.0: "100", 1e4: "1e4", MOST: "inf"}
     _bar(axes, ScalarMappable(RATIOS, RATIO_COLOURS), "max", list(ticks), list(ticks.values()))
     axes.axvline(1.0, color=ink, lw=2, gid="allowed")

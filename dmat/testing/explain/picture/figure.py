@@ -1,10 +1,10 @@
-"""A picture of a failure: exact, computed, and the error over what is allowed, side by side.
+"""Draw the picture of a finding: exact, computed, and error / allowed, side by side.
 
-`figure` builds a row of panels for each look, and `draw` saves it. D~ is drawn head by head as a matrix,
-rows t downwards, with igate along its upper edge and fgate along its left. A gradient is drawn as one band a
-head, beside the cotangent G whose column or rectangle it sums. The entry that the finding names is framed,
-and its window, the gates s+1 .. t, is marked along the edge. The mask, -inf above the diagonal, is hatched.
-No display is needed, and nothing of matplotlib's global state is touched.
+`figure` builds a row of panels for each Example, and `draw` saves the figure. A head of D~ is a matrix with
+rows t downwards, igate along its upper edge and fgate along its left edge. A head of a gradient is a band.
+The cotangent G stands beside the bands, with a frame around the part that the named entry sums. A frame marks
+the named entry, and a bar along the edge marks its window, the gates s+1 .. t. The mask, -inf above the
+diagonal, is hatched. The code needs no display and changes no global state of matplotlib.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEFT, PANEL, APART, HIGHEST = (
     4.3,
     0.6,
     5.4,
-)  # inches: a panel, what is left beside it, its largest height
+)  # inches: left margin, width of a panel, gap, largest height
 HEADER, TITLE, BARS, LEGEND, WORDS = 0.95, 0.3, 0.95, 0.5, 3.6  # inches: heights
 INK, PAPER, HATCH = "#111111", "#ffffff", "#a8a8a8"
 
@@ -47,7 +47,7 @@ INK, PAPER, HATCH = "#111111", "#ffffff", "#a8a8a8"
 
 
 def _boxes(axes: Axes, boxes: Sequence[Box], **style: Any) -> None:
-    """Draw the outlines of boxes, or hatch them, as one artist."""
+    """Outline or hatch boxes, all as one artist."""
     unit = Outline.unit_rectangle()
     corners = np.array(boxes)[:, None]
     vertices = corners[..., :2] + corners[..., 2:] * unit.vertices
@@ -56,13 +56,13 @@ def _boxes(axes: Axes, boxes: Sequence[Box], **style: Any) -> None:
 
 
 def _hatch(axes: Axes, tiles: Tiles, where: Mask, pattern: str, name: str) -> None:
-    """Hatch entries, `where` (tiles, T, S), all of them as one artist of this name."""
+    """Hatch the entries of `where`, (tiles, T, S), as one artist of this name."""
     if where.any():
         _boxes(axes, tiles.runs(where), hatch=pattern, edgecolor=HATCH, lw=0, gid=name)
 
 
 def _frame(axes: Axes, box: Box, name: str) -> None:
-    """Frame a box, dark on light, so that the frame is seen on any colour."""
+    """Frame a box in dark on a light halo, which is visible on any colour."""
     halo = [withStroke(linewidth=4, foreground=PAPER)]
     left, top, width, height = box
     axes.add_patch(
@@ -71,7 +71,7 @@ def _frame(axes: Axes, box: Box, name: str) -> None:
 
 
 def _mark(axes: Axes, tiles: Tiles, view: View) -> None:
-    """Frame the entry that the finding names; in D~ also mark its row, its column and its window."""
+    """Frame the finding's entry. In D~, also mark its row, its column and its window."""
     if view.entry is None:
         return
     t, s = view.entry
@@ -92,14 +92,14 @@ def _mark(axes: Axes, tiles: Tiles, view: View) -> None:
 
 
 def _diagonal(axes: Axes, tiles: Tiles, tile: int) -> None:
-    """Draw the stairs between what is causal and what is not."""
+    """Draw the staircase between the causal part and the future."""
     n = np.arange(tiles.shape[1] + 1)
     x, y = tiles.at(tile, 0, 0)
     axes.step(x + n, y + n, where="post", color="#444444", lw=0.7)
 
 
 def _numbers(axes: Axes, tiles: Tiles, values: Array, image: Rgba) -> None:
-    """Write each value into its entry, dark on light and light on dark."""
+    """Write each value into its entry: dark text on light colours, light text on dark ones."""
     for tile, t, s in np.argwhere(~np.ma.getmaskarray(values)):
         x, y = tiles.at(tile, t + 0.5, s + 0.5)
         colour = INK if image[tile, t, s, :3] @ np.array([0.3, 0.59, 0.11]) > 0.45 else PAPER
@@ -108,14 +108,14 @@ def _numbers(axes: Axes, tiles: Tiles, values: Array, image: Rgba) -> None:
 
 
 def _numbered(size: int, named: int | None) -> list[int]:
-    """Return few of so many places to number: both ends, and the one named or else the middle."""
+    """Return the indices to label on an axis: both ends, and the named index or else the middle."""
     middle = size // 2 if named is None else named
     crowded = {end for end in (0, size - 1) if 0 < abs(end - middle) < size / 8}
     return sorted({0, middle, size - 1} - crowded)
 
 
 def _tick(axes: Axes, tiles: Tiles, view: View) -> None:
-    """Number the columns along the lower edge and the rows along the left one; name the tiles."""
+    """Label columns along the lower edge and rows along the left edge, and name the tiles."""
     row, column = view.entry or (None, None)
     rows, columns = _numbered(tiles.shape[0], row), _numbered(tiles.shape[1], column)
     last_row = range((tiles.count - 1) // tiles.columns * tiles.columns, tiles.count)
@@ -132,11 +132,11 @@ def _tick(axes: Axes, tiles: Tiles, view: View) -> None:
 
 
 def _panel(axes: Axes, tiles: Tiles, view: View, values: Array, image: Rgba, gates: Scale) -> None:
-    """Draw one of the three: the image of the entries, the gates beside it, the marks on it."""
+    """Draw one of the three panels: the image of the entries, the gates beside it, the marks on it."""
     strips = None if view.gates is None else (gates.paint(view.gates[0]), gates.paint(view.gates[1]))
     axes.pcolorfast(*tiles.compose(image, strips))
     outlines = [box for tile in range(tiles.count) for box in tiles.boxes(tile)]
-    _boxes(axes, outlines, edgecolor="#bbbbbb", lw=0.6)  # so that white is seen to be a value
+    _boxes(axes, outlines, edgecolor="#bbbbbb", lw=0.6)  # white is a value here, not paper
     if view.causal is not None:
         for tile in range(tiles.count):
             _diagonal(axes, tiles, tile)
@@ -152,9 +152,9 @@ def _panel(axes: Axes, tiles: Tiles, view: View, values: Array, image: Rgba, gat
 def _values_panel(
     axes: Axes, tiles: Tiles, view: View, name: str, values: Array, scale: Scale, gates: Scale
 ) -> None:
-    """Draw exact or computed, the mask above the diagonal hatched.
+    """Draw the panel of exact or of computed values, with the mask above the diagonal hatched.
 
-    Exact values are known only of entries that were judged.
+    An exact value is known only for a judged entry. The other entries are dotted.
     """
     image = scale.paint(values)
     unknown = ~view.judged & (name == "exact")
@@ -169,7 +169,7 @@ def _values_panel(
 
 
 def _ratio_panel(axes: Axes, tiles: Tiles, view: View, gates: Scale) -> None:
-    """Draw the error over what is allowed; entries that were not judged are dotted."""
+    """Draw the panel of error / allowed. Entries that were not judged are dotted."""
     image = colours.paint_ratios(view.ratio, view.judged)
     _panel(axes, tiles, view, np.ma.array(view.ratio, mask=~view.judged), image, gates)
     _hatch(axes, tiles, ~view.judged, "...", "unjudged")
@@ -177,7 +177,7 @@ def _ratio_panel(axes: Axes, tiles: Tiles, view: View, gates: Scale) -> None:
 
 
 def _cotangent_panel(axes: Axes, view: View, G: Array) -> None:
-    """Draw G, and frame the part that the worst entry sums: a column, or rows t >= k by columns s < k."""
+    """Draw G. Frame the part that the named entry sums: di a column, df rows t >= k by columns s < k."""
     scale, S = Scale.of(G), len(G)
     axes.imshow(scale.paint(G), extent=(0, S, S, 0), interpolation="nearest")
     tiles = Tiles(1, 1, (S, S))
@@ -197,17 +197,17 @@ def _cotangent_panel(axes: Axes, view: View, G: Array) -> None:
     axes.set_title(f"cotangent G{name}, up to ±{scale.most:.3g}{framed}", fontsize=9)
 
 
-# One look
+# One Example
 
 
 def _box(height: float, left: float, top: float, width: float, down: float) -> dict[str, float]:
-    """Return a part of a row, in inches from its upper left corner, as matplotlib takes it."""
+    """Convert a box, in inches from a row's upper left corner, to matplotlib's fractions of the row."""
     across = {"left": left / WIDTH, "right": (left + width) / WIDTH}
     return {**across, "top": 1 - top / height, "bottom": 1 - (top + down) / height}
 
 
 def _write(row: SubFigure, height: float, top: float, text: str, **style: Any) -> None:
-    """Write text so many inches below the upper edge of a row; a dollar sign is no mathematics."""
+    """Write text `top` inches below the upper edge of a row. A dollar sign is not parsed as mathematics."""
     row.text(0.3 / WIDTH, 1 - top / height, text, va="top", parse_math=False, **style)
 
 
@@ -220,7 +220,7 @@ def _shape(look: Look) -> str:
 
 
 def _header(row: SubFigure, height: float, look: Look) -> None:
-    """Write what fails, on what, and which entries."""
+    """Write the finding, the shape of its case, and the failing entries."""
     first, *rest = look.finding.lines()
     title = textwrap.shorten(f"{first}  |  {_shape(look)}", 120)
     _write(row, height, 0.15, title, fontsize=13, weight="bold")
@@ -232,7 +232,7 @@ def _header(row: SubFigure, height: float, look: Look) -> None:
 
 
 def _text(row: SubFigure, height: float, look: Look) -> None:
-    """Draw a finding without entries: its text, beside the gates if there are some."""
+    """Draw a finding without entries as text, with the gates beside it if the case has any."""
     lines = [part for line in look.finding.lines() for part in textwrap.wrap(line, 78) or [""]]
     _write(row, height, 0.25, _shape(look), fontsize=11)
     _write(row, height, 0.6, "\n".join(lines[:13]), fontsize=11, family="monospace")
@@ -250,7 +250,7 @@ def _text(row: SubFigure, height: float, look: Look) -> None:
 
 
 class Panels:
-    """A row of the picture with three panels, side by side of matrices and one above another of bands."""
+    """A row of the picture: three panels of matrices side by side, or three of bands one above another."""
 
     def __init__(self, view: View) -> None:
         """Measure the panels."""
@@ -268,7 +268,7 @@ class Panels:
         self.height = HEADER + TITLE + max(self.size[1] + 0.05, PANEL * (beside > 0)) + BARS
 
     def draw(self, row: SubFigure) -> None:
-        """Draw the panels, the cotangent beside them and the scales below them."""
+        """Draw the panels, the cotangent beside them, and the colour bars below them."""
         view, tiles, height, top = self.view, self.tiles, self.height, HEADER + TITLE
         values, gates = _scales(view)
         _header(row, height, view.look)
@@ -292,7 +292,7 @@ class Panels:
 
 
 def _label(axes: Axes, view: View) -> None:
-    """Name the axes of a panel, and say where the gates stand."""
+    """Name the axes of a panel and the position of the gates."""
     *row, column = view.axes
     gates = view.gates is not None
     if view.matrix:
@@ -303,14 +303,17 @@ def _label(axes: Axes, view: View) -> None:
 
 
 def _scales(view: View) -> tuple[Scale, Scale]:
-    """Return the scale of exact and computed, and that of the gates."""
+    """Return the common scale of exact and computed values, and the scale of the gates."""
     gates = Scale.of(*([] if view.gates is None else [np.stack(view.gates)]), colours=colours.GATES)
     inside = np.ones(view.exact.shape[1:], dtype=bool) if view.causal is None else view.causal
     return Scale.of(view.exact[view.judged & inside], view.computed[:, inside]), gates
 
 
 def _cotangent(view: View) -> Array | None:
-    """Return G of the finding's head, (S, S), if the case has one and the heads are those of the gates."""
+    """Return G of the finding's head, (S, S), or None.
+
+    G is drawn beside a vector only, and only if the vector's heads are the gates' heads.
+    """
     gates, cotangent = view.look.case.get("gates"), view.look.case.get("cotangent")
     if view.matrix or gates is None or cotangent is None or view.gates is None:
         return None
@@ -323,7 +326,7 @@ def _cotangent(view: View) -> Array | None:
 
 
 def _legend(row: SubFigure) -> None:
-    """Say what the colours that are no numbers mean."""
+    """Draw the legend: the colours that mean no number, the hatches, the frame and the window."""
     handles: list[Any] = [Patch(facecolor=colour, label=text) for text, colour in colours.LEGEND.items()]
     for text, pattern, colour in (
         ("masked, -inf", "////", colours.MASKED),
@@ -336,7 +339,7 @@ def _legend(row: SubFigure) -> None:
 
 
 def figure(looks: Sequence[Look]) -> Figure:
-    """Build the figure: a row for each look, in their order, and the legend."""
+    """Build the figure: a row for each Example, in order, then the legend."""
     views = [view_of(look) for look in looks]
     panels = [None if view is None else Panels(view) for view in views]
     heights = [*(WORDS if row is None else row.height for row in panels), LEGEND]
@@ -352,7 +355,7 @@ def figure(looks: Sequence[Look]) -> Figure:
 
 
 def draw(looks: Sequence[Look], file: Path) -> None:
-    """Draw the looks, the smallest case first, into a PNG file."""
+    """Draw the Examples, the smallest case first, into a PNG file."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a glyph that the font lacks is no reason to have no picture
+        warnings.simplefilter("ignore")  # a glyph missing in the font must not cost the picture
         figure(looks).savefig(file, format="png", dpi=DPI)

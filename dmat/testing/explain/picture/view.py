@@ -1,4 +1,4 @@
-"""The content of a picture: arrays head by head, shown heads, the named entry, the gates beside them."""
+"""The content of a picture's row: arrays head by head, the heads shown, the named entry, the gates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from dmat.testing.explain.pattern import head_name, inner_axes, split_shape, wor
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.verdict.finding import Evidence, Finding, Look
 
-MOST = 6  # heads drawn at most
+MOST = 6  # at most this many heads are drawn
 
 
 @dataclass(frozen=True)
 class View:
-    """A look with its arrays head by head: (heads, T, S) of a matrix, (heads, 1, S) of a vector.
+    """An Example with its arrays head by head: (heads, T, S) for a matrix, (heads, 1, S) for a vector.
 
-    heads: the shape of the axes before. shown: the numbers of the heads drawn, in so many `columns`. worst:
-    the finding's head, as an index of `shown`. entry: (t, s) in it, or None. gates: igate and fgate,
-    (heads, S), or None where rows and columns are not those of the gates.
+    axes: the names of the axes in one head. heads: the shape of the leading axes. shown: the flat numbers of
+    the heads drawn. columns: the number of heads in a row of the panel. worst: the position of the finding's
+    head in `shown`. entry: the finding's (t, s) in that head, or None. gates: igate and fgate, (heads, S), or
+    None if the rows and columns are not the times of the gates.
     """
 
     look: Look
@@ -49,20 +50,20 @@ class View:
 
     @property
     def names(self) -> list[str]:
-        """The names of the heads shown; "" where there are no heads."""
+        """The names of the heads shown; [""] if the tensor has no heads."""
         if not self.heads:
             return [""]
         return [head_name(tuple(int(i) for i in np.unravel_index(n, self.heads))) for n in self.shown]
 
     @property
     def causal(self) -> Mask | None:
-        """Which entries (t, s) are causal, (S, S); None of other axes, or of a part of a matrix."""
+        """The causal entries (t, s), (S, S); None for other axes, or for a part of a matrix."""
         T, S = self.exact.shape[1:]
         return np.tri(S, dtype=bool) if self.times and T == S else None
 
 
 def shown_heads(heads: tuple[int, ...], worst: int, most: int) -> list[int]:
-    """Return all heads, or where there are too many the one that fails and its neighbours."""
+    """Return the numbers of all heads; if these are more than `most`, of the worst and its neighbours."""
     number = int(np.prod(heads))
     if number <= most or len(heads) != 2:
         first = max(0, min(worst - most // 2, number - most))
@@ -75,14 +76,14 @@ def shown_heads(heads: tuple[int, ...], worst: int, most: int) -> list[int]:
 
 
 def _columns(heads: tuple[int, ...], shown: list[int]) -> int:
-    """Return in how many columns the matrices stand: one a head, where that makes whole rows."""
+    """Return the number of matrices in a row: NH for 2 or 3 heads, so that a row is a batch; else 3."""
     NH = heads[-1] if heads else 1
     wanted = NH if 1 < NH <= 3 else 3
     return max(1, min(wanted, len(shown)))
 
 
 def gates_of(look: Look) -> tuple[Array, Array] | None:
-    """Return igate and fgate of the look as they were built, (heads, S), or None if it has none."""
+    """Return igate and fgate of the case as built, (heads, S), or None if the case has no gates."""
     gates = look.case.get("gates")
     if gates is None:
         return None
@@ -92,7 +93,7 @@ def gates_of(look: Look) -> tuple[Array, Array] | None:
 
 
 def view_of(look: Look) -> View | None:
-    """Return what is to be drawn, or None where the finding has no entries."""
+    """Return the view of an Example, or None if its finding has no entries."""
     look = replace(look, finding=read_out(look.finding))
     finding, evidence = look.finding, look.finding.evidence
     if evidence is None or evidence.wrong.size == 0 or evidence.wrong.ndim == 0:
@@ -124,7 +125,7 @@ def view_of(look: Look) -> View | None:
 
 
 def _ratio(evidence: Evidence) -> Array:
-    """Return error over allowed, above 1 wherever the verdict found it so."""
+    """Return error / allowed, and more than 1 for every wrong entry, whatever float64 rounds it to."""
     ratio = evidence.ratio
     return np.where(evidence.wrong, np.maximum(ratio, np.nextafter(1.0, 2.0)), ratio)
 

@@ -1,4 +1,4 @@
-"""How a repro script ends: the entry that a law found wrong, computed beside exact, in torch code."""
+"""Write the end of a repro script: torch code that compares the wrong entry with its exact value."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dmat.testing.explain.repro.transcript import Place, Transcript
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.verdict.finding import Evidence, Finding
 
-LARGEST_SHOWN = 8  # matrices up to so many rows are shown whole
+LARGEST_SHOWN = 8  # matrices of at most this many rows and columns are printed whole
 
 
 def ending(finding: Finding, recorded: Transcript) -> list[str] | None:
-    """Return the code that compares and exits, or None where a finding cannot be told so."""
+    """Return the code that compares and exits, or None if this finding cannot be checked by such code."""
     if finding.evidence is not None:
         check = _entry(finding, finding.evidence, recorded)
     else:
@@ -28,7 +28,7 @@ def ending(finding: Finding, recorded: Transcript) -> list[str] | None:
 
 
 def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
-    """Return the check of what has no entries."""
+    """Return the check of a finding without entries, or None."""
     if finding.what == "raised":
         return ["wrong = False  # had it raised, this line would not be reached"]
     if finding.what == "died":
@@ -40,14 +40,14 @@ def _whole(finding: Finding, recorded: Transcript) -> list[str] | None:
 
 
 def _memory(finding: Finding, last: str) -> str:
-    """Return the check of the memory that the last result shares, or that the calls have taken."""
+    """Return the check of the memory: that the last result shares with an input, or the peak of the calls."""
     if finding.quantity == "peak memory":
         return f"wrong = taken > {finding.detail}"
     return f"wrong = {last}.untyped_storage().data_ptr() == {finding.detail}.untyped_storage().data_ptr()"
 
 
 def _shape(finding: Finding, last: str, recorded: Transcript) -> list[str] | None:
-    """Return the check of a tensor's shape, dtype, device or layout, or None where no variable is known."""
+    """Return the check of a tensor's shape, dtype, device or layout, or None if its variable is unknown."""
     quantity, exact = finding.quantity, finding.exact
     if finding.detail == "layout":
         return [f"wrong = {last}.layout != torch.strided"]
@@ -62,14 +62,14 @@ def _shape(finding: Finding, last: str, recorded: Transcript) -> list[str] | Non
 
 
 def _entry(finding: Finding, evidence: Evidence, recorded: Transcript) -> list[str] | None:
-    """Return the check of one entry, and both matrices before it where they are small."""
+    """Return the check of one entry; if the matrices are small, print both first. None if not recorded."""
     index = finding.index
     computed = recorded.place(evidence.computed, index)
     truth = None if evidence.truth is None else recorded.place(evidence.truth, index)
     if computed is None:
         return None
     if truth is not None and truth.variable.given:
-        truth = None  # an input, which stands in the script as it was
+        truth = None  # an input may have changed since the read: compare with a number
     names = _names(computed, truth, recorded)
     mine = f"float({names[0]}[{listed(computed.index)}])"
     shown = _matrices(finding, evidence, recorded, names)
@@ -87,7 +87,7 @@ def _entry(finding: Finding, evidence: Evidence, recorded: Transcript) -> list[s
 
 
 def _decimal(finding: Finding, evidence: Evidence) -> str:
-    """Return the exact value, as Fraction reads it."""
+    """Return the exact value as text that Fraction can parse, or as repr of inf or nan."""
     try:
         Fraction(finding.exact)
     except ValueError:
@@ -96,7 +96,10 @@ def _decimal(finding: Finding, evidence: Evidence) -> str:
 
 
 def _names(computed: Place, truth: Place | None, recorded: Transcript) -> list[str]:
-    """Return the variables of both; where later calls may change one, a copy made when the law read it."""
+    """Return the variables of both elements.
+
+    If calls after the law's read may change a variable, return a copy made at the read.
+    """
     places = [computed] if truth is None else [computed, truth]
     later = [p for p in places if not p.variable.given and p.seen.calls < recorded.calls]
     latest_first = sorted(later, key=lambda p: -p.seen.lines)
@@ -105,7 +108,7 @@ def _names(computed: Place, truth: Place | None, recorded: Transcript) -> list[s
 
 
 def _matrices(finding: Finding, evidence: Evidence, recorded: Transcript, names: list[str]) -> list[str]:
-    """Return the line that prints the head of this entry, computed beside exact."""
+    """Return the lines that print the head of the entry, computed beside exact; none if it is large."""
     if len(finding.index) < 3:
         return []
     head = finding.index[:2]
@@ -125,7 +128,7 @@ def _matrices(finding: Finding, evidence: Evidence, recorded: Transcript, names:
 
 
 def _block(array: Array, head: tuple[int, ...], name: str, recorded: Transcript) -> str | None:
-    """Return the expression of this head of an array, as a matrix, or None where it is no block."""
+    """Return an expression for this head of an array, as a matrix; None if it is no block of a variable."""
     rest = array.shape[2:]
     first = recorded.place(array, (*head, *(0 for _ in rest)))
     last = recorded.place(array, (*head, *(n - 1 for n in rest)))

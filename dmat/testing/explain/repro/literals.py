@@ -1,4 +1,4 @@
-"""A tensor as the torch code that makes it again: its values, its strides, and the memory around it."""
+"""Write a tensor as torch code that rebuilds it: values, strides, and the red zones around a view."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-MOST_NUMBERS = 2000  # in a script; a larger tensor is stored beside it
+MOST_NUMBERS = 2000  # elements listed in a script; a larger tensor is stored beside the script
 MOST_EDITS = 8
-SMALL = 64  # numbers that are rather listed than edited
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+SMALL = 64  # up to this many elements, listing is preferred to edits
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size in bytes
 
-Store = Callable[[Tensor], str]  # keeps a tensor beside the script, returns the expression that reads it
-Edit = tuple[tuple[int, ...], str]  # a place, and what stands there
+Store = Callable[[Tensor], str]  # stores a tensor beside the script, and returns an expression that reads it
+Edit = tuple[tuple[int, ...], str]  # an index, and the value there as code
 
 
 def number(value: float) -> str:
-    """Return Python that evaluates to this float, where `inf` and `nan` are names."""
+    """Return Python code of this float. The script defines the names `inf` and `nan`."""
     return repr(value) if math.isfinite(value) else "nan" if math.isnan(value) else f"{value:.0f}"
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """Return a shape or an index as arguments, or as what stands in brackets."""
+    """Return a shape or an index as comma-separated code, without brackets."""
     return ", ".join(map(str, numbers))
 
 
 def short(value: float, dtype: torch.dtype) -> str:
-    """Return the shortest decimal that a tensor of this dtype rounds to this value of its own."""
+    """Return a short decimal that rounds to this value in the dtype: of 3, 5 or 9 digits, else repr."""
     if not math.isfinite(value):
         return number(value)
     for digits in (3, 5, 9):
@@ -39,13 +39,13 @@ def short(value: float, dtype: torch.dtype) -> str:
 
 
 def memory_of(tensor: Tensor) -> Tensor:
-    """Return all of the memory that a tensor is a view of, as one row."""
+    """Return the whole storage of a tensor as a 1-D tensor."""
     with torch.no_grad():
         return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return a tensor's elements as integers: NaN equals itself, -0 is not 0."""
+    """Return the bits of a tensor's elements as integers: NaN equals the same NaN, -0 differs from 0."""
     return tensor.detach().contiguous().view(BITS[tensor.element_size()])
 
 
@@ -55,7 +55,7 @@ def _options(tensor: Tensor) -> str:
 
 
 def _constant(value: Tensor, shape: tuple[int, ...]) -> str:
-    """Return the tensor of this shape that holds one value everywhere."""
+    """Return an expression for a tensor of this shape with one value everywhere."""
     x = value.item()
     if x == 0 and math.copysign(1, x) > 0:
         return f"torch.zeros({listed(shape)}{_options(value)})"
@@ -65,7 +65,7 @@ def _constant(value: Tensor, shape: tuple[int, ...]) -> str:
 
 
 def _lower(dense: Tensor) -> str | None:
-    """Return the expression of one value at t >= s and zeros above, as most cotangents are, or None."""
+    """Return an expression for one value at t >= s and zeros above, the usual cotangent, or None."""
     if dense.dim() < 2 or dense.shape[-1] != dense.shape[-2]:
         return None
     value = dense[(0,) * dense.dim()]
@@ -74,7 +74,7 @@ def _lower(dense: Tensor) -> str | None:
 
 
 def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list[Edit]]:
-    """Return the expression of a contiguous tensor of equal values, and a few edits that make it so."""
+    """Return an expression for a contiguous tensor with these values, up to a few edits, and the edits."""
     dense = tensor.detach().contiguous()
     if dense.numel() == 0:
         return _constant(torch.zeros((), dtype=dense.dtype, device=dense.device), tuple(dense.shape)), []
@@ -95,9 +95,9 @@ def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list
 
 
 def written(name: str, tensor: Tensor, store: Store) -> list[str]:
-    """Return lines that define `name` as this tensor, in memory like its own.
+    """Return lines that define `name` as this tensor, with the same strides and the same surrounding memory.
 
-    They may call `guarded` and `placed` of dmat.testing.kernel.runtime.
+    The lines may call `guarded` and `placed` of dmat.testing.kernel.runtime.
     """
     own = tensor.detach()
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
@@ -107,7 +107,7 @@ def written(name: str, tensor: Tensor, store: Store) -> list[str]:
     expand = f".expand({listed(tensor.shape)})" if expanded else ""
     expression, edits = values(own, store, 0 if expanded else MOST_EDITS)
     after = [f"{name}[{listed(place)}] = {value}" for place, value in edits]
-    # The stride of an axis of one is no matter to is_contiguous(), and kernels step by it all the same.
+    # is_contiguous() ignores the stride of an axis of size 1, but a kernel may use it.
     canonical = expanded or not own.numel() or own.stride() == torch.empty(own.shape, device="meta").stride()
     plain = canonical and own.is_contiguous()
     if plain and own.numel() == len(memory):
@@ -126,7 +126,7 @@ def written(name: str, tensor: Tensor, store: Store) -> list[str]:
 
 
 def _around(own: Tensor, memory: Tensor) -> str | None:
-    """Return the one value of all memory outside of this view, or None where there are several."""
+    """Return the one value (the poison) of all memory outside this view; None if there are several."""
     outside = torch.ones(len(memory), dtype=torch.bool, device=memory.device)
     outside.as_strided(own.shape, own.stride(), own.storage_offset()).fill_(False)
     rest = memory[outside]

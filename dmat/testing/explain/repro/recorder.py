@@ -1,4 +1,4 @@
-"""A recorder that writes a script: each call, as straight-line torch code, into a Transcript."""
+"""A recorder for repro scripts: it writes each kernel call into a Transcript as straight-line torch code."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dmat.testing.kernel.protected import side_of
 from dmat.testing.kernel.recording import Recorder
 from dmat.testing.oracle.arithmetic import Array
 
-INPUTS = {"i": "igate_preact", "f": "fgate_preact", "g": "G"}  # the input that a leaf is made of
+INPUTS = {"i": "igate_preact", "f": "fgate_preact", "g": "G"}  # the inputs that leaves are made of
 GATES = ("igate_preact", "fgate_preact")
 
 
 class ScriptRecorder(Recorder):
-    """Writes into a transcript what it is told."""
+    """Writes every recorded event into a transcript as torch code."""
 
     def __init__(self, transcript: Transcript) -> None:
         """Write into this transcript."""
         self._script = transcript
-        self._output = ""  # the name of what the call written last returns
-        self._gradients: list[str] = []  # the names of what is being pulled back, "" for none
+        self._output = ""  # the variable that the last call written is assigned to
+        self._gradients: list[str] = []  # the variables of the gradients being computed, "" for none
         self._states: dict[int, tuple[str, object]] = {}
 
     def read(self, tensor: Tensor, values: Array) -> None:
@@ -264,7 +264,7 @@ class ScriptRecorder(Recorder):
         self._script.write(f"{self._output} = {callee}({', '.join(arguments)})")
 
     def _value(self, value: object) -> str:
-        """Return a keyword's value: a state that was returned, or ends of sequences."""
+        """Return a keyword argument as code: a state of an earlier call, ends of sequences, or None."""
         if isinstance(value, Tensor) and value.dtype == torch.int64:
             return f"torch.tensor({value.tolist()})" + (
                 "" if value.device.type == "cpu" else f".to({value.device.type!r})"
@@ -302,7 +302,7 @@ class ScriptRecorder(Recorder):
 
 
 def arranged_text(name: str, layout: str, contiguous: bool) -> str:
-    """Return a gate (B, NH, S, 1) in the axes of the contract, as dmat.testing.law.subject.arranged does."""
+    """Return code that converts a gate (B, NH, S, 1) to the contract's axes, like law.subject.arranged."""
     if layout == "B NH S 1":
         return name
     if layout == "B NH S":
@@ -311,6 +311,6 @@ def arranged_text(name: str, layout: str, contiguous: bool) -> str:
 
 
 def fused_text(name: str, role: str, layout: str, contiguous: bool) -> str:
-    """Return a tensor (B, NH, S, n) in a fused kernel's axes, as dmat.testing.law.fused does."""
+    """Return code that converts a tensor (B, NH, S, n) to a fused kernel's axes, like law.fused."""
     flat = f"{name}.squeeze(-1)" if role in ("i", "g") else name
     return flat if layout == "BHSD" else f"{flat}.transpose(1, 2)" + (".contiguous()" if contiguous else "")

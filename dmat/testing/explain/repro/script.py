@@ -1,8 +1,8 @@
-"""From a case that breaks a law to a script that shows it: it needs torch and the kernel, nothing else.
+"""Turn a case that breaks a law into a repro script, which needs only torch and the kernel.
 
-The law is run once more, and recorder.py writes down what the law does with the kernel.
-The script does that again, and ends with the one entry that the law found wrong: exit 1 while it is wrong,
-0 when it is right.
+The law runs once more, and recorder.py records its calls of the kernel as torch code. The script repeats
+these calls, then checks the entry that the law found wrong: exit 1 if it is still wrong, exit 0 if it is
+right.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ from dmat.testing.processes import apart
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Finding, LawBroken
 
-SEEDS = 20  # tries of a kernel that draws lots, or answers differently from call to call
-MANY_CALLS = 4  # a script of more may fail by their number, which starts anew in its process
+SEEDS = 20  # seeds to try, for kernels that draw random numbers or vary from call to call
+MANY_CALLS = 4  # with more calls, the failure may depend on the number of calls: run the script to confirm it
 WIDTH = 110
-PATIENCE = 60.0  # seconds until a process is given up
+PATIENCE = 60.0  # seconds until a child process is ended
 
 
 @dataclass(frozen=True)
 class Repro:
-    """A script, the tensors that are too large to stand in it, and how often it calls the kernel."""
+    """A script, the tensors that are too large for its text, and the number of its kernel calls."""
 
     text: str
     tensors: dict[str, Tensor] = field(default_factory=dict)
     calls: int = 1
 
     def write(self, script: Path) -> None:
-        """Write the script, and the tensors beside it, as NAME.safetensors."""
+        """Write the script, and its tensors to a file beside it, NAME.safetensors."""
         script.write_text(self.text)
         if self.tensors:
             save_file(self.tensors, script.with_suffix(".safetensors"))
 
 
 def script(law: Law, subject: Subject, case: Case, target: str | None, folder: Path) -> Repro | None:
-    """Return the script of a case that breaks a law; None where it holds now, or cannot be told so.
+    """Return the script of a case that breaks a law; None if the law now holds, or no code can check it.
 
-    target: as `dmat check` takes it, or None: it is then to be given on the script's command line. folder:
-    where that was typed.
+    target: the TARGET as given to `dmat check`, or None: the script then takes it on its command line.
+    folder: the working directory in which TARGET was typed.
     """
     for seed in range(SEEDS):
         recorded = Transcript()
@@ -77,7 +77,7 @@ def script(law: Law, subject: Subject, case: Case, target: str | None, folder: P
 
 
 def _broken(law: Law, subject: Subject, case: Case, seed: int, recorded: Transcript) -> Finding | None:
-    """Run the law on the subject and record its calls; return what breaks it, or None."""
+    """Run the law on the subject and record its calls. Return the finding, or None."""
     subject = replace(subject, recorder=ScriptRecorder(recorded))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,24 +86,24 @@ def _broken(law: Law, subject: Subject, case: Case, seed: int, recorded: Transcr
             law.check(subject, **law.arguments(case))
         except LawBroken as broken:
             return broken.finding
-        except Exception:  # a refusal, or the law itself at a loss: no finding
+        except Exception:  # a refusal, or an error in the law itself: no finding
             return None
         finally:
             recorded.random = not torch.equal(before, torch.get_rng_state())
     return None
 
 
-# In a process of its own
+# In a child process
 
 
 def alone_script(
     law: Law, subject: Subject, case: Case, target: str, folder: Path, *, warm: bool = False
 ) -> Repro | None:
-    """Return what `script` does, of a process in which the kernel has not been called; None if it holds so.
+    """Like `script`, but in a new process without earlier kernel calls. None if the law holds there.
 
-    warm: a call on other gates of the same shape comes first.
+    warm: call the kernel on other gates of the same shape first.
     """
-    # A fused contract may hold functions, which go to no other process: there it is what the target states.
+    # A fused contract may hold functions, which cannot be pickled: the child reads it from the target.
     contract = None if subject.kind == FUSED else subject.contract
     place = target, contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
@@ -119,10 +119,10 @@ def alone_script(
 def deadly_script(
     law: Law, subject: Subject, case: Case, target: str, folder: Path, became: str
 ) -> Repro | None:
-    """Return the script of a kernel that kills its process, or hangs: of what the law does with it.
+    """Return the script for a kernel that kills its process or hangs.
 
-    It is not called for that: what gives results of the same kind stands in for it. became: what became of
-    the process, in words.
+    The kernel is not called here: a harmless stand-in returns results of the same kind, while the law's calls
+    are recorded. became: the end of the process, in words.
     """
     recorded = Transcript()
     harmless = replace(subject.implementation, function=subject.stand_in())
@@ -156,7 +156,7 @@ def _in_a_child(
 
 
 def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> Repro | None:
-    """Return a script; one that has been run where the kernel seems to go by what it was asked before."""
+    """Return a script. Run it to confirm it if the kernel seems to cache results, or the calls are many."""
     first = script(law, subject, case, target, folder)
     if remembers(subject, case) or (first is not None and first.calls > MANY_CALLS):
         return confirmed(law, subject, case, target, folder, first)[0]
@@ -164,7 +164,7 @@ def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Pat
 
 
 def remembers(subject: Subject, case: Case) -> bool:
-    """Return whether the kernel answers these gates and other gates of their shape alike."""
+    """Return whether the kernel gives equal results for the case's gates and other gates of their shape."""
     gates = case.get("gates")
     if gates is None or 0 in gates.shape:
         return False
@@ -176,7 +176,7 @@ def remembers(subject: Subject, case: Case) -> bool:
 
 
 def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE) -> int:
-    """Run a script in a process of its own; return its exit code, 1 where it does not end in time."""
+    """Run a script in a child process. Return its exit code, or 1 if it does not end in time."""
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
         path = Path(folder) / "repro.py"
         repro.write(path)
@@ -190,12 +190,12 @@ def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE
 def confirmed(
     law: Law, subject: Subject, case: Case, target: str, folder: Path, first: Repro | None
 ) -> tuple[Repro | None, bool]:
-    """Return a script, and whether it has been run, in a process of its own, and exited 1.
+    """Return a script, and whether it exited with 1 when run in a child process.
 
-    first: what `script` gives.
+    first: the result of `script`.
 
-    A kernel that answers otherwise after other calls may be right there: then what a new process makes of
-    the law is tried, and that after a call on other gates.
+    The result of a kernel may depend on earlier calls, so that `first` may find it right in a new process.
+    Then try a script recorded in a new process, then one recorded there after a call on other gates.
     """
     ways: tuple[Callable[[], Repro | None], ...] = (
         lambda: first,
@@ -267,7 +267,7 @@ def _composed(
     folder: Path,
     deadly: bool = False,
 ) -> Repro:
-    """Put together: what it is about, the functions it needs, the kernel, and the body."""
+    """Compose the script: docstring, imports and helper functions, loading of the kernel, body."""
     code = "\n".join(wrapped(line) for line in body)
     config = asked()
     imports = ("import os", "import subprocess") if deadly else () if config is None else ("import os",)
@@ -294,7 +294,7 @@ def _composed(
 
 
 def wrapped(line: str) -> str:
-    """Break a line that lists numbers."""
+    """Break a line that is too long and lists the elements of a tensor."""
     if len(line) <= WIDTH or "torch.tensor([" not in line:
         return line
     indent = line[: len(line) - len(line.lstrip())] + "    "

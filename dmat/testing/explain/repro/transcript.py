@@ -1,7 +1,7 @@
-"""The calls that a law makes of a kernel, written as straight-line torch code while they are made.
+"""Transcripts: a law's calls of a kernel as straight-line torch code, recorded while the law runs.
 
-recorder.py writes the calls into a Transcript. Each input becomes a variable, each view of
-the same memory a view, each later change an assignment. script.py makes a script of it.
+recorder.py writes the calls into a Transcript, and script.py makes a script of it. Each input becomes a
+variable, each view of the same memory a view, and each later change of an input an assignment.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from dmat.testing.explain.repro.literals import MOST_EDITS, bits, listed, memory_of, short, values, written
 from dmat.testing.oracle.arithmetic import Array
 
-LARGEST_WATCHED = 2**28  # bytes of memory that is compared before and after a call
+LARGEST_WATCHED = 2**28  # bytes; larger storages are not compared before and after a call
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A name in the script, and the tensor that it stands for; given: an input of the law's, no result."""
+    """A variable of the script, and its tensor. given: the tensor is an input, not a result of a call."""
 
     name: str
     tensor: Tensor
@@ -30,7 +30,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Seen:
-    """The values of a tensor as a law read them, when so many lines were written and calls made."""
+    """A law's read of a tensor: its values, and the numbers of lines and of calls recorded before it."""
 
     tensor: Tensor
     array: Array
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Place:
-    """An element of a variable, as the law read it."""
+    """An element of a variable, and the read in which the law saw it."""
 
     variable: Variable
     index: tuple[int, ...]
@@ -49,10 +49,11 @@ class Place:
 
 @dataclass
 class Transcript:
-    """Lines of torch code, and which tensors their names stand for.
+    """Lines of torch code, and the tensors of their variables.
 
-    They may call the functions of dmat.testing.kernel.runtime. stored: tensors too large for a line. random:
-    the kernel drew random numbers. looks: inputs are compared with what they were.
+    Lines may call the functions of dmat.testing.kernel.runtime. stored: tensors too large for a line. seen:
+    the law's reads. random: the kernel drew random numbers. looks: inputs are compared with their values at
+    the last call.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -75,7 +76,7 @@ class Transcript:
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
-        """Indent what is written inside, below this line."""
+        """Write this line, and indent the lines that are written inside the context."""
         apart = self._indent == 0 and head.startswith(("def", "class"))
         self.write(*[""] * apart, head)
         self._indent += 1
@@ -87,7 +88,7 @@ class Transcript:
 
     @contextmanager
     def unseeing(self, head: str) -> Iterator[None]:
-        """Indent what is written inside, and look at no memory there: to look is to wait for the device."""
+        """Like `block`, but read no memory inside the context: a read would synchronise with the GPU."""
         self.looks = False
         try:
             with self.block(head):
@@ -96,12 +97,12 @@ class Transcript:
             self.looks = True
 
     def fresh(self, wanted: str) -> str:
-        """Return a name that nothing has yet."""
+        """Return an unused variable name: the wanted one, or with a number appended."""
         self._used[wanted] = self._used.get(wanted, 0) + 1
         return wanted if self._used[wanted] == 1 else f"{wanted}_{self._used[wanted]}"
 
     def store(self, tensor: Tensor) -> str:
-        """Keep a tensor beside the script; return the expression that reads it."""
+        """Store a tensor beside the script. Return an expression that reads it."""
         key = f"tensor_{len(self.stored) + 1}"
         self.stored[key] = tensor.cpu().clone()
         return f"stored[{key!r}].to({tensor.device.type!r})"
@@ -109,11 +110,11 @@ class Transcript:
     # Inputs
 
     def stands_for(self, name: str, tensor: Tensor, *, given: bool = True) -> None:
-        """Note that a name stands for this tensor."""
+        """Record that a variable has this tensor."""
         self.variables.append(Variable(name, tensor, given))
 
     def name(self, tensor: Tensor, wanted: str) -> str:
-        """Return the name of an input, defined now if it is new, brought up to date if it has changed."""
+        """Return an input's variable. Write a definition if it is new, an assignment if it has changed."""
         same = [v for v in self.variables if v.tensor is tensor]
         beside = [v for v in self.variables if _share(v.tensor, tensor)]
         known = same or [v for v in beside if _place(v.tensor) == _place(tensor)]
@@ -138,7 +139,7 @@ class Transcript:
             self._memory[tensor.untyped_storage().data_ptr()] = memory_of(tensor).clone()
 
     def _bring_up_to_date(self, variable: Variable) -> None:
-        """Write down what the law has changed in a variable since the last call."""
+        """Write assignments for the elements of a variable that the law has changed since the last call."""
         tensor, key = variable.tensor, variable.tensor.untyped_storage().data_ptr()
         if key not in self._memory or not (self.looks and _readable(tensor)):
             return
@@ -161,7 +162,7 @@ class Transcript:
     # Results
 
     def returned(self, name: str, tensor: object) -> None:
-        """Note what a call has returned, and what it may have done to the inputs' memory."""
+        """Record the result of a call, and the inputs' memory after it: the call may have changed it."""
         if isinstance(tensor, Tensor):
             self.stands_for(name, tensor, given=False)
         self.calls += 1
@@ -172,12 +173,12 @@ class Transcript:
     # Findings
 
     def latest(self, wanted: str) -> str:
-        """Return the last name made of this one."""
+        """Return the last variable that `fresh` made of this name."""
         number = self._used.get(wanted, 1)
         return wanted if number == 1 else f"{wanted}_{number}"
 
     def keep(self, place: Place) -> str:
-        """Write a copy of a variable where the law has read it; return its name."""
+        """Insert a line that copies a variable at the law's read of it. Return the copy's name."""
         name, at = self.fresh("kept"), place.seen.lines
         before = self.lines[at - 1]
         indent = before[: len(before) - len(before.lstrip())]
@@ -185,11 +186,11 @@ class Transcript:
         return name
 
     def see(self, tensor: Tensor, array: Array) -> None:
-        """Note that the law has read the values of a tensor."""
+        """Record that the law has read the values of a tensor."""
         self.seen.append(Seen(tensor, array, len(self.lines), self.calls))
 
     def place(self, array: Array, index: tuple[int, ...]) -> Place | None:
-        """Return the variable's element that this element of an array was read from, or None."""
+        """Return the element of a variable from which the law read this element of an array, or None."""
         address = _address(array) + sum(n * step for n, step in zip(index, array.strides, strict=True))
         for seen in self.seen:
             start = _address(seen.array)
@@ -217,7 +218,7 @@ def _place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
 
 
 def _share(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors lie in the same memory."""
+    """Return whether two tensors share a storage."""
     if one is other:
         return True
     at = one.untyped_storage().data_ptr()
@@ -225,7 +226,7 @@ def _share(one: Tensor, other: Tensor) -> bool:
 
 
 def _readable(tensor: Tensor) -> bool:
-    """Return whether memory can be read now: it is not huge, and CUDA does not capture or forbid waiting."""
+    """Return whether memory may be read: it is not huge, and CUDA neither captures nor forbids a sync."""
     if tensor.untyped_storage().nbytes() > LARGEST_WATCHED:
         return False
     watched = tensor.is_cuda and (
@@ -239,7 +240,7 @@ def _address(array: Array) -> int:
 
 
 def _unravel(position: int, steps: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the index of the element so far from the first, in a tensor that repeats none."""
+    """Return the index of the element at this offset, in a tensor whose elements do not overlap."""
     index = [0] * len(shape)
     for axis in sorted(range(len(shape)), key=lambda axis: -steps[axis]):
         if steps[axis] and shape[axis] > 1:

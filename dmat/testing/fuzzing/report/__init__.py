@@ -1,1 +1,1 @@
-"""How is a fuzzing run reported? As JSON, a page, Markdown, JUnit."""
+"""The reports of a fuzzing run: JSON, an HTML page, Markdown and JUnit XML."""

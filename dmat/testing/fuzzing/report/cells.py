@@ -1,4 +1,4 @@
-"""The cells of a fuzzing report, small enough to stand in a page: each text once, each cell a row."""
+"""Compress the cells of a fuzzing report for the HTML page: one row per cell, and each text only once."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from dmat.testing.fuzzing.report.text import short
 
 TEXTS = ("law", "implementation", "dtype", "device", "status", "reason", "worst_case", "worst_recipe")
 NUMBERS = ("turns", "examples", "refused", "out_of_memory", "seconds", "worst")
-REASON = 300  # characters
-CASES = 2_000_000  # characters of worst cases and their recipes, all together
+REASON = 300  # characters of a cell's reason
+CASES = 2_000_000  # characters of all worst cases and their recipes together
 
 
 @dataclass
 class Texts:
-    """A list of texts in which each stands once."""
+    """A list of distinct texts."""
 
     places: dict[str, int] = field(default_factory=dict)
 
     def place(self, text: str | None) -> int | None:
-        """Return where the text stands in the list, at its end if it is new; None for None."""
+        """Return the index of the text in the list. A new text is appended. None for None."""
         return None if text is None else self.places.setdefault(text, len(self.places))
 
 
 def packed(report: FuzzReport) -> dict[str, Any]:
-    """Return what report.js unpacks. fields: of a row; after those of `texts` come numbers, then `drawn`.
+    """Return the data that report.js unpacks. Its "fields" names the fields of a row.
 
-    A row's drawn is flat: the place of "REGIME, LENGTHS" among the texts, the examples, and so on. finding
-    is the number of the finding that stands for the cell, from 1.
+    In a row, text fields come first, then numbers, then `drawn`. `drawn` is flat: index of the text
+    "REGIME, LENGTHS", number of examples, and so on. `finding` is the number, from 1, of the finding that
+    covers the cell.
     """
     texts, by_cell, openable = Texts(), covering(report), _openable(report.cells)
     rows = []
@@ -57,14 +58,17 @@ def packed(report: FuzzReport) -> dict[str, Any]:
 
 
 def _texts(cell: CellEntry, *, case: bool) -> dict[str, str | None]:
-    """Return the texts of a cell: of a long reason its beginning, and its case if there is room."""
+    """Return the texts of a cell. A long reason is cut. case: whether the worst case is included."""
     told = {name: getattr(cell, name) for name in TEXTS}
     told["reason"] = short(next(iter(cell.reason.splitlines()), ""), REASON)
     return told if case else told | {"worst_case": None, "worst_recipe": None}
 
 
 def _openable(cells: list[CellEntry]) -> set[int]:
-    """Return which cells bring their case, while there is room: of each law the worst, then by ratio."""
+    """Return the indices of the cells whose worst case fits into CASES characters.
+
+    The worst cell of each law comes first, then the other cells by error over bound.
+    """
     bounded = [n for n, cell in enumerate(cells) if cell.worst is not None]
     ranked = sorted(bounded, key=lambda n: float(-(cells[n].worst or 0.0)))
     first = list({cells[n].law: n for n in reversed(ranked)}.values())

@@ -1,4 +1,4 @@
-"""The report of a fuzzing run, report.json: what stands in it. Its schema: report.schema.json."""
+"""The structs of report.json, the report of a fuzzing run. report.schema.json is made of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The files of a fuzzing report: JSON for programs, HTML for people, JUnit XML and Markdown for CI.
 
-What a report holds: entries.py, and report.schema.json beside this file.
+The content of a report is described by entries.py, and by report.schema.json in this folder.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["html", "junit", "markdown", "write"]
 
 
 def write(report: FuzzReport, folder: Path) -> None:
-    """Write report.json, report.html, junit.xml and summary.md into the folder, each whole or not at all.
+    """Write report.json, report.html, junit.xml and summary.md into the folder, each atomically.
 
-    folder: made if it is not there. Raises OSError where it cannot be written.
+    folder: created if it does not exist. Raises OSError if it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written(text_of(report, indent=2), folder / "report.json")

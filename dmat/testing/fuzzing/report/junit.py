@@ -1,4 +1,4 @@
-"""A fuzzing report as JUnit XML: a testcase a law, implementation, dtype and device."""
+"""A fuzzing report as JUnit XML: one testcase per law, implementation, dtype and device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SKIPPED = ("known", "not reached", "not run")
 
 
 def junit(report: FuzzReport) -> str:
-    """Return the XML, a testsuite an implementation; a run that did not fuzz is an error in it."""
+    """Return the XML, with one testsuite per implementation. A run that did not fuzz becomes an error."""
     report = legible(report)
     root = Element("testsuites", name="dmat fuzz")
     if report.verdict == "did not fuzz":
@@ -47,7 +47,7 @@ def _case(suite: Element, cell: CellEntry, finding: FindingEntry | None) -> None
 
 
 def _is_of(finding: FindingEntry, cell: CellEntry) -> bool:
-    """Say whether it was found in this very cell: what was found is never green."""
+    """Whether the finding is in this cell's dtype and device. Such a cell is never shown as passed."""
     return (finding.dtype, finding.device) == (cell.dtype, cell.device)
 
 
@@ -59,7 +59,7 @@ def _failure(case: Element, cell: CellEntry, finding: FindingEntry | None) -> No
 
 
 def _count(element: Element) -> None:
-    """Write how many testcases are in it, and what became of them."""
+    """Set the numbers of testcases, failures, errors and skipped testcases, and the total time."""
     element.set("tests", str(sum(1 for _ in element.iter("testcase"))))
     for one, many in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         element.set(many, str(sum(1 for _ in element.iter(one))))

@@ -8,12 +8,12 @@ from dmat.testing.fuzzing.report.entries import CellEntry, FindingEntry, FuzzRep
 from dmat.testing.fuzzing.report.text import legible, short
 from dmat.testing.fuzzing.report.words import figures, verdict
 
-TABLE = 45_000  # bytes of each of the two tables; GitHub takes a page of 1 MiB
-LONGEST = 600  # characters of a text: no name or command that is right is longer
+TABLE = 45_000  # bytes of each of the two tables; GitHub accepts a page of 1 MiB
+LONGEST = 600  # characters of a text; no valid name or command is longer
 
 
 def markdown(report: FuzzReport) -> str:
-    """Return the summary: less than 100 kB, and what was cut is said."""
+    """Return the summary. It has less than 100 kB, and says what was cut."""
     report = legible(report)
     lines = [f"## dmat fuzz: {verdict(report)}", ""]
     if report.reason:
@@ -28,7 +28,7 @@ def markdown(report: FuzzReport) -> str:
 
 
 def code(text: str, most: int = LONGEST) -> str:
-    """Return the text as code that stands in a table's cell: one line, and nothing in it is Markdown."""
+    """Return the text as code for a cell of a table: one line, with all Markdown escaped."""
     text = short(" ".join(text.split()), most)
     if not text:
         return ""
@@ -52,7 +52,7 @@ def _finding_row(finding: FindingEntry) -> Sequence[str]:
 
 
 def _worst(report: FuzzReport) -> list[CellEntry]:
-    """Return the cell with the largest ratio of each law that has one, largest first."""
+    """Return, for each law with a bound, the cell of the largest error over bound. Largest first."""
     cells = [cell for cell in report.cells if cell.worst is not None]
     by_law = {cell.law: cell for cell in sorted(cells, key=_ratio)}
     return sorted(by_law.values(), key=_ratio, reverse=True)
@@ -71,7 +71,7 @@ def _worst_rows(worst: Sequence[CellEntry]) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], number: int) -> list[str]:
-    """Return the table's lines, and how many rows there was no room for."""
+    """Return the lines of the table. If rows do not fit, the last line says how many."""
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     size = 0
     for shown, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""A fuzzing report as one HTML file that loads nothing: template, styles, script, pictures, cells."""
+"""A fuzzing report as one HTML file that loads nothing: it embeds styles, script, pictures and cells."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.report.text import legible, short
 from dmat.testing.fuzzing.report.words import counted, duration, figures, verdict
 
-Picture = dict[str, str | None]  # its data, its place
+Picture = dict[str, str | None]  # embedded data and path of a picture
 HERE = Path(__file__).parent
-PICTURES = 16_000_000  # bytes that are embedded; what is beyond them is linked
-FINDINGS, MESSAGE = 500, 20_000  # shown at most, and characters of each message
+PICTURES = 16_000_000  # bytes of embedded pictures; further pictures are linked
+FINDINGS, MESSAGE = 500, 20_000  # largest number of findings shown, and of characters of a message
 
 
 def html(report: FuzzReport, folder: Path) -> str:
-    """Return the page. folder: the report's, beside which the findings' pictures are read."""
+    """Return the page. folder: folder of the report; paths of pictures are relative to it."""
     shown = legible(report)
     pictures = _pictures(report.findings[:FINDINGS], folder)
     findings = zip(shown.findings, pictures, strict=False)
@@ -64,7 +64,7 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return by what the policy of the page knows this script or style: no other one runs."""
+    """Return the SHA-256 of a script or style. The page's content security policy admits no other one."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -76,7 +76,7 @@ def _finding(report: FuzzReport, finding: FindingEntry, picture: Picture) -> dic
 
 
 def _pictures(findings: list[FindingEntry], folder: Path) -> list[Picture]:
-    """Return of each finding's picture its data, or else its place, or neither where there is none."""
+    """Return the picture of each finding: its data, or its path if it is not embedded, or neither."""
     room = PICTURES
     pictures: list[Picture] = []
     for finding in findings:
@@ -98,5 +98,5 @@ def _read(finding: FindingEntry, folder: Path) -> bytes | None:
     file = folder / str(finding.folder) / "picture.png"
     try:
         return file.read_bytes()
-    except (OSError, ValueError):  # none was drawn, or this is no name of a file
+    except (OSError, ValueError):  # there is no picture, or the path is not valid
         return None

@@ -1,4 +1,4 @@
-"""The result of a fuzzing run, as the report shows it."""
+"""Make the report of a run from its sums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
 
 
 def untried(total: Sum) -> str:
-    """Return why this was no fuzzing, in a line, or "": where nothing was tried, nothing is found."""
+    """Return in one line why the run did not really fuzz, or "".
+
+    Some implementation had no example, so that "nothing found" would be misleading.
+    """
     counts: dict[str, int] = {}
     for cell, tally in total.tallies.items():
         counts[cell.implementation] = counts.get(cell.implementation, 0) + tally.examples
@@ -44,9 +47,10 @@ def untried(total: Sum) -> str:
 def result(
     total: Sum, asked: Asked, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
 ) -> FuzzReport:
-    """Return the report.
+    """Make the report.
 
-    folder: of the run. shared: of its counterexamples. processes: that took turns.
+    folder: folder of the run. shared: folder that contains the counterexamples. sittings: number of sittings.
+    processes: number of processes that ran turns.
     """
     reason = "" if total.findings else untried(total)
     seconds = round(total.elapsed, 1)

@@ -1,4 +1,4 @@
-"""Texts as a page or an XML file may hold them."""
+"""Make texts valid for an HTML page or an XML file, and shorten them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0
 
 
 def legible(report: T) -> T:
-    """Return a copy of a struct that holds legible texts alone."""
+    """Return a copy of a struct in which all texts are valid in XML."""
     return msgspec.convert(_legible(msgspec.to_builtins(report)), type(report))
 
 
@@ -29,5 +29,5 @@ def _legible(value: Any) -> Any:
 
 
 def short(text: str, most: int) -> str:
-    """Return the text, or its beginning and an ellipsis: never more than `most` characters."""
+    """Return the text cut to at most `most` characters. A cut text ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -11,7 +11,7 @@ STATUSES = ("broken", "held", "known", "not reached", "not run")
 
 
 def duration(seconds: float) -> str:
-    """Return a time in seconds as it is said: "12.3 s", "3 min 5 s", "8 h 2 min"."""
+    """Return a time in seconds as text: "12.3 s", "3 min 5 s", "8 h 2 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -21,12 +21,12 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number and what is counted: "1 law", "2 laws"."""
+    """Return a number with its noun in singular or plural: "1 law", "2 laws"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def verdict(report: FuzzReport) -> str:
-    """Return the verdict in a line."""
+    """Return the verdict as one line."""
     if report.verdict == "did not fuzz":
         return "Did not fuzz"
     found = len(report.findings)
@@ -34,7 +34,7 @@ def verdict(report: FuzzReport) -> str:
 
 
 def figures(report: FuzzReport) -> dict[str, str]:
-    """Return the figures by their names, most telling first."""
+    """Return the figures by name, most important first."""
     sittings = f", in {report.sittings} sittings" if report.sittings > 1 else ""
     interpreter = report.interpreter
     interpreted = {} if interpreter is None else {"not on a device": caveat(interpreter)}
