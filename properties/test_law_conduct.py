@@ -25,9 +25,9 @@ from dmat.testing.verdict.require import require, require_same, require_within
 CALLED_TWICE = {DTILDE: (needs.gradients, needs.determinism), FUSED: (needs.determinism,)}
 
 
-def outcome(subject: Subject, call: Case, filler: float = float("nan")) -> PulledBack:
+def outcome(subject: Subject, call: Case, poison: float = float("nan")) -> PulledBack:
     """Call, and pull back where there are gradients."""
-    return subject.pull_on(subject.build(call, filler), call, filler=filler)[0]
+    return subject.pull_on(subject.build(call, poison), call, poison=poison)[0]
 
 
 def require_same_results(subject: Subject, after: PulledBack, before: PulledBack, note: str) -> None:
@@ -107,7 +107,7 @@ def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     Bound: zero.
     """
     large = torch.finfo(getattr(torch, subject.dtype)).max / 4
-    runs = [outcome(subject, call, filler) for filler in (float("nan"), large)]
+    runs = [outcome(subject, call, poison) for poison in (float("nan"), large)]
     note = "a large number around the inputs, against NaN around them"
     require_same_results(subject, runs[1], runs[0], note)
 
@@ -120,8 +120,8 @@ def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     Bound: zero.
     """
     runs = []
-    for filler in (float("nan"), 1e4):
-        with uninitialised(filler, subject.recorder):
+    for poison in (float("nan"), 1e4):
+        with uninitialised(poison, subject.recorder):
             runs.append(outcome(subject, call))
     require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 

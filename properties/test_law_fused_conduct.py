@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dmat.properties import needs
-from dmat.strategies import Gates, Probe
+from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PROBED
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
@@ -15,69 +15,69 @@ from dmat.testing.verdict.require import require_same, require_within
 
 
 @law(PROBED, order=17, kinds=(FUSED,))
-def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The call, and its backward, write to no input.
 
     Why: Autograd and the caller still need them.
     Bound: zero.
     """
-    inputs = subject.inputs(gates, probe)
+    inputs = subject.inputs(gates, qkv)
     before = {name: subject.read(x) for name, x in inputs.named.items()}
     needed = ("q", "k", "v", "i", "g") if subject.contract.has_gradients else ()
-    subject.pull_of(inputs, probe, needed)
+    subject.pull_of(inputs, qkv, needed)
     for name, x in inputs.named.items():
         note = "the input after the call, against before"
         require_same(subject.letters[name], subject.read(x), before[name], note=note)
 
 
 @law(PROBED, order=23, kinds=(FUSED,), needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The backward call does not write to its cotangent.
 
     Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
     Bound: zero.
     """
-    inputs = subject.inputs(gates, probe)
-    W = subject.cotangent(inputs, probe)
-    gradients = subject.pull_of(inputs, probe, W=W)
+    inputs = subject.inputs(gates, qkv)
+    W = subject.cotangent(inputs, qkv)
+    gradients = subject.pull_of(inputs, qkv, W=W)
     require_same(
         "W", subject.read(W), gradients.W, note="the cotangent after the backward call, against before"
     )
 
 
 @law(PROBED, order=24, kinds=(FUSED,), needs=(needs.gradients,))
-def test_law_one_sided(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Output and gradients are the same where some inputs need none, and in training, within their bounds.
 
     Why: With an input frozen a backward takes another path, and returns one gradient in the other's place.
     Bound: docs/fused.md section 2.
     """
-    inputs = subject.inputs(gates, probe)
+    inputs = subject.inputs(gates, qkv)
     taken = list(inputs.named)
     for asked in ("qk", "v", "ig"):
         needed = [name for name in asked if name in taken]
         if not needed:
             continue
-        gradients = subject.pull_of(inputs, probe, needed)
+        gradients = subject.pull_of(inputs, qkv, needed)
         note = f"only {', '.join(subject.letters[name] for name in needed)} asked for gradients"
         require_within(gradients.run.o, subject.expected(gradients.run, note))
-        for name in subject.told(needed) if subject.defines_gradients(probe) else ():
+        for name in subject.distinct_values(needed) if subject.defines_gradients(qkv) else ():
             require_within(gradients.of(name), subject.expected_gradient(gradients, name, note))
 
 
 @law(PROBED, order=26, kinds=(FUSED,), needs=(needs.determinism, needs.homogeneous))
-def test_law_scaling(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Twice the values give twice the output, bit for bit where nothing is subnormal or overflows.
 
     Why: Clipping, thresholds and sums in a half type do not scale.
     Bound: zero where no result is subnormal or overflows.
     """
-    inputs = subject.inputs(gates, probe)
+    inputs = subject.inputs(gates, qkv)
     once = subject.run_of(inputs)
     twice = subject.run_of(inputs.with_(v=2 * inputs.v))
     rounding = subject.rounding
     expected = subject.expected(twice)
-    bounds = FusedBounds(subject.truth(twice.seen), subject.contract, rounding)
+    bounds = FusedBounds(subject.truth(twice.inputs), subject.contract, rounding)
     normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
     size, S = np.abs(once.o), gates.shape[-1]
     # In a stabilised kernel o e^-m is subnormal before o is.

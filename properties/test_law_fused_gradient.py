@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmat.properties import needs
-from dmat.strategies import Gates, Probe
+from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import DENSE, EXACT, PROBED
 from dmat.testing.contract import FUSED
 from dmat.testing.law.fused import FusedSubject
@@ -20,30 +20,30 @@ NEEDS = (needs.gradients,)
 
 
 @law(DENSE, order=11, kinds=(FUSED,), needs=NEEDS)
-def test_law_product_gradients(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
     Of a delta rule those of q and v: that of k is also of what it erases.
     Why: A scale applied once too often, a tile transposed, the last chunk's carry left out going back.
     Bound: docs/fused.md section 2, gradients.
     """
-    if subject.defines_gradients(probe):
-        gradients = subject.pull(gates, probe)
+    if subject.defines_gradients(qkv):
+        gradients = subject.pull(gates, qkv)
         for name in "qv" if subject.contract.distinct_keys else "qkv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
 @law(PROBED, order=14, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
-def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The first forget gate gets no gradient: exactly 0 where gradients sum the rectangle alone.
 
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
     Bound: zero, or docs/fused.md section 2 for the other values of grad_scope; weighted by -l, it has its
         weight's.
     """
-    if not subject.defines_gradients(probe):
+    if not subject.defines_gradients(qkv):
         return
-    gradients = subject.pull(gates, probe)
+    gradients = subject.pull(gates, qkv)
     computed = gradients.of("g")
     plain = subject.contract.weight is None and not subject.reads.normalised
     if subject.contract.widest_gradient == "rectangle" and plain:
@@ -59,7 +59,7 @@ def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, probe: P
 
 def _unit(truth: Truth) -> float:
     """Return the power of two that all terms are integers of: of -1, 0 and 1 over the scale, q is a part."""
-    sizes = np.abs(truth.seen.q)
+    sizes = np.abs(truth.inputs.q)
     return truth.scale * float(sizes[sizes > 0].min(initial=np.inf))
 
 
@@ -69,8 +69,10 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     What is stored or summed, at most all terms together, within 1/u of the coarsest; what may be an operand
     of a product (q.k, W.v, the state k v and the gradient q W of it) within that of operands too.
     """
-    rounding, unit, seen = subject.rounding, _unit(truth), truth.seen
-    q, k, v, W = (np.abs(x) for x in (seen.q * truth.scale / unit, seen.k, seen.v, pulled.W))
+    rounding, unit, call_inputs = subject.rounding, _unit(truth), truth.inputs
+    q, k, v, W = (
+        np.abs(x) for x in (call_inputs.q * truth.scale / unit, call_inputs.k, call_inputs.v, pulled.W)
+    )
     across, along = "bhtn,bhsn->bhts", "bhtn,bhtm->bhnm"
     operands = [np.einsum(across, *x) for x in ((q, k), (W, v))]
     operands += [np.einsum(along, *x) for x in ((k, v), (q, W))]
@@ -81,15 +83,15 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
 
 
 @law(EXACT, order=7, kinds=(FUSED,), needs=(*NEEDS, needs.integers))
-def test_law_gradient_exact(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_gradient_exact(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """On integers the gradients of log gates and input gates are exact.
 
     Why: Every fault of index, chunk or head of the backward shows on integers, with no tolerance.
     Bound: zero: E is 1 or 0 in any order of summation, and the formats hold the sums. Of an mLSTM, whose
         normaliser and stabiliser are then 1 and 0, they are integers of a small power of two.
     """
-    gradients = subject.pull(gates, probe)
-    truth = subject.truth(gradients.run.seen)
+    gradients = subject.pull(gates, qkv)
+    truth = subject.truth(gradients.run.inputs)
     pulled = truth.pulled(gradients.W)
     exact = {"g": pulled.dgate} if subject.contract.gate == "log" else {}
     exact |= {"i": pulled.di} if subject.contract.igate else {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmat.properties import needs
-from dmat.strategies import Gates, Probe
+from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PLACES, RIVALS
 from dmat.testing.contract import FUSED
 from dmat.testing.kernel.fused import FusedRun, Inputs
@@ -17,10 +17,10 @@ from dmat.testing.verdict.require import require_same, require_within
 
 
 def changed(
-    subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, keep: Mask
+    subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, keep: Mask
 ) -> tuple[FusedRun, FusedRun]:
     """Call on the inputs, and on others that agree with them just where told; shapes and strides alike."""
-    before, after = subject.inputs(gates, probe), subject.inputs(gates, probe)
+    before, after = subject.inputs(gates, qkv), subject.inputs(gates, qkv)
     random = np.random.default_rng(noise)
     other = dict(zip("ig", rival.dense(), strict=True))
     for name, x in after.named.items():
@@ -37,7 +37,7 @@ def changed(
 
 @law(RIVALS, order=5, kinds=(FUSED,), needs=(needs.bits,))
 def test_law_locality(
-    subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, head: tuple[int, int], t: int
+    subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, head: tuple[int, int], t: int
 ) -> None:
     """Change all that o[t] does not read, later times and other heads, and it stays, bit for bit.
 
@@ -46,14 +46,14 @@ def test_law_locality(
     """
     keep = np.zeros(gates.shape, dtype=bool)
     keep[(*head, slice(0, t + 1))] = True
-    before, after = changed(subject, gates, probe, rival, noise, keep)
+    before, after = changed(subject, gates, qkv, rival, noise, keep)
     rows = np.broadcast_to(keep[..., None], before.o.shape)
     require_same("o", after.o, before.o, rows, "all it reads was kept, all else changed")
 
 
 @law(RIVALS, order=30, kinds=(FUSED,))
 def test_law_causality(
-    subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, t: int
+    subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, t: int
 ) -> None:
     """Rows up to t do not read what comes after t.
 
@@ -62,7 +62,7 @@ def test_law_causality(
     """
     keep = np.zeros(gates.shape, dtype=bool)
     keep[..., : t + 1] = True
-    before, after = changed(subject, gates, probe, rival, noise, keep)
+    before, after = changed(subject, gates, qkv, rival, noise, keep)
     note = "only later times were changed"
     if subject.contract.causal == "bits" and subject.contract.deterministic:
         require_same("o", after.o, before.o, np.broadcast_to(keep[..., None], before.o.shape), note)
@@ -73,7 +73,7 @@ def test_law_causality(
 
 @law(RIVALS, order=33, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_independence(
-    subject: FusedSubject, gates: Gates, probe: Probe, rival: Gates, noise: int, head: tuple[int, int]
+    subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, head: tuple[int, int]
 ) -> None:
     """A head of a batch reads nothing of another.
 
@@ -82,7 +82,7 @@ def test_law_independence(
     """
     keep = np.zeros(gates.shape, dtype=bool)
     keep[head] = True
-    before, after = changed(subject, gates, probe, rival, noise, keep)
+    before, after = changed(subject, gates, qkv, rival, noise, keep)
     own = np.broadcast_to(keep[..., None], before.o.shape)
     require_same("o", after.o, before.o, own, "only other heads were changed")
 
@@ -95,14 +95,14 @@ def _with_gate(subject: FusedSubject, inputs: Inputs, head: tuple[int, int], t: 
 
 @law(PLACES, order=32, kinds=(FUSED,), needs=(needs.gate, needs.special_value("nan")))
 def test_law_nan_containment(
-    subject: FusedSubject, gates: Gates, probe: Probe, head: tuple[int, int], t: int
+    subject: FusedSubject, gates: Gates, qkv: QKV, head: tuple[int, int], t: int
 ) -> None:
     """A NaN gate at t leaves all rows before t, and all other heads, as they were.
 
     Why: One bad token must not take the whole batch.
     Bound: zero.
     """
-    before, inputs = subject.run(gates, probe), subject.inputs(gates, probe)
+    before, inputs = subject.run(gates, qkv), subject.inputs(gates, qkv)
     _with_gate(subject, inputs, head, t, float("nan"))
     after = subject.call_fused(inputs)
     keep = np.ones(gates.shape, dtype=bool)
@@ -113,14 +113,14 @@ def test_law_nan_containment(
 
 @law(PLACES, order=21, kinds=(FUSED,), needs=(needs.gate, needs.resets))
 def test_law_closed_gates(
-    subject: FusedSubject, gates: Gates, probe: Probe, head: tuple[int, int], t: int
+    subject: FusedSubject, gates: Gates, qkv: QKV, head: tuple[int, int], t: int
 ) -> None:
     """Closed gates reset: a log gate of -inf lets nothing cross it, and touches nothing else.
 
     Why: A reset cuts the sequence; cumulative sums turn it into -inf - -inf, clamps let it leak.
     Bound: docs/fused.md section 2, the output; 0 across.
     """
-    inputs = subject.inputs(gates, probe)
+    inputs = subject.inputs(gates, qkv)
     _with_gate(subject, inputs, head, t, -float("inf"))
     run = subject.run_of(inputs)
     require_within(run.o, subject.expected(run, f"the gate of head {head} at {t} is -inf"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmat.properties import needs
-from dmat.strategies import Gates, Probe
+from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
 from dmat.testing.contract import FUSED
 from dmat.testing.kernel.fused import FusedGradients
@@ -13,30 +13,30 @@ from dmat.testing.verdict.require import require_kinds, require_within
 
 
 @law(DENSE, order=8, kinds=(FUSED,))
-def test_law_dense(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
 
     Why: Channels left out, a tile transposed, a head's width: one channel cannot show them.
     Bound: docs/fused.md section 2, the output.
     """
-    run = subject.run(gates, probe)
+    run = subject.run(gates, qkv)
     subject.observe(require_within(run.o, subject.expected(run)))
 
 
 @law(PROBED, order=6, kinds=(FUSED,))
-def test_law_finite(subject: FusedSubject, gates: Gates, probe: Probe) -> None:
+def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Finite inputs give finite outputs, unless they overflow.
 
     Why: exp of a positive number before the mask is inf, and inf times 0 is NaN.
     Bound: none but overflow.
     """
-    run = subject.run(gates, probe)
+    run = subject.run(gates, qkv)
     require_kinds(run.o, subject.expected(run))
 
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
     """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
-    for name in subject.told(gradients.tensors):
+    for name in subject.distinct_values(gradients.tensors):
         expected = subject.expected_gradient(gradients, name, note)
         times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name in ("q", "k", "v")))
         expected = expected.part(times)
@@ -44,32 +44,32 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
 
 
 @law(CUTS, order=7, kinds=(FUSED,), needs=(needs.states,))
-def test_law_handover(subject: FusedSubject, gates: Gates, probe: Probe, cut: int) -> None:
+def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
     Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
         A backward that does not know of a state it was given lacks what that adds.
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
-    inputs, S = subject.inputs(gates, probe), gates.shape[-1]
-    seen = subject.seen(inputs, (0, cut))
+    inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
+    call_inputs = subject.read_inputs(inputs, (0, cut))
     first, state = subject.call_with_state(inputs.part(0, cut), None)
     second, _ = subject.call_with_state(inputs.part(cut, S), state)
-    expected = subject.expected_of(seen, state=state)
+    expected = subject.expected_of(call_inputs, state=state)
     for output, times, note in (
         (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
         (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
         subject.observe(require_within(subject.read(output), part.noted(note)))
-    if subject.defines_gradients(probe) and subject.contract.has_gradients:
+    if subject.defines_gradients(qkv) and subject.contract.has_gradients:
         note = f"of the call that was given the state of the times before {cut}"
-        gradients = subject.pull_going_on(inputs, probe, cut)
+        gradients = subject.pull_going_on(inputs, qkv, cut)
         _require_gradients(gradients, subject, cut, note)
 
 
 @law(PACKED, order=9, kinds=(FUSED,), needs=(needs.packed,))
-def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int, t: int) -> None:
+def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
     """Sequences packed one behind another do not see each other, nor do their gradients.
 
     Why: A carry that is not reset mixes two documents; chunks that start anew lose a tail.
@@ -79,10 +79,10 @@ def test_law_packed(subject: FusedSubject, gates: Gates, probe: Probe, cut: int,
     starts = ends = sequence_ends(S, cut, t)
     if subject.contract.zero_length and cut == t:
         ends = sorted([*ends, min(cut, S)])  # a sequence of none among them
-    inputs, note = subject.inputs(gates, probe), f"{subject.contract.packed} = {ends}"
-    seen = subject.seen(inputs, tuple(n for n in starts if n < S), packed=True)
+    inputs, note = subject.inputs(gates, qkv), f"{subject.contract.packed} = {ends}"
+    call_inputs = subject.read_inputs(inputs, tuple(n for n in starts if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
-    subject.observe(require_within(subject.read(output), subject.expected_of(seen, note)))
-    if subject.defines_gradients(probe) and subject.contract.has_gradients:
-        gradients = subject.pull_packed(inputs, probe, seen, ends)
+    subject.observe(require_within(subject.read(output), subject.expected_of(call_inputs, note)))
+    if subject.defines_gradients(qkv) and subject.contract.has_gradients:
+        gradients = subject.pull_packed(inputs, qkv, call_inputs, ends)
         _require_gradients(gradients, subject, 0, note)

@@ -22,12 +22,13 @@ from dmat.strategies.recipes.backgrounds import (
 from dmat.strategies.recipes.cotangents import Cotangent, cotangents, exact_cotangents
 from dmat.strategies.recipes.gates import Gates, MinusWindow
 from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
-from dmat.strategies.recipes.qkv import Probe
+from dmat.strategies.recipes.qkv import QKV
 from dmat.strategies.shapes import shapes
 
 __all__ = [
     "COTANGENT_LAYOUTS",
     "GATE_LAYOUTS",
+    "QKV",
     "Constant",
     "Cotangent",
     "Cycle",
@@ -37,7 +38,6 @@ __all__ = [
     "MinusWindow",
     "Normal",
     "Palette",
-    "Probe",
     "Ramp",
     "Row",
     "Stored",

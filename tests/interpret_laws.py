@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmat.testing.interpret.choice import ASKED, asked
+from dmat.testing.interpret.choice import ASKED, config_index
 from dmat.testing.interpret.install import install
 
 os.environ[ASKED] = "1"
@@ -54,7 +54,7 @@ def test_it_is_installed_once() -> None:
     before = builder.create_masked_load
     install()
     assert builder.create_masked_load is before
-    assert asked() == 1
+    assert config_index() == 1
 
 
 # bfloat16

@@ -32,7 +32,7 @@ from dmat.testing.case_file import (
     parts_of,
     read,
     text_of,
-    told,
+    with_stored_randoms,
 )
 from dmat.testing.counterexample import replay
 from dmat.testing.counterexample.folder import folder_name, write_case
@@ -94,8 +94,8 @@ def test_what_is_stored_is_known_to_other_processes(tmp_path: Path) -> None:
 
 def test_what_is_stored_is_only_what_is_random() -> None:
     """A case without random numbers stores nothing."""
-    assert told(CASE)[1] == {}
-    assert sorted(told(SEEDED)[1]) == ["gates.fgate", "gates.igate"]
+    assert with_stored_randoms(CASE)[1] == {}
+    assert sorted(with_stored_randoms(SEEDED)[1]) == ["gates.fgate", "gates.igate"]
 
 
 # Damage. A file is damaged in 200 ways, by a generator of its own: none may do anything.

@@ -17,7 +17,7 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
 from dmat.testing.counterexample.database import recall, remember
 from dmat.testing.fuzzing.causes import completed, symptom
-from dmat.testing.fuzzing.messages import Cell, Planned, Turn
+from dmat.testing.fuzzing.messages import Cell, PlannedCell, Turn
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.turn import Going
@@ -37,7 +37,7 @@ ONE = ("mask_of_1e9", "carry_forgotten", "tail_gradient_dropped", "past_256")
 
 def found(kernels: list[Callable[[Tensor, Tensor], Tensor]], folder: Path, dtypes: tuple[str, ...]) -> Sum:
     """Take two turns of each of TRIED on each of the kernels, all under one name; return what was found."""
-    planned = [Planned(Cell(law, "kernel", dtype, "cpu"), 0) for law in TRIED for dtype in dtypes]
+    planned = [PlannedCell(Cell(law, "kernel", dtype, "cpu"), 0) for law in TRIED for dtype in dtypes]
     total, number = Sum(planned), 0
     for kernel in kernels * 2:
         for cell in total.cells:
@@ -115,11 +115,11 @@ def test_completed_cases_are_allowed() -> None:
     subject = DtildeSubject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
     case: Case = {"gates": Gates("float32", (1, 1, 3), fgate=Constant(-64.0)), "cotangent": Cotangent()}
     tried = 0
-    for entry in laws():
-        for whole in completed(case, entry, subject):
-            assert tuple(whole) == entry.parameters
-            assert entry.cases.inside is not None
-            assert entry.cases.inside(whole, subject.domain)
+    for law in laws():
+        for whole in completed(case, law, subject):
+            assert tuple(whole) == law.parameters
+            assert law.cases.inside is not None
+            assert law.cases.inside(whole, subject.domain)
             tried += 1
     assert tried > 30
 
@@ -150,7 +150,7 @@ def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:
     assert going.out_of_memory == 1
     assert not going.found
     assert going.domain.longest < 1000
-    assert law_named("values") == going.entry
+    assert law_named("values") == going.law
     going.attempt({"gates": Gates("float32", (1, 1, 101))})
     assert len(going.found) == 1  # memory for so few entries there must be
 

@@ -16,7 +16,7 @@ from flint import arb
 from hypothesis import given, settings
 from torch import Tensor
 
-from dmat.strategies import Constant, Gates, Probe
+from dmat.strategies import QKV, Constant, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
 from dmat.testing import fused
 from dmat.testing.bounds.fused import no_larger
@@ -292,9 +292,9 @@ def test_one_hot_probes_read_one_term() -> None:
     """Each column of a one-hot probe's output is a single term: E times a power of two."""
     here = subject("linear")
     gates = Gates("float32", (2, 3, 9), fgate=Constant(-0.25))
-    run = here.run(gates, Probe(K=4, seed=3))
-    truth = here.truth(run.seen)
-    column = here.inputs(gates, Probe(K=4, seed=3)).column
+    run = here.run(gates, QKV(K=4, seed=3))
+    truth = here.truth(run.inputs)
+    column = here.inputs(gates, QKV(K=4, seed=3)).column
     factor = run.o[..., column] / np.where(truth.E == 0, 1, truth.E)
     causal = np.tri(9, dtype=bool) & (truth.E > 0)
     power = np.log2(np.abs(np.where(causal, factor, 1.0)))
@@ -308,8 +308,8 @@ def test_small_regime_has_a_normaliser_of_one() -> None:
     for igate in (-8.0, 0.0, 8.0):
         gates = Gates("float32", (1, 2, 17), Constant(igate), Constant(2.0))
         for kind in ("one-hot", "dense"):
-            probe = Probe(kind, K=4, V=0, seed=5, regime="small")
-            assert np.abs(here.truth(here.seen(here.inputs(gates, probe))).n).max() <= 0.5
+            qkv = QKV(kind, K=4, V=0, seed=5, regime="small")
+            assert np.abs(here.truth(here.read_inputs(here.inputs(gates, qkv))).n).max() <= 0.5
 
 
 # Oracle and bounds
@@ -321,11 +321,11 @@ def test_the_filter_agrees_with_balls(name: str) -> None:
     here = subject(name)
     igate = Constant(0.75) if name == "mlstm" else Constant(0.0)
     gates = Gates("float32", (1, 2, 5), igate, Constant(-0.375))
-    probe = Probe("dense", K=4, V=3, seed=2, pull=4)
-    gradients = here.pull(gates, probe)
-    truth = here.truth(gradients.run.seen)
+    qkv = QKV("dense", K=4, V=3, seed=2, pull=4)
+    gradients = here.pull(gates, qkv)
+    truth = here.truth(gradients.run.inputs)
     pulled = truth.pulled(gradients.W)
-    balls = HeadBalls(here.contract, gradients.run.seen, 0, 1, gradients.W[0, 1])
+    balls = HeadBalls(here.contract, gradients.run.inputs, 0, 1, gradients.W[0, 1])
 
     def near(value: float, ball: arb) -> bool:
         return abs(arb(float(value)) - ball) < arb(1e-12) * (1 + abs(ball))
@@ -344,15 +344,15 @@ def test_gradients_are_autograds(name: str) -> None:
     """The gradients of the oracle are autograd's of the formula in float64."""
     here = subject(name)
     gates = Gates("float32", (1, 1, 6), Constant(0.5 if name == "mlstm" else 0.0), Constant(-0.5))
-    inputs = here.inputs(gates, Probe("dense", K=4, V=3, seed=7, pull=1))
+    inputs = here.inputs(gates, QKV("dense", K=4, V=3, seed=7, pull=1))
     wide = {n: x.detach().double().requires_grad_() for n, x in inputs.named.items()}
     formulas: dict[str, Callable[..., Tensor]] = {"linear": linear, "mlstm": normalised, "softmax": softmax}
     with torch.no_grad():
-        W = torch.from_numpy(Probe(pull=1).cotangent((1, 1, 6, 3)))
+        W = torch.from_numpy(QKV(pull=1).cotangent((1, 1, 6, 3)))
     plain = [x.squeeze(-1) if n in ("i", "g") else x for n, x in wide.items()]
     double = _in_float64(formulas[name])(*plain)
     found = dict(zip(wide, torch.autograd.grad(double, list(wide.values()), W), strict=True))
-    truth = here.truth(here.seen(inputs))
+    truth = here.truth(here.read_inputs(inputs))
     pulled = truth.pulled(W.numpy())
     names = {"g": "dgate", "i": "di", "v": "dv", "q": "dq", "k": "dk"}
     for n, of in names.items():
@@ -402,8 +402,8 @@ def test_findings_are_shown_as_decays() -> None:
 
     here = FusedSubject(Implementation.of("shifted", fused(shifted, factors="one")), "float32")
     gates = Gates("float32", (1, 1, 3), fgate=Constant(-1.0))
-    run = here.run(Gates("float32", (1, 1, 3)), Probe())
-    expected = here.expected(here.run_of(here.inputs(gates, Probe())))
+    run = here.run(Gates("float32", (1, 1, 3)), QKV())
+    expected = here.expected(here.run_of(here.inputs(gates, QKV())))
     with pytest.raises(LawBroken) as broken:
         require_within(run.o, expected)
     shown = read_out(broken.value.finding)

@@ -20,7 +20,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.relax import search
 from dmat.testing.relax.dtilde import Promises
 from dmat.testing.relax.search import nearest_contract, promises_of
-from dmat.testing.verdict.finding import Look
+from dmat.testing.verdict.finding import Example
 
 from .zoo.fused_ends import STATED, Style, columns_less_rows, kernel_of
 from .zoo.fused_sound import by_differences, by_windows, chunkwise, product, widen
@@ -130,7 +130,7 @@ def told(implementation: Implementation, law: str = "values") -> str:
     assert found is not None
     case = found.failure.case
     looks = [
-        Look(case, found.failure.broken.finding),
+        Example(case, found.failure.broken.finding),
         longer(entry, subject, case, lambda case: nullcontext()),
     ]
     return "\n".join(explanation(subject, [look for look in looks if look is not None]))

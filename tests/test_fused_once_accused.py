@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from dmat.strategies import Constant, Edited, Gates, Probe
+from dmat.strategies import QKV, Constant, Edited, Gates
 from dmat.strategies.cases.fused import PACKED, sequence_ends
 from dmat.testing import fused
 from dmat.testing.kernel.implementation import Implementation
@@ -74,7 +74,7 @@ def gates(dtype: str, *log: float, igate: float = 0.0) -> Gates:
 
 
 STREAM: dict[str, Any] = {"packed": "starts", "factors": "one"}
-CLOSED_BEFORE = {"gates": gates("float32", -2e7, -1.0, -1.0), "probe": Probe(), "cut": 1, "t": 3}
+CLOSED_BEFORE = {"gates": gates("float32", -2e7, -1.0, -1.0), "qkv": QKV(), "cut": 1, "t": 3}
 ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
     "a prefix before a packed sequence": (
         fused(one_sum_over_the_stream, error_scope="prefix", **STREAM),
@@ -92,7 +92,7 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
         fused(one_sum_over_the_cache, error_scope="prefix", factors="one", states="cache"),
         "handover",
         "float32",
-        {"gates": gates("float32", -1017.0, -0.009, -7.7), "probe": Probe(), "cut": 1},
+        {"gates": gates("float32", -1017.0, -0.009, -7.7), "qkv": QKV(), "cut": 1},
     ),
     "a stabiliser that does not decay": (
         fused(undecayed_stabiliser, reads="mlstm", igate=True, factors="one", V=4, i_range=(-30.0, 30.0)),
@@ -102,14 +102,14 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
             "gates": Gates(
                 "float32", (1, 1, 2), Edited(Constant(-29.0), (((0, 0, 0), 30.0),)), Constant(-60.0)
             ),
-            "probe": Probe("dense", V=4, seed=29270, regime="small"),
+            "qkv": QKV("dense", V=4, seed=29270, regime="small"),
         },
     ),
     "a float16 state that overflows": (
         fused(narrow_state, igate=True, multiplies_in="input", i_range=(-12.0, 12.0), gradient="none"),
         "values",
         "float16",
-        {"gates": gates("float16", 0.0, -2.0, igate=12.0), "probe": Probe()},
+        {"gates": gates("float16", 0.0, -2.0, igate=12.0), "qkv": QKV()},
     ),
 }
 

@@ -54,7 +54,12 @@ def cell(law: str, dtype: str = "float32", status: str = "held", **more: object)
 def finding(law: str, dtype: str = "float32", **more: object) -> Entry:
     """Return a finding without a folder."""
     place = {"law": law, "implementation": "a.py:f", "dtype": dtype, "device": "cpu"}
-    told = {"ended": "broken", "again": True, "message": f"{law}: it is so.\ndoes not hold", "folder": None}
+    told = {
+        "ended": "broken",
+        "reproducible": True,
+        "message": f"{law}: it is so.\ndoes not hold",
+        "folder": None,
+    }
     case = {"case": "gates = Gates('float32', (1, 1, 2))", "recipe": '{"gates": 1}'}
     when = {"replay": "dmat replay x --impl a.py:f", "after_seconds": 12.3, "times": 14, "also": []}
     return {**place, **told, **case, **when, **more}

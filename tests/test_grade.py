@@ -134,7 +134,7 @@ def test_a_class_that_holds_speaks_for_no_other() -> None:
 
     every = classes("float32", "forward")
     ledger = Ledger(dict.fromkeys(every))
-    ledger.weigh(judge, {"gates": Gates("float32", (1, 1, 1))})
+    ledger.judge(judge, {"gates": Gates("float32", (1, 1, 1))})
     assert set(ledger.standing) == {one for one in every if one.accumulates_in == "float32"}
     assert str(ledger.strictest) == "window, float32"
 

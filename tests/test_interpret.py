@@ -23,8 +23,8 @@ from dmat.testing.interpret.choice import (
     LADDER,
     TRITON,
     UNSEEN,
-    asked,
     asking,
+    config_index,
     require_triton,
     spread,
 )
@@ -149,8 +149,8 @@ def test_what_is_asked_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.delenv(ASKED, raising=False)
     with asking(2):
-        assert (asked(), os.environ["TRITON_INTERPRET"]) == (2, "1")
-    assert (asked(), os.environ["TRITON_INTERPRET"]) == (None, "0")
+        assert (config_index(), os.environ["TRITON_INTERPRET"]) == (2, "1")
+    assert (config_index(), os.environ["TRITON_INTERPRET"]) == (None, "0")
 
 
 def checked(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], Any]:

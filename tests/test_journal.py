@@ -12,7 +12,7 @@ import pytest
 
 from dmat.strategies import Constant, Gates
 from dmat.testing.errors import DidNotEnd
-from dmat.testing.run.journal import Entry, Journal, left_behind, note_fate
+from dmat.testing.run.journal import Journal, JournalLine, left_behind, note_outcome
 
 CONTRACT = "@implementation(dtypes=('float32',), max_seq=2, special_values=(), differentiable=False)"
 KERNELS = f"""
@@ -98,7 +98,7 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path, limit=0.2)
 
 
-ENTRY = Entry("node", "values", "k.py:f", "float32", "cpu", "all", 0.2)
+ENTRY = JournalLine("node", "values", "k.py:f", "float32", "cpu", "all", 0.2)
 CASE = {"gates": Gates("float32", (1, 1, 2), fgate=Constant(-1.0))}
 
 
@@ -125,16 +125,16 @@ def test_an_example_that_takes_too_long_is_ended(journal: Journal, tmp_path: Pat
     with pytest.raises(DidNotEnd):
         loop()
     assert long.limit_for("k.py:f") == 10.0
-    assert long.limit_for("k.py:f", dear=True) == 300.0
+    assert long.limit_for("k.py:f", expensive=True) == 300.0
     assert long.limit_for("another") == 60.0
 
 
 def test_a_fate_of_the_plainest_call_is_told_to_all(journal: Journal, tmp_path: Path) -> None:
     """The plainest call that killed one process is made by no other of the same dtype and device."""
     with journal.of(ENTRY):
-        assert journal.fate_of_plainest is None
+        assert journal.smoke_call_outcome is None
         with journal.trying(CASE, plainest=True):
             entry = left_behind(tmp_path, "node")
         assert entry is not None
-        note_fate(tmp_path, entry, "died")
-        assert journal.fate_of_plainest == "died"
+        note_outcome(tmp_path, entry, "died")
+        assert journal.smoke_call_outcome == "died"

@@ -26,7 +26,7 @@ FLOORS = tuple(
     operator strategies.regimes
     reference strategies.drawing
     strategies.domain
-    strategies.probe_domain
+    strategies.fused_domain
     strategies.cases
     strategies.shrinking
     strategies
@@ -55,7 +55,7 @@ FLOORS = tuple(
 FACADES = {"dmat", "dmat.testing"}  # their names stand elsewhere
 
 UPWARD = {
-    ("strategies.recipes.qkv", "strategies.probe_domain"): "the recipe and how it is drawn stand in one file",
+    ("strategies.recipes.qkv", "strategies.fused_domain"): "the recipe and how it is drawn stand in one file",
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {

@@ -28,7 +28,7 @@ from dmat.testing.explain.picture.view import shown_heads, view_of
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import laws
-from dmat.testing.verdict.finding import Evidence, Finding, LawBroken, Look
+from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
 from .zoo.mutants import MUTANTS
 
@@ -49,7 +49,7 @@ def look(
     index: tuple[int, ...] | None = None,
     value: float = 1.0,
     case: dict[str, Any] | None = None,
-) -> Look:
+) -> Example:
     """Return a look at a finding of this shape: `value` at its index, the rest right, the mask -inf."""
     exact = np.zeros(shape)
     if len(shape) == 4 and shape[-1] == shape[-2]:
@@ -62,13 +62,13 @@ def look(
     B, NH, S = (*shape, 1, 1, 1)[:3]
     gates = Gates("float32", (B, NH, S), Ramp(-1.0, 0.5), Cycle((2.0, -1.0)))
     finding = Finding(quantity, place, str(value), "0.0", 1.0, 0.25, evidence=evidence, what="value")
-    return Look({"gates": gates} if case is None else case, finding)
+    return Example({"gates": gates} if case is None else case, finding)
 
 
 ODD = [np.nan, np.inf, -np.inf, 1e300, -1e300, 5e-324]
 PLAIN = Gates("float32", (2, 3, 5), Ramp(-1.0, 0.5), Cycle((2.0, -1.0)))
 G = Cotangent(Normal(1))
-KINDS: dict[str, Look] = {
+KINDS: dict[str, Example] = {
     **{f"S={S}": look((1, 2, S, S)) for S in (0, 1, 2, 7, 64, 200)},
     **{f"{value} at one entry": look((1, 1, 4, 4), value=value) for value in ODD},
     "many heads": look((5, 9, 6, 6), index=(3, 8, 4, 1)),
@@ -89,13 +89,13 @@ KINDS: dict[str, Look] = {
     "one head's gradient": look((9,), "di", case={"shape": (1, 1, 9)}),
     "under a transform": look((2, 1, 3, 4, 4), index=(1, 0, 2, 3, 0)),
     "entries picked from anywhere": look((3,), "D~ of the open window"),
-    "a shape": Look(
+    "a shape": Example(
         {"gates": PLAIN}, Finding("D~", (), "shape (2, 3)", "shape (2, 3, 5, 5)", note="$x_1$", what="shape")
     ),
-    "an exception": Look(
+    "an exception": Example(
         {"shape": (1, 1, 5)}, Finding("df", (), "raised RuntimeError: 漢字 $", "a result", what="raised")
     ),
-    "no gates at all": Look(
+    "no gates at all": Example(
         {"gates": replace(PLAIN, shape=(1, 1, 0))}, Finding("D~", (), "None", "D~", what="shape")
     ),
 }
@@ -136,7 +136,7 @@ def test_the_same_value_everywhere(value: float, quantity: str, tmp_path: Path) 
     assert (tmp_path / "look.png").stat().st_size > 0
 
 
-def cell(drawn: Figure, panel: str, some: Look, where: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+def cell(drawn: Figure, panel: str, some: Example, where: tuple[int, int, int]) -> np.ndarray[Any, Any]:
     """Return the colour in the middle of an entry (tile, t, s) of the panel with this title."""
     view = view_of(some)
     assert view is not None
@@ -313,7 +313,7 @@ def test_mutants(name: str, law: str, case: dict[str, Any], tmp_path: Path) -> N
     check: Callable[..., None] = next(entry.check for entry in laws() if entry.name == law)
     with pytest.raises(LawBroken) as caught:
         check(DtildeSubject(Implementation.of(name, wrong.implementation), case["gates"].dtype), **case)
-    draw([Look(case, caught.value.finding)], tmp_path / "mutant.png")
+    draw([Example(case, caught.value.finding)], tmp_path / "mutant.png")
     assert imread(tmp_path / "mutant.png").shape[1] == 1560
 
 
@@ -327,9 +327,9 @@ before = dict(dict.items(matplotlib.rcParams))
 from pathlib import Path
 import dmat.testing.explain.picture.figure
 from dmat.strategies import Gates
-from dmat.testing.verdict.finding import Look
+from dmat.testing.verdict.finding import Example
 from dmat.testing.verdict.finding import Finding
-look = Look({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~", what="shape"))
+look = Example({"gates": Gates("float32", (1, 1, 2))}, Finding("D~", (), "None", "D~", what="shape"))
 dmat.testing.explain.picture.figure.draw([look], Path(sys.argv[1]))
 assert dict(dict.items(matplotlib.rcParams)) == before
 assert "matplotlib.pyplot" not in sys.modules

@@ -17,7 +17,7 @@ import pytest
 
 from dmat.testing import processes
 from dmat.testing.errors import Died, NotEnded, OutOfTime
-from dmat.testing.processes import Tell, apart, died_of, lock
+from dmat.testing.processes import Send, apart, died_of, lock
 
 CALLS: dict[str, Callable[[], Any]] = {
     "reads nowhere": lambda: ctypes.string_at(0),
@@ -42,8 +42,8 @@ class Unpicklable(Exception):
         super().__init__(f"{one} {two}")
 
 
-def served(name: str, tell: Tell) -> str:
-    """Tell that the call begins, and make it."""
+def served(name: str, tell: Send) -> str:
+    """Send that the call begins, and make it."""
     tell("begun")
     if name == "raises":
         raise Unpicklable("of", "two")
@@ -120,7 +120,7 @@ def test_nothing_outlives_the_parent() -> None:
     assert not Path(f"/proc/{child}").exists()
 
 
-def hangs(tell: Tell) -> None:
+def hangs(tell: Send) -> None:
     tell(os.getpid())
     time.sleep(1000)
 

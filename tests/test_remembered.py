@@ -132,7 +132,7 @@ def test_a_case_that_fails_by_chance_is_not_remembered() -> None:
 
     failed = tried(Once(), database)
     assert failed is not None
-    assert not failed.failure.again
+    assert not failed.failure.reproducible
     assert not lines(database)
 
 

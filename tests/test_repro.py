@@ -189,9 +189,9 @@ VALUES = (
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "float16"])
 def test_a_tensor_is_written_to_the_bit(dtype: str) -> None:
     """What is written defines the same values, strides and surroundings, in every layout."""
-    for background, layout, filler in product(VALUES, COTANGENT_LAYOUTS, (float("nan"), 3.0)):
+    for background, layout, poison in product(VALUES, COTANGENT_LAYOUTS, (float("nan"), 3.0)):
         gates = Gates(dtype, (2, 3, 4))
-        tensor = lay_out(Cotangent(background, masked=7.0).build(gates), layout, filler)
+        tensor = lay_out(Cotangent(background, masked=7.0).build(gates), layout, poison)
         names: dict[str, Any] = {**vars(runtime), "nan": float("nan"), "inf": float("inf")}
         exec("\n".join(written("x", tensor, refuse)), names)
         again = names["x"]

@@ -15,9 +15,9 @@ from dmat.strategies.regimes import NAMES, regime_of
 from dmat.strategies.shapes import USUAL
 from dmat.testing.errors import RunError
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.log import FILE, Asked, Happened, Log
-from dmat.testing.fuzzing.messages import Cell, Done, Found, Planned, Turn
-from dmat.testing.fuzzing.schedule import DEAR, FIRST, LONGEST, Schedule
+from dmat.testing.fuzzing.log import FILE, Happened, Log, Request
+from dmat.testing.fuzzing.messages import Cell, Done, Found, PlannedCell, Turn
+from dmat.testing.fuzzing.schedule import EXPENSIVE, FIRST, LONGEST, Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.registry import law_named
 
@@ -25,9 +25,9 @@ LAWS = ("quick", "slow", "dear")
 COST = {"quick": 1.0, "slow": 1.5, "dear": 20.0}  # times what a turn was given
 
 
-def cells(kernels: int = 5) -> list[Planned]:
+def cells(kernels: int = 5) -> list[PlannedCell]:
     return [
-        Planned(Cell(law, f"kernel {n}", "float32", "cpu"), LAWS.index(law), 10 if law == "dear" else 1)
+        PlannedCell(Cell(law, f"kernel {n}", "float32", "cpu"), LAWS.index(law), 10 if law == "dear" else 1)
         for law in LAWS
         for n in range(kernels)
     ]
@@ -70,7 +70,9 @@ def test_laws_have_equal_time() -> None:
 def test_first_turns_are_spread_over_kernels() -> None:
     """Not every law begins with the same kernel: a short run has tried all of them."""
     planned = [
-        Planned(Cell(f"law {n}", f"kernel {k}", "float32", "cpu"), n) for n in range(20) for k in range(20)
+        PlannedCell(Cell(f"law {n}", f"kernel {k}", "float32", "cpu"), n)
+        for n in range(20)
+        for k in range(20)
     ]
     total = Sum(planned)
     schedule = Schedule(total, 3)
@@ -89,7 +91,7 @@ def test_turns_differ() -> None:
 def test_nothing_dear_at_the_end() -> None:
     """What would not end in time is not begun, and no turn is longer than what is left."""
     total = Sum(cells())
-    taken = turns(total, Schedule(total, 1), 30, left=DEAR / 2)
+    taken = turns(total, Schedule(total, 1), 30, left=EXPENSIVE / 2)
     assert {turn.cell.law for turn in taken} == {"quick", "slow"}
     assert all(turn.seconds <= 0.01 for turn in turns(total, Schedule(total, 1), 3, left=0.01))
 
@@ -105,7 +107,7 @@ def test_what_ends_its_process_waits() -> None:
 
 def test_what_cannot_be_tried_is_not() -> None:
     """Cells with a reason, or in trouble, get no turn; without any others there is none."""
-    total = Sum([Planned(Cell("law", "kernel", "float32", "cpu"), 0, reason="not promised")])
+    total = Sum([PlannedCell(Cell("law", "kernel", "float32", "cpu"), 0, reason="not promised")])
     assert Schedule(total, 1).next(1.0) is None
     total = Sum(cells(1)[:1])
     schedule = Schedule(total, 1)
@@ -161,7 +163,7 @@ def test_huge_cases_fill_the_memory() -> None:
 # The log
 
 
-ASKED = Asked(("kernel",), (), (), 60.0, 1, "2026-01-01T00:00:00+00:00", "dmat fuzz kernel")
+ASKED = Request(("kernel",), (), (), 60.0, 1, "2026-01-01T00:00:00+00:00", "dmat fuzz kernel")
 
 
 def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:

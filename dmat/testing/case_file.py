@@ -22,7 +22,7 @@ from dmat.strategies.recipes.backgrounds import Background, Normal, Palette, Sto
 from dmat.strategies.recipes.cotangents import Cotangent
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
-from dmat.strategies.recipes.qkv import Probe
+from dmat.strategies.recipes.qkv import QKV
 from dmat.strategies.recipes.recipe import Case, Recipe
 from dmat.testing.errors import CaseError
 from dmat.testing.record import Ended, What
@@ -39,12 +39,15 @@ MOST_ENTRIES = 2**28  # of D~ for the gates of a case; a shape that a law itself
 BACKGROUNDS = tuple(Background.__subclasses__())
 
 
+OLD_NAMES = {"again": "reproducible", "probe": "qkv"}  # names in older files
+
+
 # The format
 
 Number = Union[float, Literal["inf", "-inf", "nan"]]  # noqa: UP007  # JSON has no infinities
 
 
-Place = Annotated[int, Meta(ge=-(2**40), le=2**40)]
+Integer = Annotated[int, Meta(ge=-(2**40), le=2**40)]
 
 
 Length = Annotated[int, Meta(ge=0, le=2**32)]
@@ -69,12 +72,13 @@ _OF_FIELD = {
 
 _OF_TYPE = {
     "float": Number,
-    "int": Place,
+    "int": Integer,
     "str": Name,
     "tuple[float, ...]": Annotated[tuple[Number, ...], Meta(min_length=1, max_length=1000)],
     "tuple[int, int, int]": tuple[Length, Length, Length],
     "tuple[tuple[tuple[int, ...], float], ...]": Annotated[
-        tuple[tuple[Annotated[tuple[Place, ...], Meta(max_length=4)], Number], ...], Meta(max_length=100_000)
+        tuple[tuple[Annotated[tuple[Integer, ...], Meta(max_length=4)], Number], ...],
+        Meta(max_length=100_000),
     ],
     "Background": "AnyBackground",
 }
@@ -118,10 +122,12 @@ def as_recipe(value: Any, folder: Path | None) -> Any:
     """
     if isinstance(value, Struct):
         kind = KINDS[type(value)]
-        told = {name: as_recipe(getattr(value, name), folder) for name in value.__struct_fields__}
+        with_stored_randoms = {
+            name: as_recipe(getattr(value, name), folder) for name in value.__struct_fields__
+        }
         if kind is Stored and folder is not None:
-            told["file"] = str(_beside(folder, told["file"]))
-        return kind(**told)
+            with_stored_randoms["file"] = str(_beside(folder, with_stored_randoms["file"]))
+        return kind(**with_stored_randoms)
     if isinstance(value, tuple):
         return tuple(as_recipe(item, folder) for item in value)
     return float(value) if value in ("inf", "-inf", "nan") else value
@@ -139,13 +145,13 @@ FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}
 AnyBackground = Union[tuple(FORMS.values())]  # type: ignore[valid-type]  # noqa: UP007
 
 
-FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, Probe)}
+FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, QKV)}
 
 
 KINDS = {form: kind for kind, form in FORMS.items()}
 
 
-GatesForm, CotangentForm, ProbeForm = FORMS[Gates], FORMS[Cotangent], FORMS[Probe]
+GatesForm, CotangentForm, QKVForm = FORMS[Gates], FORMS[Cotangent], FORMS[QKV]
 
 
 class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -155,7 +161,7 @@ class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     rival: GatesForm | None = None  # type: ignore[valid-type]
     direction: GatesForm | None = None  # type: ignore[valid-type]
     cotangent: CotangentForm | None = None  # type: ignore[valid-type]
-    probe: ProbeForm | None = None  # type: ignore[valid-type]
+    qkv: QKVForm | None = None  # type: ignore[valid-type]
     noise: Length | None = None
     head: tuple[Length, Length] | None = None
     t: Length | None = None
@@ -183,10 +189,10 @@ class FindingForm(Struct, frozen=True, forbid_unknown_fields=True):
 class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     """A counterexample.
 
-    implementation: the TARGET as it was named; it is shown, never imported. ended: how the law did: "broken",
-    or "died" or "did not end" of a process. again: it was broken each time that it was tried. seed: that of
-    torch's generator. versions: of what took part. machine: what the device was.
-    format: 2; an older file has 1, or none, and its finding says no `what`.
+    implementation: the TARGET as it was named. It is shown, never imported. ended: "broken"; "died" or
+    "did not end" if the case ended its process. reproducible: the case broke the law at every try.
+    seed: the seed of torch's generator. versions: the versions of the packages. machine: the device in words.
+    format: 2. An older file has 1 or no format, and its finding has no `what`.
     """
 
     law: Name
@@ -195,7 +201,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     device: Literal["cpu", "cuda"]
     case: Parts
     ended: Ended = "broken"
-    again: bool = True
+    reproducible: bool = True
     finding: FindingForm | None = None
     versions: dict[Name, Name] = {}
     machine: Text = ""
@@ -217,9 +223,11 @@ def case_of(parts: Parts, folder: Path | None) -> Case:
     folder: folder of tensors.safetensors. None: each `Stored` background keeps its own path, which is safe
     only for a case that this run itself has written.
     """
-    told = {name: getattr(parts, name) for name in parts.__struct_fields__}
+    with_stored_randoms = {name: getattr(parts, name) for name in parts.__struct_fields__}
     try:
-        case = {name: as_recipe(part, folder) for name, part in told.items() if part is not None}
+        case = {
+            name: as_recipe(part, folder) for name, part in with_stored_randoms.items() if part is not None
+        }
         _build(case)
     except CaseError:
         raise
@@ -260,7 +268,7 @@ def read(file: Path) -> CaseFile:
     try:
         if file.stat().st_size > LARGEST_FILE:
             raise CaseError(f"{file} has {file.stat().st_size} bytes; expected at most {LARGEST_FILE}")
-        return msgspec.json.decode(file.read_bytes(), type=CaseFile)
+        return msgspec.convert(_renamed(msgspec.json.decode(file.read_bytes())), CaseFile)
     except OSError as error:
         raise CaseError(f"{file} cannot be read: {error.strerror}") from None
     except RecursionError:
@@ -269,25 +277,39 @@ def read(file: Path) -> CaseFile:
         raise CaseError(f"{file} is no case: {error}") from None
 
 
+def _renamed(content: Any) -> Any:
+    """Return the content of a case.json with the names of today: older files say Probe, probe and again."""
+    if not isinstance(content, dict):
+        return content
+    for old, new in OLD_NAMES.items():
+        for names in (content, content.get("case")):
+            if isinstance(names, dict) and old in names and new not in names:
+                names[new] = names.pop(old)
+    qkv = content["case"].get("qkv") if isinstance(content.get("case"), dict) else None
+    if isinstance(qkv, dict) and qkv.get("type") == "Probe":
+        qkv["type"] = "QKV"
+    return content
+
+
 def text_of(file: CaseFile) -> str:
     """Return the content of case.json as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(file), indent=2).decode() + "\n"
 
 
-def told(case: Case) -> tuple[Case, Mapping[str, Any]]:
+def with_stored_randoms(case: Case) -> tuple[Case, Mapping[str, Any]]:
     """Replace the random backgrounds of a case by stored ones. Return the new case and the tensors to store.
 
     The tensors are float64, one for each replaced field, named like "gates.fgate".
     """
     stored: dict[str, Any] = {}
     kept = {
-        name: _told(part, name, case, stored) if isinstance(part, (Gates, Cotangent)) else part
+        name: _with_stored_randoms(part, name, case, stored) if isinstance(part, (Gates, Cotangent)) else part
         for name, part in case.items()
     }
     return kept, stored
 
 
-def _told(part: Any, name: str, case: Case, stored: dict[str, Any]) -> Any:
+def _with_stored_randoms(part: Any, name: str, case: Case, stored: dict[str, Any]) -> Any:
     shape = case["gates"].shape
     full = shape if isinstance(part, Gates) else (*shape, shape[-1])
     for field in fields(part):

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 
-def near(path: Path) -> Path:
+def output_path(path: Path) -> Path:
     """Return the path relative to the current directory if it lies below it, else the path unchanged."""
     here = Path.cwd()
     return path.resolve().relative_to(here) if path.resolve().is_relative_to(here) else path

@@ -130,7 +130,7 @@ def _is_lost(report: pytest.TestReport) -> bool:
     return report.when not in ("setup", "call", "teardown")
 
 
-class Mourner:
+class CrashReporter:
     """Completes the report of a crashed worker: the journal holds the case that the worker was trying."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -156,11 +156,11 @@ class Mourner:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Register Mourner and, with --dmat-report, Writer. Only in the controller process."""
+    """Register CrashReporter and, with --dmat-report, Writer. Only in the controller process."""
     if hasattr(session.config, "workerinput"):
         return
     manager, report = session.config.pluginmanager, session.config.getoption("--dmat-report")
-    manager.register(Mourner(session.config), "dmat-mourner")
+    manager.register(CrashReporter(session.config), "dmat-mourner")
     if report:
         manager.register(Writer(Path(report)), "dmat-report")
 

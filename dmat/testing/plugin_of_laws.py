@@ -151,8 +151,8 @@ def _rank(item: pytest.Item) -> tuple[int, int, int]:
     if laws is None:
         return (0, 0, 0)
     implementation, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
-    entry = _law_of(laws, implementation.kind)
-    return (0, DTYPES.index(dtype), entry.order) if part == "ladder" else (1, entry.order, 0)
+    law = _law_of(laws, implementation.kind)
+    return (0, DTYPES.index(dtype), law.order) if part == "ladder" else (1, law.order, 0)
 
 
 @pytest.hookimpl(wrapper=True)

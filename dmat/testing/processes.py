@@ -40,7 +40,7 @@ LAST_WORDS = 5.0  # seconds to wait until a process ended by Pebble is gone
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-Tell = Callable[[Any], None]
+Send = Callable[[Any], None]
 
 
 Heard = Callable[[Any], float | None]
@@ -52,7 +52,7 @@ Heard = Callable[[Any], float | None]
 def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None) -> Any:
     """Return function(*arguments, tell), called in a new process. `heard` receives each message.
 
-    The function sends a message by calling `tell`. seconds: time limit of the process. If `heard` returns a
+    The function sends a message by calling `send`. seconds: time limit of the process. If `heard` returns a
     number, the process has that many seconds from then on. The function, its arguments, its messages and its
     result are pickled. Output that the process prints is dropped. Raises Died if the process ends without a
     result, OutOfTime at the time limit, and RuntimeError if the function raises.
@@ -82,10 +82,10 @@ def _hear(ours: Connection, heard: Heard, seconds: float | None) -> None:
     until = None if seconds is None else time.monotonic() + seconds
     while ours.poll(None if until is None else max(0.0, until - time.monotonic())):
         try:
-            told = ours.recv()
+            message = ours.recv()
         except (EOFError, OSError):  # OSError: the process ended in the middle of a message
             return
-        more = heard(told)
+        more = heard(message)
         until = until if more is None else time.monotonic() + more
     raise OutOfTime
 

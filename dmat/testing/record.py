@@ -188,7 +188,7 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         tried = {(r.dtype, r.device) for r in self.laws if r.status in ("passed", "failed")}
         found = [r for r in self.unfinished() if r.reason.startswith(UNCALLABLE)]
         reasons = {(r.dtype, r.device): r.reason for r in reversed(found)}
-        return {place: reasons[place] for place in reversed(reasons) if place not in tried}
+        return {site: reasons[site] for site in reversed(reasons) if site not in tried}
 
     def only_callable(self) -> Report:
         """Return the report without the dtypes and devices of `uncallable`."""

@@ -10,10 +10,10 @@ from typing import cast
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.drawing import draw_background
-from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Background, Constant, Edited, Ramp
 from dmat.strategies.recipes.gates import Gates
-from dmat.strategies.recipes.qkv import Probe, draw_probe, is_probe, plain_probe
+from dmat.strategies.recipes.qkv import QKV, draw_qkv, is_qkv, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import constants, spikes
 
@@ -22,29 +22,29 @@ TRIES = 4
 
 
 def _cases(
-    draw: Callable[[Draw, ProbeDomain], Case],
-    ladder: Callable[[ProbeDomain], Iterator[Case]],
-    inside: Callable[[Case, ProbeDomain], bool],
+    draw: Callable[[Draw, FusedDomain], Case],
+    ladder: Callable[[FusedDomain], Iterator[Case]],
+    inside: Callable[[Case, FusedDomain], bool],
 ) -> Cases:
-    """Make a kind of case for fused kernels. Their domain is always a ProbeDomain, hence the casts."""
+    """Make a kind of case for fused kernels. Their domain is always a FusedDomain, hence the casts."""
     return Cases(
-        lambda drawn, domain: draw(drawn, cast(ProbeDomain, domain)),
-        lambda domain: ladder(cast(ProbeDomain, domain)),
-        lambda case, domain: inside(case, cast(ProbeDomain, domain)),
+        lambda drawn, domain: draw(drawn, cast(FusedDomain, domain)),
+        lambda domain: ladder(cast(FusedDomain, domain)),
+        lambda case, domain: inside(case, cast(FusedDomain, domain)),
     )
 
 
-def _inside(kind: str) -> Callable[[Case, ProbeDomain], bool]:
+def _inside(kind: str) -> Callable[[Case, FusedDomain], bool]:
     """Make the test that the contract allows the gates, and that the probe is of this kind and fits them."""
 
-    def inside(case: Case, domain: ProbeDomain) -> bool:
-        gates, probe = case["gates"], case["probe"]
-        return probe.kind == kind and domain.has_gates(gates) and is_probe(probe, gates, domain)
+    def inside(case: Case, domain: FusedDomain) -> bool:
+        gates, qkv = case["gates"], case["qkv"]
+        return qkv.kind == kind and domain.has_gates(gates) and is_qkv(qkv, gates, domain)
 
     return inside
 
 
-def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
+def _gates(draw: Draw, domain: FusedDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
     """Draw gates until their sums do not overflow, at most TRIES times; else return gates of zero."""
     for _ in range(TRIES):
         B, NH, S = domain.draw_shape(draw, zero=zero)
@@ -57,7 +57,7 @@ def _gates(draw: Draw, domain: ProbeDomain, *, zero: bool = False, one_batch: bo
 # The ladder: constant gates at the shortest lengths, the ends of the input gate's range, heads that differ
 
 
-def _forget(domain: ProbeDomain) -> list[Background]:
+def _forget(domain: FusedDomain) -> list[Background]:
     """Return the canonical forget gates."""
     if domain.contract.gate == "fixed":
         return [Constant(0.0)]
@@ -71,12 +71,12 @@ def _forget(domain: ProbeDomain) -> list[Background]:
     ]
 
 
-def _inputs(domain: ProbeDomain) -> list[Background]:
+def _inputs(domain: FusedDomain) -> list[Background]:
     ends = domain.contract.i_range if domain.contract.igate else ()
     return [Constant(x) for x in dict.fromkeys((0.0, *ends))]
 
 
-def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
+def _uneven(domain: FusedDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gates:
     """Return gates of several heads that all differ."""
     step = -0.25 if domain.contract.gate != "fixed" else 0.0
     fgate = (
@@ -87,7 +87,7 @@ def _uneven(domain: ProbeDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gat
     return Gates(domain.dtype, (*heads, S), igate, fgate)
 
 
-def gate_ladder(domain: ProbeDomain) -> list[Gates]:
+def gate_ladder(domain: FusedDomain) -> list[Gates]:
     """Return the canonical gates, shortest first."""
     ladder = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
@@ -105,16 +105,16 @@ def gate_ladder(domain: ProbeDomain) -> list[Gates]:
     return [gates for gates in ladder if domain.has_gates(gates)]
 
 
-def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
+def _probes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
     """Return the canonical probes for these gates: a plain one, and a seeded one with mixed signs."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
     wider = domain.key_sizes(S)[:2][-1]  # with K = 1, a wrong scale and left-out channels do not show
-    seeded = replace(plain_probe(domain, S, kind, seed=1, pull=1), K=wider)
-    plain = [plain_probe(domain, S, kind)] if kind != "dense" and not several else []
-    probes = [*plain, *([seeded] if several or kind == "dense" else [])]
-    probes += [replace(probe, regime=regime) for regime in domain.scaling.regimes[1:] for probe in probes]
-    return [probe for probe in probes if is_probe(probe, gates, domain)]
+    seeded = replace(plain_qkv(domain, S, kind, seed=1, pull=1), K=wider)
+    plain = [plain_qkv(domain, S, kind)] if kind != "dense" and not several else []
+    qkvs = [*plain, *([seeded] if several or kind == "dense" else [])]
+    qkvs += [replace(qkv, regime=regime) for regime in domain.scaling.regimes[1:] for qkv in qkvs]
+    return [qkv for qkv in qkvs if is_qkv(qkv, gates, domain)]
 
 
 # Gates and a probe
@@ -123,14 +123,14 @@ def _probes(domain: ProbeDomain, gates: Gates, kind: str) -> list[Probe]:
 def _kind(kind: str, *, zero: bool = False) -> Cases:
     """Make the kind of case that has gates of any regime and a probe of this kind."""
 
-    def draw(draw: Draw, domain: ProbeDomain) -> Case:
+    def draw(draw: Draw, domain: FusedDomain) -> Case:
         gates = _gates(draw, domain, zero=zero)
-        return {"gates": gates, "probe": draw_probe(draw, domain, gates, kind)}
+        return {"gates": gates, "qkv": draw_qkv(draw, domain, gates, kind)}
 
-    def ladder(domain: ProbeDomain) -> Iterator[Case]:
+    def ladder(domain: FusedDomain) -> Iterator[Case]:
         for gates in gate_ladder(domain):
-            for probe in _probes(domain, gates, kind):
-                yield {"gates": gates, "probe": probe}
+            for qkv in _probes(domain, gates, kind):
+                yield {"gates": gates, "qkv": qkv}
 
     return _cases(draw, ladder, _inside(kind))
 
@@ -138,13 +138,13 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
 # Gates that are fully open or fully closed (exp is 1 or 0), and a probe of integers
 
 
-def _exact_values(domain: ProbeDomain) -> tuple[float, ...]:
+def _exact_values(domain: FusedDomain) -> tuple[float, ...]:
     """Return a fully open gate and, if the contract allows it, a fully closed one."""
     opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
     return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
 
 
-def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
+def _draw_exact(draw: Draw, domain: FusedDomain) -> Case:
     """Draw until sums of closed gates do not overflow and q does not underflow, at most TRIES times.
 
     Else return the first case of the ladder.
@@ -154,62 +154,60 @@ def _draw_exact(draw: Draw, domain: ProbeDomain) -> Case:
         shape = domain.draw_shape(draw, zero=False)
         fgate = draw_background(draw, _exact_values(domain))
         gates = Gates(domain.dtype, shape, Constant(0.0), fgate)
-        probe = draw_probe(draw, domain, gates, "integers")
-        case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+        qkv = draw_qkv(draw, domain, gates, "integers")
+        case = {"gates": gates, "qkv": _in_small(qkv, gates, domain)}
         if _exact_inside(case, domain):
             return case
     return next(_exact_ladder(domain), case)
 
 
-def _in_small(probe: Probe, gates: Gates, domain: ProbeDomain) -> Probe:
+def _in_small(qkv: QKV, gates: Gates, domain: FusedDomain) -> QKV:
     """Return the probe in the regime whose results are integers: a normaliser is 1 there."""
-    return replace(probe, regime=domain.scaling.integers, level=0)
+    return replace(qkv, regime=domain.scaling.integers, level=0)
 
 
-def _exact_ladder(domain: ProbeDomain) -> Iterator[Case]:
+def _exact_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S in dict.fromkeys((*domain.shortest(3), *domain.past_chunks())):
         for heads in ((1, 1), (2, 3)):
             values = _exact_values(domain)
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
                 gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
-                probe = plain_probe(
-                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1
-                )
-                case = {"gates": gates, "probe": _in_small(probe, gates, domain)}
+                qkv = plain_qkv(domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1)
+                case = {"gates": gates, "qkv": _in_small(qkv, gates, domain)}
                 if _exact_inside(case, domain):
                     yield case
 
 
-def _exact_inside(case: Case, domain: ProbeDomain) -> bool:
+def _exact_inside(case: Case, domain: FusedDomain) -> bool:
     if not _inside("integers")(case, domain):
         return False
     igate, fgate = case["gates"].values()
     known = all(x in _exact_values(domain) for x in fgate.ravel())
-    as_integers = case["probe"].regime == domain.scaling.integers and case["probe"].level == 0
+    as_integers = case["qkv"].regime == domain.scaling.integers and case["qkv"].level == 0
     return known and not igate.any() and as_integers
 
 
 # Gates, a probe, a head and a time t: a law changes everything else, or makes the gate at t special
 
 
-def _place(draw: Draw, gates: Gates) -> Case:
+def _position(draw: Draw, gates: Gates) -> Case:
     B, NH, S = gates.shape
     return {"head": (between(draw, 0, B - 1), between(draw, 0, NH - 1)), "t": between(draw, 0, S - 1)}
 
 
-def _draw_place(draw: Draw, domain: ProbeDomain) -> Case:
+def _draw_position(draw: Draw, domain: FusedDomain) -> Case:
     gates = _gates(draw, domain)
-    probe = draw_probe(draw, domain, gates, "one-hot")
-    return {"gates": gates, "probe": probe, **_place(draw, gates)}
+    qkv = draw_qkv(draw, domain, gates, "one-hot")
+    return {"gates": gates, "qkv": qkv, **_position(draw, gates)}
 
 
-def _place_ladder(domain: ProbeDomain) -> Iterator[Case]:
+def _position_ladder(domain: FusedDomain) -> Iterator[Case]:
     for gates in gate_ladder(domain):
         B, NH, S = gates.shape
-        for probe in _probes(domain, gates, "one-hot")[:1]:
+        for qkv in _probes(domain, gates, "one-hot")[:1]:
             for t in sorted({S // 2, S - 1}):
-                yield {"gates": gates, "probe": probe, "head": (B // 2, NH // 2), "t": t}
+                yield {"gates": gates, "qkv": qkv, "head": (B // 2, NH // 2), "t": t}
 
 
 def _within(case: Case) -> bool:
@@ -219,15 +217,15 @@ def _within(case: Case) -> bool:
     return bool(0 <= b < B and 0 <= h < NH and 0 <= case.get("t", 0) < S)
 
 
-def _place_inside(case: Case, domain: ProbeDomain) -> bool:
+def _position_inside(case: Case, domain: FusedDomain) -> bool:
     return _inside("one-hot")(case, domain) and _within(case)
 
 
-def _draw_rival(draw: Draw, domain: ProbeDomain) -> Case:
-    case = _draw_place(draw, domain)
+def _draw_rival(draw: Draw, domain: FusedDomain) -> Case:
+    case = _draw_position(draw, domain)
     return {
         "gates": case["gates"],
-        "probe": case["probe"],
+        "qkv": case["qkv"],
         "rival": _rival(draw, domain, case["gates"]),
         "noise": 1 + seed(draw),
         "head": case["head"],
@@ -235,7 +233,7 @@ def _draw_rival(draw: Draw, domain: ProbeDomain) -> Case:
     }
 
 
-def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
+def _rival(draw: Draw, domain: FusedDomain, gates: Gates) -> Gates:
     """Draw replacement gates of the same shape, contiguous."""
     for _ in range(TRIES):
         rival = domain.draw_gates_of(draw, gates.shape)
@@ -244,7 +242,7 @@ def _rival(draw: Draw, domain: ProbeDomain, gates: Gates) -> Gates:
     return Gates(domain.dtype, gates.shape)
 
 
-def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
+def _rival_ladder(domain: FusedDomain) -> Iterator[Case]:
     """Yield (gates, replacement gates, head, t). Skip cases with nothing outside the read window.
 
     A stray read depends on the indices and on the replacement values, hardly on the values of the kept gates:
@@ -260,46 +258,46 @@ def _rival_ladder(domain: ProbeDomain) -> Iterator[Case]:
         several = (B, NH) != (1, 1)
         if not several and (S == 1 or gates.igate != Constant(0.0)):
             continue
-        for probe in _probes(domain, gates, "one-hot")[:1]:
+        for qkv in _probes(domain, gates, "one-hot")[:1]:
             for t in sorted({0, S - 1 if several else S // 2}):
                 for rival in rivals:
                     other = replace(rival, shape=gates.shape)
                     if domain.has_gates(other):
-                        place = {"head": (B // 2, NH // 2), "t": t}
-                        yield {"gates": gates, "probe": probe, "rival": other, "noise": 1, **place}
+                        position = {"head": (B // 2, NH // 2), "t": t}
+                        yield {"gates": gates, "qkv": qkv, "rival": other, "noise": 1, **position}
 
 
-def _rival_inside(case: Case, domain: ProbeDomain) -> bool:
+def _rival_inside(case: Case, domain: FusedDomain) -> bool:
     rival, gates = case["rival"], case["gates"]
     alike = rival.shape == gates.shape and domain.has_gates(rival)
-    return alike and _place_inside(case, domain) and case.get("noise", 1) > 0
+    return alike and _position_inside(case, domain) and case.get("noise", 1) > 0
 
 
 # Gates, a probe, and the cut between two calls; or two cuts between packed sequences
 
 
-def _draw_cut(draw: Draw, domain: ProbeDomain) -> Case:
+def _draw_cut(draw: Draw, domain: FusedDomain) -> Case:
     gates = _gates(draw, domain)
     cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)]
     if not cuts:
         gates = _longer(gates, domain)
         cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)] or [0]
-    probe = draw_probe(draw, domain, gates, "one-hot")
-    return {"gates": gates, "probe": probe, "cut": choose(draw, cuts)}
+    qkv = draw_qkv(draw, domain, gates, "one-hot")
+    return {"gates": gates, "qkv": qkv, "cut": choose(draw, cuts)}
 
 
-def _longer(gates: Gates, domain: ProbeDomain) -> Gates:
+def _longer(gates: Gates, domain: FusedDomain) -> Gates:
     B, NH, _ = gates.shape
     wider = Gates(domain.dtype, (B, NH, domain.all_lengths[-1]))
     return wider if domain.has_gates(wider) else gates
 
 
-def _two_calls(cut: int, S: int, domain: ProbeDomain) -> bool:
+def _two_calls(cut: int, S: int, domain: FusedDomain) -> bool:
     """Whether the contract allows the lengths of both parts."""
     return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
 
 
-def _cut_ladder(domain: ProbeDomain) -> Iterator[Case]:
+def _cut_ladder(domain: FusedDomain) -> Iterator[Case]:
     lengths = dict.fromkeys((*domain.shortest(4), *domain.past_chunks(), domain.all_lengths[-1]))
     for S in lengths:
         cuts = [n for n in range(S) if _two_calls(n, S, domain)]
@@ -307,27 +305,27 @@ def _cut_ladder(domain: ProbeDomain) -> Iterator[Case]:
             for fgate in _forget(domain)[:2]:
                 for igate in _inputs(domain)[:2]:
                     gates = Gates(domain.dtype, (1, 1, S), igate, fgate)
-                    for probe in _probes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
-                        yield {"gates": gates, "probe": probe, "cut": cut}
+                    for qkv in _probes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
+                        yield {"gates": gates, "qkv": qkv, "cut": cut}
 
 
-def _cut_inside(case: Case, domain: ProbeDomain) -> bool:
+def _cut_inside(case: Case, domain: FusedDomain) -> bool:
     whole = _inside("one-hot")(case, domain)
     return whole and _two_calls(case["cut"], case["gates"].shape[-1], domain)
 
 
-def _draw_packed(draw: Draw, domain: ProbeDomain) -> Case:
+def _draw_packed(draw: Draw, domain: FusedDomain) -> Case:
     gates = _gates(draw, domain, one_batch=True)
     gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     S = gates.shape[-1]
-    probe = replace(draw_probe(draw, domain, gates, "one-hot"), layout="contiguous")
+    qkv = replace(draw_qkv(draw, domain, gates, "one-hot"), layout="contiguous")
     places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, domain)]
     cut, t = choose(draw, places), choose(draw, places)
     for way in ((cut, t), (t, cut), (cut, cut)):
         if _has_sequences(S, *way, domain):
             cut, t = way
             break
-    return {"gates": gates, "probe": probe, "cut": cut, "t": t}
+    return {"gates": gates, "qkv": qkv, "cut": cut, "t": t}
 
 
 def sequence_ends(S: int, cut: int, t: int) -> list[int]:
@@ -338,26 +336,26 @@ def sequence_ends(S: int, cut: int, t: int) -> list[int]:
     return sorted({0, min(cut, S), min(t, S), S, *range(min(t, S), min(cut, S))})
 
 
-def _has_sequences(S: int, cut: int, t: int, domain: ProbeDomain) -> bool:
+def _has_sequences(S: int, cut: int, t: int, domain: FusedDomain) -> bool:
     """Whether the contract allows the length of each packed sequence."""
     ends = sequence_ends(S, cut, t)
     return all(domain.has_length(end - start) for start, end in pairwise(ends))
 
 
-def _packed_ladder(domain: ProbeDomain) -> Iterator[Case]:
+def _packed_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S in dict.fromkeys((*domain.shortest(4), *domain.past_chunks())):
         for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S), (S, 0))):
             for heads in (1, 2):
                 for fgate in _forget(domain)[:2]:
                     gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), fgate)
                     fits = domain.has_gates(gates) and _has_sequences(S, min(cut, S), t, domain)
-                    for probe in _probes(domain, gates, "one-hot")[:1] if fits else ():
-                        yield {"gates": gates, "probe": probe, "cut": min(cut, S), "t": t}
+                    for qkv in _probes(domain, gates, "one-hot")[:1] if fits else ():
+                        yield {"gates": gates, "qkv": qkv, "cut": min(cut, S), "t": t}
 
 
-def _packed_inside(case: Case, domain: ProbeDomain) -> bool:
+def _packed_inside(case: Case, domain: FusedDomain) -> bool:
     S = case["gates"].shape[-1]
-    contiguous = case["probe"].layout == case["gates"].fgate_layout == "contiguous"
+    contiguous = case["qkv"].layout == case["gates"].fgate_layout == "contiguous"
     return (
         _inside("one-hot")(case, domain)
         and case["gates"].shape[0] == 1
@@ -371,7 +369,7 @@ def _packed_inside(case: Case, domain: ProbeDomain) -> bool:
 PROBED = _kind("one-hot", zero=True)
 DENSE = _kind("dense")
 EXACT = _cases(_draw_exact, _exact_ladder, _exact_inside)
-PLACES = _cases(_draw_place, _place_ladder, _place_inside)
+PLACES = _cases(_draw_position, _position_ladder, _position_inside)
 RIVALS = _cases(_draw_rival, _rival_ladder, _rival_inside)
 CUTS = _cases(_draw_cut, _cut_ladder, _cut_inside)
 PACKED = _cases(_draw_packed, _packed_ladder, _packed_inside)

@@ -49,13 +49,13 @@ class Cotangent(Recipe):
     masked: float = 0.0
     layout: str = "contiguous"
 
-    def build(self, gates: Gates, device: str = "cpu", filler: float = float("nan")) -> Tensor:
-        """Return G, (B, NH, S, S), in the gates' dtype and its layout on `device`, surrounded by `filler`."""
+    def build(self, gates: Gates, device: str = "cpu", poison: float = float("nan")) -> Tensor:
+        """Return G, (B, NH, S, S), in the gates' dtype and its layout on `device`, surrounded by `poison`."""
         B, NH, S = gates.shape
         G = rounded(self.values.fill((B, NH, S, S)), getattr(torch, gates.dtype))
         if self.layout not in PER_ROW:
             G.masked_fill_(~torch.ones(S, S, dtype=torch.bool).tril(), self.masked)
-        return lay_out(G.to(device), self.layout, filler)
+        return lay_out(G.to(device), self.layout, poison)
 
 
 def largest_cotangent(dtype: str) -> float:

@@ -68,20 +68,20 @@ class Gates(Recipe):
         return rounded(igate, dtype).unsqueeze(-1), rounded(fgate, dtype).unsqueeze(-1)
 
     def lay_out(
-        self, igate: Tensor, fgate: Tensor, device: str = "cpu", filler: float = float("nan")
+        self, igate: Tensor, fgate: Tensor, device: str = "cpu", poison: float = float("nan")
     ) -> tuple[Tensor, Tensor]:
         """Put any two (B, NH, S, 1) tensors on `device`, in this recipe's layouts."""
         return (
-            lay_out(igate.to(device), self.igate_layout, filler),
-            lay_out(fgate.to(device), self.fgate_layout, filler),
+            lay_out(igate.to(device), self.igate_layout, poison),
+            lay_out(fgate.to(device), self.fgate_layout, poison),
         )
 
-    def build(self, device: str = "cpu", filler: float = float("nan")) -> tuple[Tensor, Tensor]:
+    def build(self, device: str = "cpu", poison: float = float("nan")) -> tuple[Tensor, Tensor]:
         """Return (igate_preact, fgate_preact), each (B, NH, S, 1), in their layouts on `device`.
 
-        filler: the poison in the memory around them.
+        poison: the poison in the memory around them.
         """
-        return self.lay_out(*self.dense(), device, filler)
+        return self.lay_out(*self.dense(), device, poison)
 
     def values(self) -> tuple[Array, Array]:
         """Return both gates as `build` gives them, (B, NH, S), float64."""

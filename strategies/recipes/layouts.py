@@ -1,7 +1,7 @@
 """Memory layouts of the same values: strided, transposed, expanded, offset, as users' tensors have them.
 
 A layout is a function that takes a contiguous tensor and returns a view of equal values (an expanded layout
-repeats the first slice). The rest of the view's storage is a red zone, filled with the poison `filler`
+repeats the first slice). The rest of the view's storage is a red zone, filled with the poison `poison`
 (default NaN), so that a stray read changes the result.
 """
 
@@ -17,9 +17,9 @@ from dmat.strategies.choose import Draw, choose
 Layout = Callable[[Tensor, float], Tensor]
 
 
-def _window(dense: Tensor, filler: float, buffer: list[int], *place: slice) -> Tensor:
-    """Copy `dense` into a slice of a larger buffer of `filler`, and return the slice."""
-    view = torch.full(buffer, filler, dtype=dense.dtype, device=dense.device)[place]
+def _window(dense: Tensor, poison: float, buffer: list[int], *place: slice) -> Tensor:
+    """Copy `dense` into a slice of a larger buffer of `poison`, and return the slice."""
+    view = torch.full(buffer, poison, dtype=dense.dtype, device=dense.device)[place]
     view.copy_(dense)
     return view
 
@@ -32,39 +32,39 @@ def _copy(view: Tensor) -> Tensor:
 GUARD = 64  # elements of red zone on either side: more than a vector load, and a multiple of its alignment
 
 
-def _contiguous(dense: Tensor, filler: float) -> Tensor:
+def _contiguous(dense: Tensor, poison: float) -> Tensor:
     """Lie between two red zones, like a slice of an allocator's block."""
     size = dense.numel()
-    return _window(dense.reshape(-1), filler, [size + 2 * GUARD], slice(GUARD, GUARD + size)).view(
+    return _window(dense.reshape(-1), poison, [size + 2 * GUARD], slice(GUARD, GUARD + size)).view(
         dense.shape
     )
 
 
-def _transposed(dense: Tensor, filler: float) -> Tensor:
+def _transposed(dense: Tensor, poison: float) -> Tensor:
     """Swap heads and time in memory, as a projection to (B, S, NH) leaves them."""
     return _copy(dense.transpose(1, 2)).transpose(1, 2)
 
 
-def _strided(dense: Tensor, filler: float) -> Tensor:
+def _strided(dense: Tensor, poison: float) -> Tensor:
     B, NH, S, last = dense.shape
-    return _window(dense, filler, [B, NH, 2 * S, last], slice(None), slice(None), slice(None, None, 2))
+    return _window(dense, poison, [B, NH, 2 * S, last], slice(None), slice(None), slice(None, None, 2))
 
 
-def _offset(dense: Tensor, filler: float) -> Tensor:
+def _offset(dense: Tensor, poison: float) -> Tensor:
     """Start in the middle of a larger tensor, on an odd element, with gaps between the heads."""
     B, NH, S, last = dense.shape
-    return _window(dense, filler, [B, NH + 1, S + 4, last], slice(None), slice(1, None), slice(1, S + 1))
+    return _window(dense, poison, [B, NH + 1, S + 4, last], slice(None), slice(1, None), slice(1, S + 1))
 
 
-def _interleaved(dense: Tensor, filler: float) -> Tensor:
+def _interleaved(dense: Tensor, poison: float) -> Tensor:
     """Lie in every second element of the last axis, as when one projection computes both gates."""
     *front, last = dense.shape
     everything = [slice(None)] * len(front)
-    return _window(dense, filler, [*front, 2 * last], *everything, slice(1, None, 2))
+    return _window(dense, poison, [*front, 2 * last], *everything, slice(1, None, 2))
 
 
 def _expanded(*axes: int) -> Layout:
-    def layout(dense: Tensor, filler: float) -> Tensor:
+    def layout(dense: Tensor, poison: float) -> Tensor:
         first = dense
         for axis in axes:
             first = first.narrow(axis, 0, min(1, dense.shape[axis]))
@@ -73,7 +73,7 @@ def _expanded(*axes: int) -> Layout:
     return layout
 
 
-def _matrix_transposed(dense: Tensor, filler: float) -> Tensor:
+def _matrix_transposed(dense: Tensor, poison: float) -> Tensor:
     """Swap rows and columns in memory, like a cotangent that came from a transposed product."""
     return _copy(dense.transpose(2, 3)).transpose(2, 3)
 
@@ -114,12 +114,12 @@ COTANGENT_LAYOUTS: dict[str, Layout] = {
 }
 
 
-def lay_out(dense: Tensor, layout: str, filler: float = float("nan")) -> Tensor:
+def lay_out(dense: Tensor, layout: str, poison: float = float("nan")) -> Tensor:
     """Return `dense` (4 axes) in the named layout of GATE_LAYOUTS or COTANGENT_LAYOUTS."""
     known = GATE_LAYOUTS | COTANGENT_LAYOUTS
     if layout not in known:
         raise ValueError(f"layout is {layout!r}; expected one of {sorted(known)}")
-    return known[layout](dense, filler)
+    return known[layout](dense, poison)
 
 
 def draw_layout(draw: Draw, names: Sequence[str]) -> str:

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dmat.strategies.choose import Draw, choose, seed
-from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Array
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Recipe
 
 KINDS = ("one-hot", "dense", "integers")
-PROBE_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
+QKV_LAYOUTS = ("contiguous", "transposed", "strided", "interleaved", "offset")
 SHORT = 24
 LARGEST = 2**12  # the most columns of v in a recipe
 # The smallest exponents of two that q may have.
@@ -44,13 +44,13 @@ class Products:
 
 
 @dataclass(frozen=True, repr=False)
-class Probe(Recipe):
+class QKV(Recipe):
     """A recipe for q, k (B, NH, S, K), v (B, NH, S, V) and the cotangent of the output, for given gates.
 
     V: 0 means one column for each source, if that size is allowed. seed: 0 means ones, in order; else it
     seeds signs, magnitudes and columns. level: q.k is about 2^level. regime: "small" scales q so that |n| of
     an mLSTM is at most 1/2 for any gates, and the normaliser is 1. pull: like seed, for the cotangent.
-    layout: the layout of q; k, v and the cotangent take the next ones of PROBE_LAYOUTS, so that a kernel
+    layout: the layout of q; k, v and the cotangent take the next ones of QKV_LAYOUTS, so that a kernel
     cannot use the strides of one for another.
     """
 
@@ -63,7 +63,7 @@ class Probe(Recipe):
     pull: int = 0
     layout: str = "contiguous"
 
-    def build(self, gates: Gates, domain: ProbeDomain) -> Products:
+    def build(self, gates: Gates, domain: FusedDomain) -> Products:
         """Return q, k, v for these gates, not yet rounded to their dtype."""
         return _Builder(self, gates, domain).products
 
@@ -82,7 +82,7 @@ class Probe(Recipe):
     def _layout(self, further: int) -> str:
         if self.layout == "contiguous":
             return self.layout
-        return PROBE_LAYOUTS[(PROBE_LAYOUTS.index(self.layout) + further) % len(PROBE_LAYOUTS)]
+        return QKV_LAYOUTS[(QKV_LAYOUTS.index(self.layout) + further) % len(QKV_LAYOUTS)]
 
     def cotangent(self, shape: tuple[int, ...]) -> Array:
         """Return the cotangent of an output of this shape: ones, or integers of -2 .. 2."""
@@ -95,34 +95,34 @@ class Probe(Recipe):
 class _Builder:
     """Builds q, k, v from one probe, its gates and its domain."""
 
-    probe: Probe
+    qkv: QKV
     gates: Gates
-    domain: ProbeDomain
+    domain: FusedDomain
 
     @cached_property
     def random(self) -> np.random.Generator:
-        return np.random.default_rng(self.probe.seed)
+        return np.random.default_rng(self.qkv.seed)
 
     @property
     def plain(self) -> bool:
-        return self.probe.seed == 0
+        return self.qkv.seed == 0
 
     @property
     def V(self) -> int:
-        return self.probe.V or self.domain.value_size(self.gates.shape[-1], self.probe.K)
+        return self.qkv.V or self.domain.value_size(self.gates.shape[-1], self.qkv.K)
 
     @property
     def products(self) -> Products:
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
-        products = make[self.probe.kind]()
+        products = make[self.qkv.kind]()
         q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
     def power(self, products: Products) -> int:
         """Return the exponent of the power of two by which q is multiplied."""
-        if self.probe.regime != "small":
-            return self.probe.level
-        sizes = self.domain.scale_of(self.probe.K) * _largest_product(products)
+        if self.qkv.regime != "small":
+            return self.qkv.level
+        sizes = self.domain.scale_of(self.qkv.K) * _largest_product(products)
         igate = self.gates.values()[0] if self.domain.contract.igate else np.zeros(1)
         reach = max(0.0, float(igate.max(initial=0.0)) / math.log(2))
         longest = math.log2(max(self.gates.shape[-1], 1))
@@ -138,7 +138,7 @@ class _Builder:
         return np.asarray(sizes * (2.0 * self.random.integers(0, 2, size=shape) - 1))
 
     def _one_hot(self) -> Products:
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
+        (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         column = self._columns(S, V)
         v = np.zeros((B, NH, S, V))
         sources = np.flatnonzero(column >= 0)
@@ -156,7 +156,7 @@ class _Builder:
 
     def _distinct_keys(self) -> Array:
         """Return keys (B, NH, S, K) of one channel each; the keys of a head all differ."""
-        (B, NH, S), K = self.gates.shape, self.probe.K
+        (B, NH, S), K = self.gates.shape, self.qkv.K
         k = np.zeros((B, NH, S, K))
         k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
         return k
@@ -178,7 +178,7 @@ class _Builder:
         return column
 
     def _dense(self) -> Products:
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
+        (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         q, k = (self.random.standard_normal((B, NH, S, K)) for _ in range(2))
         v = self.random.standard_normal((B, NH, S, V))
         if self.domain.contract.positive:
@@ -189,7 +189,7 @@ class _Builder:
 
     def _integers(self) -> Products:
         """Return q, k, v of -1, 0, 1. q has at most 16 nonzero channels: half types then hold the sums."""
-        (B, NH, S), K, V = self.gates.shape, self.probe.K, self.V
+        (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
         q[..., 16:] = 0.0
@@ -204,7 +204,7 @@ def _largest_product(products: Products) -> float:
     return float(q * k)
 
 
-def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Probe:
+def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
     """Draw a probe of this kind for these gates."""
     S = gates.shape[-1]
     K = choose(draw, domain.key_sizes(S))
@@ -213,7 +213,7 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
     signs = choose(draw, (0, 1, 2, 3))
     regimes = domain.scaling.regimes
     regime = choose(draw, regimes) if len(regimes) > 1 else regimes[0]
-    probe = Probe(
+    qkv = QKV(
         kind,
         K,
         V,
@@ -221,14 +221,14 @@ def draw_probe(draw: Draw, domain: ProbeDomain, gates: Gates, kind: str) -> Prob
         choose(draw, levels(domain, kind)) if regime == "unit" else 0,
         regime,
         choose(draw, (0, 1)) * (1 + seed(draw)),
-        choose(draw, ("contiguous", *PROBE_LAYOUTS)) if domain.contract.strided else "contiguous",
+        choose(draw, ("contiguous", *QKV_LAYOUTS)) if domain.contract.strided else "contiguous",
     )
-    if not representable(probe, gates, domain):
-        probe = Probe(kind, K, V, probe.seed, pull=probe.pull, layout=probe.layout)
-    return probe
+    if not representable(qkv, gates, domain):
+        qkv = QKV(kind, K, V, qkv.seed, pull=qkv.pull, layout=qkv.layout)
+    return qkv
 
 
-def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
+def levels(domain: FusedDomain, kind: str) -> tuple[int, ...]:
     """Return the levels that are drawn for a kind of probe. The range of float16 allows only near ones."""
     scaling = domain.scaling
     if kind == "integers":
@@ -238,38 +238,38 @@ def levels(domain: ProbeDomain, kind: str) -> tuple[int, ...]:
     return scaling.near if narrow or zeros or domain.contract.positive else scaling.far
 
 
-def plain_probe(domain: ProbeDomain, S: int, kind: str = "one-hot", **more: object) -> Probe:
+def plain_qkv(domain: FusedDomain, S: int, kind: str = "one-hot", **more: object) -> QKV:
     """Return the simplest probe of this kind for length S."""
     K = domain.key_sizes(S)[0]
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, K)
-    return Probe(kind, K, V, **more)  # type: ignore[arg-type]
+    return QKV(kind, K, V, **more)  # type: ignore[arg-type]
 
 
-def representable(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
+def representable(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
     """Whether the scaled q does not underflow in its dtype."""
-    if probe.regime != "small":
+    if qkv.regime != "small":
         return True
-    builder = _Builder(probe, gates, domain)
+    builder = _Builder(qkv, gates, domain)
     make = {"one-hot": builder._one_hot, "dense": builder._dense, "integers": builder._integers}
-    lift = abs(math.log2(domain.scale_of(probe.K)))
-    return builder.power(make[probe.kind]()) - 2 - lift >= SMALLEST[domain.products_dtype]
+    lift = abs(math.log2(domain.scale_of(qkv.K)))
+    return builder.power(make[qkv.kind]()) - 2 - lift >= SMALLEST[domain.products_dtype]
 
 
-def is_probe(probe: Probe, gates: Gates, domain: ProbeDomain) -> bool:
+def is_qkv(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
     """Whether the contract allows this probe for these gates."""
-    if probe.kind not in KINDS:
+    if qkv.kind not in KINDS:
         return False
     S = gates.shape[-1]
-    if not 0 <= probe.V <= LARGEST or probe.K not in domain.key_sizes(S):
+    if not 0 <= qkv.V <= LARGEST or qkv.K not in domain.key_sizes(S):
         return False
-    if domain.contract.V_equals_K and probe.V != 0:
+    if domain.contract.V_equals_K and qkv.V != 0:
         return False
-    layouts = PROBE_LAYOUTS if domain.contract.strided else ("contiguous",)
+    layouts = QKV_LAYOUTS if domain.contract.strided else ("contiguous",)
     fits = (
-        (probe.V == 0 or domain.has_value_size(probe.V))
-        and probe.layout in layouts
-        and probe.regime in domain.scaling.regimes
+        (qkv.V == 0 or domain.has_value_size(qkv.V))
+        and qkv.layout in layouts
+        and qkv.regime in domain.scaling.regimes
     )
-    at_seed = probe.seed > 0 or probe.kind != "dense"
-    level = probe.level in levels(domain, probe.kind) and (probe.regime == "unit" or probe.level == 0)
-    return fits and at_seed and level and representable(probe, gates, domain)
+    at_seed = qkv.seed > 0 or qkv.kind != "dense"
+    level = qkv.level in levels(domain, qkv.kind) and (qkv.regime == "unit" or qkv.level == 0)
+    return fits and at_seed and level and representable(qkv, gates, domain)

@@ -58,7 +58,7 @@ def _set(name: str, field: str, value: object) -> Change:
     return lambda case: with_field(case, name, field, value)
 
 
-def _place(name: str, n: int) -> Change:
+def _move_to(name: str, n: int) -> Change:
     return lambda case: {**case, name: n}
 
 
@@ -97,7 +97,7 @@ def _changes(case: Case, shape: GatesShape) -> list[list[Change]]:
             instead = [Constant(value) for value in dict.fromkeys((*values, *LIFTS))]
         changes.append([_set(name, field, background) for background in instead])
     places = range(min(shape[-1], SHORT) + 1)
-    changes += [[_place(name, n) for n in places] for name, part in case.items() if isinstance(part, int)]
+    changes += [[_move_to(name, n) for n in places] for name, part in case.items() if isinstance(part, int)]
     return changes + _layout_changes(case)
 
 

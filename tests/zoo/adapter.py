@@ -26,7 +26,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
-from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.run.session import Keeping, explained_and_kept
 from dmat.testing.verdict import require
 from dmat.testing.verdict.finding import Finding, LawBroken
 
@@ -187,9 +187,9 @@ def keep_folder(kernel: str, law: Law, home: Path) -> Path | None:
     wrong = {dtype: subject(kernel, dtype) for dtype in dtypes(kernel)}
     profile = settings(max_examples=100, derandomize=True, database=None)
     found = first_rejection(law, list(wrong.values()), [profile])
-    if found is None or not found.failure.again:
+    if found is None or not found.failure.reproducible:
         return None
-    return told_and_kept(law, wrong[found.dtype], found.failure, Keeping(folder=home))[1]
+    return explained_and_kept(law, wrong[found.dtype], found.failure, Keeping(folder=home))[1]
 
 
 def replay_folder(folder: Path, kernel: str) -> list[str]:

@@ -65,8 +65,8 @@ class FusedRounding:
 
         A state may be rounded to the format of q, k, v, but not to a coarser one.
         """
-        told = self.products if name is None else _format(name)
-        return replace(self, handed=min(told, self.products, key=lambda form: form.u))
+        form = self.products if name is None else _format(name)
+        return replace(self, handed=min(form, self.products, key=lambda form: form.u))
 
     @property
     def u_a(self) -> float:
@@ -102,14 +102,14 @@ class FusedBounds:
     @cached_property
     def factors(self) -> Array:
         """J, the number of exponentials whose product is E, [t, s]."""
-        seen, stated = self.truth.seen, self.contract.factors
-        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
-        handed_over = 3.0 * seen.crossing
+        inputs, stated = self.truth.inputs, self.contract.factors
+        t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
+        handed_over = 3.0 * inputs.crossing
         if stated == "one":
             return np.asarray(1.0 + handed_over)
         if stated == "steps":
             return np.asarray(np.maximum(t - s, 0) + 1.0 + handed_over)
-        chunk = np.asarray((np.arange(seen.S) - seen.begin) // int(stated) + seen.begin)
+        chunk = np.asarray((np.arange(inputs.S) - inputs.begin) // int(stated) + inputs.begin)
         return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
 
     @cached_property
@@ -119,11 +119,11 @@ class FusedBounds:
         A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
         counted from the start of a packed sequence, or from the start of all sequences.
         """
-        seen, scope = self.truth.seen, self.contract.error_scope
+        inputs, scope = self.truth.inputs, self.contract.error_scope
         if scope == "prefix":
-            return [np.zeros(seen.S, dtype=np.int64)]
-        begins = [seen.begin, np.zeros_like(seen.begin)] if seen.packed else [seen.begin]
-        return [np.asarray(n + (np.arange(seen.S) - n) // int(scope) * int(scope)) for n in begins]
+            return [np.zeros(inputs.S, dtype=np.int64)]
+        begins = [inputs.begin, np.zeros_like(inputs.begin)] if inputs.packed else [inputs.begin]
+        return [np.asarray(n + (np.arange(inputs.S) - n) // int(scope) * int(scope)) for n in begins]
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
@@ -134,8 +134,8 @@ class FusedBounds:
     @cached_property
     def length(self) -> Array:
         """n, the number of terms in the error scope, [t, s]."""
-        seen, scope = self.truth.seen, self.contract.error_scope
-        t, s = np.arange(seen.S)[:, None], np.arange(seen.S)[None, :]
+        inputs, scope = self.truth.inputs, self.contract.error_scope
+        t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
         if scope == "window":
             return np.asarray(np.maximum(t - s, 0).astype(np.float64))
         return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
@@ -143,7 +143,7 @@ class FusedBounds:
     @cached_property
     def since(self) -> Array:
         """The sum of l since the call began, (B, NH, t): the m of a kernel that starts from m = 0."""
-        total, begin = np.cumsum(self.truth.log, -1), self.truth.seen.begin
+        total, begin = np.cumsum(self.truth.log, -1), self.truth.inputs.begin
         return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
 
     @cached_property
@@ -152,7 +152,7 @@ class FusedBounds:
         with np.errstate(invalid="ignore"):
             low = np.max(self.truth.exponent, -1, initial=-np.inf)
         low = np.where(np.isfinite(low), low, 0.0)
-        return low, self.truth.reads.stabiliser(low, self.since, self.truth.seen.igate)
+        return low, self.truth.reads.stabiliser(low, self.since, self.truth.inputs.igate)
 
     @cached_property
     def log_error(self) -> Array:
@@ -162,9 +162,9 @@ class FusedBounds:
         A stabiliser: 4 (J + 1) u_a |m|. The product: u_a (6 J + K + 8) + [u_m > u_a] 4 u_m.
         """
         truth, u_a = self.truth, self.rounding.u_a
-        K = truth.seen.q.shape[-1]
+        K = truth.inputs.q.shape[-1]
         with np.errstate(over="ignore", invalid="ignore"):
-            M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.seen.igate)[..., None, :]
+            M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.inputs.igate)[..., None, :]
             C = self.over_scope(truth.condition, self._windows_of(truth.condition))
             e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
             if self.contract.gates == "absolute":
@@ -173,10 +173,10 @@ class FusedBounds:
             e = truth.reads.exponent(e, product)
             if truth.reads.normalised:
                 sizes = np.maximum(*map(np.abs, self.stabiliser))
-                reached = np.maximum.accumulate(sizes, axis=-1) if truth.seen.S else sizes
+                reached = np.maximum.accumulate(sizes, axis=-1) if truth.inputs.S else sizes
                 e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
             e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
-            e = e + truth.seen.crossing * 2 * self.rounding.handed.u
+            e = e + truth.inputs.crossing * 2 * self.rounding.handed.u
             return np.where(np.isnan(e), np.inf, e)
 
     @cached_property
@@ -211,29 +211,29 @@ class FusedBounds:
         """The largest e^i; 1 for an operator with a stabiliser, which divides by it again."""
         if self.truth.reads.normalised:
             return 1.0
-        return float(np.exp(min(self.truth.seen.igate.max(initial=0.0), LARGEST_LOG)))
+        return float(np.exp(min(self.truth.inputs.igate.max(initial=0.0), LARGEST_LOG)))
 
     @cached_property
     def big(self) -> float:
         """The largest factor that may multiply the loss of one step later."""
-        seen = self.truth.seen
-        parts = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, seen.v, self.truth.weight)]
+        inputs = self.truth.inputs
+        parts = [float(np.abs(x).max(initial=1.0)) for x in (inputs.q, inputs.k, inputs.v, self.truth.weight)]
         return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
 
     @property
     def lost(self) -> float:
         """The loss to underflow of S terms of K products. A state may lose its own format's floor."""
-        seen, tiny = self.truth.seen, self.rounding.tiny
-        if seen.crossing.any():
+        inputs, tiny = self.truth.inputs, self.rounding.tiny
+        if inputs.crossing.any():
             tiny = max(tiny, self.rounding.handed.floor)
-        return float((seen.S + seen.q.shape[-1] + 4) * tiny * self.big)
+        return float((inputs.S + inputs.q.shape[-1] + 4) * tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
         """The error of the normaliser, (B, NH, t)."""
         truth, u_a = self.truth, self.rounding.u_a
         error = self.term_error.sum(-1)
-        error = error + gamma(truth.seen.S, u_a) * (truth.sizes.sum(-1) + error)
+        error = error + gamma(truth.inputs.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
         eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
         return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
@@ -241,7 +241,7 @@ class FusedBounds:
     @cached_property
     def o_sizes(self) -> Array:
         """The magnitude of the terms of the output, before any normaliser, (B, NH, t, V)."""
-        return self.truth.sizes @ np.abs(self.truth.seen.v)
+        return self.truth.sizes @ np.abs(self.truth.inputs.v)
 
     @cached_property
     def o_error(self) -> Array:
@@ -251,9 +251,9 @@ class FusedBounds:
         (dN + |o| dn) / (normaliser - dn). Nothing is promised where dn reaches the normaliser.
         """
         truth = self.truth
-        terms = np.maximum(np.count_nonzero(truth.seen.v, axis=-2) - 1, 0)[..., None, :]
+        terms = np.maximum(np.count_nonzero(truth.inputs.v, axis=-2) - 1, 0)[..., None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            dN = _product(self.term_error, np.abs(truth.seen.v))
+            dN = _product(self.term_error, np.abs(truth.inputs.v))
             dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
             if not self.truth.reads.normalised:
                 return dN
@@ -271,9 +271,9 @@ class FusedBounds:
     @cached_property
     def overflows(self) -> bool:
         """Whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
-        seen, way = self.truth.seen, (self.rounding.accumulator, self.rounding.operands)
-        products = [float(np.abs(x).max(initial=1.0)) for x in (seen.q, seen.k, self.truth.product_sizes)]
-        others = [float(np.abs(x).max(initial=1.0)) for x in (seen.v, self.truth.weight)]
+        inputs, way = self.truth.inputs, (self.rounding.accumulator, self.rounding.operands)
+        products = [float(np.abs(x).max(initial=1.0)) for x in (inputs.q, inputs.k, self.truth.product_sizes)]
+        others = [float(np.abs(x).max(initial=1.0)) for x in (inputs.v, self.truth.weight)]
         reach = max(products) * float(np.prod(others)) * self.largest_igate
         return reach >= min(form.largest for form in way) / 2
 
@@ -306,8 +306,8 @@ class FusedBounds:
 
         2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
         """
-        seen, u_a = self.truth.seen, self.rounding.u_a
-        depth = 2 * seen.S + seen.v.shape[-1] + seen.q.shape[-1] + PULLED
+        inputs, u_a = self.truth.inputs, self.rounding.u_a
+        depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.q.shape[-1] + PULLED
         rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m
         return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
 
@@ -319,7 +319,7 @@ class FusedBounds:
         if not self.truth.reads.normalised:
             return np.zeros((*self.truth.log.shape, 1))
         u = self.rounding.output.u
-        sums = gamma(self.truth.seen.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
+        sums = gamma(self.truth.inputs.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
         each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser
         return np.asarray((np.abs(pulled.W) * each).sum(-1, keepdims=True))
 
@@ -354,7 +354,7 @@ class FusedBounds:
         e = self.log_error
         low, high = (
             self.truth.exponent - e,
-            np.where(self.truth.seen.unread, -np.inf, self.truth.exponent + e),
+            np.where(self.truth.inputs.unread, -np.inf, self.truth.exponent + e),
         )
         left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
         if self.truth.reads.from_zero:
@@ -400,7 +400,7 @@ class FusedBounds:
 
     def product(self, name: str, pulled: Pulled) -> Bound:
         """Bound the gradient of q, k or v: the errors of its row or column, times the other factor."""
-        truth, seen = self.truth, self.truth.seen
+        truth, inputs = self.truth, self.truth.inputs
         if name == "v":
             sizes = truth.sizes / truth.normaliser
             error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
@@ -412,7 +412,7 @@ class FusedBounds:
         error = self.per_product_error(pulled) * truth.scale
         if name == "k":
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
-        other, value = (seen.k, pulled.dq) if name == "q" else (seen.q, pulled.dk)
+        other, value = (inputs.k, pulled.dq) if name == "q" else (inputs.q, pulled.dk)
         return self._stored(
             _product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
         )

@@ -23,7 +23,7 @@ from dmat.testing.check.report import exit_code, gather, show, write_json
 from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import EXAMPLES as INTERPRETED
-from dmat.testing.interpret.choice import asked, told
+from dmat.testing.interpret.choice import config_index, interpreter_record
 from dmat.testing.record import Report
 
 EXAMPLES = 200  # random cases per law and dtype, after about 70 cases of its ladder
@@ -46,7 +46,7 @@ def check(options: argparse.Namespace) -> list[Report]:
     if not lines:
         last = [line for line in printed.strip().splitlines() if line.strip()][-1:]
         raise NothingRun(f"no law was run; pytest ended with {code}: {' '.join(last)}")
-    reports = [replace(r, interpreter=told()) for r in gather(lines, plan, first=options.first)]
+    reports = [replace(r, interpreter=interpreter_record()) for r in gather(lines, plan, first=options.first)]
     return reports if options.first else [with_wider_contract(report, plan.subjects) for report in reports]
 
 
@@ -72,8 +72,8 @@ def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
 
     if sys.stderr.isatty():
         sys.stderr.write(f"\rlooking for a wider contract (at most {SECONDS:.0f} s) ")
-    places = [(s.dtype, s.device) for s in subjects if s.implementation == report.implementation]
-    found = stands_under(report, places)
+    sites = [(s.dtype, s.device) for s in subjects if s.implementation == report.implementation]
+    found = stands_under(report, sites)
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 50 + "\r")
     known = report.verdict == "broken" or found.outcome == "found"
@@ -155,7 +155,7 @@ def pytest_arguments(options: argparse.Namespace, report: Path, folder: Path) ->
     arguments += ["--no-summary"]  # the summary is not shown, and its table of examples loads torch
     arguments += ["--hypothesis-profile", "default", "--dmat-report", str(report)]
     arguments += ["--dmat-plan", str(report.with_name("plan.json"))]
-    examples = options.examples or (EXAMPLES if asked() is None else INTERPRETED)
+    examples = options.examples or (EXAMPLES if config_index() is None else INTERPRETED)
     arguments += ["--dmat-examples", str(examples)]
     arguments += ["--dmat-time-limit", str(options.time_limit)]
     kept = str(Path(options.counterexamples).resolve()) if options.counterexamples else ""

@@ -56,8 +56,8 @@ class Plan:
     @classmethod
     def read(cls, file: Path) -> Plan:
         """Read a plan that `write` wrote."""
-        told = json.loads(file.read_text())
-        return cls(told["laws"], [Planned(**subject) for subject in told["subjects"]], told["error"])
+        plain = json.loads(file.read_text())
+        return cls(plain["laws"], [Planned(**subject) for subject in plain["subjects"]], plain["error"])
 
 
 def subject_id(name: str, dtype: str, device: str, part: str) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dmat.testing.check.plan import Plan, subject_ids
 from dmat.testing.interpret.choice import caveat
-from dmat.testing.output import in_places, near, plain, written
+from dmat.testing.output import in_places, output_path, plain, written
 from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, read_line, text_of
 
 OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
@@ -45,8 +45,8 @@ def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Rep
     contracts = {subject.implementation: subject.contract for subject in plan.subjects}
     kinds = {subject.implementation: subject.kind for subject in plan.subjects}
     for name, contract in contracts.items():
-        places = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
-        keys = [(law, name, *place) for law in plan.laws[kinds[name]] for place in places]
+        sites = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
+        keys = [(law, name, *site) for law in plan.laws[kinds[name]] for site in sites]
         records = [_record(key, came.get(key, {}), lost) for key in keys]
         if first and any(r.status == "failed" for r in records):
             records = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in records]
@@ -165,15 +165,15 @@ def _matrix(report: Report) -> Table:
 
     A number in a cell is the worst error divided by its bound.
     """
-    places = list(dict.fromkeys((r.dtype, r.device) for r in report.laws))
-    many = len({device for _, device in places}) > 1
+    sites = list(dict.fromkeys((r.dtype, r.device) for r in report.laws))
+    many = len({device for _, device in sites}) > 1
     table = Table(title=Text(report.implementation), title_justify="left", box=None, pad_edge=False)
     table.add_column("law", no_wrap=True)
-    for dtype, device in places:
+    for dtype, device in sites:
         table.add_column(f"{dtype} {device}" if many else dtype, justify="right", no_wrap=True)
     cells = {(r.law, r.dtype, r.device): r for r in report.laws}
     for law in dict.fromkeys(r.law for r in report.laws if not isinstance(r, Unreached)):
-        table.add_row(law, *(_cell(cells[law, *place]) for place in places))
+        table.add_row(law, *(_cell(cells[law, *site]) for site in sites))
     return table
 
 
@@ -199,7 +199,7 @@ def _show_broken(report: Report, console: Console) -> None:
             case = (other.case or other.reason).replace("\n", "; ")
             plain(console, f"  also in {other.dtype} on {other.device}: {case}")
             if other.folder:
-                plain(console, f"    kept: {near(Path(other.folder))}")
+                plain(console, f"    kept: {output_path(Path(other.folder))}")
 
 
 def _verdict_line(report: Report) -> str:

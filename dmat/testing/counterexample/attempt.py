@@ -18,7 +18,7 @@ from dmat.testing.errors import CaseError, Refused
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
-from dmat.testing.processes import Tell
+from dmat.testing.processes import Send
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
@@ -26,33 +26,35 @@ LEAST_TRIES = 2  # the first in a process without earlier calls, the second afte
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
-def attempts(files: Sequence[Path], wanted: Wanted, tell: Tell) -> Iterator[Outcome]:
-    """Yield the outcome of each case. tell: called with None before each case and before each try."""
+def attempts(files: Sequence[Path], wanted: Wanted, send: Send) -> Iterator[Outcome]:
+    """Yield the outcome of each case. send: called with None before each case and before each try."""
     torch.set_num_threads(1)
     implementation = None if wanted.target is None else load(wanted.target)
     for file in files:
-        tell(None)
-        yield _outcome(file, implementation, wanted, tell)
+        send(None)
+        yield _outcome(file, implementation, wanted, send)
 
 
-def _outcome(file: Path, implementation: Any, wanted: Wanted, tell: Tell) -> Outcome:
+def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Outcome:
     try:
-        told = read(file)
-        case = case_of(told.case, file.parent)
+        case_file = read(file)
+        case = case_of(case_file.case, file.parent)
     except CaseError as error:
         return Outcome(file, COULD_NOT, str(error))
     if implementation is None:
-        implementation = next((i for i in BUILTIN if i.name == told.implementation), None)
+        implementation = next((i for i in BUILTIN if i.name == case_file.implementation), None)
     if implementation is None:
-        why = f"pass --impl TARGET: the case is of {told.implementation}, which is not imported by itself"
+        why = (
+            f"pass --impl TARGET: the case is of {case_file.implementation}, which is not imported by itself"
+        )
         return Outcome(file, COULD_NOT, why)
-    torch.manual_seed(told.seed)
-    dtype, device = wanted.dtype or told.dtype, wanted.device or told.device
-    return Outcome(file, *tried(told.law, implementation, dtype, device, case, lambda: tell(None)))
+    torch.manual_seed(case_file.seed)
+    dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
+    return Outcome(file, *tried(case_file.law, implementation, dtype, device, case, lambda: send(None)))
 
 
 def tried(
-    law: str,
+    law_name: str,
     implementation: Any,
     dtype: str,
     device: str,
@@ -65,9 +67,9 @@ def tried(
     LEAST_TRIES tries. before: called before each try.
     """
     try:
-        entry = law_named(law, implementation.kind)
+        law = law_named(law_name, implementation.kind)
     except KeyError:
-        return COULD_NOT, f"there is no law {law!r}"
+        return COULD_NOT, f"there is no law {law_name!r}"
     if dtype not in implementation.contract.dtypes:
         return COULD_NOT, f"{implementation.name} does not promise {dtype}"
     if device not in implementation.devices:
@@ -79,11 +81,11 @@ def tried(
     case = in_dtype(case, subject.domain.dtype)
     until = time.monotonic() + SECONDS_OF_TRIES
     try:
-        reason = entry.why_not(subject, case)
+        reason = law.why_not(subject, case)
         for number in range(TRIES if reason is None else 0):
             if number < LEAST_TRIES or time.monotonic() < until:
                 before()
-                entry.check(subject, **case)
+                law.check(subject, **case)
                 _other_call(subject, case)
     except LawBroken as broken:
         reason = None if broken.finding.index else _uncallable(implementation, dtype, device)

@@ -22,7 +22,7 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import FILE, CaseFile, Dtype, Name, Text, case_of, read
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.errors import CaseError, CorpusError
-from dmat.testing.output import near
+from dmat.testing.output import output_path
 from dmat.testing.registry import laws
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def require_there(folders: Sequence[Path]) -> None:
     """Raise CorpusError for a folder that does not exist."""
     for folder in folders:
         if not folder.is_dir():
-            raise CorpusError(f"the corpus is {str(near(folder))!r}; there is no such folder")
+            raise CorpusError(f"the corpus is {str(output_path(folder))!r}; there is no such folder")
 
 
 def _read(folder: Path) -> Corpus:

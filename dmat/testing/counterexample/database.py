@@ -45,12 +45,12 @@ def forget(
         return
     where, line = key(law, implementation, dtype, device), encoded(case)
     for value in list(database.fetch(where)):
-        told = _read(value)
-        if told is not None and encoded(told) == line:
+        stored = _read(value)
+        if stored is not None and encoded(stored) == line:
             database.delete(where, value)
 
 
-def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> list[Case]:
+def recall(database: ExampleDatabase | None, law: Law, subject: Subject) -> list[Case]:
     """Return the cases that broke the law on any device: the subject's own device first, then the shortest.
 
     Skips lines that cannot be read, and cases that the contract does not allow.
@@ -59,10 +59,10 @@ def recall(database: ExampleDatabase | None, entry: Law, subject: Subject) -> li
         return []
     found: dict[str, Case] = {}
     for device in sorted(DEVICES, key=lambda device: device != subject.device):
-        where = key(entry.name, subject.implementation.name, subject.dtype, device)
+        where = key(law.name, subject.implementation.name, subject.dtype, device)
         for value in sorted(set(database.fetch(where)), key=lambda value: (len(value), value)):
             case = _read(value)
-            if case is not None and entry.why_not(subject, case) is None:
+            if case is not None and law.why_not(subject, case) is None:
                 found.setdefault(encoded(case), case)
     return list(found.values())
 

@@ -33,15 +33,15 @@ from dmat.testing.case_file import (
     parts_of,
     read,
     text_of,
-    told,
+    with_stored_randoms,
 )
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.explain.repro.script import best_script, deadly_script
-from dmat.testing.interpret.choice import TRITON, asked
+from dmat.testing.interpret.choice import TRITON, config_index
 from dmat.testing.law.subject import Subject
-from dmat.testing.output import near
+from dmat.testing.output import output_path
 from dmat.testing.record import FORMAT
-from dmat.testing.verdict.finding import Failure, Finding, Look
+from dmat.testing.verdict.finding import Example, Failure, Finding
 
 if TYPE_CHECKING:
     from dmat.testing.law.law import Law
@@ -56,20 +56,20 @@ class Watch(Protocol):
     def trying(self, case: Case) -> AbstractContextManager[None]:
         """Write the case down before it is tried. Raises DidNotEnd."""
 
-    def at_ease(self) -> None:
+    def pause_watchdog(self) -> None:
         """Pause the watchdog until the next example: what follows is not kernel code."""
 
 
 def next_steps(home: Path, file: CaseFile) -> list[str]:
     """Return two lines: the command that replays the case, and the path of the picture."""
-    return [f"replay: {replay_command(home, file)}", f"look:   {near(home) / PICTURE}"]
+    return [f"replay: {replay_command(home, file)}", f"look:   {output_path(home) / PICTURE}"]
 
 
 def replay_command(home: Path, file: CaseFile) -> str:
     """Return the command that replays the case."""
-    config = asked()
+    config = config_index()
     interpreted = [] if config is None else ["--interpret", *(["--config", str(config)] if config else [])]
-    return shlex.join(["dmat", "replay", str(near(home)), "--impl", file.implementation, *interpreted])
+    return shlex.join(["dmat", "replay", str(output_path(home)), "--impl", file.implementation, *interpreted])
 
 
 # Content of case.json
@@ -85,7 +85,7 @@ def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
         subject.device,  # type: ignore[arg-type]
         parts_of(failure.case),
         failure.ended,
-        failure.again,
+        failure.reproducible,
         finding_form(finding),
         versions(),
         machine(subject.device),
@@ -109,7 +109,7 @@ def _clean(text: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of dmat, Python and the packages that a result depends on."""
-    interpreter = {} if asked() is None else {"triton interpreter": TRITON}
+    interpreter = {} if config_index() is None else {"triton interpreter": TRITON}
     found = {p: version(p) for p in PACKAGES}
     return {"dmat": __version__, "python": platform.python_version()} | found | interpreter
 
@@ -124,8 +124,8 @@ def machine(device: str) -> str:
 def folder_name(file: CaseFile) -> str:
     """Return the folder name of a counterexample: law, implementation, dtype, device, hash of the case."""
     case = msgspec.json.encode(file.case).decode()  # independent of the parts that other laws take
-    told = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    with_stored_randoms = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
+    digest = hashlib.sha256(with_stored_randoms.encode()).hexdigest()[:8]
     parts = (file.law, file.implementation, file.dtype, file.device, digest)
     return "--".join(re.sub(r"[^\w.]+", "_", part).strip("_.")[-60:] or "_" for part in parts)
 
@@ -136,7 +136,7 @@ def write(
     subject: Subject,
     failure: Failure,
     file: CaseFile,
-    looks: Sequence[Look],
+    examples: Sequence[Example],
     message: str,
     watch: Watch,
 ) -> None:
@@ -147,7 +147,7 @@ def write(
         write_case(beside, file, failure.case)
         extras = [
             _or_why_not(lambda: _write_repro(beside, law, subject, failure, watch), REPRO),
-            _or_why_not(lambda: _draw(looks, beside / PICTURE, watch), PICTURE),
+            _or_why_not(lambda: _draw(examples, beside / PICTURE, watch), PICTURE),
         ]
         (beside / REPORT).write_text(
             report(file, message, replay_command(home, file), [text for text in extras if text])
@@ -161,7 +161,7 @@ def write_case(folder: Path, file: CaseFile, case: Any) -> None:
     """Write case.json, and a file of tensors beside it if the case has random numbers."""
     from safetensors.numpy import save_file
 
-    kept, tensors = told(case)
+    kept, tensors = with_stored_randoms(case)
     if tensors:
         save_file(dict(tensors), str(folder / TENSORS))
     (folder / FILE).write_text(text_of(msgspec.structs.replace(file, case=parts_of(kept))))
@@ -191,11 +191,11 @@ def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _draw(looks: Sequence[Look], file: Path, watch: Watch) -> None:
-    watch.at_ease()
+def _draw(examples: Sequence[Example], file: Path, watch: Watch) -> None:
+    watch.pause_watchdog()
     from dmat.testing.explain.picture.figure import draw
 
-    draw(looks, file)
+    draw(examples, file)
 
 
 def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, watch: Watch) -> None:

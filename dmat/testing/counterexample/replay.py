@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, Outcome, Wanted
 from dmat.testing.errors import CannotRun, CaseError, Died, OutOfTime
-from dmat.testing.interpret.choice import caveat, told
-from dmat.testing.processes import Tell, apart
+from dmat.testing.interpret.choice import caveat, interpreter_record
+from dmat.testing.processes import Send, apart
 
 FILE = "case.json"
 SECONDS = 60.0  # limit of one try
@@ -39,11 +39,11 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
     outcomes: list[Outcome] = []
     trying = False
 
-    def heard(told: Outcome | None) -> float:
+    def heard(interpreter_record: Outcome | None) -> float:
         nonlocal trying
-        trying = told is None
-        if told is not None:
-            outcomes.append(told)
+        trying = interpreter_record is None
+        if interpreter_record is not None:
+            outcomes.append(interpreter_record)
         return seconds
 
     while len(outcomes) < len(files):
@@ -63,12 +63,12 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
     return outcomes
 
 
-def _replay_here(files: Sequence[Path], wanted: Wanted, tell: Tell) -> None:
+def _replay_here(files: Sequence[Path], wanted: Wanted, send: Send) -> None:
     """Run in the child: tell None before each case and each try, and the outcome after each case."""
     from dmat.testing.counterexample.attempt import attempts
 
-    for outcome in attempts(files, wanted, tell):
-        tell(outcome)
+    for outcome in attempts(files, wanted, send):
+        send(outcome)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def command(options: argparse.Namespace) -> int:
     for outcome in outcomes:
         first, *others = outcome.text.splitlines()
         print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
-    interpreter = told()
+    interpreter = interpreter_record()
     if interpreter is not None:
         print(caveat(interpreter))
     if options.keep:

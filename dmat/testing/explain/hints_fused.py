@@ -20,7 +20,7 @@ from dmat.testing.contract.written import SCOPES, fields_written
 from dmat.testing.kernel.fused import NAMES
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.fused import Pulled, Truth
-from dmat.testing.verdict.finding import Evidence, Expected, Look, as_array
+from dmat.testing.verdict.finding import Evidence, Example, Expected, as_array
 
 # OTHER_READINGS: the kernel computes another formula. LESS_CARE: the right formula, with larger errors.
 OTHER_READINGS: tuple[dict[str, Any], ...] = (
@@ -48,7 +48,7 @@ LESS_CARE: tuple[dict[str, Any], ...] = (
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Shown:
     """The tensor of a finding: its case, its evidence, and its expected value under the stated contract."""
 
     case: Case
@@ -57,38 +57,38 @@ class _Seen:
     own: Expected
 
 
-def explanation(subject: FusedSubject, looks: Sequence[Look]) -> list[str]:
+def explanation(subject: FusedSubject, examples: Sequence[Example]) -> list[str]:
     """Return one or two lines that suggest other contract fields, if these account for all entries."""
-    seen = [_seen(subject, look) for look in looks]
-    known = [one for one in seen if one is not None]
-    return _told(subject, known) if len(known) == len(looks) else []
+    shown = [_gradients_shown(subject, example) for example in examples]
+    known = [one for one in shown if one is not None]
+    return _hint(subject, known) if len(known) == len(examples) else []
 
 
-def _seen(subject: FusedSubject, look: Look) -> _Seen | None:
+def _gradients_shown(subject: FusedSubject, example: Example) -> _Shown | None:
     """Return the tensor of an example's finding, or None if the law judged more than one plain call."""
-    quantity, evidence = look.finding.quantity, look.finding.evidence
-    if evidence is None or set(look.case) != {"gates", "probe"}:
+    quantity, evidence = example.finding.quantity, example.finding.evidence
+    if evidence is None or set(example.case) != {"gates", "qkv"}:
         return None
-    own = _expected(subject, subject.contract, look.case, quantity)
+    own = _expected(subject, subject.contract, example.case, quantity)
     if own is None or own.value.hi.shape != evidence.exact.shape:
         return None
     same = np.array_equal(own.value.hi[evidence.wrong], evidence.exact[evidence.wrong])
-    return _Seen(look.case, quantity, evidence, own) if same else None
+    return _Shown(example.case, quantity, evidence, own) if same else None
 
 
-def _told(subject: FusedSubject, looks: Sequence[_Seen]) -> list[str]:
-    for fields in OTHER_READINGS if _tells(looks[0].evidence) else ():
+def _hint(subject: FusedSubject, examples: Sequence[_Shown]) -> list[str]:
+    for fields in OTHER_READINGS if _tells(examples[0].evidence) else ():
         if "gradient" in fields and not subject.reads.truncates:
             continue
-        if _accounts(subject, looks, fields, differ=True):
+        if _accounts(subject, examples, fields, differ=True):
             own = {name: getattr(subject.contract, name) for name in fields}
-            told, stated = fields_written(fields), fields_written(own)
-            return [f"it is what {told} gives, and the contract says {stated}: is that meant?"]
+            words, stated = fields_written(fields), fields_written(own)
+            return [f"it is what {words} gives, and the contract says {stated}: is that meant?"]
     for fields in LESS_CARE:
-        if _accounts(subject, looks, fields):
+        if _accounts(subject, examples, fields):
             wider = " or a wider one" if isinstance(fields.get("error_scope"), int) else ""
-            told = f"it is within what {fields_written(fields)}{wider} allows:"
-            return [told, "if it is meant to compute so, the contract must say it (see dmat grade)."]
+            words = f"it is within what {fields_written(fields)}{wider} allows:"
+            return [words, "if it is meant to compute so, the contract must say it (see dmat grade)."]
     return []
 
 
@@ -101,7 +101,7 @@ def _tells(evidence: Evidence) -> bool:
 
 
 def _accounts(
-    subject: FusedSubject, looks: Sequence[_Seen], fields: dict[str, Any], *, differ: bool = False
+    subject: FusedSubject, examples: Sequence[_Shown], fields: dict[str, Any], *, differ: bool = False
 ) -> bool:
     """Return whether the contract with these fields allows all computed values.
 
@@ -113,18 +113,18 @@ def _accounts(
         return False
     if contract == subject.contract or ("gates" in fields and contract.gate != "preact"):
         return False
-    return all(_allows(subject, contract, look, differ) for look in looks)
+    return all(_allows(subject, contract, example, differ) for example in examples)
 
 
-def _allows(subject: FusedSubject, contract: FusedContract, look: _Seen, differ: bool) -> bool:
+def _allows(subject: FusedSubject, contract: FusedContract, example: _Shown, differ: bool) -> bool:
     """Return whether a contract allows every entry of the tensor."""
-    own, wrong = look.own, look.evidence.wrong
-    other = _expected(subject, contract, look.case, look.quantity)
+    own, wrong = example.own, example.evidence.wrong
+    other = _expected(subject, contract, example.case, example.quantity)
     assert other is not None  # `quantity` is a result of a call under any contract
     apart = np.abs(own.value.hi - other.value.hi)[wrong]
     if differ and not (apart > own.bound.bound[wrong]).any():
         return False
-    return _within(look.evidence, other)
+    return _within(example.evidence, other)
 
 
 def _within(evidence: Evidence, expected: Expected) -> bool:
@@ -138,13 +138,13 @@ def _within(evidence: Evidence, expected: Expected) -> bool:
 
 def _expected(subject: FusedSubject, contract: FusedContract, case: Case, quantity: str) -> Expected | None:
     """Return the expected value of a quantity under a contract; None if it is no result of a call."""
-    inputs = subject.inputs(case["gates"], case["probe"])
+    inputs = subject.inputs(case["gates"], case["qkv"])
     rounding = FusedRounding.of(contract, subject.dtype)
-    truth = Truth(contract, subject.seen(inputs))
+    truth = Truth(contract, subject.read_inputs(inputs))
     if quantity == "o":
         return subject.output_of(truth, contract, rounding)
     names = {subject.gradient_name(name): name for name in NAMES}
     if quantity not in names:
         return None
-    pulled = Pulled(truth, as_array(subject.cotangent(inputs, case["probe"])))
+    pulled = Pulled(truth, as_array(subject.cotangent(inputs, case["qkv"])))
     return subject.gradient_of(pulled, names[quantity], FusedBounds(truth, contract, rounding))

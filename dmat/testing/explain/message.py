@@ -21,7 +21,7 @@ from dmat.testing.explain.hints_fused import explanation as of_fused
 from dmat.testing.explain.pattern import failing_entries
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.verdict.finding import Finding, LawBroken, Look, as_array
+from dmat.testing.verdict.finding import Example, Finding, LawBroken, as_array
 
 if TYPE_CHECKING:
     from dmat.testing.law.law import Law
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
 Trying = Callable[[Case], AbstractContextManager[None]]
 
-DISPUTES: Mapping[str, Callable[[Any, Sequence[Look]], list[str]]] = {
-    DTILDE: lambda subject, looks: explanation(subject, looks[0].case, looks[0].finding),
+DISPUTES: Mapping[str, Callable[[Any, Sequence[Example]], list[str]]] = {
+    DTILDE: lambda subject, examples: explanation(subject, examples[0].case, examples[0].finding),
     FUSED: of_fused,
 }  # explanations of often disputed errors, by kind of kernel
 LONGER = (64, 40, 24)  # lengths S at which the same gates are tried again
 MOST_GATES = 8  # gates of a window that are listed
 
 
-def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | None:
+def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Example | None:
     """Return an Example: the lengthened case, if it still breaks the law. A pattern needs length to show.
 
     trying: the guard of every try. The subject's own record of errors stays as it is.
@@ -57,7 +57,7 @@ def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | Non
                 with trying(wider):
                     law.check(quiet, **wider)
         except LawBroken as broken:
-            return Look(wider, broken.finding)
+            return Example(wider, broken.finding)
         except DidNotEnd:
             return None
         except Exception:  # a refusal, or a recipe that cannot have this length
@@ -65,35 +65,37 @@ def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Look | Non
     return None
 
 
-def message(law: Law, subject: Subject, looks: Sequence[Look], *, again: bool, after: Sequence[str]) -> str:
-    """Return the message. looks: the smallest case, then perhaps a longer one. after: the last lines."""
-    case, finding = looks[0].case, looks[0].finding
+def message(
+    law: Law, subject: Subject, examples: Sequence[Example], *, reproducible: bool, after: Sequence[str]
+) -> str:
+    """Return the message. examples: the smallest case, then perhaps a longer one. after: the last lines."""
+    case, finding = examples[0].case, examples[0].finding
     where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
     lines = [
         f"{law.name}: {law.statement}",
         f"does not hold for {where}:",
         *(f"  {line}" for line in finding.lines()),
         *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
-        *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(looks))),
-        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, looks))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(examples))),
+        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, examples))),
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
     ]
     lines += building(case, subject.device)
-    if not again:
+    if not reproducible:
         lines.append(INCONSTANT)
     return "\n".join([*lines, *after])
 
 
-def _disputed(subject: Subject, looks: Sequence[Look]) -> list[str]:
+def _disputed(subject: Subject, examples: Sequence[Example]) -> list[str]:
     """Return the explanation of an often disputed error, or no line."""
-    return DISPUTES[subject.kind](subject, looks)
+    return DISPUTES[subject.kind](subject, examples)
 
 
 def building(case: Case, device: str) -> list[str]:
     """Return the lines of code that build the tensors of a D~ case; none for a case with a QKV recipe."""
-    if "probe" in case or "gates" not in case:
+    if "qkv" in case or "gates" not in case:
         return []
     lines = [f"  igate_preact, fgate_preact = gates.build({device!r})"]
     return lines + ([f"  G = cotangent.build(gates, {device!r})"] if "cotangent" in case else [])
@@ -108,13 +110,13 @@ def _whatever_it_says(explain: Callable[[], Iterable[str]]) -> list[str]:
         return [f"(no more can be said: {type(error).__name__}: {error})"]
 
 
-def wrong_entries(looks: Sequence[Look]) -> Iterator[str]:
+def wrong_entries(examples: Sequence[Example]) -> Iterator[str]:
     """Yield a line for each Example that says which entries fail."""
-    for look in looks:
-        fitted = failing_entries(read_out(look.finding))
+    for example in examples:
+        fitted = failing_entries(read_out(example.finding))
         if fitted is not None:
-            gates = look.case.get("gates")
-            length = f" at S = {gates.shape[-1]}" if len(looks) > 1 and gates is not None else ""
+            gates = example.case.get("gates")
+            length = f" at S = {gates.shape[-1]}" if len(examples) > 1 and gates is not None else ""
             yield f"wrong{length}: {fitted}"
 
 
@@ -144,14 +146,14 @@ def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
     """Return i[s] and f over the window s+1 .. t, at most MOST_GATES different ones."""
     igate, fgate = gates.values()
     window = fgate[(*head, slice(s + 1, t + 1))].tolist()
-    told = f"i[{s}] = {igate[(*head, s)].item()!r}"
+    words = f"i[{s}] = {igate[(*head, s)].item()!r}"
     if not window:
-        return f"{told}, no forget gate"
+        return f"{words}, no forget gate"
     if len(set(map(repr, window))) == 1 and len(window) > 1:
-        return f"{told}, f[{s + 1}..{t}] = {window[0]!r}"
+        return f"{words}, f[{s + 1}..{t}] = {window[0]!r}"
     many = ", ..." if len(window) > MOST_GATES else ""
     some = ", ".join(map(repr, window[:MOST_GATES]))
-    return f"{told}, f[{s + 1}..{t}] = {some}{many}" if len(window) > 1 else f"{told}, f[{t}] = {some}"
+    return f"{words}, f[{s + 1}..{t}] = {some}{many}" if len(window) > 1 else f"{words}, f[{t}] = {some}"
 
 
 def _plain_torch(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:

@@ -32,13 +32,13 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
         return random.choice(rungs)
     average = sum(tried.values()) / max(1, len(tried))
     drawn: list[tuple[int, int, Case]] = []
-    dear = entry.cases.inside is None
-    for _ in range(PATIENT if dear else MOST_DRAWS):
+    expensive = entry.cases.inside is None
+    for _ in range(PATIENT if expensive else MOST_DRAWS):
         case = entry.cases.draw(random, domain)
         if "gates" not in case:
             return case
         count = tried.get(regime_of(case["gates"]), 0)
-        if count <= (0 if dear else average):
+        if count <= (0 if expensive else average):
             return case
         drawn.append((count, len(drawn), case))
     return min(drawn)[-1]

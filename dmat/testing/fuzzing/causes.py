@@ -40,7 +40,7 @@ MUCH_LONGER = 2  # times
 def symptom(finding: Finding) -> str:
     """Return the key that groups failures of one law: quantity, position, and kinds of the two values."""
     computed, exact = _kinds(finding)
-    return f"{finding.quantity}{_place(finding.index)}: {computed} for {exact}"
+    return f"{finding.quantity}{_index_text(finding.index)}: {computed} for {exact}"
 
 
 def _kinds(finding: Finding) -> tuple[str, str]:
@@ -54,7 +54,7 @@ def _is_vague(finding: Finding) -> bool:
     return _kinds(finding) == (NUMBER, NUMBER)
 
 
-def _place(index: tuple[int, ...]) -> str:
+def _index_text(index: tuple[int, ...]) -> str:
     """Return the position of an entry (b, h, t, s) relative to the diagonal, or "" for other indices."""
     if len(index) != 4:
         return ""
@@ -68,8 +68,8 @@ def _kind(text: str, what: What) -> str:
     return text.partition(":")[0] if what == "raised" else re.sub(r"\d+", "#", text)[:80]
 
 
-def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
-    """Whether the smallest case of this cause also breaks the law `entry` for the subject.
+def explains(cause: Cause, law: Law, subject: Subject, trying: Trying, parts: Case | None = None) -> bool:
+    """Whether the smallest case of this cause also breaks the law `law` for the subject.
 
     parts: a case that breaks the law. If its gates have the shape of the cause's gates, all its other parts
     are used; otherwise only its cotangent is.
@@ -82,7 +82,7 @@ def explains(cause: Cause, entry: Law, subject: Subject, trying: Trying, parts: 
             **others,
             **{name: part for name, part in case.items() if name not in others or name == "gates"},
         }
-    return any(_broken(entry, subject, whole, trying) for whole in completed(case, entry, subject))
+    return any(_broken(law, subject, whole, trying) for whole in completed(case, law, subject))
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
@@ -104,10 +104,10 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
         and _length(found) > MUCH_LONGER * _length(theirs)
     ):
         return False
-    entry = law_named(cause.cell.law, subject.kind)
+    law = law_named(cause.cell.law, subject.kind)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.domain.dtype)
-    return any(_broken(entry, there, whole, trying) for whole in completed(case, entry, there))
+    return any(_broken(law, there, whole, trying) for whole in completed(case, law, there))
 
 
 def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
@@ -126,9 +126,9 @@ def alike(causes: Iterable[Cause], ended: str) -> list[Cause]:
     return [cause for cause in causes if cause.ended == ended]
 
 
-def one_cause(case: Case, sign: str, cause: Cause, entry: Law, subject: Subject, trying: Trying) -> bool:
-    """Whether a shrunk failure of the law `entry` has this cause. sign: the symptom of the failure."""
-    return explained(case, sign, cause, subject, trying) or explains(cause, entry, subject, trying, case)
+def one_cause(case: Case, sign: str, cause: Cause, law: Law, subject: Subject, trying: Trying) -> bool:
+    """Whether a shrunk failure of the law `law` has this cause. sign: the symptom of the failure."""
+    return explained(case, sign, cause, subject, trying) or explains(cause, law, subject, trying, case)
 
 
 def _quantity(sign: str) -> str:
@@ -149,18 +149,18 @@ def ways(case: Case, subject: Subject, trying: Trying) -> dict[str, bool]:
     """Return the symptoms with which this case breaks the general laws, and whether each is vague."""
     found = {}
     for name in GENERAL:
-        entry = law_named(name, subject.kind)
-        for whole in completed(case, entry, subject):
-            broken = _broken(entry, subject, whole, trying)
+        law = law_named(name, subject.kind)
+        for whole in completed(case, law, subject):
+            broken = _broken(law, subject, whole, trying)
             if broken is not None:
                 found[symptom(broken.finding)] = _is_vague(broken.finding)
     return found
 
 
-def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:
+def _broken(law: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:
     try:
         with trying(case):
-            entry.check(subject.in_dtype(subject.dtype), **case)
+            law.check(subject.in_dtype(subject.dtype), **case)
     except LawBroken as broken:
         return broken
     except (Exception, DidNotEnd):  # a refusal, or an error of the law itself: no finding
@@ -168,19 +168,19 @@ def _broken(entry: Law, subject: Subject, case: Case, trying: Trying) -> LawBrok
     return None
 
 
-def completed(case: Case, entry: Law, subject: Subject) -> Iterator[Case]:
+def completed(case: Case, law: Law, subject: Subject) -> Iterator[Case]:
     """Yield the case in the form that this law takes. Missing parts get plain values.
 
     Yield nothing if the law does not apply to the subject or the completed case lies outside its domain.
     """
-    if "gates" not in case or entry.cases.inside is None or entry.not_applicable(subject) is not None:
+    if "gates" not in case or law.cases.inside is None or law.not_applicable(subject) is not None:
         return
     plain = _plain_parts(case["gates"], subject)
-    for cotangent in _cotangents(case) if "cotangent" in entry.parameters else COTANGENTS[:1]:
+    for cotangent in _cotangents(case) if "cotangent" in law.parameters else COTANGENTS[:1]:
         whole = {**plain, **case, "cotangent": cotangent}
-        if set(entry.parameters) <= set(whole):
-            taken = entry.arguments(whole)
-            if entry.cases.inside(taken, subject.domain):
+        if set(law.parameters) <= set(whole):
+            taken = law.arguments(whole)
+            if law.cases.inside(taken, subject.domain):
                 yield taken
 
 

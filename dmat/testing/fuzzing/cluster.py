@@ -83,8 +83,8 @@ class Cluster:
             ends: list[Done] = ray.get(shard)
         except ray.exceptions.RayError as error:
             first, *others = [msgspec.structs.replace(turn, seconds=0.0) for turn in turns]
-            told = f"a shard of {len(turns)} turns is lost: {_first_line(error)}"
-            return [lost(first, told), *(lost(turn, "") for turn in others)]
+            reason = f"a shard of {len(turns)} turns is lost: {_first_line(error)}"
+            return [lost(first, reason), *(lost(turn, "") for turn in others)]
         for done in ends:
             for found in done.found:
                 _unpack(found, Path(self.setup.shared) / COUNTEREXAMPLES)

@@ -17,9 +17,9 @@ def processors() -> int:
 
 def visible() -> tuple[str, ...]:
     """Return the entries of the caller's CUDA_VISIBLE_DEVICES or, if it is unset, all GPUs of the driver."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return tuple(entry.strip() for entry in told.split(",") if entry.strip() not in ("", "-1"))
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return tuple(entry.strip() for entry in listed.split(",") if entry.strip() not in ("", "-1"))
     return tuple(index for index, _ in _free())
 
 
@@ -27,10 +27,10 @@ def _free() -> list[tuple[str, int]]:
     """Return (index, free MiB) of each GPU. Calls nvidia-smi, which creates no CUDA context."""
     query = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = (line.split(",") for line in told.splitlines() if line.count(",") == 1)
+    rows = (line.split(",") for line in listed.splitlines() if line.count(",") == 1)
     return [(index.strip(), int(free)) for index, free in rows if free.strip().isdigit()]
 
 

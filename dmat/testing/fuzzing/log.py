@@ -23,7 +23,7 @@ FILE = "log.jsonl"
 LOCK = "log.lock"
 
 
-class Asked(Struct, frozen=True, tag="asked"):
+class Request(Struct, frozen=True, tag="asked"):
     """The options with which a sitting of the run was started.
 
     started: UTC, ISO 8601. seconds: fuzzing time of all sittings together. config: number of the autotune
@@ -61,7 +61,7 @@ class Happened(Struct, frozen=True, tag="happened"):
     what: str
 
 
-Line = Asked | Ended | Noted | Happened
+Line = Request | Ended | Noted | Happened
 
 
 class Log:

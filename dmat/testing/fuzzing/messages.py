@@ -21,7 +21,7 @@ class Cell(Struct, frozen=True):
     device: str
 
 
-class Planned(Struct, frozen=True):
+class PlannedCell(Struct, frozen=True):
     """A cell of the plan.
 
     order: cells of low order run first. least: minimum number of examples of a turn, regardless of time.
@@ -38,7 +38,7 @@ class Planned(Struct, frozen=True):
 class Layout(Struct, frozen=True):
     """All cells of a run, and data for the report: contracts, statements of laws, machine, versions."""
 
-    cells: list[Planned]
+    cells: list[PlannedCell]
     contracts: dict[str, dict[str, object]]
     statements: dict[str, str]
     machine: str
@@ -102,8 +102,8 @@ class Found(Struct, frozen=True):
     """A failure of a cell with a new symptom.
 
     cause: number of the cause that explains the failure, or None for a new cause. folder: name of its folder
-    of counterexamples, or None. again: the failure is reproducible. signs: symptoms with which its case
-    breaks the general laws. files: contents of the folder, if it was made on another machine.
+    of counterexamples, or None. reproducible: the case broke the law at every try. signs: symptoms with which
+    the case breaks the general laws. files: contents of the folder, if another machine made it.
     """
 
     cell: Cell
@@ -112,7 +112,7 @@ class Found(Struct, frozen=True):
     case: str
     message: str
     ended: Ended = "broken"
-    again: bool = True
+    reproducible: bool = True
     cause: int | None = None
     folder: str | None = None
     signs: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class Pool:
         try:
             return future.result(timeout=self.patience if seconds is None else seconds)
         except ProcessExpired as death:
-            raise Gone(_told(death)) from None
+            raise Gone(_exit_words(death)) from None
         except TimeoutError:
             future.cancel()  # type: ignore[no-untyped-call]
             raise Gone(OUT_OF_TIME) from None
@@ -82,7 +82,7 @@ class Pool:
         where = f"{turn.cell.law} of {turn.cell.implementation}"
         if not isinstance(error, ProcessExpired):
             return lost(turn, f"{where} came to no end: {type(error).__name__}: {error}")
-        event = f"a process died ({_told(error)}) in {where}"
+        event = f"a process died ({_exit_words(error)}) in {where}"
         if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
             return lost(turn, f"{event}; tried again, its case did not end one")
         try:
@@ -112,6 +112,6 @@ def lost(turn: Turn, event: str, *found: Any) -> Done:
     return Done(turn.name, turn.cell, turn.seconds, found=found, event=event)
 
 
-def _told(death: ProcessExpired) -> str:
+def _exit_words(death: ProcessExpired) -> str:
     """Return how a process ended, as text. A negative exit code is a signal."""
     return f"signal {-death.exitcode}" if death.exitcode < 0 else f"exit code {death.exitcode}"

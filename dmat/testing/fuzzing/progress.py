@@ -30,7 +30,7 @@ class Progress:
         rich = sys.stderr.isatty()
         self.console = Console(stderr=True, emoji=False, highlight=False)
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if rich else None
-        self.shown, self.told = 0.0, 0
+        self.shown, self.shown_findings = 0.0, 0
 
     def __enter__(self) -> Progress:
         """Start the live display on a terminal."""
@@ -44,7 +44,7 @@ class Progress:
         """Remove the live display and print the remaining findings."""
         if self.live is not None:
             self.live.__exit__(kind, error, trace)
-        self._tell_findings()
+        self._show_findings()
 
     def show(self) -> None:
         """Refresh the display: at most once a second on a terminal, else print new findings and a line."""
@@ -54,15 +54,15 @@ class Progress:
                 self.shown = now
                 self.live.update(self._screen(), refresh=True)
             return
-        self._tell_findings()
+        self._show_findings()
         if now - self.shown > EVERY:
             self.shown = now
             self.console.print(self._line())
 
-    def _tell_findings(self) -> None:
-        for finding in self.total.findings[self.told :]:
+    def _show_findings(self) -> None:
+        for finding in self.total.findings[self.shown_findings :]:
             self.console.print(found_line(finding), soft_wrap=True, markup=False)
-        self.told = len(self.total.findings)
+        self.shown_findings = len(self.total.findings)
 
     @property
     def rate(self) -> float:

@@ -26,7 +26,7 @@ from dmat.testing.contract.names import require_known
 from dmat.testing.counterexample.replay import FILE
 from dmat.testing.errors import CannotRun, RunError
 from dmat.testing.fuzzing.gpus import processes, visible
-from dmat.testing.fuzzing.log import Asked, Ended, Happened, Log, Noted
+from dmat.testing.fuzzing.log import Ended, Happened, Log, Noted, Request
 from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Cell, Done, Found, Layout, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool
 from dmat.testing.fuzzing.progress import Progress
@@ -34,8 +34,8 @@ from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.report.result import EXITS, result
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
-from dmat.testing.interpret.choice import asked as config
 from dmat.testing.interpret.choice import caveat
+from dmat.testing.interpret.choice import config_index as config
 
 DEFAULT_MINUTES = 10.0
 GRACE = 5.0  # seconds that turns have to end after the time is over
@@ -51,9 +51,9 @@ def fuzz(options: argparse.Namespace) -> int:
     require_known(options.targets, options.device, options.dtype)
     log = Log(options.out)
     try:
-        asked, sitting, before = _asked(options, log)
+        request, sitting, before = _asked(options, log)
         with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="dmat-fuzz-") as journals:
-            run = Run(options, asked, log, sitting, Path(journals), began - before)
+            run = Run(options, request, log, sitting, Path(journals), began - before)
             try:
                 report = run.to_the_end()
             finally:
@@ -66,22 +66,22 @@ def fuzz(options: argparse.Namespace) -> int:
     return EXITS[report.verdict]
 
 
-def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
+def _asked(options: argparse.Namespace, log: Log) -> tuple[Request, int, float]:
     """Return the options of the run, the number of this sitting, and the seconds already spent.
 
     Raises RunError if the folder holds a run and --resume is missing, if --resume finds no run, if the run in
     the folder has other options, or if its time is over.
     """
     lines = list(log.lines())
-    earlier = [line for line in lines if isinstance(line, Asked)]
+    earlier = [line for line in lines if isinstance(line, Request)]
     where = f"--out is {str(options.out)!r}"
     if earlier and not options.resume:
         raise RunError(f"{where}; there is a run in it: --resume goes on with it")
     if options.resume and not earlier:
         raise RunError(f"{where}; there is no run in it to resume")
-    before = max((line.elapsed for line in lines if not isinstance(line, Asked)), default=0.0)
+    before = max((line.elapsed for line in lines if not isinstance(line, Request)), default=0.0)
     first = earlier[0] if earlier else _new(options)
-    asked = msgspec.structs.replace(
+    request = msgspec.structs.replace(
         first, seconds=first.seconds if options.minutes is None else 60 * options.minutes
     )
     wanted = tuple(options.targets), tuple(options.device), tuple(options.dtype)
@@ -93,14 +93,14 @@ def _asked(options: argparse.Namespace, log: Log) -> tuple[Asked, int, float]:
     if first.config != config():
         how = "without --interpret" if first.config is None else f"with --interpret --config {first.config}"
         raise RunError(f"{where}; the run in it goes on {how}: {first.command}")
-    if asked.seconds <= before:
-        raise RunError(f"{where}; its {asked.seconds / 60:g} minutes are over: --minutes more than that")
-    return asked, len(earlier) + 1, before
+    if request.seconds <= before:
+        raise RunError(f"{where}; its {request.seconds / 60:g} minutes are over: --minutes more than that")
+    return request, len(earlier) + 1, before
 
 
-def _new(options: argparse.Namespace) -> Asked:
+def _new(options: argparse.Namespace) -> Request:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Asked(
+    return Request(
         tuple(options.targets),
         tuple(options.device),
         tuple(options.dtype),
@@ -130,14 +130,20 @@ class Run:
     """One sitting of a run."""
 
     def __init__(
-        self, options: argparse.Namespace, asked: Asked, log: Log, sitting: int, journals: Path, zero: float
+        self,
+        options: argparse.Namespace,
+        request: Request,
+        log: Log,
+        sitting: int,
+        journals: Path,
+        zero: float,
     ) -> None:
         """Start the processes. zero: time.monotonic() at the start, less the seconds of earlier sittings."""
-        self.asked, self.log, self.sitting, self.zero = asked, log, sitting, zero
+        self.request, self.log, self.sitting, self.zero = request, log, sitting, zero
         self.folder = options.out.resolve()
-        gpus = visible() if "cpu" not in asked.devices else ()
+        gpus = visible() if "cpu" not in request.devices else ()
         self.processes, sharing = processes(options.n, gpus)
-        self.end = time.time() + asked.seconds - self.elapsed
+        self.end = time.time() + request.seconds - self.elapsed
         self.named = tuple(options.corpus)
         self.shared = (options.shared or options.out).resolve()
         corpora = tuple(str(Path(folder).resolve()) for folder in self.named or ("corpus",))
@@ -153,7 +159,7 @@ class Run:
         except ImportError:
             raise CannotRun("--ray needs Ray: pip install 'dmat[cluster]'") from None
         setup = msgspec.structs.replace(setup, devices=())
-        cluster = Cluster(setup, address, cuda="cuda" in self.asked.devices)
+        cluster = Cluster(setup, address, cuda="cuda" in self.request.devices)
         self.processes = cluster.places
         return cluster
 
@@ -169,9 +175,9 @@ class Run:
         layout = self._laid_out()
         self.total = Sum(layout.cells)
         self._remember()
-        self.log.write(self.asked)  # only after the targets have loaded
-        self.schedule = Schedule(self.total, self.asked.seed, self.sitting)
-        with Progress(self.total, self.asked.seconds) as progress, suppress(KeyboardInterrupt):
+        self.log.write(self.request)  # only after the targets have loaded
+        self.schedule = Schedule(self.total, self.request.seed, self.sitting)
+        with Progress(self.total, self.request.seconds) as progress, suppress(KeyboardInterrupt):
             self._settle_what_was_left()
             while (left := self.end - time.time()) > SHORTEST_LEFT and self._hand_out(left):
                 self.hands.patience = min(SETTLING, left + GRACE)
@@ -183,15 +189,15 @@ class Run:
                 self._hear(min(PULSE, left))
         self.total.elapsed = self.elapsed
         counts = {"sittings": self.sitting, "processes": self.processes}
-        report = result(self.total, self.asked, layout, self.folder, self.shared, **counts)
+        report = result(self.total, self.request, layout, self.folder, self.shared, **counts)
         write(report, self.folder)
         return report
 
     def _laid_out(self) -> Layout:
-        asked = self.asked
+        request = self.request
         try:
             layout: Layout = self.hands.call(
-                "lay_out", asked.targets, asked.devices, asked.dtypes, self.named, seconds=IMPORTS
+                "lay_out", request.targets, request.devices, request.dtypes, self.named, seconds=IMPORTS
             )
         except Gone as death:
             raise CannotRun(f"the process died while the targets were imported: {death}") from None
@@ -200,7 +206,7 @@ class Run:
     def _remember(self) -> None:
         """Add up the results of the earlier sittings from the log."""
         for line in self.log.lines():
-            if isinstance(line, Asked):
+            if isinstance(line, Request):
                 continue
             self.total.elapsed = line.elapsed
             match line:

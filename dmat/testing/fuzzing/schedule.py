@@ -15,7 +15,7 @@ from dmat.testing.fuzzing.tally import Sum
 FIRST, LONGEST = 0.05, 10.0  # seconds of a turn
 LED_FROM = 1.5  # seconds from which a turn is targeted; shorter turns have too few examples for that
 PENALTY = 30.0  # seconds added to a cell's spent time, in the queue, for each process that it has killed
-DEAR = 30.0  # seconds that a turn of a law may take if each example needs a compilation
+EXPENSIVE = 30.0  # seconds that a turn of a law may take if each example needs a compilation
 
 
 class Schedule:
@@ -60,13 +60,13 @@ class Schedule:
         law = min(free, key=self.spent.__getitem__)  # among equal laws, the one of lowest order
         cell = self.cells[heappop(self.waiting[law])[-1]]
         turn = self._turn(cell, left)
-        self.under_way[cell] = DEAR if turn.least > 1 else turn.seconds
+        self.under_way[cell] = EXPENSIVE if turn.least > 1 else turn.seconds
         self.spent[law] += self.under_way[cell]
         return turn
 
     def _fits(self, waiting: tuple[int, float, int], left: float) -> bool:
         """Whether the time left is enough for a turn of this cell."""
-        return left >= DEAR or self.total.cells[self.cells[waiting[-1]]].least == 1
+        return left >= EXPENSIVE or self.total.cells[self.cells[waiting[-1]]].least == 1
 
     def stint(self, seconds: float, left: float) -> list[Turn]:
         """Return turns of `seconds` seconds together: at least one turn, if any cell can be tried."""

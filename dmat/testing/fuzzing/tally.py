@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, Planned
+from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, PlannedCell
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Sum:
     cells: all cells, in the order in which they are tried. elapsed: seconds of fuzzing of all sittings.
     """
 
-    def __init__(self, cells: list[Planned]) -> None:
+    def __init__(self, cells: list[PlannedCell]) -> None:
         """Start with empty sums."""
         self.cells = {planned.cell: planned for planned in cells}
         self.tallies = {cell: Tally() for cell in self.cells}

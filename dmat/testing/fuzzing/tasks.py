@@ -24,7 +24,7 @@ def start(setup: Setup) -> None:
     if Path(setup.where).is_dir():  # the folder may be missing on another machine
         os.chdir(setup.where)
     if setup.devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_place(setup) % len(setup.devices)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = setup.devices[_process_number(setup) % len(setup.devices)]
     do("begin", setup)
 
 
@@ -35,7 +35,7 @@ def do(task: Task, *arguments: Any) -> Any:
     return getattr(worker, task)(*arguments)
 
 
-def _place(setup: Setup) -> int:
+def _process_number(setup: Setup) -> int:
     """Return the lowest number that no living process of this run holds. A lock ends with its process."""
     number = 0
     while (place := lock(Path(setup.journals) / f"place-{number}")) is None:

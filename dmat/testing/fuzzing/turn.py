@@ -24,11 +24,11 @@ from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
-from dmat.testing.fuzzing.schedule import DEAR
+from dmat.testing.fuzzing.schedule import EXPENSIVE
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
 from dmat.testing.run.search import smallest, without_end
-from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.run.session import Keeping, explained_and_kept
 from dmat.testing.verdict.finding import Failure, LawBroken
 
 DEEP = 1.0  # turns of at least so many seconds try long sequences too
@@ -70,11 +70,11 @@ class Going:
     ) -> None:
         """Start the clock and set all counts to zero."""
         self.profile, self.ahead = profile, ahead
-        self.turn, self.keeping, self.entry = turn, keeping, law_named(turn.cell.law, subject.kind)
+        self.turn, self.keeping, self.law = turn, keeping, law_named(turn.cell.law, subject.kind)
         self.subject = subject.in_dtype(subject.dtype)  # a copy: `worst` is of this turn alone
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
-        if self.entry.most is not None:
+        if self.law.most is not None:
             self.domain = one_length(self.domain, Random(turn.seed))
         self.began = time.perf_counter()
         self.until = min(time.time() + turn.seconds, cutoff)
@@ -92,12 +92,12 @@ class Going:
         """Whether the turn should stop.
 
         It stops when its time is over and it has its minimum number of examples or has found a failure. It
-        stops at the latest DEAR seconds after its time.
+        stops at the latest EXPENSIVE seconds after its time.
         """
         if self.trouble:
             return True
         late = time.time() - self.until
-        return late >= 0 and (self.examples >= self.turn.least or bool(self.found) or late >= DEAR)
+        return late >= 0 and (self.examples >= self.turn.least or bool(self.found) or late >= EXPENSIVE)
 
     def go(self) -> Done:
         """Try cases until the turn is over. Return the result."""
@@ -108,19 +108,19 @@ class Going:
         else:
             random = Random(self.turn.seed)
             while not self.over:
-                self.attempt(self.entry.arguments(balanced(self.entry, self.domain, random, self.tried)))
+                self.attempt(self.law.arguments(balanced(self.law, self.domain, random, self.tried)))
         return self.done()
 
     def _remembered(self) -> None:
         """Try the remembered cases: the database's, which broke this law in any run, and the corpus."""
-        for case in recall(self.profile.database, self.entry, self.subject):
+        for case in recall(self.profile.database, self.law, self.subject):
             if self.attempt(case):
-                forget(self.profile.database, *self._place, case)
-        for case in self.keeping.corpus.cases_for(self.entry, self.subject) if self.keeping.corpus else ():
+                forget(self.profile.database, *self._site, case)
+        for case in self.keeping.corpus.cases_for(self.law, self.subject) if self.keeping.corpus else ():
             self.attempt(case)
 
     @property
-    def _place(self) -> tuple[str, str, str, str]:
+    def _site(self) -> tuple[str, str, str, str]:
         cell = self.turn.cell
         return cell.law, cell.implementation, cell.dtype, cell.device
 
@@ -130,15 +130,15 @@ class Going:
 
         @settings(self.profile, max_examples=most)
         @seed(self.turn.seed)  # must stand below the settings: above, it would disable the database
-        @given(case=self.entry.cases.search(self.domain))
+        @given(case=self.law.cases.search(self.domain))
         def led(case: Case) -> None:
             if self.over:
                 raise Over
-            self.attempt(self.entry.arguments(case))
+            self.attempt(self.law.arguments(case))
             if self.subject.worst is not None:
                 target(min(self.subject.worst, LARGEST_TARGET), label="error / bound")
 
-        digest = f"fuzz {self._place}".encode()
+        digest = f"fuzz {self._site}".encode()
         led.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
         with suppress(Over):
             led()
@@ -149,7 +149,7 @@ class Going:
         self.subject.worst = None
         try:
             with self.keeping.trying(case):
-                self.entry.check(self.subject, **case)
+                self.law.check(self.subject, **case)
         except Refused:
             self.refused += 1
         except LawBroken as broken:
@@ -213,16 +213,16 @@ class Going:
         self._write_ahead(failure)
         causes = alike(self.turn.causes, failure.ended)
         for cause in causes:  # a case that killed a process is not tried again: it would kill this one too
-            if failure.ended != "broken" or explains(cause, self.entry, self.subject, self.keeping.trying):
+            if failure.ended != "broken" or explains(cause, self.law, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)
         if failure.ended == "broken":
-            failure = smallest(failure, self.entry, self.subject, self.keeping, SECONDS_OF_SHRINKING)
-            if failure.again:
-                remember(self.profile.database, *self._place, failure.case)
+            failure = smallest(failure, self.law, self.subject, self.keeping, SECONDS_OF_SHRINKING)
+            if failure.reproducible:
+                remember(self.profile.database, *self._site, failure.case)
         for cause in causes:
-            if one_cause(failure.case, kind, cause, self.entry, self.subject, self.keeping.trying):
+            if one_cause(failure.case, kind, cause, self.law, self.subject, self.keeping.trying):
                 return self._of(kind, failure, cause=cause.number)
-        broken, home = told_and_kept(self.entry, self.subject, failure, self.keeping)
+        broken, home = explained_and_kept(self.law, self.subject, failure, self.keeping)
         shown = signs(failure.case, self.subject, self.keeping.trying) if failure.ended == "broken" else ()
         return msgspec.structs.replace(self._of(kind, failure, str(broken), folder=home), signs=shown)
 
@@ -231,7 +231,7 @@ class Going:
         home = self.ahead / self.turn.name
         home.mkdir(parents=True, exist_ok=True)
         # The case keeps its random backgrounds: stored tensors could not be shrunk.
-        (home / FILE).write_text(text_of(case_file(self.entry, self.subject, failure)))
+        (home / FILE).write_text(text_of(case_file(self.law, self.subject, failure)))
 
     def _of(
         self,
@@ -250,7 +250,7 @@ class Going:
             shown(case),
             message or str(failure.broken),
             failure.ended,
-            failure.again,
+            failure.reproducible,
             cause,
             folder.name if folder is not None else None,
         )

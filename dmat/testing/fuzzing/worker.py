@@ -27,7 +27,7 @@ from dmat.testing.fuzzing.messages import (
     Done,
     Found,
     Layout,
-    Planned,
+    PlannedCell,
     Setup,
     Turn,
 )
@@ -38,13 +38,13 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named, laws
 from dmat.testing.run.crash import record_of
-from dmat.testing.run.journal import Entry, Journal, first_to_go, left_behind
+from dmat.testing.run.journal import Journal, JournalLine, first_to_go, left_behind
 from dmat.testing.run.search import leave_a_failed_device, without_end
 from dmat.testing.run.session import Keeping
 from dmat.testing.run.shrink import attempted
 from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
-LEAST_OF_DEAR = 10  # minimum examples of a turn, if each example needs a compilation or a process
+LEAST_OF_EXPENSIVE = 10  # minimum examples of a turn, if each example needs a compilation or a process
 SHARE = 0.3  # fraction of a GPU's free memory that one D~ may fill; its cotangent is as large
 
 
@@ -103,8 +103,8 @@ def lay_out(
             if listed and not reason:
                 known = listed.known
                 reason = f"known until {known.expires}: {known.reason} ({known.link})"
-            least = 1 if entry.most is None else min(entry.most, LEAST_OF_DEAR)
-            cells.append(Planned(cell, entry.order, least, reason, listed is not None))
+            least = 1 if entry.most is None else min(entry.most, LEAST_OF_EXPENSIVE)
+            cells.append(PlannedCell(cell, entry.order, least, reason, listed is not None))
     contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
     where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
     return Layout(cells, contracts, {entry.name: entry.statement for entry in entries}, where, versions())
@@ -130,9 +130,9 @@ def take(turn: Turn) -> Done:
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.keeping.journal
     assert journal is not None
-    dear = law_named(cell.law, subject.kind).most is not None
-    entry = Entry(
-        turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, dear
+    expensive = law_named(cell.law, subject.kind).most is not None
+    entry = JournalLine(
+        turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, expensive
     )
     with journal.of(entry):
         going = _going(turn, process.setup.cutoff)
@@ -163,15 +163,15 @@ def _uncallable(going: Going, subject: Subject) -> str:
     """
     plainest = {"gates": subject.plainest}
     assert going.keeping.journal is not None
-    fate = going.keeping.journal.fate_of_plainest
+    outcome = going.keeping.journal.smoke_call_outcome
     try:
-        if not fate:
+        if not outcome:
             with going.keeping.trying(plainest, plainest=True):
                 return subject.uncallable or ""
     except DidNotEnd:
-        fate = "did not end"
-        going.found.append(going.settled(without_end(plainest, fate)))
-    return f"the plainest call there is: {fate}"
+        outcome = "did not end"
+        going.found.append(going.settled(without_end(plainest, outcome)))
+    return f"the plainest call there is: {outcome}"
 
 
 def _memory(device: str) -> int:
@@ -197,7 +197,7 @@ def once_more(turn: Turn) -> None:
             law_named(entry.law, subject.kind).check(subject, **case_of(entry.case, None))
 
 
-def mourn(turn: Turn) -> Found | None:
+def settle_crash(turn: Turn) -> Found | None:
     """Return the last case of a turn whose process died, as a failure. None if the turn had tried no case.
 
     The case is kept as a counterexample, unless a known cause ended in the same way.
@@ -206,19 +206,19 @@ def mourn(turn: Turn) -> Found | None:
     entry = left_behind(Path(setup.journals), turn.name)
     if entry is None or (entry.case is None and entry.ended != "broken"):
         return None
-    fate = entry.outcome
-    known = next((cause for cause in turn.causes if cause.ended == fate), None)
-    if fate != "broken" and known is not None:
+    outcome = entry.outcome
+    known = next((cause for cause in turn.causes if cause.ended == outcome), None)
+    if outcome != "broken" and known is not None:
         record = record_of(entry, Path(setup.journals), None)
     else:
         known, record = None, record_of(entry, Path(setup.journals), Path(setup.shared) / COUNTEREXAMPLES)
     return Found(
         turn.cell,
-        f"call: {fate}",
+        f"call: {outcome}",
         record.recipe or _recipe_in(record.folder),
         record.case or "",
         record.reason,
-        record.ended or fate,
+        record.ended or outcome,
         cause=known.number if known else None,
         folder=Path(record.folder).name if record.folder else None,
     )
@@ -242,7 +242,7 @@ def settle(folder: str, turn: Turn) -> Found | None:
     subject = _subject(turn.cell)
     going = _going(turn, float("inf"))
     finding = file.finding
-    told = (
+    lost = (
         Finding("call", (), "a failure", "none", what="died")
         if finding is None
         else Finding(
@@ -257,8 +257,8 @@ def settle(folder: str, turn: Turn) -> Found | None:
     if file.ended == "broken":
         law = law_named(turn.cell.law, subject.kind)
         broken = attempted(lambda case: law.check(subject, **case), case)
-        return going.settled(Failure(case, broken or LawBroken(told), again=broken is not None))
-    return going.settled(Failure(case, LawBroken(told), ended=file.ended))
+        return going.settled(Failure(case, broken or LawBroken(lost), reproducible=broken is not None))
+    return going.settled(Failure(case, LawBroken(lost), ended=file.ended))
 
 
 def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:

@@ -15,18 +15,18 @@ from dmat.testing.grade.dtilde import EXAMPLES, Grade, grade
 from dmat.testing.grade.fused import grade_fused
 from dmat.testing.grade.report import exit_code, show, write_json
 from dmat.testing.grade.result import Graded, GradeResult
-from dmat.testing.interpret.choice import caveat, told
+from dmat.testing.interpret.choice import caveat, interpreter_record
 from dmat.testing.kernel.builtin import COMPARED
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.kernel.select import select
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.output import plain
-from dmat.testing.processes import Tell, apart
+from dmat.testing.processes import Send, apart
 from dmat.testing.record import stated
 
-Place = tuple[str, str]  # a dtype and a device
-GRADES: Mapping[str, Callable[[Any, int, Tell], Grade]] = {DTILDE: grade, FUSED: grade_fused}
+Site = tuple[str, str]  # a dtype and a device
+GRADES: Mapping[str, Callable[[Any, int, Send], Grade]] = {DTILDE: grade, FUSED: grade_fused}
 
 
 def grade_all(options: argparse.Namespace) -> list[Graded]:
@@ -34,14 +34,14 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
     chosen = select(options.targets, options.device, options.dtype, otherwise=COMPARED)
     graded = []
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
-        places = [(dtype, device) for i, dtype, device in chosen if i == implementation]
-        grades = _grades(implementation.name, places, options.examples or EXAMPLES)
+        sites = [(dtype, device) for i, dtype, device in chosen if i == implementation]
+        grades = _grades(implementation.name, sites, options.examples or EXAMPLES)
         graded.append(
             Graded(
                 implementation=implementation.name,
                 contract=stated(implementation.contract.stated()),
                 grades=grades,
-                interpreter=told(),
+                interpreter=interpreter_record(),
             )
         )
     if sys.stderr.isatty():
@@ -49,7 +49,7 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
     return graded
 
 
-def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
+def _grades(name: str, sites: list[Site], examples: int) -> list[GradeResult]:
     """Return one grade per dtype and device.
 
     If the process dies, that dtype and device gets a reason instead of a grade, and the next ones are tried.
@@ -64,27 +64,27 @@ def _grades(name: str, places: list[Place], examples: int) -> list[GradeResult]:
             return
         grades.append(news)
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r{len(grades)} of {len(places)} dtypes of {name} graded ")
+            sys.stderr.write(f"\r{len(grades)} of {len(sites)} dtypes of {name} graded ")
 
-    while len(grades) < len(places):
+    while len(grades) < len(sites):
         try:
-            apart(_grade_here, name, places[len(grades) :], examples, heard=heard)
+            apart(_grade_here, name, sites[len(grades) :], examples, heard=heard)
         except Died as died:
-            dtype, device = places[len(grades)]
+            dtype, device = sites[len(grades)]
             reason = f"its process died, {died}, on the case\n{case}"
             grades.append(GradeResult(dtype, device, reason))
     return grades
 
 
-def _grade_here(name: str, places: list[Place], examples: int, tell: Tell) -> None:
+def _grade_here(name: str, sites: list[Site], examples: int, send: Send) -> None:
     """Grade the implementation in this process. Send each case before it is tried, and each grade."""
     import torch
 
     torch.set_num_threads(1)  # cases are small: a second thread saves nothing
     implementation = _named(name)
-    for dtype, device in places:
+    for dtype, device in sites:
         subject = subject_of(implementation, dtype, device)
-        tell(GRADES[subject.kind](subject, examples, tell).result())
+        send(GRADES[subject.kind](subject, examples, send).result())
 
 
 def _named(name: str) -> Implementation:
@@ -96,7 +96,7 @@ def command(options: argparse.Namespace) -> int:
     graded = grade_all(options)
     console = Console(emoji=False)
     show(graded, console)
-    interpreter = told()
+    interpreter = interpreter_record()
     if interpreter is not None:
         plain(console, caveat(interpreter))
     if options.json is not None:

@@ -39,7 +39,7 @@ from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.subject import DETACHED
 from dmat.testing.oracle.arithmetic import FINITE
 from dmat.testing.oracle.dtilde import Backward, Forward
-from dmat.testing.processes import Tell
+from dmat.testing.processes import Send
 from dmat.testing.verdict.finding import Expected, Finding, LawBroken
 from dmat.testing.verdict.require import require_within
 
@@ -93,7 +93,7 @@ class Ledger:
     lost: dict[AccuracyClass, Loss] = field(default_factory=dict)
     cases: int = 0
 
-    def weigh(self, judge: Judge, case: Case) -> float:
+    def judge(self, judge: Judge, case: Case) -> float:
         """Judge a result by all standing classes. Return the worst error over bound of the strictest left.
 
         If a class holds, the classes that it implies hold too and are not judged.
@@ -278,15 +278,15 @@ class Grade:
         """Weigh one case. In the search, tell Hypothesis how near it came to taking the strictest class."""
         for quantity, judge in found.items():
             ledger = self.ledgers[quantity]
-            worst = ledger.weigh(judge, case)
+            worst = ledger.judge(judge, case)
             if ledger.strictest is not None and part == "search" and np.isfinite(worst):
                 target(worst, label=f"{quantity}: {ledger.strictest}")
 
 
-def grade(subject: DtildeSubject, examples: int, tell: Tell) -> Grade:
+def grade(subject: DtildeSubject, examples: int, send: Send) -> Grade:
     """Try the ladder, then search for a case that eliminates the strictest standing class.
 
-    The search is derandomised, so that the grade is reproducible. `tell` receives each case before it is
+    The search is derandomised, so that the grade is reproducible. `send` receives each case before it is
     tried.
     """
     started = time.perf_counter()
@@ -295,15 +295,15 @@ def grade(subject: DtildeSubject, examples: int, tell: Tell) -> Grade:
         for quantity in QUANTITIES if subject.contract.has_gradients else QUANTITIES[:1]:
             standing = dict.fromkeys(classes(subject.dtype, quantity))
             result.ledgers[quantity] = Ledger(standing)
-        _try_all(result, subject, examples, tell)
+        _try_all(result, subject, examples, send)
     result.seconds = round(time.perf_counter() - started, 3)
     return result
 
 
-def _try_all(result: Grade, subject: DtildeSubject, examples: int, tell: Tell) -> None:
+def _try_all(result: Grade, subject: DtildeSubject, examples: int, send: Send) -> None:
     def attempt(case: Case) -> None:
         if any(ledger.standing for ledger in result.ledgers.values()):
-            tell(shown(case))
+            send(shown(case))
             result.observe(judges(subject, case), case, subject.part)
             traits(subject, case, result.conduct)
 

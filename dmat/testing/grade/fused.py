@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dmat.strategies import Constant, Edited, Gates, Probe, Ramp
+from dmat.strategies import QKV, Constant, Edited, Gates, Ramp
 from dmat.strategies.cases.fused import PROBED
-from dmat.strategies.probe_domain import ProbeDomain
-from dmat.strategies.recipes.qkv import is_probe
+from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.recipes.qkv import is_qkv
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.bounds.fused import FusedBounds, FusedRounding
 from dmat.testing.contract import FusedContract, relaxations
@@ -23,7 +23,7 @@ from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search
 from dmat.testing.grade.result import AccuracyClass
 from dmat.testing.kernel.fused import FusedGradients, FusedRun
 from dmat.testing.law.fused import FusedSubject
-from dmat.testing.processes import Tell
+from dmat.testing.processes import Send
 from dmat.testing.verdict.finding import LawBroken
 from dmat.testing.verdict.require import require_within
 
@@ -61,7 +61,7 @@ def _promised(
 
 def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
     """Return the judge of the output. The exact output is computed once."""
-    truth = subject.truth(run.seen)
+    truth = subject.truth(run.inputs)
 
     def judge(accuracy: AccuracyClass) -> float:
         return require_within(run.o, subject.output_of(truth, *_promised(subject, accuracy, "forward")))
@@ -84,11 +84,11 @@ def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
 
 def judges(subject: FusedSubject, case: Case) -> dict[str, Judge]:
     """Call the kernel once. Return the judge of each quantity."""
-    gates, probe = case["gates"], case["probe"]
-    truncated = subject.reads.truncates and probe.regime != "small"  # then two gradients exist, and differ
+    gates, qkv = case["gates"], case["qkv"]
+    truncated = subject.reads.truncates and qkv.regime != "small"  # then two gradients exist, and differ
     if "gradients" not in quantities(subject) or truncated:
-        return {"forward": judge_output(subject, subject.run(gates, probe))}
-    gradients = subject.pull(gates, probe)
+        return {"forward": judge_output(subject, subject.run(gates, qkv))}
+    gradients = subject.pull(gates, qkv)
     return {
         "forward": judge_output(subject, gradients.run),
         "gradients": judge_gradients(subject, gradients),
@@ -104,10 +104,10 @@ def quantities(subject: FusedSubject) -> tuple[str, ...]:
 # Cases
 
 
-def telling(domain: ProbeDomain) -> Iterator[Case]:
+def telling(domain: FusedDomain) -> Iterator[Case]:
     """Yield cases that discriminate between scopes: a spike early in a chunk, then windows of small gates."""
     lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
-    probes = [Probe(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
+    qkvs = [QKV(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
     high = domain.contract.i_range[1]
     igate = Ramp(0.0, min(0.01, high / 256)) if domain.contract.igate and high > 0 else Constant(0.0)
     for S in lengths[-1:]:
@@ -115,14 +115,14 @@ def telling(domain: ProbeDomain) -> Iterator[Case]:
         for k in (1, 0, S // 3):
             for spike in (max(x, domain.least) for x in SPIKES):
                 gates = replace(smooth, fgate=Edited(smooth.fgate, (((0, 0, k), spike), ((0, 1, k), spike))))
-                for probe in probes:
-                    if domain.has_gates(gates) and is_probe(probe, gates, domain):
-                        yield {"gates": gates, "probe": probe}
+                for qkv in qkvs:
+                    if domain.has_gates(gates) and is_qkv(qkv, gates, domain):
+                        yield {"gates": gates, "qkv": qkv}
         # Small windows, and a last row whose cotangent may be 0: sums from the front leave a residue there.
         faint = replace(smooth, fgate=Constant(max(-20.7, domain.least)))
-        for probe in (replace(probe, pull=pull) for probe in probes for pull in range(1, 7)):
-            if domain.has_gates(faint) and is_probe(probe, faint, domain):
-                yield {"gates": faint, "probe": probe}
+        for qkv in (replace(qkv, pull=pull) for qkv in qkvs for pull in range(1, 7)):
+            if domain.has_gates(faint) and is_qkv(qkv, faint, domain):
+                yield {"gates": faint, "qkv": qkv}
 
 
 def ladder(subject: FusedSubject) -> Iterator[Case]:
@@ -135,10 +135,10 @@ def ladder(subject: FusedSubject) -> Iterator[Case]:
 # The grade
 
 
-def grade_fused(subject: FusedSubject, examples: int, tell: Tell) -> Grade:
+def grade_fused(subject: FusedSubject, examples: int, send: Send) -> Grade:
     """Try the ladder, then search for a case that eliminates the strictest standing class.
 
-    The search is derandomised, so that the grade is reproducible. `tell` receives each case before it is
+    The search is derandomised, so that the grade is reproducible. `send` receives each case before it is
     tried.
     """
     started = time.perf_counter()
@@ -146,14 +146,14 @@ def grade_fused(subject: FusedSubject, examples: int, tell: Tell) -> Grade:
     if not result.reason:
         for quantity in quantities(subject):
             result.ledgers[quantity] = Ledger(dict.fromkeys(classes(subject, quantity)))
-        _try_all(result, subject, examples, tell)
+        _try_all(result, subject, examples, send)
     result.seconds = round(time.perf_counter() - started, 3)
     return result
 
 
-def _try_all(result: Grade, subject: FusedSubject, examples: int, tell: Tell) -> None:
+def _try_all(result: Grade, subject: FusedSubject, examples: int, send: Send) -> None:
     def attempt(case: Case) -> None:
-        tell(shown(case))
+        send(shown(case))
         try:
             found = judges(subject, case)
         except LawBroken as broken:

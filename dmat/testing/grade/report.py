@@ -81,8 +81,8 @@ def _table(one: Graded) -> Table:
     for name, width in zip(("dtype", *QUANTITIES, *TRAITS), WIDTHS, strict=True):
         table.add_column(name, no_wrap=True, min_width=width)
     for grade in one.grades:
-        place = f"{grade.dtype} {grade.device}" if many else grade.dtype
-        table.add_row(place, *_cells(grade))
+        site = f"{grade.dtype} {grade.device}" if many else grade.dtype
+        table.add_row(site, *_cells(grade))
     return table
 
 

@@ -12,7 +12,7 @@ from triton import language
 from triton.runtime import autotuner
 from triton.runtime.errors import InterpreterError
 
-from dmat.testing.interpret.choice import asked
+from dmat.testing.interpret.choice import config_index
 from dmat.testing.interpret.launch import root
 
 
@@ -31,7 +31,7 @@ def run(tuner: Any, *arguments: Any, **keywords: Any) -> Any:
     tuner.nargs = dict(zip(tuner.arg_names, arguments, strict=False))
     try:
         configs = tuner.prune_configs(keywords) if len(tuner.configs) > 1 else tuner.configs
-        first = asked() or 0
+        first = config_index() or 0
         for number in range(first, first + len(configs)):
             try:
                 return _run(tuner, configs[number % len(configs)], arguments, keywords)
@@ -50,7 +50,7 @@ def _run(tuner: Any, config: Any, arguments: Any, keywords: Any) -> Any:
     return tuner.fn.run(*arguments, **keywords, **config.all_kwargs())
 
 
-def mend() -> None:
+def patch() -> None:
     """Replace Triton's tl.static_assert and Autotuner.run."""
     for module in (language, language.core):
         module.static_assert = static_assert

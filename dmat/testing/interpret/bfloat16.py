@@ -170,7 +170,7 @@ def _scanned(plain: Callable[..., Any]) -> Callable[..., Any]:
     return apply_impl
 
 
-def mend() -> None:
+def patch() -> None:
     """Replace the interpreter's operations on bfloat16."""
     builder = interpreter.InterpreterBuilder
     for names, compares in ((ROUNDED, False), (COMPARED, True)):

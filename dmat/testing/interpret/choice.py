@@ -36,7 +36,7 @@ UNSEEN = (
 T = TypeVar("T")
 
 
-def asked() -> int | None:
+def config_index() -> int | None:
     """Return the number of the autotune config if this process interprets Triton, else None."""
     number = os.environ.get(ASKED, "")
     return int(number) if number.isdigit() else None
@@ -45,7 +45,7 @@ def asked() -> int | None:
 def spread(cases: Iterable[T]) -> list[T]:
     """Return the cases; in a process that interprets Triton, at most LADDER of them, evenly spread."""
     all_ = list(cases)
-    if asked() is None or len(all_) <= LADDER:
+    if config_index() is None or len(all_) <= LADDER:
         return all_
     return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
 
@@ -86,9 +86,9 @@ class Interpreter(Struct, frozen=True, forbid_unknown_fields=True):
     config: Annotated[int, Meta(ge=0)]
 
 
-def told() -> Interpreter | None:
+def interpreter_record() -> Interpreter | None:
     """Return the interpreter's record for a report, or None if this process does not interpret Triton."""
-    config = asked()
+    config = config_index()
     return None if config is None else Interpreter(TRITON, config)
 
 

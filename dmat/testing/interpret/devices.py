@@ -61,7 +61,7 @@ class Driver:
         return 0
 
 
-def mend() -> None:
+def patch() -> None:
     """Replace the functions of torch.cuda and Triton's driver, which raise without a GPU."""
     if torch.cuda.is_available():
         return

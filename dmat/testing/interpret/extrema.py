@@ -25,7 +25,7 @@ def clamp(self: Any, x: Any, low: Any, high: Any, propagate_nans: Any) -> Any:
     return minimum(self, maximum(self, x, low), high)
 
 
-def mend() -> None:
+def patch() -> None:
     """Replace the interpreter's functions, which keep every NaN."""
     builder = interpreter.InterpreterBuilder
     builder.create_maxnumf, builder.create_minnumf, builder.create_clampf = maximum, minimum, clamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from dmat.testing.errors import CannotRun
-from dmat.testing.interpret.choice import ask, asked, require_triton
+from dmat.testing.interpret.choice import ask, config_index, require_triton
 
 _DONE: list[bool] = []
 
@@ -20,7 +20,7 @@ def install() -> None:
         return
     require_triton()
     early = "triton" in sys.modules
-    ask(asked() or 0)
+    ask(config_index() or 0)
     from triton.language import standard
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -29,7 +29,7 @@ def install() -> None:
     from dmat.testing.interpret import autotuner, bfloat16, devices, extrema, launch, ranges, sanitizer, tf32
 
     for repair in (launch, devices, ranges, autotuner, extrema, bfloat16, tf32, sanitizer):
-        repair.mend()
+        repair.patch()
     from dmat.testing.interpret.selftest import require_mended
 
     require_mended()

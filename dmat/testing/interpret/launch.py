@@ -48,7 +48,7 @@ def _outer(launched: Callable[..., Any]) -> Callable[..., Any]:
     return launch
 
 
-def mend() -> None:
+def patch() -> None:
     """Patch triton.language for the rest of the process."""
     everything = {"tl": language, "core": language.core}
     interpreter._patch_lang(SimpleNamespace(__globals__=everything))

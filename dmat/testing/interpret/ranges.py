@@ -51,7 +51,7 @@ class Rewriter(interpreter.ASTTransformer):  # type: ignore[misc]
         return self.generic_visit(node)
 
 
-def mend() -> None:
+def patch() -> None:
     """Rewrite the loops of every kernel that is rewritten from now on."""
     for name in OPERATIONS:
         for whole in (f"__{name}__", f"__r{name}__"):

@@ -19,7 +19,7 @@ def tf32(x: Any) -> Any:
     return np.where(np.isfinite(x), rounded, bits).view(np.float32)
 
 
-def mend() -> None:
+def patch() -> None:
     """Replace create_dot: round the float32 operands of a tl.dot in TF32."""
     builder = interpreter.InterpreterBuilder
     plain = builder.create_dot

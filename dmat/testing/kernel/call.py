@@ -60,8 +60,8 @@ class Kernel(Protocol):
     """A kernel of either kind, called by names. call: the parts of a case that describe a call."""
 
     @abstractmethod
-    def build(self, call: Case, filler: float = NAN) -> Inputs:
-        """Build the inputs. filler: the poison value written around them in memory."""
+    def build(self, call: Case, poison: float = NAN) -> Inputs:
+        """Build the inputs. poison: the poison value written around them in memory."""
 
     @abstractmethod
     def overwrite(self, inputs: Any, rival: Gates) -> None:
@@ -73,7 +73,7 @@ class Kernel(Protocol):
 
     @abstractmethod
     def pull_on(
-        self, inputs: Any, call: Case, *, filler: float = NAN, times: int = 1
+        self, inputs: Any, call: Case, *, poison: float = NAN, times: int = 1
     ) -> Sequence[PulledBack]:
         """Call the kernel once, and pull the call's cotangent back `times` times through its graph.
 

@@ -13,7 +13,7 @@ from dmat.strategies.recipes.qkv import Places
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused import Pulled
-from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import as_array
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -58,7 +58,7 @@ class FusedRun:
     read: the function that copies a result's values to float64.
     """
 
-    seen: Seen
+    inputs: CallInputs
     output: Tensor
     read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from dmat.testing.contract.names import parted
 from dmat.testing.errors import TargetError
-from dmat.testing.interpret.choice import asked
+from dmat.testing.interpret.choice import config_index
 from dmat.testing.interpret.install import install
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.implementation import Implementation
@@ -27,7 +27,7 @@ def load(target: str) -> Implementation:
     names devices is tried on the CPU.
     """
     where, attribute = parted(target)
-    if asked() is not None:
+    if config_index() is not None:
         install()
     module = _file(where, target) if where.endswith(".py") else _module(where, target)
     found: object = module
@@ -43,7 +43,7 @@ def load(target: str) -> Implementation:
     if not callable(found):
         raise TargetError(f"TARGET is {target!r}; that is a {type(found).__name__}, not callable")
     implementation = Implementation.of(target, found)
-    if asked() is None or implementation.contract.devices is None:
+    if config_index() is None or implementation.contract.devices is None:
         return implementation
     return replace(implementation, contract=replace(implementation.contract, devices=("cpu",)))
 

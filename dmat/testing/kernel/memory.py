@@ -10,7 +10,7 @@ from dmat.testing.kernel.recording import SILENT, Recorder
 
 
 @contextmanager
-def uninitialised(filler: float, recorder: Recorder = SILENT) -> Iterator[None]:
-    """Fill uninitialised memory with the poison value `filler`, and record it."""
-    with runtime.uninitialised(filler), recorder.uninitialised(filler):
+def uninitialised(poison: float, recorder: Recorder = SILENT) -> Iterator[None]:
+    """Fill uninitialised memory with the poison value `poison`, and record it."""
+    with runtime.uninitialised(poison), recorder.uninitialised(poison):
         yield

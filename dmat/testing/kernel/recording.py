@@ -24,8 +24,8 @@ class Recorder:
     def inputs(self, **inputs: Tensor) -> None:
         """Record the current values of inputs, by name: the next calls take them."""
 
-    def uninitialised(self, filler: float) -> AbstractContextManager[None]:
-        """Record the calls inside: torch.empty fills memory with the poison value `filler` there."""
+    def uninitialised(self, poison: float) -> AbstractContextManager[None]:
+        """Record the calls inside: torch.empty fills memory with the poison value `poison` there."""
         return nullcontext()
 
     # Kernels of D~

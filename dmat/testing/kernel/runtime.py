@@ -86,21 +86,21 @@ def read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def guarded(values: Tensor, guard: int, filler: float) -> Tensor:
+def guarded(values: Tensor, guard: int, poison: float) -> Tensor:
     """Return these values between so many elements of the filler on either side."""
-    memory = torch.full((values.numel() + 2 * guard,), filler, dtype=values.dtype, device=values.device)
+    memory = torch.full((values.numel() + 2 * guard,), poison, dtype=values.dtype, device=values.device)
     return memory[guard : guard + values.numel()].view(values.shape).copy_(values)
 
 
-def placed(values: Tensor, size: int, stride: tuple[int, ...], offset: int, filler: float) -> Tensor:
+def placed(values: Tensor, size: int, stride: tuple[int, ...], offset: int, poison: float) -> Tensor:
     """Return these values as a view of so many elements, all others of them the filler."""
-    memory = torch.full((size,), filler, dtype=values.dtype, device=values.device)
+    memory = torch.full((size,), poison, dtype=values.dtype, device=values.device)
     return memory.as_strided(values.shape, stride, offset).copy_(values)
 
 
 @contextmanager
-def uninitialised(filler: float) -> Iterator[None]:
-    """Make torch.empty and its kin return floating point memory filled with `filler`.
+def uninitialised(poison: float) -> Iterator[None]:
+    """Make torch.empty and its kin return floating point memory filled with `poison`.
 
     torch's deterministic mode would do so too, but makes CUDA's cumulative sums raise.
     """
@@ -112,7 +112,7 @@ def uninitialised(filler: float) -> Iterator[None]:
             memory = allocate(*arguments, **keywords)
             if memory.is_floating_point() and memory.device.type != "meta":
                 with torch.no_grad():
-                    memory.fill_(filler)
+                    memory.fill_(poison)
             return memory
 
         return allocated

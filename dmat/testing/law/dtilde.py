@@ -55,9 +55,9 @@ class DtildeSubject(Subject):
         """The input names of the input gate and the forget gate."""
         return GATES
 
-    def build(self, call: Case, filler: float = NAN) -> GateTensors:
+    def build(self, call: Case, poison: float = NAN) -> GateTensors:
         """Build the gates."""
-        return GateTensors(*call["gates"].build(self.device, filler))
+        return GateTensors(*call["gates"].build(self.device, poison))
 
     def overwrite(self, inputs: GateTensors, rival: Gates) -> None:
         """Overwrite the gates in place with those of `rival`."""
@@ -69,10 +69,10 @@ class DtildeSubject(Subject):
         return self.forward_of(inputs.igate, inputs.fgate)
 
     def pull_on(
-        self, inputs: GateTensors, call: Case, *, filler: float = NAN, times: int = 1
+        self, inputs: GateTensors, call: Case, *, poison: float = NAN, times: int = 1
     ) -> list[Gradients]:
         """Call the kernel once, and pull the cotangent back `times` times through its graph."""
-        G = call["cotangent"].build(call["gates"], self.device, filler)
+        G = call["cotangent"].build(call["gates"], self.device, poison)
         return self._pull(inputs.igate, inputs.fgate, G, (0, 1), times)
 
     def name_of(self, name: str) -> str:

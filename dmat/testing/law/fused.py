@@ -14,11 +14,11 @@ from flint import arb
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Constant, rounded
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import lay_out
-from dmat.strategies.recipes.qkv import Probe, Products, plain_probe
+from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.fused import FusedBounds, FusedRounding
 from dmat.testing.contract import FusedContract
@@ -30,7 +30,7 @@ from dmat.testing.oracle.arithmetic import FINITE, Array, single
 from dmat.testing.oracle.decays import Decays
 from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_balls import HeadBalls
-from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.oracle.reads import READS, Reads
 from dmat.testing.verdict.finding import Expected, Finding, LawBroken
 
@@ -58,9 +58,9 @@ class FusedSubject(Subject):
         """The input names of the input gate and the forget gate."""
         return "i", "g"
 
-    def build(self, call: Case, filler: float = float("nan")) -> Inputs:
+    def build(self, call: Case, poison: float = float("nan")) -> Inputs:
         """Build the inputs."""
-        return self.inputs(call["gates"], call["probe"], filler)
+        return self.inputs(call["gates"], call["qkv"], poison)
 
     def overwrite(self, inputs: Inputs, rival: Gates) -> None:
         """Overwrite the gates in place with those of `rival`. Double q, v and, where keys are free, k."""
@@ -76,11 +76,11 @@ class FusedSubject(Subject):
         return self.run_of(inputs)
 
     def pull_on(
-        self, inputs: Inputs, call: Case, *, filler: float = float("nan"), times: int = 1
+        self, inputs: Inputs, call: Case, *, poison: float = float("nan"), times: int = 1
     ) -> list[FusedGradients]:
         """Call the kernel once, and pull the cotangent back `times` times through its graph."""
         needed = NAMES if self.contract.has_gradients else ()
-        return self.pulls_of(inputs, call["probe"], needed, times=times)
+        return self.pulls_of(inputs, call["qkv"], needed, times=times)
 
     def name_of(self, name: str) -> str:
         """Return the name of an input in findings."""
@@ -97,7 +97,7 @@ class FusedSubject(Subject):
     def judged_gradients(self, call: Case) -> list[str]:
         """Return the inputs whose gradients can be judged with one-hot probes; none if undefined here."""
         taken = [name for name, is_taken in self._taken.items() if is_taken]
-        return self.told(taken) if self.defines_gradients(call["probe"]) else []
+        return self.distinct_values(taken) if self.defines_gradients(call["qkv"]) else []
 
     @property
     def _taken(self) -> dict[str, bool]:
@@ -105,32 +105,32 @@ class FusedSubject(Subject):
         gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
         return {name: gates.get(name, True) for name in NAMES}
 
-    def told(self, names: Iterable[str]) -> list[str]:
+    def distinct_values(self, names: Iterable[str]) -> list[str]:
         """Return the inputs of `names` whose gradients can be judged with one-hot probes.
 
         Not k in a delta rule: the erased part contributes to its gradient too. Not v in log space: the
         gradient of a v of 0 is no number.
         """
-        untold = {"k"} if self.contract.distinct_keys else set()
-        untold |= {"v"} if self.contract.positive else set()
-        return [name for name in names if name not in untold]
+        alike = {"k"} if self.contract.distinct_keys else set()
+        alike |= {"v"} if self.contract.positive else set()
+        return [name for name in names if name not in alike]
 
-    def defines_gradients(self, probe: Probe) -> bool:
+    def defines_gradients(self, qkv: QKV) -> bool:
         """Return whether the contract defines the gradients of this probe.
 
         Truncated gradients are defined only where the normaliser is 1.
         """
-        return self.contract.gradient == "full" or not self.reads.truncates or probe.regime == "small"
+        return self.contract.gradient == "full" or not self.reads.truncates or qkv.regime == "small"
 
     # Domain and rounding
 
     @cached_property
-    def domain(self) -> ProbeDomain:
+    def domain(self) -> FusedDomain:
         """The cases that the strategies may draw for this kernel."""
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
-        return ProbeDomain.of(contract, **more, **formats)
+        return FusedDomain.of(contract, **more, **formats)
 
     @cached_property
     def rounding(self) -> FusedRounding:
@@ -156,12 +156,12 @@ class FusedSubject(Subject):
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
         """Return the output for these gates and the probe of the case, or a plain probe if it has none."""
-        probe = case.get("probe") or plain_probe(self.domain, gates.shape[-1])
-        return self.call_fused(self.inputs(gates, probe))
+        qkv = case.get("qkv") or plain_qkv(self.domain, gates.shape[-1])
+        return self.call_fused(self.inputs(gates, qkv))
 
     def answer_to_zeros(self, S: int) -> Tensor:
         """Return the output for gates of zeros and a plain probe. All inputs require gradients."""
-        inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_probe(self.domain, S))
+        inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_qkv(self.domain, S))
         leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
         return self.call_fused(inputs.with_(**leaves))
 
@@ -181,8 +181,8 @@ class FusedSubject(Subject):
         """Why a smoke call fails, in one line, or None. Promised states and packed ends are called too."""
         gates = self.plainest
         S = gates.shape[-1]
-        inputs = self.inputs(gates, plain_probe(self.domain, S))
-        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._told(inputs).items())
+        inputs = self.inputs(gates, plain_qkv(self.domain, S))
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._shown_inputs(inputs).items())
         calls = ["nothing more"]
         calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
         calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
@@ -204,47 +204,49 @@ class FusedSubject(Subject):
                 return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
         return None
 
-    def _told(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _shown_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
         tensors = zip(inputs.named, self.arguments(inputs), strict=True)
         return {self.letters[name]: x for name, x in tensors}
 
     # Calls
 
-    def inputs(self, gates: Gates, probe: Probe, filler: float = float("nan")) -> Inputs:
+    def inputs(self, gates: Gates, qkv: QKV, poison: float = float("nan")) -> Inputs:
         """Build the tensors of a call, each in the memory layout of the probe."""
-        products = probe.build(gates, self.domain)
-        return self.inputs_of(gates, probe, products, *gates.build(self.device, filler), filler)
+        products = qkv.build(gates, self.domain)
+        return self.inputs_of(gates, qkv, products, *gates.build(self.device, poison), poison)
 
     def inputs_of(
         self,
         gates: Gates,
-        probe: Probe,
+        qkv: QKV,
         products: Products,
         igate: Tensor,
         fgate: Tensor,
-        filler: float = float("nan"),
+        poison: float = float("nan"),
     ) -> Inputs:
         """Build the tensors of a call with these gates, (B, NH, S, 1)."""
         dtype = getattr(torch, self.dtype)
         q, k, v = (
-            lay_out(rounded(x, dtype).to(self.device), layout, filler)
-            for x, layout in zip((products.q, products.k, products.v), probe.layouts, strict=True)
+            lay_out(rounded(x, dtype).to(self.device), layout, poison)
+            for x, layout in zip((products.q, products.k, products.v), qkv.layouts, strict=True)
         )
         fixed = self.contract.gate == "fixed"
         return Inputs(
             q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
         )
 
-    def seen(self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False) -> Seen:
+    def read_inputs(
+        self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
+    ) -> CallInputs:
         """Return the exact values of the inputs of a call. A gate that the kernel does not take is zeros.
 
-        begins, packed: the fields of Seen.
+        begins, packed: the fields of CallInputs.
         """
         q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
         zeros = np.zeros(q.shape[:3])
         igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
         fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
-        return Seen(q, k, v, igate, fgate, begins, packed)
+        return CallInputs(q, k, v, igate, fgate, begins, packed)
 
     def _fixed(self, zeros: Array) -> Array:
         assert self.contract.fixed is not None
@@ -298,80 +300,82 @@ class FusedSubject(Subject):
         if not isinstance(found, Tensor):
             raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted, what="shape"))
         if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
-            told = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
-            raise LawBroken(Finding("o", (), told, wanted, what="shape"))
+            distinct_values = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
+            raise LawBroken(Finding("o", (), distinct_values, wanted, what="shape"))
         return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
 
-    def run(self, gates: Gates, probe: Probe) -> FusedRun:
+    def run(self, gates: Gates, qkv: QKV) -> FusedRun:
         """Build the recipes' tensors and call the kernel on them."""
-        return self.run_of(self.inputs(gates, probe))
+        return self.run_of(self.inputs(gates, qkv))
 
     def run_of(self, inputs: Inputs) -> FusedRun:
         """Call the kernel on these inputs."""
-        return FusedRun(self.seen(inputs), self.call_fused(inputs), self.read)
+        return FusedRun(self.read_inputs(inputs), self.call_fused(inputs), self.read)
 
-    def pull(self, gates: Gates, probe: Probe, needed: Sequence[str] = NAMES) -> FusedGradients:
+    def pull(self, gates: Gates, qkv: QKV, needed: Sequence[str] = NAMES) -> FusedGradients:
         """Call the kernel and pull the probe's cotangent back through it."""
-        return self.pull_of(self.inputs(gates, probe), probe, needed)
+        return self.pull_of(self.inputs(gates, qkv), qkv, needed)
 
-    def cotangent(self, inputs: Inputs, probe: Probe) -> Tensor:
+    def cotangent(self, inputs: Inputs, qkv: QKV) -> Tensor:
         """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
         dtype = getattr(torch, self.contract.returns(self.dtype))
-        dense = torch.from_numpy(probe.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
-        return lay_out(dense, probe.pull_layout) if probe.pull_layout else dense
+        dense = torch.from_numpy(qkv.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
+        return lay_out(dense, qkv.pull_layout) if qkv.pull_layout else dense
 
     def pull_of(
         self,
         inputs: Inputs,
-        probe: Probe,
+        qkv: QKV,
         needed: Sequence[str] = NAMES,
         *,
         W: Tensor | None = None,
-        seen: Seen | None = None,
+        call_inputs: CallInputs | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> FusedGradients:
         """Call the kernel on these inputs, and pull the cotangent back once."""
-        return self.pulls_of(inputs, probe, needed, W=W, seen=seen, more=more)[0]
+        return self.pulls_of(inputs, qkv, needed, W=W, call_inputs=call_inputs, more=more)[0]
 
     def pulls_of(
         self,
         inputs: Inputs,
-        probe: Probe,
+        qkv: QKV,
         needed: Sequence[str] = NAMES,
         *,
         times: int = 1,
         W: Tensor | None = None,
-        seen: Seen | None = None,
+        call_inputs: CallInputs | None = None,
         more: Mapping[str, object] = NOTHING,
     ) -> list[FusedGradients]:
         """Call the kernel once on these inputs, and pull the cotangent back `times` times through its graph.
 
         needed: the inputs that require a gradient; the gradient of any other input is zero. W: the cotangent;
-        None for the probe's. more: keyword arguments of the call. seen: the values of the call's inputs,
-        with a handed-over state or packed ends; None for those of a plain call.
+        None for the qkv recipe's. more: keyword arguments of the call. call_inputs: the exact values of the
+        inputs, with a handed-over state or packed ends; None for those of a plain call.
         """
-        seen, named = seen or self.seen(inputs), inputs.named
+        call_inputs, named = call_inputs or self.read_inputs(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
         self.recorder.fused_leaves(named, leaves, self.letters)
         output = self.call_fused(inputs.with_(**leaves), **more)
-        tensor = self.cotangent(inputs, probe) if W is None else W
-        seen_W = self.read(tensor)  # a backward may overwrite it
-        run = FusedRun(seen, output.detach(), self.read)
+        tensor = self.cotangent(inputs, qkv) if W is None else W
+        cotangent_W = self.read(tensor)  # a backward may overwrite it
+        run = FusedRun(call_inputs, output.detach(), self.read)
         self.recorder.detached(output, run.output)
         every = [
             self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
         ]
-        truth = self.truth(seen)
+        truth = self.truth(call_inputs)
         bounds = FusedBounds(truth, self.contract, self.rounding)
         detached = not output.requires_grad
-        pulled = Pulled(truth, seen_W)
-        return [FusedGradients(run, seen_W, tensors, detached, pulled, bounds) for tensors in every]
+        pulled = Pulled(truth, cotangent_W)
+        return [FusedGradients(run, cotangent_W, tensors, detached, pulled, bounds) for tensors in every]
 
-    def pull_packed(self, inputs: Inputs, probe: Probe, seen: Seen, ends: Sequence[int]) -> FusedGradients:
+    def pull_packed(
+        self, inputs: Inputs, qkv: QKV, call_inputs: CallInputs, ends: Sequence[int]
+    ) -> FusedGradients:
         """Call the kernel on packed sequences, and pull the probe's cotangent back."""
-        return self.pull_of(inputs, probe, seen=seen, more=self._ending(ends))
+        return self.pull_of(inputs, qkv, call_inputs=call_inputs, more=self._ending(ends))
 
-    def pull_going_on(self, inputs: Inputs, probe: Probe, cut: int) -> FusedGradients:
+    def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
         """Call the kernel up to a cut, call it again from its state, and pull the second cotangent back.
 
         The pullback ends at the cut. The true gradients are those of one call on all times, with a cotangent
@@ -379,10 +383,10 @@ class FusedSubject(Subject):
         """
         assert self.contract.states
         _, state = self.call_with_state(inputs.part(0, cut), None)
-        W = self.cotangent(inputs, probe)
-        behind, seen = inputs.part(cut, inputs.v.shape[2]), self.seen(inputs, (0, cut))
+        W = self.cotangent(inputs, qkv)
+        behind, call_inputs = inputs.part(cut, inputs.v.shape[2]), self.read_inputs(inputs, (0, cut))
         gradients = self.pull_of(
-            behind, probe, W=W[:, :, cut:], seen=seen, more={self.contract.states: state}
+            behind, qkv, W=W[:, :, cut:], call_inputs=call_inputs, more={self.contract.states: state}
         )
         whole = self.read(W).copy()
         whole[:, :, :cut] = 0.0
@@ -411,19 +415,19 @@ class FusedSubject(Subject):
 
     # Expected values
 
-    def truth(self, seen: Seen) -> Truth:
+    def truth(self, call_inputs: CallInputs) -> Truth:
         """Return the true values of a call."""
         with np.errstate(all="ignore"):
-            return Truth(self.contract, seen)
+            return Truth(self.contract, call_inputs)
 
     def expected(self, run: FusedRun, note: str = "") -> Expected:
         """Return the expected output of this call."""
-        return self.expected_of(run.seen, note)
+        return self.expected_of(run.inputs, note)
 
-    def expected_of(self, seen: Seen, note: str = "", *, state: object = None) -> Expected:
+    def expected_of(self, call_inputs: CallInputs, note: str = "", *, state: object = None) -> Expected:
         """Return the expected output for these inputs. state: the state that was handed over, or None."""
         rounding = self.rounding.handing_over(coarsest(state))
-        return self.output_of(self.truth(seen), self.contract, rounding, note)
+        return self.output_of(self.truth(call_inputs), self.contract, rounding, note)
 
     def output_of(
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
@@ -484,7 +488,7 @@ def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
 
     @functools.cache
     def heads(b: int, h: int) -> HeadBalls:
-        return HeadBalls(truth.contract, truth.seen, b, h, None if W is None else W[b, h])
+        return HeadBalls(truth.contract, truth.inputs, b, h, None if W is None else W[b, h])
 
     return heads
 

@@ -19,9 +19,9 @@ SUBJECTS: Mapping[str, type[Subject]] = {DTILDE: DtildeSubject, FUSED: FusedSubj
 
 BOTH = (DTILDE, FUSED)
 # The cases of laws of both kinds: a forward call; a call and its backward; a call, and rival gates.
-FORWARD = {DTILDE: Calls(GATES, ("gates",)), FUSED: Calls(PROBED, ("gates", "probe"))}
-BACKWARD = {DTILDE: Calls(COTANGENTS, ("gates", "cotangent")), FUSED: Calls(PROBED, ("gates", "probe"))}
-RIVAL = {DTILDE: Calls(WINDOWS, ("gates",)), FUSED: Calls(RIVALS, ("gates", "probe"))}
+FORWARD = {DTILDE: Calls(GATES, ("gates",)), FUSED: Calls(PROBED, ("gates", "qkv"))}
+BACKWARD = {DTILDE: Calls(COTANGENTS, ("gates", "cotangent")), FUSED: Calls(PROBED, ("gates", "qkv"))}
+RIVAL = {DTILDE: Calls(WINDOWS, ("gates",)), FUSED: Calls(RIVALS, ("gates", "qkv"))}
 
 
 def subject_of(implementation: Implementation, dtype: str, device: str = "cpu", **more: Any) -> Subject:

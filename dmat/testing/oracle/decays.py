@@ -23,14 +23,14 @@ class Decays:
     @classmethod
     def of(cls, truth: Truth) -> Decays | None:
         """Return the decays if every source has its own column of v, the same in all heads; else None."""
-        there = truth.seen.v != 0  # (B, NH, s, c)
+        there = truth.inputs.v != 0  # (B, NH, s, c)
         if 0 in there.shape or not (there == there[:1, :1]).all():
             return None
         one = there[0, 0]
         if not ((one.sum(0) <= 1).all() and (one.sum(1) == 1).all()):
             return None
         column = one.argmax(1)
-        values = np.take_along_axis(truth.seen.v, column[None, None, :, None], -1)[..., 0]
+        values = np.take_along_axis(truth.inputs.v, column[None, None, :, None], -1)[..., 0]
         factor = truth.reads.coefficient(truth.weight * np.ones_like(truth.E), truth.products)
         factor = factor * values[..., None, :] / truth.normaliser
         return cls(column, factor) if (factor != 0).all() and np.isfinite(factor).all() else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, single
-from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.oracle.gates import GateTerms, window_sums
 from dmat.testing.oracle.reads import READS, Reads
 
@@ -26,7 +26,7 @@ class Truth:
     """The true values of one call."""
 
     contract: FusedContract
-    seen: Seen
+    inputs: CallInputs
 
     @property
     def reads(self) -> type[Reads]:
@@ -40,13 +40,13 @@ class Truth:
         """The functions of each gate; None if the gates are not pre-activations."""
         if self.contract.gate != "preact":
             return None
-        return GateTerms.of(np.where(np.isfinite(self.seen.fgate), self.seen.fgate, 0.0), wide=False)
+        return GateTerms.of(np.where(np.isfinite(self.inputs.fgate), self.inputs.fgate, 0.0), wide=False)
 
     @cached_property
     def log(self) -> Array:
         """The log gates l, (B, NH, S). A gate of -inf counts as 0 here: `unread` masks what it closes."""
-        log = self.seen.fgate if self.terms is None else self.terms.log.hi
-        return np.where(np.isfinite(self.seen.fgate), log, 0.0)
+        log = self.inputs.fgate if self.terms is None else self.terms.log.hi
+        return np.where(np.isfinite(self.inputs.fgate), log, 0.0)
 
     @cached_property
     def rate(self) -> Array:
@@ -74,22 +74,24 @@ class Truth:
     @property
     def scale(self) -> float:
         """The factor of q.k."""
-        return self.contract.scale_of(self.seen.q.shape[-1])
+        return self.contract.scale_of(self.inputs.q.shape[-1])
 
     @cached_property
     def dtilde(self) -> Array:
         """D~, -inf at the sources that a row does not read."""
-        return np.where(self.seen.unread, -np.inf, self.windows + self.seen.igate[..., None, :])
+        return np.where(self.inputs.unread, -np.inf, self.windows + self.inputs.igate[..., None, :])
 
     @cached_property
     def products(self) -> Array:
         """scale (q_t . k_s)."""
-        return np.asarray(self.scale * np.einsum("bhtd,bhsd->bhts", self.seen.q, self.seen.k))
+        return np.asarray(self.scale * np.einsum("bhtd,bhsd->bhts", self.inputs.q, self.inputs.k))
 
     @cached_property
     def product_sizes(self) -> Array:
         """scale (|q_t| . |k_s|)."""
-        return np.asarray(self.scale * np.einsum("bhtd,bhsd->bhts", np.abs(self.seen.q), np.abs(self.seen.k)))
+        return np.asarray(
+            self.scale * np.einsum("bhtd,bhsd->bhts", np.abs(self.inputs.q), np.abs(self.inputs.k))
+        )
 
     @cached_property
     def exponent(self) -> Array:
@@ -127,20 +129,20 @@ class Truth:
     @cached_property
     def o(self) -> Array:
         """The output, (B, NH, t, V)."""
-        return self.a @ self.seen.v / self.normaliser
+        return self.a @ self.inputs.v / self.normaliser
 
     @cached_property
     def own_error(self) -> Array:
         """A bound on the relative error of this module's E."""
-        t, s = np.arange(self.seen.S)[:, None], np.arange(self.seen.S)[None, :]
-        reach = -self.windows + np.abs(self.seen.igate)[..., None, :] + 1
+        t, s = np.arange(self.inputs.S)[:, None], np.arange(self.inputs.S)[None, :]
+        reach = -self.windows + np.abs(self.inputs.igate)[..., None, :] + 1
         reach = self.reads.exponent(reach, self.product_sizes)
-        return np.asarray(U64 * (np.maximum(t - s, 0) + self.seen.S + self.seen.q.shape[-1] + 24) * reach)
+        return np.asarray(U64 * (np.maximum(t - s, 0) + self.inputs.S + self.inputs.q.shape[-1] + 24) * reach)
 
     @cached_property
     def o_slack(self) -> Array:
         """A bound on the absolute error of this module's o."""
-        sizes = np.abs(self.seen.v)
+        sizes = np.abs(self.inputs.v)
         of_sum = (self.sizes * self.own_error) @ sizes / self.normaliser
         if not self.reads.normalised:
             return of_sum + 2.0**-1060
@@ -164,7 +166,7 @@ class Pulled:
     @cached_property
     def slope(self) -> Array:
         """d L / d a[t, s], times the normaliser: W_t . v_s, less W_t . o_t dN / dn."""
-        plain = np.einsum("bhtc,bhsc->bhts", self.W, self.truth.seen.v)
+        plain = np.einsum("bhtc,bhsc->bhts", self.W, self.truth.inputs.v)
         if not self.truth.reads.normalised or self.truth.contract.gradient == "truncated":
             return np.asarray(plain)
         return np.asarray(plain - (self.along * self.truth.reads.slope(self.truth.n))[..., None])
@@ -180,7 +182,7 @@ class Pulled:
 
         |W_t . o_t| is one of them. FusedBounds.along_error bounds the error of W_t . o_t itself.
         """
-        plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.seen.v))
+        plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.inputs.v))
         if not self.truth.reads.normalised:
             return np.asarray(plain)
         return np.asarray(plain + np.abs(self.along)[..., None])
@@ -226,12 +228,12 @@ class Pulled:
     @property
     def dq(self) -> Array:
         """The gradient of q."""
-        return self.truth.scale * (self.per_product @ self.truth.seen.k)
+        return self.truth.scale * (self.per_product @ self.truth.inputs.k)
 
     @property
     def dk(self) -> Array:
         """The gradient of k."""
-        return self.truth.scale * (np.swapaxes(self.per_product, -1, -2) @ self.truth.seen.q)
+        return self.truth.scale * (np.swapaxes(self.per_product, -1, -2) @ self.truth.inputs.q)
 
     @property
     def dv(self) -> Array:

@@ -8,20 +8,22 @@ from flint import arb
 
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, log_sigmoid, sigmoid_minus
-from dmat.testing.oracle.fused_inputs import Seen
+from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.oracle.reads import ONE, READS, ZERO
 
 
 class HeadBalls:
     """One head of one call. W: the cotangent of the output, (S, V); None for the forward alone."""
 
-    def __init__(self, contract: FusedContract, seen: Seen, b: int, h: int, W: Array | None = None) -> None:
+    def __init__(
+        self, contract: FusedContract, inputs: CallInputs, b: int, h: int, W: Array | None = None
+    ) -> None:
         """Take the inputs of head (b, h)."""
         self.contract, self.place, self.W = contract, (b, h), W
         self.reads = READS[contract.reads]
-        self.q, self.k, self.v = (x[b, h] for x in (seen.q, seen.k, seen.v))
-        self.igate, self.fgate = seen.igate[b, h], seen.fgate[b, h]
-        self.unread = seen.unread[b, h] if seen.unread.ndim == 4 else seen.unread
+        self.q, self.k, self.v = (x[b, h] for x in (inputs.q, inputs.k, inputs.v))
+        self.igate, self.fgate = inputs.igate[b, h], inputs.fgate[b, h]
+        self.unread = inputs.unread[b, h] if inputs.unread.ndim == 4 else inputs.unread
         self.scale = arb(contract.scale_of(self.q.shape[-1]))
         self.S = len(self.fgate)
 

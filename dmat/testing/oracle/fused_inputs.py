@@ -11,7 +11,7 @@ from dmat.testing.oracle.arithmetic import Array, Mask, holds
 
 
 @dataclass(frozen=True)
-class Seen:
+class CallInputs:
     """The inputs of one call in float64, which holds each of their formats exactly.
 
     q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S). igate is zeros if the kernel takes none;

@@ -1,4 +1,4 @@
-"""Probe which dtypes, devices and lengths an implementation can be called with."""
+"""CallSite which dtypes, devices and lengths an implementation can be called with."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dmat.testing.verdict.finding import LawBroken
 LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257)
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
-Place = tuple[str, str]  # a dtype and a device
-Probe = tuple[str, str, int]  # dtype, device and length
-Tell = Callable[[Probe], None]
+Site = tuple[str, str]  # a dtype and a device
+CallSite = tuple[str, str, int]  # dtype, device and length
+Send = Callable[[CallSite], None]
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,28 @@ class Answers:
     differentiable: some output requires a gradient.
     """
 
-    places: tuple[Place, ...]
+    sites: tuple[Site, ...]
     seq_multiple_of: int
     max_seq: int | None
     differentiable: bool
 
 
 def answers(
-    implementation: Implementation, places: list[Place], deadly: set[Probe], tell: Tell
+    implementation: Implementation, sites: list[Site], deadly: set[CallSite], send: Send
 ) -> Answers | None:
     """Call the implementation on gates of zeros for every dtype, device and length. None if all calls fail.
 
-    deadly: probes that have killed a process. `tell` receives each probe before it is tried.
+    deadly: probes that have killed a process. `send` receives each probe before it is tried.
     """
     contract = implementation.contract
-    first = subject_of(implementation, *places[0])
+    first = subject_of(implementation, *sites[0])
     lengths = [S for S in LENGTHS if first.domain.has_length(S)] or [first.plainest.shape[-1]]
-    found: dict[Place, set[int]] = {}
+    found: dict[Site, set[int]] = {}
     differentiable = False
-    for dtype, device in places:
+    for dtype, device in sites:
         subject = subject_of(implementation, dtype, device)
         for S in lengths:
-            tell((dtype, device, S))
+            send((dtype, device, S))
             output = None if (dtype, device, S) in deadly else _called(subject, S)
             if output is not None:
                 found.setdefault((dtype, device), set()).add(S)

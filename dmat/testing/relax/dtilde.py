@@ -58,7 +58,7 @@ class Promises(ABC):
         return [plain]
 
     @abstractmethod
-    def tellers(self) -> list[Law]:
+    def discriminating_cases(self) -> list[Law]:
         """Return laws whose ladder discriminates between error scopes, so that none stands by chance."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class DtildePromises(Promises):
         assert isinstance(plain, Contract)
         return [replace(plain, masked_cotangent=masked) for masked in MASKED_COTANGENTS]
 
-    def tellers(self) -> list[Law]:
+    def discriminating_cases(self) -> list[Law]:
         """Return the laws of values and of gradients."""
         cases = Cases(draw=COTANGENTS.draw, ladder=_telling)
         names = ("values", "input_gradient", "forget_gradient")

@@ -12,7 +12,7 @@ from typing import cast
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.cases.fused import PROBED
 from dmat.strategies.domain import Domain
-from dmat.strategies.probe_domain import ProbeDomain
+from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import AnyContract, FusedContract
 from dmat.testing.contract.fused import implied_grad_scope
@@ -64,7 +64,7 @@ class FusedPromises(Promises):
         front = replace(cast(FusedContract, plain), grad_scope="prefix")
         return [plain, front] if "grad_scope" in self.options else [plain]
 
-    def tellers(self) -> list[Law]:
+    def discriminating_cases(self) -> list[Law]:
         """Return the laws of values and of the forget gate's gradient. None for a fixed gate."""
         if self.own.gate == "fixed":
             return []
@@ -85,4 +85,4 @@ def _end(fixed: AnyContract) -> str:
 
 
 def _telling(domain: Domain) -> Iterator[Case]:
-    return telling(cast(ProbeDomain, domain))
+    return telling(cast(FusedDomain, domain))

@@ -25,10 +25,10 @@ from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
-from dmat.testing.processes import Tell, apart
+from dmat.testing.processes import Send, apart
 from dmat.testing.record import Record, Report, Wider, stated
 from dmat.testing.registry import law_named, laws
-from dmat.testing.relax.answers import Answers, Place, Probe, answers
+from dmat.testing.relax.answers import Answers, CallSite, Site, answers
 from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.relax.fused import FusedPromises
 from dmat.testing.relax.known import Counterexample
@@ -55,14 +55,14 @@ class Trial:
     """A law that held in one dtype and device under these terms. part: "ladder", "search" or "telling"."""
 
     law: str
-    place: Place
+    site: Site
     part: str
     terms: tuple[tuple[str, Any], ...]
     fixed: AnyContract
 
     def same(self, other: Trial) -> bool:
         """Whether the other trial has the same law, part, dtype and device."""
-        return (self.law, self.place, self.part) == (other.law, other.place, other.part)
+        return (self.law, self.site, self.part) == (other.law, other.site, other.part)
 
     def covers(self, terms: Terms, fixed: AnyContract, promises: Promises) -> bool:
         """Whether the law also holds under these terms: they are no stricter than the trial's terms.
@@ -81,16 +81,16 @@ class Relaxation:
     """The search for one implementation, in the requested dtypes and devices that can be called.
 
     known: cases that break a law. held: trials that need not be repeated. felled: terms under which a law was
-    broken, even by a case that is not reproducible. let_pass: terms that a known case does not break. tell:
+    broken, even by a case that is not reproducible. let_pass: terms that a known case does not break. send:
     receives each case before it is tried, and each case that broke a law.
     """
 
     implementation: Implementation
-    asked: list[Place]
+    asked: list[Site]
     answered: Answers
     known: list[Counterexample]
     held: list[Trial]
-    tell: Tell
+    send: Send
     felled: list[tuple[Terms, AnyContract]] = field(default_factory=list)
     let_pass: dict[Counterexample, list[tuple[Terms, AnyContract]]] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ class Relaxation:
         variants = self.promises.variants(self._answering())
         stand = [(variant, self._standing_dtypes(variant)) for variant in variants]
         most = max(len(dtypes) for _, dtypes in stand)
-        asked = {dtype for dtype, _ in self.answered.places}
+        asked = {dtype for dtype, _ in self.answered.sites}
         return [
             replace(variant, dtypes=dtypes)
             for variant, dtypes in stand
@@ -130,8 +130,8 @@ class Relaxation:
         Dtypes and devices that were not requested stay.
         """
         contract, answered = self.implementation.contract, self.answered
-        mute = {x for place in self.asked for x in place} - {x for place in answered.places for x in place}
-        devices = {device for _, device in answered.places}
+        mute = {x for site in self.asked for x in site} - {x for site in answered.sites for x in site}
+        devices = {device for _, device in answered.sites}
         return replace(
             contract if answered.differentiable else contract.without_gradients(),
             seq_multiple_of=answered.seq_multiple_of,
@@ -158,7 +158,7 @@ class Relaxation:
                 other == fixed and self.promises.no_stricter(terms, stricter) for stricter, other in passed
             ):
                 continue
-            self.tell(("trying", case))
+            self.send(("trying", case))
             if case.refutes(promised):
                 self.known.insert(0, self.known.pop(number))
                 return case
@@ -189,16 +189,20 @@ class Relaxation:
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         breaking = {case.law for case in self.known}
         order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, law.order))
-        for part, tried in (("telling", self.promises.tellers()), ("ladder", order), ("search", order)):
+        for part, tried in (
+            ("telling", self.promises.discriminating_cases()),
+            ("ladder", order),
+            ("search", order),
+        ):
             for law in tried:
-                for place in self._places(promised.contract):
-                    found = self._part_broken(law, subject_of(promised, *place), part, terms, fixed)
+                for site in self._sites(promised.contract):
+                    found = self._part_broken(law, subject_of(promised, *site), part, terms, fixed)
                     if found is not None:
                         return found
         return None
 
-    def _places(self, contract: AnyContract) -> list[Place]:
-        return [place for place in self.answered.places if place[0] in contract.dtypes]
+    def _sites(self, contract: AnyContract) -> list[Site]:
+        return [site for site in self.answered.sites if site[0] in contract.dtypes]
 
     def _part_broken(
         self, law: Law, subject: Subject, part: str, terms: Terms, fixed: AnyContract
@@ -220,23 +224,23 @@ class Relaxation:
         record = Record(law.name, subject.implementation.name, subject.dtype, subject.device)
         quick = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate])
         try:
-            search(self._told(law), subject, record, subject.part, quick)
+            search(self._announced(law), subject, record, subject.part, quick)
         except Refused:
             return None
         except LawBroken:
             found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
             if law_named(law.name, subject.kind).why_not(subject, found.read()):
                 return None  # drawn, but outside the contract: it proves nothing
-            self.tell(("broke", found))
+            self.send(("broke", found))
             return found
         return None
 
-    def _told(self, law: Law) -> Law:
+    def _announced(self, law: Law) -> Law:
         """Return the law, which then sends each case before trying it: the case may kill the process."""
 
         @functools.wraps(law.check)
         def check(subject: Subject, **case: Any) -> None:
-            self.tell(("trying", Counterexample(law.name, subject.dtype, subject.device, encoded(case))))
+            self.send(("trying", Counterexample(law.name, subject.dtype, subject.device, encoded(case))))
             law.check(subject, **case)
 
         return replace(law, check=check)
@@ -245,7 +249,7 @@ class Relaxation:
 # In a child process
 
 
-def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) -> Wider:
+def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS) -> Wider:
     """Search in child processes for at most `seconds`. Return the contract found, "none" or "unfinished".
 
     If a case kills the child process, the search continues in a new one without that case.
@@ -257,17 +261,17 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
         if r.recipe
     ]
     held = [(r.law, (r.dtype, r.device)) for r in report.laws if r.status == "passed"]
-    deadly: set[Probe] = set()
-    trying: Counterexample | Probe | None = None
+    deadly: set[CallSite] = set()
+    trying: Counterexample | CallSite | None = None
 
-    def heard(told: tuple[str, Any]) -> None:
+    def heard(message: tuple[str, Any]) -> None:
         nonlocal trying
-        kind, trying = told
+        kind, trying = message
         if kind == "broke" and isinstance(trying, Counterexample):
             known.insert(0, trying)
 
     while True:
-        arguments = (report.implementation, places, known, held, deadly)
+        arguments = (report.implementation, sites, known, held, deadly)
         try:
             left = until - time.monotonic()
             found: Wider = apart(_search_here, *arguments, heard=heard, seconds=left)
@@ -280,7 +284,7 @@ def stands_under(report: Report, places: list[Place], seconds: float = SECONDS) 
 
 
 def _note_death(
-    trying: Counterexample | Probe | None, known: list[Counterexample], deadly: set[Probe]
+    trying: Counterexample | CallSite | None, known: list[Counterexample], deadly: set[CallSite]
 ) -> None:
     """Record the case or probe that killed the process, so that it is not tried again."""
     if isinstance(trying, Counterexample):
@@ -291,49 +295,49 @@ def _note_death(
 
 def _search_here(
     name: str,
-    places: list[Place],
+    sites: list[Site],
     known: list[Counterexample],
-    held: list[tuple[str, Place]],
-    deadly: set[Probe],
-    tell: Tell,
+    held: list[tuple[str, Site]],
+    deadly: set[CallSite],
+    send: Send,
 ) -> Wider:
     """Search in this process. Return a Wider, because a contract cannot always be pickled."""
     import torch
 
     torch.set_num_threads(1)
     implementation = load(name)
-    contract = nearest_contract(implementation, places, known, held, deadly, tell)
-    return _outcome(contract, places, promises_of(implementation.contract))
+    contract = nearest_contract(implementation, sites, known, held, deadly, send)
+    return _outcome(contract, sites, promises_of(implementation.contract))
 
 
 def nearest_contract(
     implementation: Implementation,
-    places: list[Place],
+    sites: list[Site],
     known: Iterable[Counterexample] = (),
-    held: Iterable[tuple[str, Place]] = (),
-    deadly: Iterable[Probe] = (),
-    tell: Callable[[Any], None] = lambda told: None,
+    held: Iterable[tuple[str, Site]] = (),
+    deadly: Iterable[CallSite] = (),
+    send: Callable[[Any], None] = lambda message: None,
 ) -> AnyContract | None:
     """Return the least widened contract under which all laws hold, or None.
 
     known: cases that break laws. held: (law, (dtype, device)) that hold under the strictest contract. deadly:
-    (dtype, device, length) that killed a process. tell: receives ("trying", case or probe) and ("broke",
+    (dtype, device, length) that killed a process. send: receives ("trying", case or probe) and ("broke",
     case).
     """
-    answered = answers(implementation, places, set(deadly), lambda probe: tell(("trying", probe)))
+    answered = answers(implementation, sites, set(deadly), lambda call_site: send(("trying", call_site)))
     if answered is None:
         return None
     strictest = tuple(promises_of(implementation.contract).strictest.items())
     trials = [
-        Trial(law, place, part, strictest, implementation.contract)
-        for law, place in held
+        Trial(law, site, part, strictest, implementation.contract)
+        for law, site in held
         for part in ("ladder", "search")
     ]
-    return Relaxation(implementation, places, answered, list(known), trials, tell).nearest()
+    return Relaxation(implementation, sites, answered, list(known), trials, send).nearest()
 
 
-def _outcome(contract: AnyContract | None, places: list[Place], promises: Promises) -> Wider:
+def _outcome(contract: AnyContract | None, sites: list[Site], promises: Promises) -> Wider:
     if contract is None:
         return Wider("none")
-    wrong_in = [d for d in DTYPES if d in dict(places) and d not in contract.dtypes]
+    wrong_in = [d for d in DTYPES if d in dict(sites) and d not in contract.dtypes]
     return Wider("found", stated(contract.stated()), promises.written(contract), wrong_in)

@@ -32,7 +32,7 @@ SECONDS = 60.0  # default limit of one example, compilation included
 PATIENCE = 10.0  # limit in seconds for an implementation that has once exceeded its limit
 
 
-DEAR = 5  # factor on the limit, for the smoke call and for laws with expensive examples (compilations)
+EXPENSIVE = 5  # factor on the limit, for the smoke call and for laws with expensive examples (compilations)
 
 
 NO_RETURN = 1.5  # the watchdog waits at least this factor times the limit before it ends the process
@@ -44,13 +44,13 @@ STOPPED = ".stopped"  # suffix of the file that the watchdog writes to before it
 SLOW = "slow, rather than stuck? --time-limit gives an example more (pytest: --dmat-time-limit)"
 
 
-class Entry(msgspec.Struct):
+class JournalLine(msgspec.Struct):
     """One line of a journal: a test, the case that it is trying, and the examples counted so far.
 
-    node: the test's id. limit: seconds for this example. dear: the law has expensive examples. plainest: this
-    is the smoke call. started: time.time() at the start of the example. ended: how the example ended, ""
-    until that is known, "held" once the test is over. message, folder: the report and the counterexample
-    folder, should the process not live to report. stopped: the watchdog ended the process.
+    node: the test's id. limit: seconds for this example. expensive: the law has expensive examples.
+    plainest: this is the smoke call. started: time.time() at the start of the example. ended: how the
+    example ended, "" until that is known, "held" once the test is over. message, folder: the report and the
+    counterexample folder, should the process not live to report. stopped: the watchdog ended the process.
     """
 
     node: str
@@ -60,7 +60,7 @@ class Entry(msgspec.Struct):
     device: str
     part: str
     limit: float
-    dear: bool = False
+    expensive: bool = False
     case: Parts | None = None
     plainest: bool = False
     examples: int = 0
@@ -71,14 +71,14 @@ class Entry(msgspec.Struct):
     stopped: bool = False
 
     @property
-    def fate(self) -> Ended:
+    def process_outcome(self) -> Ended:
         """The outcome of an example whose process is gone: the watchdog ended the process, or it died."""
         return "did not end" if self.stopped else "died"
 
     @property
     def outcome(self) -> Ended:
         """The known outcome of the example; that of a dead process if the journal holds none."""
-        return self.fate if self.ended == "" or self.ended == "held" else self.ended
+        return self.process_outcome if self.ended == "" or self.ended == "held" else self.ended
 
 
 class Journal:
@@ -90,24 +90,24 @@ class Journal:
     def __init__(self, folder: Path, limit: float) -> None:
         """Open this process' journal file and its watchdog's file in the folder."""
         self.folder, self.limit = folder, limit
-        self.entry: Entry | None = None
+        self.line: JournalLine | None = None
         self._file = os.open(folder / f"{os.getpid()}.json", os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
         stopped = folder / f"{os.getpid()}{STOPPED}"
         self._watchdog = os.open(stopped, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         self._watched = 0.0
 
     @contextmanager
-    def of(self, entry: Entry) -> Iterator[None]:
+    def of(self, line: JournalLine) -> Iterator[None]:
         """Hold this entry while a law is tried. Mark it as "held" afterwards."""
-        self.entry = entry
+        self.line = line
         try:
             yield
         finally:
-            self._write(msgspec.structs.replace(entry, case=None, ended="held"))
-            self.entry = None
-            self.at_ease()
+            self._write(msgspec.structs.replace(line, case=None, ended="held"))
+            self.line = None
+            self.pause_watchdog()
 
-    def at_ease(self) -> None:
+    def pause_watchdog(self) -> None:
         """Pause the watchdog until the next example, for work outside the kernel, such as a picture."""
         if self._watched:
             faulthandler.cancel_dump_traceback_later()
@@ -116,29 +116,29 @@ class Journal:
     @contextmanager
     def trying(self, case: Case, *, plainest: bool = False) -> Iterator[None]:
         """Write the case down, then run the body under the time limit. Raises DidNotEnd."""
-        entry = self.entry
-        if entry is None:
+        line = self.line
+        if line is None:
             yield
             return
-        entry.case, entry.started, entry.plainest = parts_of(case), time.time(), plainest
-        entry.examples += not plainest
-        entry.limit = self.limit_for(entry.implementation, dear=entry.dear or plainest)
-        self._write(entry)
-        with self._alarm(entry):
+        line.case, line.started, line.plainest = parts_of(case), time.time(), plainest
+        line.examples += not plainest
+        line.limit = self.limit_for(line.implementation, expensive=line.expensive or plainest)
+        self._write(line)
+        with self._alarm(line):
             yield
 
     def ended(self, how: Ended, message: str, folder: str) -> None:
         """Write down the example's outcome, message and folder, should the process not live to report."""
-        if self.entry is not None:
-            self.entry.ended, self.entry.message, self.entry.folder = how, message, folder
-            self._write(self.entry)
+        if self.line is not None:
+            self.line.ended, self.line.message, self.line.folder = how, message, folder
+            self._write(self.line)
 
-    def _write(self, entry: Entry) -> None:
-        os.pwrite(self._file, msgspec.json.encode(entry) + b"\n", 0)
+    def _write(self, line: JournalLine) -> None:
+        os.pwrite(self._file, msgspec.json.encode(line) + b"\n", 0)
 
     @contextmanager
-    def _alarm(self, entry: Entry) -> Iterator[None]:
-        limit = entry.limit
+    def _alarm(self, line: JournalLine) -> Iterator[None]:
+        limit = line.limit
         if limit <= 0 or not _alarm_is_free():
             yield
             return
@@ -148,7 +148,7 @@ class Journal:
         try:
             yield
         except DidNotEnd:
-            note_fate(self.folder, entry, "did not end")
+            note_outcome(self.folder, line, "did not end")
             raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -163,17 +163,17 @@ class Journal:
             faulthandler.dump_traceback_later((NO_RETURN + 0.25) * limit, exit=True, file=self._watchdog)
             self._watched = now
 
-    def limit_for(self, implementation: str, *, dear: bool = False) -> float:
-        """Return an example's limit in seconds for this implementation. dear: the example is expensive."""
-        if dear:
-            return DEAR * self.limit
+    def limit_for(self, implementation: str, *, expensive: bool = False) -> float:
+        """Return an example's limit in seconds. expensive: examples of the law are expensive."""
+        if expensive:
+            return EXPENSIVE * self.limit
         hung = _mark(self.folder, "hung", implementation).exists()
         return min(self.limit, PATIENCE) if hung and self.limit > 0 else self.limit
 
     @property
-    def fate_of_plainest(self) -> Ended | None:
+    def smoke_call_outcome(self) -> Ended | None:
         """The outcome of the smoke call at this implementation, dtype and device, if it ended a process."""
-        mark = _plainest_mark(self.folder, self.entry) if self.entry is not None else None
+        mark = _plainest_mark(self.folder, self.line) if self.line is not None else None
         if mark is None or not mark.exists():
             return None
         return "did not end" if mark.read_text() == "did not end" else "died"
@@ -184,7 +184,7 @@ class Journal:
         return mark.read_text() if mark is not None and mark.exists() else ""
 
     def note_uncallable(self, reason: str) -> None:
-        """Tell all processes why the smoke call raised: no process makes it again."""
+        """Send all processes why the smoke call raised: no process makes it again."""
         mark = self._uncallable_mark()
         if mark is not None and not mark.exists():
             beside = mark.with_name(f"{mark.name}-{os.getpid()}")
@@ -192,48 +192,48 @@ class Journal:
             beside.replace(mark)
 
     def _uncallable_mark(self) -> Path | None:
-        if self.entry is None:
+        if self.line is None:
             return None
-        place = f"{self.entry.implementation} {self.entry.dtype} {self.entry.device}"
-        return _mark(self.folder, "uncallable", place)
+        site = f"{self.line.implementation} {self.line.dtype} {self.line.device}"
+        return _mark(self.folder, "uncallable", site)
 
-    def first_to_tell(self) -> bool:
+    def first_to_report(self) -> bool:
         """Return whether this process is the first to report that the implementation cannot be called."""
-        assert self.entry is not None
+        assert self.line is not None
         try:
-            _mark(self.folder, "told", self.entry.implementation).touch(exist_ok=False)
+            _mark(self.folder, "told", self.line.implementation).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
 
-def note_fate(folder: Path, entry: Entry, fate: str) -> None:
-    """Tell all processes that an example did not end, and how the smoke call ended."""
-    if fate == "did not end":
-        _mark(folder, "hung", entry.implementation).touch()
-    if entry.plainest:
-        _plainest_mark(folder, entry).write_text(fate)
+def note_outcome(folder: Path, line: JournalLine, outcome: str) -> None:
+    """Send all processes that an example did not end, and how the smoke call ended."""
+    if outcome == "did not end":
+        _mark(folder, "hung", line.implementation).touch()
+    if line.plainest:
+        _plainest_mark(folder, line).write_text(outcome)
 
 
-def _plainest_mark(folder: Path, entry: Entry) -> Path:
-    return _mark(folder, "plainest", f"{entry.implementation} {entry.dtype} {entry.device}")
+def _plainest_mark(folder: Path, line: JournalLine) -> Path:
+    return _mark(folder, "plainest", f"{line.implementation} {line.dtype} {line.device}")
 
 
 def _mark(folder: Path, kind: str, name: str) -> Path:
     return folder / f"{kind}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def left_behind(folder: Path, node: str) -> Entry | None:
+def left_behind(folder: Path, node: str) -> JournalLine | None:
     """Return the journal entry that a dead process left of this test, or None."""
     for file in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        line = file.read_bytes().split(b"\n")[0]
+        text = file.read_bytes().split(b"\n")[0]
         try:
-            entry = msgspec.json.decode(line, type=Entry)
+            line = msgspec.json.decode(text, type=JournalLine)
         except msgspec.MsgspecError:
             continue
-        if entry.node == node and entry.ended != "held":
-            entry.stopped = file.with_suffix(STOPPED).stat().st_size > 0
-            return entry
+        if line.node == node and line.ended != "held":
+            line.stopped = file.with_suffix(STOPPED).stat().st_size > 0
+            return line
     return None
 
 
@@ -249,6 +249,6 @@ def _alarm_is_free() -> bool:
 
 
 def first_to_go() -> None:
-    """Tell Linux's OOM killer to choose this worker process before the process that reports."""
+    """Send Linux's OOM killer to choose this worker process before the process that reports."""
     with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("900")

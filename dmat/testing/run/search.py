@@ -22,8 +22,8 @@ from dmat.testing.interpret.choice import spread
 from dmat.testing.law.law import Law, kind_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Ended, Record
-from dmat.testing.run.journal import SLOW, Entry, Journal
-from dmat.testing.run.session import Keeping, told_and_kept
+from dmat.testing.run.journal import SLOW, Journal, JournalLine
+from dmat.testing.run.session import Keeping, explained_and_kept
 from dmat.testing.run.shrink import attempted, minimal
 from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
@@ -39,14 +39,14 @@ class Failed(LawBroken):
         self.failure = failure
 
 
-def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.FixtureRequest) -> None:
+def run_test(law: Law, subject: Subject, keeping: Keeping, request: pytest.FixtureRequest) -> None:
     """Try a law as a test of pytest, and leave its record in the test's user_properties."""
-    record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
+    record = Record(law.name, subject.implementation.name, subject.dtype, subject.device)
     record.part, started = subject.part, time.perf_counter()
     try:
         examples = request.config.getoption("--dmat-examples")
         profile = settings() if examples is None else settings(max_examples=examples)
-        run_law(entry, subject, record, request.node.nodeid, profile, keeping)
+        run_law(law, subject, record, request.node.nodeid, profile, keeping)
     finally:
         record.seconds = round(time.perf_counter() - started, 3)
         record.worst = subject.worst
@@ -54,22 +54,22 @@ def run_test(entry: Law, subject: Subject, keeping: Keeping, request: pytest.Fix
 
 
 def run_law(
-    entry: Law, subject: Subject, record: Record, key: str, profile: settings, keeping: Keeping
+    law: Law, subject: Subject, record: Record, key: str, profile: settings, keeping: Keeping
 ) -> None:
     """Try a law in pytest and fill in the record: skip, fail, or raise LawBroken with the full message."""
-    reason = entry.not_applicable(subject)
+    reason = law.not_applicable(subject)
     if reason is not None:
         record.status, record.reason, record.promised = "not run", reason, False
         pytest.skip(reason)
-    with _journal(entry, subject, key, keeping):
+    with _journal(law, subject, key, keeping):
         try:
             if keeping.corpus is not None:
-                try_known(entry, subject, record, keeping.corpus, keeping)
+                try_known(law, subject, record, keeping.corpus, keeping)
             require_callable(subject, record, keeping)
-            search(entry, subject, record, key, profile, keeping)
+            search(law, subject, record, key, profile, keeping)
             _passed(subject, record)
         except Failed as failed:
-            broken, home = told_and_kept(entry, subject, failed.failure, keeping)
+            broken, home = explained_and_kept(law, subject, failed.failure, keeping)
             record.status, record.reason, record.folder = "failed", str(broken), str(home) if home else None
             record.ended = failed.failure.ended
             _leave_a_failed_device(subject, record, keeping)
@@ -89,35 +89,35 @@ def _passed(subject: Subject, record: Record) -> None:
     record.status, record.reason = "passed", ""
 
 
-def _journal(entry: Law, subject: Subject, key: str, keeping: Keeping) -> AbstractContextManager[None]:
+def _journal(law: Law, subject: Subject, key: str, keeping: Keeping) -> AbstractContextManager[None]:
     if keeping.journal is None:
         return nullcontext()
     name, limit = subject.implementation.name, keeping.journal.limit
     return keeping.journal.of(
-        Entry(
+        JournalLine(
             key,
-            entry.name,
+            law.name,
             name,
             subject.dtype,
             subject.device,
             subject.part,
             limit,
-            dear=entry.most is not None,
+            expensive=law.most is not None,
         )
     )
 
 
-def try_known(entry: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
+def try_known(law: Law, subject: Subject, record: Record, corpus: Corpus, keeping: Keeping) -> None:
     """If known.toml lists this failure, try its witness alone: xfail while it fails, fail once it holds."""
-    listed = corpus.known_for(entry.name, subject.implementation.name, subject.dtype)
+    listed = corpus.known_for(law.name, subject.implementation.name, subject.dtype)
     if listed is None:
         return
     known, witness = listed.known, listed.witness.case
-    reason = entry.why_not(subject, witness)
+    reason = law.why_not(subject, witness)
     try:
         if reason is None:
             with keeping.trying(witness):
-                entry.check(subject, **witness)
+                law.check(subject, **witness)
     except LawBroken:
         record.status, record.reason = "known", f"{known.reason} ({known.link})"
         pytest.xfail(f"known until {known.expires}: {record.reason}")
@@ -135,10 +135,10 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
     """
     case: Case = {"gates": subject.plainest}
     journal = keeping.journal
-    fate = journal.fate_of_plainest if journal is not None else None
+    outcome = journal.smoke_call_outcome if journal is not None else None
     try:
-        if fate:
-            raise _failed(without_end(case, fate), record)
+        if outcome:
+            raise _failed(without_end(case, outcome), record)
         uncallable: str | None = journal.uncallable() if journal is not None else ""
         if not uncallable:
             with keeping.trying(case, plainest=True):
@@ -147,25 +147,25 @@ def require_callable(subject: Subject, record: Record, keeping: Keeping) -> None
         raise _failed(without_end(case, "did not end"), record) from None
     if uncallable:
         record.status, record.reason = "not run", uncallable
-        _tell_uncallable(subject, uncallable, keeping)
+        _report_uncallable(subject, uncallable, keeping)
 
 
-def _tell_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
+def _report_uncallable(subject: Subject, reason: str, keeping: Keeping) -> None:
     """Fail the first test of an implementation that cannot be called. Skip its other tests."""
     journal = keeping.journal
     if journal is not None:
         journal.note_uncallable(reason)
-    if keeping.by_record or (journal is not None and not journal.first_to_tell()):
+    if keeping.by_record or (journal is not None and not journal.first_to_report()):
         pytest.skip(reason)
     pytest.fail(f"not run: {subject.implementation.name} {reason}", pytrace=False)
 
 
-def without_end(case: Case, fate: Ended) -> Failure:
+def without_end(case: Case, outcome: Ended) -> Failure:
     """Return the failure of a case that killed its process ("died") or exceeded its limit ("did not end")."""
-    what = "the process died" if fate == "died" else "no result within the time limit"
-    note = "" if fate == "died" else SLOW
+    what = "the process died" if outcome == "died" else "no result within the time limit"
+    note = "" if outcome == "died" else SLOW
     finding = Finding("call", (), what, "a result", note=note, what="died")
-    return Failure(case, LawBroken(finding), ended=fate)
+    return Failure(case, LawBroken(finding), ended=outcome)
 
 
 def _leave_a_failed_device(subject: Subject, record: Record, keeping: Keeping) -> None:
@@ -184,7 +184,7 @@ def leave_a_failed_device(journal: Journal, message: str, folder: str | None) ->
 
 
 def search(
-    entry: Law,
+    law: Law,
     subject: Subject,
     record: Record,
     key: str,
@@ -200,24 +200,24 @@ def search(
     """
     failures: list[Failure] = []
     try:
-        try_all(entry, subject, record, key, profile, failures, keeping)
+        try_all(law, subject, record, key, profile, failures, keeping)
     except LawBroken:
         failure = failures[-1]
         if Phase.shrink in profile.phases and failure.ended == "broken":
-            failure = smallest(failure, entry, subject, keeping)
+            failure = smallest(failure, law, subject, keeping)
     except (Flaky, BaseExceptionGroup):
         if not failures:
             raise
-        failure = replace(failures[0], again=False)
+        failure = replace(failures[0], reproducible=False)
     else:
         return
-    if failure.again and failure.ended == "broken":
-        remember(profile.database, *_place(entry, subject), failure.case)
+    if failure.reproducible and failure.ended == "broken":
+        remember(profile.database, *_place(law, subject), failure.case)
     raise _failed(failure, record) from failure.broken.__cause__
 
 
-def _place(entry: Law, subject: Subject) -> tuple[str, str, str, str]:
-    return entry.name, subject.implementation.name, subject.dtype, subject.device
+def _place(law: Law, subject: Subject) -> tuple[str, str, str, str]:
+    return law.name, subject.implementation.name, subject.dtype, subject.device
 
 
 def _failed(failure: Failure, record: Record) -> Failed:
@@ -226,7 +226,7 @@ def _failed(failure: Failure, record: Record) -> Failed:
 
 
 def try_all(
-    entry: Law,
+    law: Law,
     subject: Subject,
     record: Record,
     key: str,
@@ -239,13 +239,13 @@ def try_all(
 
     def attempt(drawn: Case) -> bool:
         """Try a case. Return True if the law held, False if the implementation refused the case."""
-        case = entry.arguments(drawn)
+        case = law.arguments(drawn)
         if failures and failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise failures[-1].broken
         record.count(kind_of(case))
         try:
             with keeping.trying(case):
-                entry.check(subject, **case)
+                law.check(subject, **case)
         except Refused as refusal:
             record.refused += 1
             refusals.append(refusal)
@@ -260,12 +260,12 @@ def try_all(
 
     if subject.part != "search":
         database = profile.database if Phase.reuse in profile.phases else None
-        for case in recall(database, entry, subject):
+        for case in recall(database, law, subject):
             if attempt(case):
-                forget(database, *_place(entry, subject), case)
-        for case in keeping.corpus.cases_for(entry, subject) if keeping.corpus else ():
+                forget(database, *_place(law, subject), case)
+        for case in keeping.corpus.cases_for(law, subject) if keeping.corpus else ():
             attempt(case)
-        for case in spread(entry.cases.ladder(subject.domain)):
+        for case in spread(law.cases.ladder(subject.domain)):
             attempt(case)
         if refusals and record.refused == record.examples:
             raise refusals[0]
@@ -274,9 +274,9 @@ def try_all(
 
     # Our shrinker (dmat.testing.run.shrink) costs less than Hypothesis' and ends at smaller cases. It works
     # on recipes: for a law that has it, Hypothesis draws one seed a case and does not shrink.
-    ours, domain = entry.cases.inside is not None, subject.domain
+    ours, domain = law.cases.inside is not None, subject.domain
     unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
-    most = profile.max_examples if entry.most is None else min(entry.most, profile.max_examples)
+    most = profile.max_examples if law.most is None else min(law.most, profile.max_examples)
 
     @settings(
         profile,
@@ -287,11 +287,11 @@ def try_all(
         suppress_health_check=list(HealthCheck),
         phases=[phase for phase in profile.phases if phase not in unused],
     )
-    @given(case=entry.cases.seeded(domain) if ours else entry.cases.search(domain))
+    @given(case=law.cases.seeded(domain) if ours else law.cases.search(domain))
     def random_cases(case: Case) -> None:
         attempt(case)
 
-    digest = f"{entry.name} {key}".encode()
+    digest = f"{law.name} {key}".encode()
     random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
     with suppress(Unsatisfiable):  # an empty domain: `_passed` fails if the ladder had no case either
         random_cases()
@@ -300,13 +300,13 @@ def try_all(
 
 
 def smallest(
-    failure: Failure, entry: Law, subject: Subject, keeping: Keeping, seconds: float | None = None
+    failure: Failure, law: Law, subject: Subject, keeping: Keeping, seconds: float | None = None
 ) -> Failure:
     """Shrink a failure. Return the smallest failure found that is reproducible.
 
     seconds: CPU seconds for the shrinker; default: MOST_SECONDS of dmat.testing.run.shrink.
     """
-    inside, domain = entry.cases.inside, subject.domain
+    inside, domain = law.cases.inside, subject.domain
     if inside is None or subject.in_dtype(subject.dtype).uncallable:
         return failure
     quiet = subject.in_dtype(subject.dtype)  # errors of the shrinker's tries stay out of the record
@@ -314,12 +314,12 @@ def smallest(
     def check(case: Case) -> None:
         try:
             with keeping.trying(case):
-                entry.check(quiet, **case)
+                law.check(quiet, **case)
         except DidNotEnd as error:
             raise RuntimeError("no finding, and no time for more of them") from error
 
     found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure, seconds)
     if subject.in_dtype(subject.dtype).uncallable:
         return failure  # the GPU has failed: every case fails now
-    again = (one for one in reversed(found) if attempted(check, one.case))
-    return next(again, replace(failure, again=False))
+    reproducible = (one for one in reversed(found) if attempted(check, one.case))
+    return next(reproducible, replace(failure, reproducible=False))

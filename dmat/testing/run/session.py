@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dmat.testing.explain import message as explain
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.run.journal import Journal
-from dmat.testing.verdict.finding import Failure, LawBroken, Look
+from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
 
 @dataclass(frozen=True)
@@ -34,34 +35,40 @@ class Keeping:
         """Write the case into the journal, if there is one, before it is tried. Raises DidNotEnd."""
         return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
 
-    def at_ease(self) -> None:
+    def pause_watchdog(self) -> None:
         """Pause the watchdog until the next example: what follows is not kernel code."""
         if self.journal is not None:
-            self.journal.at_ease()
+            self.journal.pause_watchdog()
 
 
-def told_and_kept(
+def explained_and_kept(
     law: Law, subject: Subject, failure: Failure, keeping: Keeping
 ) -> tuple[LawBroken, Path | None]:
     """Return the failure with its full message, and its counterexample folder, or None."""
-    keeping.at_ease()
-    looks = [Look(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.again else None
-    looks += [further] if further is not None else []
+    keeping.pause_watchdog()
+    examples = [Example(failure.case, failure.broken.finding)]
+    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.reproducible else None
+    examples += [further] if further is not None else []
+
+    def composed(after: Sequence[str]) -> LawBroken:
+        again = failure.reproducible
+        return _with_message(
+            failure, explain.message(law, subject, examples, reproducible=again, after=after)
+        )
+
     if keeping.folder is None:
-        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=())), None
+        return composed(()), None
     file = case_file(law, subject, failure)
     home = keeping.folder / folder_name(file)
-    message = explain.message(law, subject, looks, again=failure.again, after=next_steps(home, file))
+    broken = composed(next_steps(home, file))
     try:
-        write(home, law, subject, failure, file, looks, message, keeping)
+        write(home, law, subject, failure, file, examples, str(broken), keeping)
     except OSError as error:  # disk full or not writable: the finding is reported all the same
-        unkept = f"not kept: {keeping.folder}: {error}"
-        return _told(failure, explain.message(law, subject, looks, again=failure.again, after=[unkept])), None
-    return _told(failure, message), home
+        return composed([f"not kept: {keeping.folder}: {error}"]), None
+    return broken, home
 
 
-def _told(failure: Failure, message: str) -> LawBroken:
-    told = LawBroken(failure.broken.finding)
-    told.args = (message,)
-    return told
+def _with_message(failure: Failure, message: str) -> LawBroken:
+    explained = LawBroken(failure.broken.finding)
+    explained.args = (message,)
+    return explained

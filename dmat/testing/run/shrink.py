@@ -120,7 +120,7 @@ class Descent:
         while moved and not self.spent:
             moved = max(self.walk(step) for step in steps)
 
-    def leap(self, longest: int, most: int) -> bool:
+    def restart(self, longest: int, most: int) -> bool:
         """Restart from a shorter case (strategies.shrinking.restarts). Return whether one breaks the law."""
         for case in leaps(self.case, self.block, longest, most):
             if self.spent or self.takes(case):
@@ -140,8 +140,8 @@ def minimal(
     seconds: CPU seconds of this process for the search; default: MOST_SECONDS.
     """
     descent = Descent(check, inside, block, [failure], MOST_SECONDS if seconds is None else seconds)
-    descent.leap(SHORT, most=1)
+    descent.restart(SHORT, most=1)
     descent.descend()
-    while descent.leap(LONGEST, most=2):
+    while descent.restart(LONGEST, most=2):
         descent.descend()
     return descent.found

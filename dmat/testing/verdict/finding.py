@@ -161,7 +161,7 @@ def as_array(tensor: Any) -> Array:
 
 
 @dataclass(frozen=True)
-class Look:
+class Example:
     """An example: one case that breaks a law, and the finding on it."""
 
     case: Case
@@ -170,12 +170,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that broke a law. again: the failure is reproducible: the case failed in every retry.
+    """A case that broke a law. reproducible: the failure is reproducible: the case failed in every retry.
 
     ended: "broken" if the law failed, "died" or "did not end" if the process did.
     """
 
     case: Case
     broken: LawBroken
-    again: bool = True
+    reproducible: bool = True
     ended: Ended = "broken"

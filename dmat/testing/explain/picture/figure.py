@@ -30,7 +30,7 @@ from dmat.testing.explain.picture.colours import Rgba, Scale
 from dmat.testing.explain.picture.tiles import Box, Tiles
 from dmat.testing.explain.picture.view import View, gates_of, view_of
 from dmat.testing.oracle.arithmetic import Array, Mask
-from dmat.testing.verdict.finding import Look
+from dmat.testing.verdict.finding import Example
 
 WIDTH, DPI = 15.6, 100  # inches, pixels an inch
 LEFT, PANEL, APART, HIGHEST = (
@@ -165,7 +165,7 @@ def _values_panel(
     _panel(axes, tiles, view, np.ma.array(values, mask=unknown), image, gates)
     _hatch(axes, tiles, unknown, "...", f"unjudged of {name}")
     _hatch(axes, tiles, masked, "////", f"mask of {name}")
-    axes.set_title(f"{name} {view.look.finding.quantity}", fontsize=11)
+    axes.set_title(f"{name} {view.example.finding.quantity}", fontsize=11)
 
 
 def _ratio_panel(axes: Axes, tiles: Tiles, view: View, gates: Scale) -> None:
@@ -183,7 +183,7 @@ def _cotangent_panel(axes: Axes, view: View, G: Array) -> None:
     tiles = Tiles(1, 1, (S, S))
     _hatch(axes, tiles, ~np.tri(S, dtype=bool)[None], "//", "mask of G")
     _diagonal(axes, tiles, 0)
-    n = view.entry[1] if view.entry and view.look.finding.quantity in ("di", "df") else None
+    n = view.entry[1] if view.entry and view.example.finding.quantity in ("di", "df") else None
     if n is not None and view.axes == ("s",):
         _frame(axes, (n, n, 1, S - n), "summed")
     elif n:
@@ -211,32 +211,32 @@ def _write(row: SubFigure, height: float, top: float, text: str, **style: Any) -
     row.text(0.3 / WIDTH, 1 - top / height, text, va="top", parse_math=False, **style)
 
 
-def _shape(look: Look) -> str:
-    gates = look.case.get("gates")
+def _shape(example: Example) -> str:
+    gates = example.case.get("gates")
     if gates is None:
         return ""
     B, NH, S = gates.shape
     return f"{gates.dtype}, B={B}, NH={NH}, S={S}"
 
 
-def _header(row: SubFigure, height: float, look: Look) -> None:
+def _header(row: SubFigure, height: float, example: Example) -> None:
     """Write the finding, the shape of its case, and the failing entries."""
-    first, *rest = look.finding.lines()
-    title = textwrap.shorten(f"{first}  |  {_shape(look)}", 120)
+    first, *rest = example.finding.lines()
+    title = textwrap.shorten(f"{first}  |  {_shape(example)}", 120)
     _write(row, height, 0.15, title, fontsize=13, weight="bold")
     found = textwrap.shorten("  |  ".join(line.strip() for line in rest), 190, placeholder=" ...")
     _write(row, height, 0.42, found, fontsize=10)
-    failing = failing_entries(look.finding)
+    failing = failing_entries(example.finding)
     if failing:
         _write(row, height, 0.64, textwrap.shorten(f"wrong: {failing}", 190), fontsize=10)
 
 
-def _text(row: SubFigure, height: float, look: Look) -> None:
+def _text(row: SubFigure, height: float, example: Example) -> None:
     """Draw a finding without entries as text, with the gates beside it if the case has any."""
-    lines = [part for line in look.finding.lines() for part in textwrap.wrap(line, 78) or [""]]
-    _write(row, height, 0.25, _shape(look), fontsize=11)
+    lines = [part for line in example.finding.lines() for part in textwrap.wrap(line, 78) or [""]]
+    _write(row, height, 0.25, _shape(example), fontsize=11)
     _write(row, height, 0.6, "\n".join(lines[:13]), fontsize=11, family="monospace")
-    gates = gates_of(look)
+    gates = gates_of(example)
     if gates is None or 0 in gates[0].shape:
         return
     scale = Scale.of(np.stack(gates), colours=colours.GATES)
@@ -271,7 +271,7 @@ class Panels:
         """Draw the panels, the cotangent beside them, and the colour bars below them."""
         view, tiles, height, top = self.view, self.tiles, self.height, HEADER + TITLE
         values, gates = _scales(view)
-        _header(row, height, view.look)
+        _header(row, height, view.example)
         place = _box(height, LEFT, top, *self.size)
         exact, computed, ratio = row.subplots(*self.shape, gridspec_kw=place | self.apart)
         _values_panel(exact, tiles, view, "exact", view.exact, values, gates)
@@ -283,7 +283,7 @@ class Panels:
             _cotangent_panel(row.subplots(gridspec_kw=place), view, self.cotangent)
         place = _box(height, LEFT, height - BARS + 0.5, 3 * PANEL + 2 * APART, 0.14)
         bars = row.subplots(1, 3, gridspec_kw={**place, "wspace": APART / PANEL})
-        values.bar(bars[0], view.look.finding.quantity)
+        values.bar(bars[0], view.example.finding.quantity)
         if view.gates is None:
             bars[1].remove()
         else:
@@ -314,7 +314,7 @@ def _cotangent(view: View) -> Array | None:
 
     G is drawn beside a vector only, and only if the vector's heads are the gates' heads.
     """
-    gates, cotangent = view.look.case.get("gates"), view.look.case.get("cotangent")
+    gates, cotangent = view.example.case.get("gates"), view.example.case.get("cotangent")
     if view.matrix or gates is None or cotangent is None or view.gates is None:
         return None
     G = cotangent.build(gates).double().numpy()
@@ -338,24 +338,24 @@ def _legend(row: SubFigure) -> None:
     row.legend(handles=handles, loc="center", ncol=len(handles), fontsize=8, frameon=False)
 
 
-def figure(looks: Sequence[Look]) -> Figure:
+def figure(examples: Sequence[Example]) -> Figure:
     """Build the figure: a row for each Example, in order, then the legend."""
-    views = [view_of(look) for look in looks]
+    views = [view_of(example) for example in examples]
     panels = [None if view is None else Panels(view) for view in views]
     heights = [*(WORDS if row is None else row.height for row in panels), LEGEND]
     drawn = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=PAPER)
     *rows, last = drawn.subfigures(len(heights), squeeze=False, hspace=0, height_ratios=heights)[:, 0]
-    for look, row, part in zip(looks, rows, panels, strict=True):
+    for example, row, part in zip(examples, rows, panels, strict=True):
         if part is None:
-            _text(row, WORDS, look)
+            _text(row, WORDS, example)
         else:
             part.draw(row)
     _legend(last)
     return drawn
 
 
-def draw(looks: Sequence[Look], file: Path) -> None:
+def draw(examples: Sequence[Example], file: Path) -> None:
     """Draw the Examples, the smallest case first, into a PNG file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph missing in the font must not cost the picture
-        figure(looks).savefig(file, format="png", dpi=DPI)
+        figure(examples).savefig(file, format="png", dpi=DPI)

@@ -10,7 +10,7 @@ import numpy as np
 from dmat.testing.explain.decays import read_out
 from dmat.testing.explain.pattern import head_name, inner_axes, split_shape, worst_head
 from dmat.testing.oracle.arithmetic import Array, Mask
-from dmat.testing.verdict.finding import Evidence, Finding, Look
+from dmat.testing.verdict.finding import Evidence, Example, Finding
 
 MOST = 6  # at most this many heads are drawn
 
@@ -25,7 +25,7 @@ class View:
     None if the rows and columns are not the times of the gates.
     """
 
-    look: Look
+    example: Example
     axes: tuple[str, ...]
     heads: tuple[int, ...]
     shown: list[int]
@@ -82,9 +82,9 @@ def _columns(heads: tuple[int, ...], shown: list[int]) -> int:
     return max(1, min(wanted, len(shown)))
 
 
-def gates_of(look: Look) -> tuple[Array, Array] | None:
+def gates_of(example: Example) -> tuple[Array, Array] | None:
     """Return igate and fgate of the case as built, (heads, S), or None if the case has no gates."""
-    gates = look.case.get("gates")
+    gates = example.case.get("gates")
     if gates is None:
         return None
     igate, fgate = gates.values()
@@ -92,10 +92,10 @@ def gates_of(look: Look) -> tuple[Array, Array] | None:
     return igate.reshape(B * NH, S), fgate.reshape(B * NH, S)
 
 
-def view_of(look: Look) -> View | None:
+def view_of(example: Example) -> View | None:
     """Return the view of an Example, or None if its finding has no entries."""
-    look = replace(look, finding=read_out(look.finding))
-    finding, evidence = look.finding, look.finding.evidence
+    example = replace(example, finding=read_out(example.finding))
+    finding, evidence = example.finding, example.finding.evidence
     if evidence is None or evidence.wrong.size == 0 or evidence.wrong.ndim == 0:
         return None
     axes = inner_axes(finding)
@@ -109,7 +109,7 @@ def view_of(look: Look) -> View | None:
         return np.asarray(values).reshape(shape)[shown]
 
     return View(
-        look,
+        example,
         axes,
         heads,
         shown,
@@ -120,7 +120,7 @@ def view_of(look: Look) -> View | None:
         part(np.asarray(evidence.exact, dtype=np.float64)),
         part(_ratio(evidence)),
         part(evidence.judged | evidence.wrong),
-        None if matrix and axes != ("t", "s") else _gates_beside(look, heads, inside, shown),
+        None if matrix and axes != ("t", "s") else _gates_beside(example, heads, inside, shown),
     )
 
 
@@ -138,9 +138,9 @@ def _entry(finding: Finding, heads: tuple[int, ...], matrix: bool) -> tuple[int,
 
 
 def _gates_beside(
-    look: Look, heads: tuple[int, ...], inside: tuple[int, ...], shown: list[int]
+    example: Example, heads: tuple[int, ...], inside: tuple[int, ...], shown: list[int]
 ) -> tuple[Array, Array] | None:
-    gates = gates_of(look)
+    gates = gates_of(example)
     number = int(np.prod(heads))
     if gates is None or any(gate.shape != (number, n) for gate in gates for n in inside):
         return None

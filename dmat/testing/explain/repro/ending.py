@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from dmat.testing.explain.repro.literals import listed, number
-from dmat.testing.explain.repro.transcript import Place, Transcript
+from dmat.testing.explain.repro.transcript import Element, Transcript
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.verdict.finding import Evidence, Finding
 
@@ -64,8 +64,8 @@ def _shape(finding: Finding, last: str, recorded: Transcript) -> list[str] | Non
 def _entry(finding: Finding, evidence: Evidence, recorded: Transcript) -> list[str] | None:
     """Return the check of one entry; if the matrices are small, print both first. None if not recorded."""
     index = finding.index
-    computed = recorded.place(evidence.computed, index)
-    truth = None if evidence.truth is None else recorded.place(evidence.truth, index)
+    computed = recorded.element(evidence.computed, index)
+    truth = None if evidence.truth is None else recorded.element(evidence.truth, index)
     if computed is None:
         return None
     if truth is not None and truth.variable.given:
@@ -95,16 +95,16 @@ def _decimal(finding: Finding, evidence: Evidence) -> str:
     return finding.exact
 
 
-def _names(computed: Place, truth: Place | None, recorded: Transcript) -> list[str]:
+def _names(computed: Element, truth: Element | None, recorded: Transcript) -> list[str]:
     """Return the variables of both elements.
 
     If calls after the law's read may change a variable, return a copy made at the read.
     """
-    places = [computed] if truth is None else [computed, truth]
-    later = [p for p in places if not p.variable.given and p.seen.calls < recorded.calls]
+    elements = [computed] if truth is None else [computed, truth]
+    later = [p for p in elements if not p.variable.given and p.seen.calls < recorded.calls]
     latest_first = sorted(later, key=lambda p: -p.seen.lines)
-    kept = {id(place): recorded.keep(place) for place in latest_first}
-    return [kept.get(id(place), place.variable.name) for place in places]
+    kept = {id(element): recorded.keep(element) for element in latest_first}
+    return [kept.get(id(element), element.variable.name) for element in elements]
 
 
 def _matrices(finding: Finding, evidence: Evidence, recorded: Transcript, names: list[str]) -> list[str]:
@@ -130,8 +130,8 @@ def _matrices(finding: Finding, evidence: Evidence, recorded: Transcript, names:
 def _block(array: Array, head: tuple[int, ...], name: str, recorded: Transcript) -> str | None:
     """Return an expression for this head of an array, as a matrix; None if it is no block of a variable."""
     rest = array.shape[2:]
-    first = recorded.place(array, (*head, *(0 for _ in rest)))
-    last = recorded.place(array, (*head, *(n - 1 for n in rest)))
+    first = recorded.element(array, (*head, *(0 for _ in rest)))
+    last = recorded.element(array, (*head, *(n - 1 for n in rest)))
     if first is None or last is None:
         return None
     spans = [b - a + 1 for a, b in zip(first.index, last.index, strict=True)]

@@ -83,8 +83,8 @@ def values(tensor: Tensor, store: Store, most_edits: int = 0) -> tuple[str, list
     others = torch.nonzero(bits(dense).cpu() != common).tolist()
     if len(others) <= (most_edits if dense.numel() > SMALL else min(most_edits, dense.numel() // 6)):
         background = flat[int(torch.nonzero(bits(flat).cpu() == common)[0])]
-        places = [tuple(place) for place in others]
-        edits = [(place, short(dense[place].item(), dense.dtype)) for place in places]
+        indices = [tuple(index) for index in others]
+        edits = [(index, short(dense[index].item(), dense.dtype)) for index in indices]
         return _constant(background, tuple(dense.shape)), edits
     if (lower := _lower(dense)) is not None:
         return lower, []
@@ -106,21 +106,21 @@ def written(name: str, tensor: Tensor, store: Store) -> list[str]:
     memory = memory_of(tensor)
     expand = f".expand({listed(tensor.shape)})" if expanded else ""
     expression, edits = values(own, store, 0 if expanded else MOST_EDITS)
-    after = [f"{name}[{listed(place)}] = {value}" for place, value in edits]
+    after = [f"{name}[{listed(index)}] = {value}" for index, value in edits]
     # is_contiguous() ignores the stride of an axis of size 1, but a kernel may use it.
     canonical = expanded or not own.numel() or own.stride() == torch.empty(own.shape, device="meta").stride()
     plain = canonical and own.is_contiguous()
     if plain and own.numel() == len(memory):
         return [f"{name} = {expression}{expand}", *after]
-    filler = _around(own, memory)
-    if filler is not None and plain and len(memory) == own.numel() + 2 * own.storage_offset():
-        guards = f"{own.storage_offset()}, {filler}"
+    poison = _around(own, memory)
+    if poison is not None and plain and len(memory) == own.numel() + 2 * own.storage_offset():
+        guards = f"{own.storage_offset()}, {poison}"
         return [f"{name} = guarded({expression}, {guards}){expand}", *after]
-    if filler is not None:
-        place = f"{len(memory)}, {tuple(own.stride())}, {own.storage_offset()}, {filler}"
-        return [f"{name} = placed({expression}, {place}){expand}", *after]
+    if poison is not None:
+        index = f"{len(memory)}, {tuple(own.stride())}, {own.storage_offset()}, {poison}"
+        return [f"{name} = placed({expression}, {index}){expand}", *after]
     whole, edits = values(memory, store, MOST_EDITS)
-    lines = [f"memory = {whole}", *(f"memory[{place[0]}] = {value}" for place, value in edits)]
+    lines = [f"memory = {whole}", *(f"memory[{index[0]}] = {value}" for index, value in edits)]
     view = f"memory.as_strided({tuple(tensor.shape)}, {tuple(tensor.stride())}, {tensor.storage_offset()})"
     return [*lines, f"{name} = {view}"]
 

@@ -36,8 +36,8 @@ class ScriptRecorder(Recorder):
         for name, x in inputs.items():
             self._script.name(x, name)
 
-    def uninitialised(self, filler: float) -> AbstractContextManager[None]:
-        return self._script.block(f"with uninitialised({number(filler)}):")
+    def uninitialised(self, poison: float) -> AbstractContextManager[None]:
+        return self._script.block(f"with uninitialised({number(poison)}):")
 
     # Kernels of D~
 

@@ -31,7 +31,7 @@ from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain.repro.ending import ending
 from dmat.testing.explain.repro.recorder import ScriptRecorder
 from dmat.testing.explain.repro.transcript import Transcript
-from dmat.testing.interpret.choice import ASKED, asked
+from dmat.testing.interpret.choice import ASKED, config_index
 from dmat.testing.kernel.load import load
 from dmat.testing.kernel.runtime import IMPORTS, sources
 from dmat.testing.law.kinds import subject_of
@@ -108,7 +108,7 @@ def alone_script(
     place = target, contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
     try:
-        found: Repro | None = apart(_in_a_child, *arguments, heard=lambda told: None, seconds=PATIENCE)
+        found: Repro | None = apart(_in_a_child, *arguments, heard=lambda message: None, seconds=PATIENCE)
         return found
     except Died as error:
         return deadly_script(law, subject, case, target, folder, f"the process died: {error}")
@@ -140,7 +140,7 @@ def _in_a_child(
     case: str,
     folder: str,
     warm: bool,
-    tell: Callable[[Any], None],
+    send: Callable[[Any], None],
 ) -> Repro | None:
 
     target, contract, dtype, device = place
@@ -269,7 +269,7 @@ def _composed(
 ) -> Repro:
     """Compose the script: docstring, imports and helper functions, loading of the kernel, body."""
     code = "\n".join(wrapped(line) for line in body)
-    config = asked()
+    config = config_index()
     imports = ("import os", "import subprocess") if deadly else () if config is None else ("import os",)
     used = {name for name in IMPORTS if name in ("load", "from_file") or re.search(rf"\b{name}\b", code)}
     typed = "sys.argv[1] if len(sys.argv) > 1 else TARGET" if target is not None else "sys.argv[1]"
@@ -282,7 +282,7 @@ def _composed(
         'inf, nan = float("inf"), float("nan")',
         *([] if target is None else [f"TARGET = {json.dumps(target, ensure_ascii=False)}"]),
         f"FOUND_IN = {json.dumps(str(folder), ensure_ascii=False)}",
-        *([] if config is None else ["", _MENDED.format(asked=ASKED, config=config)]),
+        *([] if config is None else ["", _MENDED.format(config_index=ASKED, config=config)]),
         *(["", _APART.format(patience=PATIENCE)] if deadly else []),
         f"kernel = load({typed}, FOUND_IN)",
         *(['stored = read(Path(__file__).with_suffix(".safetensors"))'] if "stored" in used else []),
@@ -318,7 +318,7 @@ def _says(law: Law, subject: Subject, outcome: list[str], target: str | None) ->
         "",
         "exits 1 while the kernel is wrong here, 0 when it is right. It needs torch and the kernel alone.",
         "TARGET, to try another kernel: package.module:function or path/to/file.py:function.",
-        *([] if asked() is None else _INTERPRETED.splitlines()),
+        *([] if config_index() is None else _INTERPRETED.splitlines()),
     ]
     plain = "\n".join(text).replace("\\", "\\\\").replace(quotes, "'" * 3)
     return [quotes + plain, quotes]

@@ -29,7 +29,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenTensor:
     """A law's read of a tensor: its values, and the numbers of lines and of calls recorded before it."""
 
     tensor: Tensor
@@ -39,12 +39,12 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Place:
+class Element:
     """An element of a variable, and the read in which the law saw it."""
 
     variable: Variable
     index: tuple[int, ...]
-    seen: Seen
+    seen: SeenTensor
 
 
 @dataclass
@@ -52,17 +52,17 @@ class Transcript:
     """Lines of torch code, and the tensors of their variables.
 
     Lines may call the functions of dmat.testing.kernel.runtime. stored: tensors too large for a line. seen:
-    the law's reads. random: the kernel drew random numbers. looks: inputs are compared with their values at
-    the last call.
+    the law's reads. random: the kernel drew random numbers. compares: inputs are compared with their
+    values at the last call.
     """
 
     lines: list[str] = field(default_factory=list)
     stored: dict[str, Tensor] = field(default_factory=dict)
     variables: list[Variable] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[SeenTensor] = field(default_factory=list)
     calls: int = 0
     random: bool = False
-    looks: bool = True
+    compares: bool = True
     _indent: int = 0
     _used: dict[str, int] = field(default_factory=dict)
     _memory: dict[int, Tensor] = field(default_factory=dict)
@@ -89,12 +89,12 @@ class Transcript:
     @contextmanager
     def unseeing(self, head: str) -> Iterator[None]:
         """Like `block`, but read no memory inside the context: a read would synchronise with the GPU."""
-        self.looks = False
+        self.compares = False
         try:
             with self.block(head):
                 yield
         finally:
-            self.looks = True
+            self.compares = True
 
     def fresh(self, wanted: str) -> str:
         """Return an unused variable name: the wanted one, or with a number appended."""
@@ -117,7 +117,7 @@ class Transcript:
         """Return an input's variable. Write a definition if it is new, an assignment if it has changed."""
         same = [v for v in self.variables if v.tensor is tensor]
         beside = [v for v in self.variables if _share(v.tensor, tensor)]
-        known = same or [v for v in beside if _place(v.tensor) == _place(tensor)]
+        known = same or [v for v in beside if _memory_layout(v.tensor) == _memory_layout(tensor)]
         if known and not known[-1].given:
             return known[-1].name
         if beside:
@@ -126,7 +126,7 @@ class Transcript:
             return known[-1].name
         name = self.fresh(wanted)
         if beside:
-            shape, stride, offset = _place(tensor)
+            shape, stride, offset = _memory_layout(tensor)
             self.write(f"{name} = {beside[0].name}.as_strided({shape}, {stride}, {offset})")
         else:
             self.write(*written(name, tensor, self.store))
@@ -135,20 +135,20 @@ class Transcript:
         return name
 
     def _remember(self, tensor: Tensor) -> None:
-        if self.looks and _readable(tensor):
+        if self.compares and _readable(tensor):
             self._memory[tensor.untyped_storage().data_ptr()] = memory_of(tensor).clone()
 
     def _bring_up_to_date(self, variable: Variable) -> None:
         """Write assignments for the elements of a variable that the law has changed since the last call."""
         tensor, key = variable.tensor, variable.tensor.untyped_storage().data_ptr()
-        if key not in self._memory or not (self.looks and _readable(tensor)):
+        if key not in self._memory or not (self.compares and _readable(tensor)):
             return
-        before = self._memory[key].as_strided(*_place(tensor))
+        before = self._memory[key].as_strided(*_memory_layout(tensor))
         changed = torch.nonzero(bits(before) != bits(tensor)).tolist()
         if 0 < len(changed) <= MOST_EDITS:
-            for place in map(tuple, changed):
-                value = short(tensor[place].item(), tensor.dtype)
-                self.write(f"{variable.name}[{listed(place)}] = {value}")
+            for element in map(tuple, changed):
+                value = short(tensor[element].item(), tensor.dtype)
+                self.write(f"{variable.name}[{listed(element)}] = {value}")
         elif changed:
             self.write(f"{variable.name}.copy_({values(tensor, self.store)[0]})")
         self._remember(tensor)
@@ -177,19 +177,19 @@ class Transcript:
         number = self._used.get(wanted, 1)
         return wanted if number == 1 else f"{wanted}_{number}"
 
-    def keep(self, place: Place) -> str:
+    def keep(self, element: Element) -> str:
         """Insert a line that copies a variable at the law's read of it. Return the copy's name."""
-        name, at = self.fresh("kept"), place.seen.lines
+        name, at = self.fresh("kept"), element.seen.lines
         before = self.lines[at - 1]
         indent = before[: len(before) - len(before.lstrip())]
-        self.lines.insert(at, f"{indent}{name} = {place.variable.name}.clone()")
+        self.lines.insert(at, f"{indent}{name} = {element.variable.name}.clone()")
         return name
 
     def see(self, tensor: Tensor, array: Array) -> None:
         """Record that the law has read the values of a tensor."""
-        self.seen.append(Seen(tensor, array, len(self.lines), self.calls))
+        self.seen.append(SeenTensor(tensor, array, len(self.lines), self.calls))
 
-    def place(self, array: Array, index: tuple[int, ...]) -> Place | None:
+    def element(self, array: Array, index: tuple[int, ...]) -> Element | None:
         """Return the element of a variable from which the law read this element of an array, or None."""
         address = _address(array) + sum(n * step for n, step in zip(index, array.strides, strict=True))
         for seen in self.seen:
@@ -202,18 +202,18 @@ class Transcript:
                 return self._element(seen, position)
         return None
 
-    def _element(self, seen: Seen, position: int) -> Place | None:
+    def _element(self, seen: SeenTensor, position: int) -> Element | None:
         beside = [v for v in self.variables if _share(v.tensor, seen.tensor)]
-        exact = [v for v in beside if _place(v.tensor) == _place(seen.tensor)]
+        exact = [v for v in beside if _memory_layout(v.tensor) == _memory_layout(seen.tensor)]
         same = [v for v in beside if v.tensor is seen.tensor]
         for variable in [*reversed(same), *reversed(exact), *reversed(beside)]:
-            shape, stride, offset = _place(variable.tensor)
+            shape, stride, offset = _memory_layout(variable.tensor)
             if position >= offset:
-                return Place(variable, _unravel(position - offset, stride, shape), seen)
+                return Element(variable, _unravel(position - offset, stride, shape), seen)
         return None
 
 
-def _place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def _memory_layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
 
 

@@ -40,11 +40,11 @@ def packed(report: FuzzReport) -> dict[str, Any]:
     texts, by_cell, openable = Texts(), covering(report), _openable(report.cells)
     rows = []
     for n, cell in enumerate(report.cells):
-        told = {name: texts.place(text) for name, text in _texts(cell, case=n in openable).items()}
+        shown = {name: texts.place(text) for name, text in _texts(cell, case=n in openable).items()}
         drawn = [x for name, count in cell.drawn.items() for x in (texts.place(name), count)]
         number = by_cell.get(key(cell.implementation, cell))
         finding = None if number is None else number + 1
-        rows.append([*told.values(), *(getattr(cell, name) for name in NUMBERS), finding, drawn])
+        rows.append([*shown.values(), *(getattr(cell, name) for name in NUMBERS), finding, drawn])
     return {
         "texts": list(texts.places),
         "text_fields": TEXTS,
@@ -59,9 +59,9 @@ def packed(report: FuzzReport) -> dict[str, Any]:
 
 def _texts(cell: CellEntry, *, case: bool) -> dict[str, str | None]:
     """Return the texts of a cell. A long reason is cut. case: whether the worst case is included."""
-    told = {name: getattr(cell, name) for name in TEXTS}
-    told["reason"] = short(next(iter(cell.reason.splitlines()), ""), REASON)
-    return told if case else told | {"worst_case": None, "worst_recipe": None}
+    shown = {name: getattr(cell, name) for name in TEXTS}
+    shown["reason"] = short(next(iter(cell.reason.splitlines()), ""), REASON)
+    return shown if case else shown | {"worst_case": None, "worst_recipe": None}
 
 
 def _openable(cells: list[CellEntry]) -> set[int]:

@@ -75,7 +75,7 @@ class FindingEntry(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Dtype
     device: Device
     ended: Annotated[Ended, Meta(description="a wrong result, or what became of the process")]
-    again: Annotated[bool, Meta(description="whether its case failed again when tried again")]
+    reproducible: Annotated[bool, Meta(description="whether its case failed again when tried again")]
     message: str
     case: Annotated[str, Meta(description="the smallest case, as Python, a line an argument")]
     recipe: Annotated[str, Meta(description="the same, as a line of JSON")]

@@ -52,10 +52,10 @@ def _is_of(finding: FindingEntry, cell: CellEntry) -> bool:
 
 
 def _failure(case: Element, cell: CellEntry, finding: FindingEntry | None) -> None:
-    told = cell.reason if finding is None else finding.message
+    text = cell.reason if finding is None else finding.message
     ended = "broken" if finding is None else finding.ended
-    failure = SubElement(case, "failure", type=ended, message=next(iter(told.splitlines()), ended))
-    failure.text = told if finding is None else f"{told}\n\n{finding.replay}"
+    failure = SubElement(case, "failure", type=ended, message=next(iter(text.splitlines()), ended))
+    failure.text = text if finding is None else f"{text}\n\n{finding.replay}"
 
 
 def _count(element: Element) -> None:

@@ -47,8 +47,8 @@ def _finding_row(finding: FindingEntry) -> Sequence[str]:
     ended = "" if finding.ended == "broken" else f" ({finding.ended})"
     place = f"{finding.dtype} {finding.device}"
     case = "; ".join(finding.case.splitlines())
-    told = (finding.implementation, place)
-    return code(finding.law) + ended, *map(code, told), code(case, 160), code(finding.replay)
+    names = (finding.implementation, place)
+    return code(finding.law) + ended, *map(code, names), code(case, 160), code(finding.replay)
 
 
 def _worst(report: FuzzReport) -> list[CellEntry]:

@@ -71,8 +71,8 @@ def _hash(text: str) -> str:
 def _finding(report: FuzzReport, finding: FindingEntry, picture: Picture) -> dict[str, Any]:
     statements = {law.name: law.statement for law in report.laws}
     message = short(finding.message, MESSAGE)
-    told: dict[str, Any] = to_builtins(finding)
-    return told | {"statement": statements.get(finding.law, ""), "message": message, "picture": picture}
+    entry: dict[str, Any] = to_builtins(finding)
+    return entry | {"statement": statements.get(finding.law, ""), "message": message, "picture": picture}
 
 
 def _pictures(findings: list[FindingEntry], folder: Path) -> list[Picture]:

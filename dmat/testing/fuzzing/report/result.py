@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 from dmat.testing.errors import UNCALLABLE
-from dmat.testing.fuzzing.log import Asked
-from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Layout, Planned
+from dmat.testing.fuzzing.log import Request
+from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Layout, PlannedCell
 from dmat.testing.fuzzing.report.entries import (
     AlsoEntry,
     CellEntry,
@@ -20,8 +20,8 @@ from dmat.testing.fuzzing.report.entries import (
     LawEntry,
 )
 from dmat.testing.fuzzing.tally import Finding, Sum
-from dmat.testing.interpret.choice import told
-from dmat.testing.output import near
+from dmat.testing.interpret.choice import interpreter_record
+from dmat.testing.output import output_path
 
 EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
 
@@ -45,7 +45,7 @@ def untried(total: Sum) -> str:
 
 
 def result(
-    total: Sum, asked: Asked, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
+    total: Sum, asked: Request, layout: Layout, folder: Path, shared: Path, *, sittings: int, processes: int
 ) -> FuzzReport:
     """Make the report.
 
@@ -66,7 +66,7 @@ def result(
         processes=processes,
         machine=layout.machine,
         versions=layout.versions,
-        interpreter=told(),
+        interpreter=interpreter_record(),
         examples=total.examples,
         per_second=round(total.examples / max(seconds, 0.1), 1),
         implementations=[ImplementationEntry(n, c) for n, c in layout.contracts.items()],
@@ -77,7 +77,7 @@ def result(
     )
 
 
-def _cell(total: Sum, planned: Planned) -> CellEntry:
+def _cell(total: Sum, planned: PlannedCell) -> CellEntry:
     cell, tally = planned.cell, total.tallies[planned.cell]
     status, reason = _status(total, planned)
     return CellEntry(
@@ -99,7 +99,7 @@ def _cell(total: Sum, planned: Planned) -> CellEntry:
     )
 
 
-def _status(total: Sum, planned: Planned) -> tuple[CellStatus, str]:
+def _status(total: Sum, planned: PlannedCell) -> tuple[CellStatus, str]:
     tally = total.tallies[planned.cell]
     if planned.reason:
         return ("known" if planned.known else "not run"), planned.reason
@@ -118,14 +118,14 @@ def _status(total: Sum, planned: Planned) -> tuple[CellStatus, str]:
 def _finding(finding: Finding, folder: Path, shared: Path) -> FindingEntry:
     found, cell = finding.found, finding.found.cell
     home = None if found.folder is None else shared / COUNTEREXAMPLES / found.folder
-    where = near(home or folder)
+    where = output_path(home or folder)
     return FindingEntry(
         cell.law,
         cell.implementation,
         cell.dtype,
         cell.device,
         found.ended,
-        found.again,
+        found.reproducible,
         found.message,
         found.case,
         found.recipe,

@@ -25,7 +25,7 @@ MANY = ((1, 8), (2, 5))
 
 
 @dataclass(frozen=True)
-class ProbeDomain(Domain):
+class FusedDomain(Domain):
     """The inputs that may be drawn for one fused kernel.
 
     dtype: the dtype of the gates. products_dtype: the dtype of q, k, v.
