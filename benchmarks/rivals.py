@@ -24,7 +24,7 @@ from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.turn import Going
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.run.session import Keeping
+from dmat.testing.run.session import Session
 from dmat.testing.verdict.require import require_within
 
 Pair = st.SearchStrategy[tuple[Tensor, Tensor]]
@@ -80,7 +80,7 @@ def _ours(kernel: Implementation, longest: int, *, targeted: bool) -> Callable[[
         nonlocal number
         number += 1
         turn = Turn("1", Cell("values", "kernel", "float32", "cpu"), number, 0.5, targeted=targeted)
-        return Going(turn, subject, Keeping(), fuzzing(folder), folder, time.time() + 60).go().examples
+        return Going(turn, subject, Session(), fuzzing(folder), folder, time.time() + 60).go().examples
 
     return run
 

@@ -25,7 +25,7 @@ from dmat.testing.kernel.call import raised
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import law_named, laws
-from dmat.testing.run.session import Keeping
+from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Finding
 
 from .zoo.named import ALL
@@ -45,7 +45,7 @@ def found(kernels: list[Callable[[Tensor, Tensor], Tensor]], folder: Path, dtype
             subject = DtildeSubject(Implementation("kernel", kernel, Contract()), cell.dtype)
             symptoms, causes = dict(total.tallies[cell].symptoms), total.causes("kernel")
             turn = Turn(str(number), cell, number, 0.0, least=40, symptoms=symptoms, causes=causes)
-            done = Going(turn, subject, Keeping(), fuzzing(folder), folder, time.time() + 60).go()
+            done = Going(turn, subject, Session(), fuzzing(folder), folder, time.time() + 60).go()
             assert not done.trouble
             for one in done.found:
                 total.note(one)
@@ -84,7 +84,7 @@ def test_what_is_known_is_counted_and_gone_past(tmp_path: Path) -> None:
     subject = DtildeSubject(Implementation("kernel", ALL["mask_of_1e9"], Contract()), "float32")
     known = {"D~ above the diagonal: a number for -inf": 0}
     turn = Turn("1", cell, 1, 0.0, least=50, symptoms=known)
-    done = Going(turn, subject, Keeping(folder=tmp_path), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
+    done = Going(turn, subject, Session(folder=tmp_path), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
     assert done.examples == 50
     assert not done.found
     assert sum(done.failing.values()) > 10
@@ -98,7 +98,7 @@ def test_what_led_furthest_is_tried_first(tmp_path: Path) -> None:
         subject = DtildeSubject(Implementation("kernel", masked_cumulative_sum, Contract()), "float32")
         cell = Cell("values", "kernel", "float32", "cpu")
         turn = Turn("1", cell, seed, 0.1, least=least, targeted=True)
-        done = Going(turn, subject, Keeping(), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
+        done = Going(turn, subject, Session(), fuzzing(tmp_path), tmp_path, time.time() + 60).go()
         assert done.worst is not None
         return done.worst
 
@@ -144,7 +144,7 @@ def test_no_memory_is_a_shorter_case(tmp_path: Path) -> None:
 
     subject = DtildeSubject(Implementation("kernel", kernel, Contract()), "float32")
     turn = Turn("1", Cell("values", "kernel", "float32", "cpu"), 3, 5.0)
-    going = Going(turn, subject, Keeping(), fuzzing(tmp_path), tmp_path, time.time() + 60)
+    going = Going(turn, subject, Session(), fuzzing(tmp_path), tmp_path, time.time() + 60)
     assert going.domain.longest > 1000
     going.attempt({"gates": Gates("float32", (1, 1, 1050))})
     assert going.out_of_memory == 1
@@ -169,6 +169,6 @@ def test_what_could_not_be_tried_is_not_forgotten(tmp_path: Path) -> None:
     for case in (long, short):
         remember(profile.database, *place, case)
     turn = Turn("1", Cell(*place), 3, 0.0, first=True)
-    done = Going(turn, subject, Keeping(), profile, tmp_path, time.time() + 60).go()
+    done = Going(turn, subject, Session(), profile, tmp_path, time.time() + 60).go()
     assert done.out_of_memory == 1
     assert recall(profile.database, law_named("values"), subject) == [long]

@@ -68,7 +68,7 @@ def explained(function: Callable[..., Tensor], dtype: str, law: str = "values") 
     """Return the explanation of the smallest case on which the law rejects the function."""
     subject = DtildeSubject(Implementation("k", function, Contract(**CALM)), dtype)  # type: ignore[arg-type]
     with pytest.raises(Failed) as caught:
-        search(law_named(law), subject, Record(law, "k", dtype, "cpu"), "", PROFILE)
+        search(law_named(law), subject, Record(law, "k", dtype, "cpu"), PROFILE)
     failure = caught.value.failure
     return explanation(subject, failure.case, failure.broken.finding)
 

@@ -391,7 +391,7 @@ def test_a_half_accumulator_is_out_of_bound() -> None:
     here = FusedSubject(Implementation.of("narrow", fused(narrow, factors="one")), "bfloat16")
     record = Record("values", "narrow", "bfloat16", "cpu")
     with pytest.raises(Failed):
-        search(LAWS["values"], here, record, "k", settings(max_examples=200, database=None))
+        search(LAWS["values"], here, record, settings(max_examples=200, database=None))
 
 
 def test_findings_are_shown_as_decays() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import Phase, settings
 
 from dmat.testing.registry import law_named
-from dmat.testing.run.session import Keeping, explained_and_kept
+from dmat.testing.run.session import Session, explained_and_kept
 
 from .zoo.mutants import MUTANTS
 from .zoo.trial import rejection, subjects
@@ -22,8 +22,8 @@ def test_a_finding_is_told_where_nothing_can_be_written(tmp_path: Path) -> None:
     law, subject = law_named(mutant.law), subjects(mutant.implementation, mutant.name)[0]
     rejected = rejection(law, subject, PROFILE)
     assert rejected is not None
-    keeping = Keeping(folder=tmp_path / "file" / "counterexamples")
-    told, home = explained_and_kept(law, subject, rejected.failure, keeping)
+    session = Session(folder=tmp_path / "file" / "counterexamples")
+    told, home = explained_and_kept(law, subject, rejected.failure, session)
     assert home is None
     assert "computed " in str(told)
     assert str(told).splitlines()[-1].startswith("not kept: ")

@@ -47,7 +47,7 @@ FLOORS = tuple(
     testing.run
     testing.grade testing.fuzzing
     testing.relax
-    testing.check
+    testing.check testing.journals
     testing.plugin_of_laws testing.schemas
     testing.cli testing.plugin
     """.strip().splitlines()
@@ -69,6 +69,7 @@ FUNCTION_LEVEL = {
     "testing.plugin": (5, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (3, "the schema of a report needs the structs of that report alone"),
 }
+PYTEST = {"testing.check.command", "testing.journals", "testing.plugin", "testing.plugin_of_laws"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400
 LONG = {
     "testing.bounds.fused": "until the output's bounds and the gradients' bounds are apart",
@@ -157,6 +158,17 @@ def test_imports_inside_functions() -> None:
         statements = {node.lineno for node in nodes if imported(node)}
         found[module.removeprefix("dmat.")] = len(statements)
     assert +found == {module: number for module, (number, _) in FUNCTION_LEVEL.items()}
+
+
+def test_only_the_front_doors_know_pytest() -> None:
+    """No file of dmat imports pytest, but for the plugin and the command that starts it."""
+    found = set()
+    for module, file in files().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if "pytest" in names or (isinstance(node, ast.ImportFrom) and node.module == "pytest"):
+                found.add(module.removeprefix("dmat."))
+    assert found == PYTEST
 
 
 def test_folders_are_small() -> None:

@@ -34,7 +34,7 @@ from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
-from dmat.testing.run.session import Keeping, explained_and_kept
+from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.mutants import MUTANTS, Mutant
@@ -173,7 +173,7 @@ def test_no_edit_to_spare(shrunk: Found) -> None:
 def kept(found: Found, folder: Path) -> Path:
     """Return the folder that the mutant's failure leaves, the message and all files in it as they must be."""
     law = law_named(found.mutant.law)
-    told, home = explained_and_kept(law, found.subject, found.rejection.failure, Keeping(folder=folder))
+    told, home = explained_and_kept(law, found.subject, found.rejection.failure, Session(folder=folder))
     assert home is not None
     assert FILES <= {path.name for path in home.iterdir()} <= FILES | STORED
     assert f"dmat replay {home} --impl tests.zoo.named:{found.mutant.name}" in str(told).splitlines()[-2]

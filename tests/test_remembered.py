@@ -65,7 +65,7 @@ def tried(kernel: Kernel, database: ExampleDatabase | None, phases: Any = tuple(
     kernel.shapes.clear()
     profile = settings(max_examples=5, database=database, phases=phases)
     try:
-        search(VALUES, kernel.subject(), Record(*PLACE), "", profile)
+        search(VALUES, kernel.subject(), Record(*PLACE), profile)
     except Failed as failed:
         return failed
     return None
@@ -145,7 +145,7 @@ def test_a_case_that_is_refused_is_not_forgotten() -> None:
     database, refused = InMemoryExampleDatabase(), replace(VALUES, check=refuse)
     remember(database, *PLACE, case())
     with pytest.raises(Refused):
-        search(refused, Kernel().subject(), Record(*PLACE), "", settings(max_examples=5, database=database))
+        search(refused, Kernel().subject(), Record(*PLACE), settings(max_examples=5, database=database))
     assert lines(database)
 
 

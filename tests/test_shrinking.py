@@ -138,5 +138,5 @@ def test_a_device_that_failed_for_good(deadly: int) -> None:
     subject = DtildeSubject(Implementation.of("dies", dies), "float32")
     record = Record("values", "dies", "float32", "cpu")
     with pytest.raises(LawBroken):
-        search(LAWS["values"], subject, record, "", PROFILE)
+        search(LAWS["values"], subject, record, PROFILE)
     assert record.case == "gates = Gates('float32', (1, 1, 17))"

@@ -20,7 +20,7 @@ from dmat.testing.oracle.arithmetic import FINITE, NAN_OR_NEG_INF, NEG_INF
 from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.run.search import Failed, search
-from dmat.testing.run.session import Keeping, explained_and_kept
+from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict.finding import Expected, Finding, LawBroken
 from dmat.testing.verdict.require import require, require_same, require_within
 
@@ -159,8 +159,8 @@ def accused(function: object, law: str) -> tuple[str, Record]:
     entry = next(entry for entry in laws() if entry.name == law)
     record = Record(law, "one too much", "float32", "cpu")
     with pytest.raises(Failed) as caught:
-        search(entry, subject, record, "", settings(database=None))
-    return str(explained_and_kept(entry, subject, caught.value.failure, Keeping())[0]), record
+        search(entry, subject, record, settings(database=None))
+    return str(explained_and_kept(entry, subject, caught.value.failure, Session())[0]), record
 
 
 def test_the_whole_message() -> None:

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from dmat.testing.interpret.choice import ask
+from dmat.testing.journals import JOURNALS, journals_of
 from dmat.testing.record import Lost, Record, text_of
-from dmat.testing.run.journals import JOURNALS, journals_of
 
 if TYPE_CHECKING:
     from dmat.testing.record import Record

@@ -6,46 +6,47 @@ plugin.py registers this module when the first law is collected, so that other p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from hypothesis import settings
 
 from dmat.testing.check.plan import Plan, planned, subject_id
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.contract.names import DTYPES
 from dmat.testing.counterexample.corpus import current, require_there
 from dmat.testing.errors import CannotRun, CorpusError
+from dmat.testing.journals import journals_of
+from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import select
-from dmat.testing.law.kinds import subject_of
+from dmat.testing.record import Record
 from dmat.testing.registry import laws
 from dmat.testing.run.journal import Journal, first_to_go
-from dmat.testing.run.journals import journals_of
-from dmat.testing.run.search import run_test
-from dmat.testing.run.session import Keeping
-from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.run.run import run
+from dmat.testing.run.session import Session
 
 SELECTION = pytest.StashKey[list[Any]]()
-KEEPING = pytest.StashKey[Any]()
+SESSION = pytest.StashKey[Any]()
+LEFT = pytest.StashKey[set[tuple[str, ...]]]()  # those that were not found to be uncallable
 
 
-def _keeping(config: pytest.Config) -> Any:
+def _session(config: pytest.Config) -> Any:
     """Return the journal of this process, the corpus and the folder of counterexamples. Made once."""
-    if KEEPING not in config.stash:
+    if SESSION not in config.stash:
         start = config.invocation_params.dir
         journal = Journal(journals_of(config), config.getoption("--dmat-time-limit"))
         kept = config.getoption("--dmat-counterexamples")
-        config.stash[KEEPING] = Keeping(
-            journal,
-            _corpus(config),
-            start / kept if kept else None,
-            by_record=bool(config.getoption("--dmat-plan")),
-        )
-        if hasattr(config, "workerinput"):
+        worker = hasattr(config, "workerinput")
+        folder = start / kept if kept else None
+        config.stash[SESSION] = Session(journal, _corpus(config), folder, replaceable=worker)
+        if worker:
             first_to_go()
-    return config.stash[KEEPING]
+    return config.stash[SESSION]
 
 
 def _corpus(config: pytest.Config) -> Any:
@@ -64,12 +65,52 @@ def _corpus(config: pytest.Config) -> Any:
 def test_of(function: Any, laws: Sequence[Any]) -> Any:
     """Make the test of a law. The test has the name, docstring, marks and `laws` of the law's function."""
 
-    def test(subject: Any, dmat_keeping: Any, request: pytest.FixtureRequest) -> None:
-        run_test(_law_of(laws, subject.kind), subject, dmat_keeping, request)
+    def test(subject: tuple[Implementation, str, str, str], request: pytest.FixtureRequest) -> None:
+        kernel, dtype, device, part = subject
+        examples, session = request.config.getoption("--dmat-examples"), _session(request.config)
+        [record] = run(
+            kernel,
+            [_law_of(laws, kernel.kind)],
+            [dtype],
+            [device],
+            profile=settings() if examples is None else settings(max_examples=examples),
+            session=replace(session, name=request.node.nodeid),
+            part=part,
+        )
+        request.node.user_properties.append(("dmat", msgspec.to_builtins(record)))
+        _end(record, request.session, session.journal)
 
     functools.update_wrapper(test, function)
     del test.__wrapped__  # type: ignore[attr-defined]  # pytest would read the law's arguments as fixtures
     return pytest.mark.dmat_law(test)
+
+
+def _end(record: Record, session: pytest.Session, journal: Journal) -> None:
+    """End the test of a law as its record says: pass, fail with the message, skip or xfail.
+
+    An implementation that cannot be called fails one test, or none with --dmat-plan: its records say it.
+    """
+    if record.status == "passed":
+        return
+    if record.status == "known":
+        pytest.xfail(f"known {record.reason}")
+    if record.status == "failed":
+        pytest.fail(record.reason, pytrace=False)
+    reported = session.config.getoption("--dmat-plan") or not journal.first_to_report(record.implementation)
+    if record.uncallable:
+        _stop_if_none_can_be_called(record, session)
+    if not record.promised or (record.uncallable and reported):
+        pytest.skip(record.reason)
+    name = f"{record.implementation} " if record.uncallable else ""
+    pytest.fail(record.traceback or f"not run: {name}{record.reason}", pytrace=False)
+
+
+def _stop_if_none_can_be_called(record: Record, session: pytest.Session) -> None:
+    """With --dmat-first, stop when no selected implementation can be called in any dtype on any device."""
+    left = session.config.stash.setdefault(LEFT, {(i.name, *site) for i, *site in _selection(session.config)})
+    left.discard((record.implementation, record.dtype, record.device))
+    if not left and session.config.getoption("--dmat-first"):
+        session.shouldstop = "no selected implementation can be called"
 
 
 def _law_of(laws: Sequence[Any], kind: str) -> Any:
@@ -98,7 +139,7 @@ def _cannot(config: pytest.Config, why: str) -> pytest.UsageError:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan file, in a process that has loaded the targets."""
     file = session.config.getoption("--dmat-plan")
-    if file and KEEPING in session.config.stash:  # otherwise the file holds the reason why no law is run
+    if file and SESSION in session.config.stash:  # otherwise the file holds the reason why no law is run
         chosen = _selection(session.config)
         names = {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
         Plan(names, planned(chosen)).write(Path(file))
@@ -111,7 +152,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = [law.kind for law in metafunc.function.laws]
     chosen = [subject for subject in _selection(metafunc.config) if subject[0].kind in kinds]
     parts = ("ladder", "search") if metafunc.config.getoption("--dmat-first") else ("all",)
-    _keeping(metafunc.config)  # raises here, once, if the corpus cannot be used
+    _session(metafunc.config)  # raises here, once, if the corpus cannot be used
     subjects = [(*subject, part) for part in parts for subject in chosen]
     ids = [subject_id(i.name, dtype, device, part) for i, dtype, device, part in subjects]
     metafunc.parametrize("subject", subjects, ids=ids, indirect=True)
@@ -119,17 +160,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def subject(request: pytest.FixtureRequest) -> Any:
-    """Return the implementation with its dtype, device and part, as the law sees it."""
+    """Return the implementation, dtype, device and part of a law's test. torch gets one thread."""
     # Cases are small. A second thread saves nothing, and on a busy machine the threads wait for each other.
     torch.set_num_threads(1)
-    implementation, dtype, device, part = request.param
-    return subject_of(implementation, dtype, device, part=part)
-
-
-@pytest.fixture
-def dmat_keeping(request: pytest.FixtureRequest) -> Any:
-    """Return the journal, the corpus and the folder of counterexamples of this run."""
-    return _keeping(request.config)
+    return request.param
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -153,13 +187,3 @@ def _rank(item: pytest.Item) -> tuple[int, int, int]:
     implementation, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
     law = _law_of(laws, implementation.kind)
     return (0, DTYPES.index(dtype), law.order) if part == "ladder" else (1, law.order, 0)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Show only the message of a broken law, without the traceback of pytest, Hypothesis and dmat."""
-    report = yield
-    of_a_law = item.get_closest_marker("dmat_law") is not None
-    if of_a_law and call.excinfo is not None and isinstance(call.excinfo.value, LawBroken):
-        report.longrepr = str(call.excinfo.value)  # type: ignore[attr-defined]
-    return report

@@ -13,7 +13,6 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from dmat.testing.contract.names import DEVICES, DTYPES
-from dmat.testing.errors import UNCALLABLE
 from dmat.testing.interpret.choice import Interpreter
 
 FORMAT: Final = 2  # version of every JSON document that dmat writes
@@ -72,6 +71,7 @@ class LawRecord(Struct, forbid_unknown_fields=True):
         ),
     ] = "interrupted"
     promised: Annotated[bool, Meta(description="whether the contract implies that the law is run")] = True
+    uncallable: Annotated[bool, Meta(description="not run: whether the plainest call raised")] = False
     examples: Count = 0
     worst: Annotated[
         float | None, Meta(description="largest error over its bound; null for laws without a bound")
@@ -96,12 +96,13 @@ class Record(LawRecord, tag="record", tag_field="line"):
 
     refused: number of examples that the implementation refused with an error that its contract allows.
     drawn: number of examples by gate regime and class of lengths. The keys are "REGIME, LENGTHS".
-    part: "all", "ladder" or "search".
+    part: "all", "ladder" or "search". traceback: the error that the law itself raised, else "".
     """
 
     refused: int = 0
     drawn: dict[str, int] = {}
     part: str = "all"
+    traceback: str = ""
 
     def count(self, kind: str | None) -> None:
         """Count an example. kind: "REGIME, LENGTHS" of its gates, or None for an example without gates."""
@@ -186,9 +187,11 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def uncallable(self) -> dict[tuple[str, str], str]:
         """Return {(dtype, device): reason} where the implementation cannot be called and no law was run."""
         tried = {(r.dtype, r.device) for r in self.laws if r.status in ("passed", "failed")}
-        found = [r for r in self.unfinished() if r.reason.startswith(UNCALLABLE)]
-        reasons = {(r.dtype, r.device): r.reason for r in reversed(found)}
-        return {site: reasons[site] for site in reversed(reasons) if site not in tried}
+        reasons: dict[tuple[str, str], str] = {}
+        for r in self.unfinished():
+            if r.uncallable and (r.dtype, r.device) not in tried:
+                reasons.setdefault((r.dtype, r.device), r.reason)
+        return reasons
 
     def only_callable(self) -> Report:
         """Return the report without the dtypes and devices of `uncallable`."""

@@ -145,7 +145,7 @@ def _accusation(entry: Law, subject: Subject, profile: settings) -> tuple[str, s
     name = f"{entry.name} {subject.dtype} {subject.part}"
     record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
     try:
-        search(entry, subject, record, subject.implementation.name, profile)
+        search(entry, subject, record, profile)
     except LawBroken as broken:
         raised = broken.finding.computed.startswith("raised")
         return "raised" if raised else "rejected", name

@@ -26,7 +26,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
-from dmat.testing.run.session import Keeping, explained_and_kept
+from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict import require
 from dmat.testing.verdict.finding import Finding, LawBroken
 
@@ -189,7 +189,7 @@ def keep_folder(kernel: str, law: Law, home: Path) -> Path | None:
     found = first_rejection(law, list(wrong.values()), [profile])
     if found is None or not found.failure.reproducible:
         return None
-    return explained_and_kept(law, wrong[found.dtype], found.failure, Keeping(folder=home))[1]
+    return explained_and_kept(law, wrong[found.dtype], found.failure, Session(folder=home))[1]
 
 
 def replay_folder(folder: Path, kernel: str) -> list[str]:

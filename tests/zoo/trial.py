@@ -45,7 +45,7 @@ def rejection(entry: Law, subject: Subject, profile: settings) -> Rejection | No
     record = Record(entry.name, subject.implementation.name, subject.dtype, subject.device)
     begun = time.perf_counter()
     try:
-        search(entry, subject, record, subject.implementation.name, profile)
+        search(entry, subject, record, profile)
     except Failed as failed:
         seconds = time.perf_counter() - begun
         return Rejection(entry.name, subject.dtype, record.examples, seconds, failed.failure)

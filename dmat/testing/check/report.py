@@ -21,7 +21,7 @@ from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, output_path, plain, written
 from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, read_line, text_of
 
-OF_A_PART = ("status", "reason", "promised", "case", "recipe", "folder", "ended")
+OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "folder", "ended")
 
 
 NOT_REACHED = "not reached: the run stopped before it was done"

@@ -125,7 +125,8 @@ class Done(Struct, frozen=True):
     seconds: time that the turn took. drawn: examples by "REGIME, LENGTHS". worst: largest error over bound
     among the examples that passed; worst_case is that example as Python, worst_recipe as JSON. failing:
     failing examples by symptom. trouble: why the cell cannot be tried, or the error that the law itself
-    raised. event: how the process died, if it did. at_a_loss: the law itself raised.
+    raised. event: how the process died, if it did. at_a_loss: the law itself raised. uncallable: the smoke
+    call raised.
     """
 
     name: str
@@ -143,3 +144,4 @@ class Done(Struct, frozen=True):
     trouble: str = ""
     event: str = ""
     at_a_loss: bool = False
+    uncallable: bool = False

@@ -28,6 +28,7 @@ class Tally:
     symptoms: dict[str, int] = field(default_factory=dict)
     deaths: int = 0
     trouble: str = ""
+    uncallable: bool = False
 
     def add(self, done: Done) -> None:
         """Add the result of a turn."""
@@ -38,6 +39,7 @@ class Tally:
         self.spent += done.seconds
         self.drawn.update(done.drawn)
         self.trouble = self.trouble or done.trouble
+        self.uncallable = self.uncallable or done.uncallable
         if done.worst is not None and (self.worst is None or done.worst > self.worst):
             self.worst, self.worst_case, self.worst_recipe = done.worst, done.worst_case, done.worst_recipe
 

@@ -20,16 +20,17 @@ from dmat.strategies.shapes import length_class
 from dmat.testing.case_file import FILE, encoded, text_of
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.counterexample.folder import case_file
-from dmat.testing.errors import DidNotEnd, Refused
+from dmat.testing.errors import Refused
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.fuzzing.schedule import EXPENSIVE
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
-from dmat.testing.run.search import smallest, without_end
-from dmat.testing.run.session import Keeping, explained_and_kept
-from dmat.testing.verdict.finding import Failure, LawBroken
+from dmat.testing.run.attempt import attempt
+from dmat.testing.run.search import smallest
+from dmat.testing.run.session import Session, explained_and_kept
+from dmat.testing.verdict.finding import Failure
 
 DEEP = 1.0  # turns of at least so many seconds try long sequences too
 LONGEST = {"cpu": 1100, "cuda": 2200}
@@ -53,7 +54,7 @@ class Over(BaseException):
 class Going:
     """A running turn.
 
-    keeping: the journal, the corpus, and the folder of counterexamples. profile: the Hypothesis profile, with
+    session: the journal, the corpus, and the folder of counterexamples. profile: the Hypothesis profile, with
     the database. ahead: folder for failures that are not yet shrunk. cutoff: time.time() at which the turn
     stops. memory: number of bytes that one D~ may fill.
     """
@@ -62,7 +63,7 @@ class Going:
         self,
         turn: Turn,
         subject: Subject,
-        keeping: Keeping,
+        session: Session,
         profile: settings,
         ahead: Path,
         cutoff: float,
@@ -70,7 +71,7 @@ class Going:
     ) -> None:
         """Start the clock and set all counts to zero."""
         self.profile, self.ahead = profile, ahead
-        self.turn, self.keeping, self.law = turn, keeping, law_named(turn.cell.law, subject.kind)
+        self.turn, self.session, self.law = turn, session, law_named(turn.cell.law, subject.kind)
         self.subject = subject.in_dtype(subject.dtype)  # a copy: `worst` is of this turn alone
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
@@ -85,7 +86,7 @@ class Going:
         self.found: list[Found] = []
         self.worst: tuple[float, Case] | None = None
         self.trouble = ""
-        self.at_a_loss = False
+        self.at_a_loss = self.uncallable = False
 
     @property
     def over(self) -> bool:
@@ -116,7 +117,7 @@ class Going:
         for case in recall(self.profile.database, self.law, self.subject):
             if self.attempt(case):
                 forget(self.profile.database, *self._site, case)
-        for case in self.keeping.corpus.cases_for(self.law, self.subject) if self.keeping.corpus else ():
+        for case in self.session.corpus.cases_for(self.law, self.subject) if self.session.corpus else ():
             self.attempt(case)
 
     @property
@@ -148,22 +149,20 @@ class Going:
         self._count(case)
         self.subject.worst = None
         try:
-            with self.keeping.trying(case):
-                self.law.check(self.subject, **case)
-        except Refused:
-            self.refused += 1
-        except LawBroken as broken:
-            self._failed(Failure(case, broken))
-        except DidNotEnd:
-            self._failed(without_end(case, "did not end"))
+            outcome = attempt(self.law, self.subject, case, self.session)
         except torch.OutOfMemoryError:
             self._shorten()
         except Exception as error:  # an error of the law itself accuses no kernel
             self.at_a_loss = True
             self.trouble = f"{AT_A_LOSS} {type(error).__name__}: {error} on {encoded(case)}"
         else:
-            self._note_worst(case)
-            return True
+            if isinstance(outcome, Refused):
+                self.refused += 1
+            elif outcome is not None:
+                self._failed(outcome)
+            else:
+                self._note_worst(case)
+                return True
         return False
 
     def _count(self, case: Case) -> None:
@@ -213,17 +212,17 @@ class Going:
         self._write_ahead(failure)
         causes = alike(self.turn.causes, failure.ended)
         for cause in causes:  # a case that killed a process is not tried again: it would kill this one too
-            if failure.ended != "broken" or explains(cause, self.law, self.subject, self.keeping.trying):
+            if failure.ended != "broken" or explains(cause, self.law, self.subject, self.session.trying):
                 return self._of(kind, failure, cause=cause.number)
         if failure.ended == "broken":
-            failure = smallest(failure, self.law, self.subject, self.keeping, SECONDS_OF_SHRINKING)
+            failure = smallest(failure, self.law, self.subject, self.session, SECONDS_OF_SHRINKING)
             if failure.reproducible:
                 remember(self.profile.database, *self._site, failure.case)
         for cause in causes:
-            if one_cause(failure.case, kind, cause, self.law, self.subject, self.keeping.trying):
+            if one_cause(failure.case, kind, cause, self.law, self.subject, self.session.trying):
                 return self._of(kind, failure, cause=cause.number)
-        broken, home = explained_and_kept(self.law, self.subject, failure, self.keeping)
-        shown = signs(failure.case, self.subject, self.keeping.trying) if failure.ended == "broken" else ()
+        broken, home = explained_and_kept(self.law, self.subject, failure, self.session)
+        shown = signs(failure.case, self.subject, self.session.trying) if failure.ended == "broken" else ()
         return msgspec.structs.replace(self._of(kind, failure, str(broken), folder=home), signs=shown)
 
     def _write_ahead(self, failure: Failure) -> None:
@@ -273,4 +272,5 @@ class Going:
             tuple(self.found),
             self.trouble,
             at_a_loss=self.at_a_loss,
+            uncallable=self.uncallable,
         )

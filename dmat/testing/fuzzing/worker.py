@@ -37,10 +37,11 @@ from dmat.testing.kernel.select import implementation_named, select
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named, laws
+from dmat.testing.run.attempt import without_end
 from dmat.testing.run.crash import record_of
 from dmat.testing.run.journal import Journal, JournalLine, first_to_go, left_behind
-from dmat.testing.run.search import leave_a_failed_device, without_end
-from dmat.testing.run.session import Keeping
+from dmat.testing.run.run import leave_a_failed_device
+from dmat.testing.run.session import Session
 from dmat.testing.run.shrink import attempted
 from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
@@ -53,7 +54,7 @@ class Process:
     """The state of this process: its configuration, its journal and folders, and the loaded subjects."""
 
     setup: Setup
-    keeping: Keeping
+    session: Session
     profile: Any
     subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
 
@@ -67,8 +68,8 @@ def begin(setup: Setup) -> None:
     _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
     journal = Journal(Path(setup.journals), setup.limit)
     first_to_go()
-    keeping = Keeping(journal, None, Path(setup.shared) / COUNTEREXAMPLES)
-    _this[:] = [Process(setup, keeping, fuzzing(Path(setup.shared)))]
+    session = Session(journal, None, Path(setup.shared) / COUNTEREXAMPLES)
+    _this[:] = [Process(setup, session, fuzzing(Path(setup.shared)))]
 
 
 def _warm_up(device: str) -> None:
@@ -128,7 +129,7 @@ def _subject(cell: Cell) -> Subject:
 def take(turn: Turn) -> Done:
     """Run a turn. If a case kills this process or does not end, the journal holds the case."""
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
-    journal = process.keeping.journal
+    journal = process.session.journal
     assert journal is not None
     expensive = law_named(cell.law, subject.kind).most is not None
     entry = JournalLine(
@@ -145,9 +146,9 @@ def take(turn: Turn) -> Done:
 
 def _going(turn: Turn, cutoff: float) -> Going:
     process, ahead = _this[0], Path(_this[0].setup.folder) / AHEAD
-    keeping = replace(process.keeping, corpus=_corpus(process.setup.corpora))
+    session = replace(process.session, corpus=_corpus(process.setup.corpora))
     subject, memory = _subject(turn.cell), _memory(turn.cell.device)
-    return Going(turn, subject, keeping, process.profile, ahead, cutoff, memory)
+    return Going(turn, subject, session, process.profile, ahead, cutoff, memory)
 
 
 @cache
@@ -162,11 +163,12 @@ def _uncallable(going: Going, subject: Subject) -> str:
     The smoke call is made once per process, and no more once it has killed a process or has not ended in one.
     """
     plainest = {"gates": subject.plainest}
-    assert going.keeping.journal is not None
-    outcome = going.keeping.journal.smoke_call_outcome
+    assert going.session.journal is not None
+    outcome = going.session.journal.smoke_call_outcome
     try:
         if not outcome:
-            with going.keeping.trying(plainest, plainest=True):
+            with going.session.trying(plainest, plainest=True):
+                going.uncallable = subject.uncallable is not None
                 return subject.uncallable or ""
     except DidNotEnd:
         outcome = "did not end"
@@ -266,7 +268,7 @@ def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
 
     causes: causes that were found while the turn of the failure was running.
     """
-    trying, subject = _this[0].keeping.trying, _subject(found.cell)
+    trying, subject = _this[0].session.trying, _subject(found.cell)
     entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):
         if (

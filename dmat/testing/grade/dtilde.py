@@ -255,7 +255,7 @@ def random_case(draw: st.DrawFn, domain: Domain) -> Case:
 class Grade:
     """The grade of one implementation in one dtype on one device.
 
-    reason: why there is no grade, else "".
+    reason: why the implementation cannot be called, else "".
     """
 
     dtype: str
@@ -272,7 +272,16 @@ class Grade:
             TraitResult(name, quantity, trait.holds, trait.cases, trait.case)
             for (name, quantity), trait in self.conduct.items()
         ]
-        return GradeResult(self.dtype, self.device, self.reason, self.seconds, **ledgers, conduct=conduct)
+        return GradeResult(
+            dtype=self.dtype,
+            device=self.device,
+            reason=self.reason,
+            uncallable=bool(self.reason),
+            seconds=self.seconds,
+            conduct=conduct,
+            forward=ledgers.get("forward"),
+            gradients=ledgers.get("gradients"),
+        )
 
     def observe(self, found: Mapping[str, Judge], case: Case, part: str) -> None:
         """Weigh one case. In the search, tell Hypothesis how near it came to taking the strictest class."""

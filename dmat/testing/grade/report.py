@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dmat.testing.contract.fused import implied_grad_scope
-from dmat.testing.errors import UNCALLABLE
 from dmat.testing.grade.dtilde import QUANTITIES
 from dmat.testing.grade.result import Graded, GradeResult, LedgerResult
 from dmat.testing.grade.traits import TRAITS
@@ -49,7 +48,7 @@ def show(graded: Sequence[Graded], console: Console) -> None:
     for one in graded:
         if one.contract.get("reads"):
             plain(console, f"\ndeclared of {one.implementation}: {_declared(one.contract)}")
-        without = [g for g in one.grades if g.reason.startswith(UNCALLABLE)]
+        without = [g for g in one.grades if g.uncallable]
         if without:
             where = in_places((g.dtype, g.device) for g in without)
             plain(console, f"\nnot graded: {one.implementation}, {where}: {without[0].reason}")
@@ -59,7 +58,7 @@ def show(graded: Sequence[Graded], console: Console) -> None:
 
 
 def _uncallable(one: Graded) -> bool:
-    return all(grade.reason.startswith(UNCALLABLE) for grade in one.grades)
+    return all(grade.uncallable for grade in one.grades)
 
 
 WIDTHS = (10, 25, 25, 7, 7)  # minimum widths of the columns: 80 characters together, so that the tables align

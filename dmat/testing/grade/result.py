@@ -125,6 +125,7 @@ class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
     forward: LedgerResult | None = None
     gradients: LedgerResult | None = None
     conduct: list[TraitResult] = []
+    uncallable: Annotated[bool, Meta(description="whether the plainest call raised")] = False
 
     def ledgers(self) -> dict[str, LedgerResult | None]:
         """Return the ledgers by quantity."""

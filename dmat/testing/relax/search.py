@@ -19,21 +19,21 @@ from hypothesis import Phase, settings
 
 from dmat.testing.case_file import encoded
 from dmat.testing.contract import DEVICES, DTILDE, DTYPES, FUSED, AnyContract, Contract
-from dmat.testing.errors import Died, OutOfTime, Refused
+from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.processes import Send, apart
-from dmat.testing.record import Record, Report, Wider, stated
+from dmat.testing.record import Report, Wider, stated
 from dmat.testing.registry import law_named, laws
 from dmat.testing.relax.answers import Answers, CallSite, Site, answers
 from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.relax.fused import FusedPromises
 from dmat.testing.relax.known import Counterexample
-from dmat.testing.run.search import search
-from dmat.testing.verdict.finding import LawBroken
+from dmat.testing.run.run import record_of
+from dmat.testing.run.session import Session
 
 SECONDS = 120.0
 EXAMPLES = 15  # random cases per law and dtype, after its ladder; laws that passed the check are not repeated
@@ -221,19 +221,17 @@ class Relaxation:
         """Try one part of a law. Return the case that breaks the law, or None."""
         if law.not_applicable(subject):
             return None
-        record = Record(law.name, subject.implementation.name, subject.dtype, subject.device)
         quick = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate])
-        try:
-            search(self._announced(law), subject, record, subject.part, quick)
-        except Refused:
+        record = record_of(self._announced(law), subject, quick, Session(explains=False))
+        if record.traceback:
+            raise RuntimeError(record.reason)
+        if record.status != "failed":
             return None
-        except LawBroken:
-            found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
-            if law_named(law.name, subject.kind).why_not(subject, found.read()):
-                return None  # drawn, but outside the contract: it proves nothing
-            self.send(("broke", found))
-            return found
-        return None
+        found = Counterexample(law.name, subject.dtype, subject.device, record.recipe or "")
+        if law.why_not(subject, found.read()):
+            return None  # drawn, but outside the contract: it proves nothing
+        self.send(("broke", found))
+        return found
 
     def _announced(self, law: Law) -> Law:
         """Return the law, which then sends each case before trying it: the case may kill the process."""

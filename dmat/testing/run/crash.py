@@ -13,7 +13,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.run.journal import SLOW, JournalLine, note_outcome
-from dmat.testing.run.session import Keeping
+from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, Failure, Finding, LawBroken
 
 DEADLY = "not made smaller: every try costs a process"
@@ -53,7 +53,7 @@ def _note_case(line: JournalLine, record: Record, folder: Path | None) -> None:
     home = None if folder is None else folder / folder_name(file)
     record.reason = message(line, law.statement, failure, [] if home is None else next_steps(home, file))
     if home is not None:
-        write(home, law, subject, failure, file, [Example(case, finding)], record.reason, Keeping())
+        write(home, law, subject, failure, file, [Example(case, finding)], record.reason, Session())
         record.folder = str(home)
 
 

@@ -197,11 +197,10 @@ class Journal:
         site = f"{self.line.implementation} {self.line.dtype} {self.line.device}"
         return _mark(self.folder, "uncallable", site)
 
-    def first_to_report(self) -> bool:
+    def first_to_report(self, implementation: str) -> bool:
         """Return whether this process is the first to report that the implementation cannot be called."""
-        assert self.line is not None
         try:
-            _mark(self.folder, "told", self.line.implementation).touch(exist_ok=False)
+            _mark(self.folder, "reported", implementation).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True

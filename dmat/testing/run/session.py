@@ -18,18 +18,21 @@ from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """Services of a run. Each is optional.
+class Session:
+    """Services of a run in one process. Each is optional.
 
-    journal: writes each case down before it is tried. corpus: cases to try first, and known failures. folder:
-    gets a folder for each counterexample. by_record: a kernel that cannot be called is reported in its
-    records, and no test fails for it.
+    journal: writes each case down before it is tried. name: the name of this run's line in the journal, for
+    example a test's id. corpus: cases to try first, and known failures. folder: gets a folder for each
+    counterexample. explains: failures get their full message, which tries longer cases too.
+    replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
     """
 
     journal: Journal | None = None
     corpus: Corpus | None = None
     folder: Path | None = None
-    by_record: bool = False
+    name: str = ""
+    explains: bool = True
+    replaceable: bool = False
 
     def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
         """Write the case into the journal, if there is one, before it is tried. Raises DidNotEnd."""
@@ -42,12 +45,12 @@ class Keeping:
 
 
 def explained_and_kept(
-    law: Law, subject: Subject, failure: Failure, keeping: Keeping
+    law: Law, subject: Subject, failure: Failure, session: Session
 ) -> tuple[LawBroken, Path | None]:
     """Return the failure with its full message, and its counterexample folder, or None."""
-    keeping.pause_watchdog()
+    session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case, keeping.trying) if failure.reproducible else None
+    further = explain.longer(law, subject, failure.case, session.trying) if failure.reproducible else None
     examples += [further] if further is not None else []
 
     def composed(after: Sequence[str]) -> LawBroken:
@@ -56,15 +59,15 @@ def explained_and_kept(
             failure, explain.message(law, subject, examples, reproducible=again, after=after)
         )
 
-    if keeping.folder is None:
+    if session.folder is None:
         return composed(()), None
     file = case_file(law, subject, failure)
-    home = keeping.folder / folder_name(file)
+    home = session.folder / folder_name(file)
     broken = composed(next_steps(home, file))
     try:
-        write(home, law, subject, failure, file, examples, str(broken), keeping)
+        write(home, law, subject, failure, file, examples, str(broken), session)
     except OSError as error:  # disk full or not writable: the finding is reported all the same
-        return composed([f"not kept: {keeping.folder}: {error}"]), None
+        return composed([f"not kept: {session.folder}: {error}"]), None
     return broken, home
 
 

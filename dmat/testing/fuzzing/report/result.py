@@ -6,7 +6,6 @@ import os
 import shlex
 from pathlib import Path
 
-from dmat.testing.errors import UNCALLABLE
 from dmat.testing.fuzzing.log import Request
 from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Layout, PlannedCell
 from dmat.testing.fuzzing.report.entries import (
@@ -36,10 +35,11 @@ def untried(total: Sum) -> str:
         counts[cell.implementation] = counts.get(cell.implementation, 0) + tally.examples
     for implementation, examples in counts.items():
         if not examples:
-            reasons = [t.trouble for c, t in total.tallies.items() if c.implementation == implementation]
-            why = next(filter(None, reasons), "the run ended before its first example")
-            if why.startswith(UNCALLABLE):
-                return f"{implementation} {why}"
+            tallies = [t for c, t in total.tallies.items() if c.implementation == implementation]
+            uncallable = next((t.trouble for t in tallies if t.uncallable), None)
+            if uncallable is not None:
+                return f"{implementation} {uncallable}"
+            why = next((t.trouble for t in tallies if t.trouble), "the run ended before its first example")
             return f"{implementation}: no example ran: {why}"
     return "" if counts else "no example ran: there is nothing to try"
 

@@ -1,0 +1,37 @@
+"""Try one law on one case: the unit of every search, shrinking and fuzzing turn."""
+
+from __future__ import annotations
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.errors import DidNotEnd, Refused
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import Ended
+from dmat.testing.run.journal import SLOW
+from dmat.testing.run.session import Session
+from dmat.testing.verdict.finding import Failure, Finding, LawBroken
+
+
+def attempt(law: Law, subject: Subject, case: Case, session: Session) -> Failure | Refused | None:
+    """Try a law on a case. Return the failure, or the refusal of the implementation, or None if the law held.
+
+    The session's journal holds the case while it runs. An error of the law itself is raised.
+    """
+    try:
+        with session.trying(case):
+            law.check(subject, **case)
+    except Refused as refusal:
+        return refusal
+    except LawBroken as broken:
+        return Failure(case, broken)
+    except DidNotEnd:
+        return without_end(case, "did not end")
+    return None
+
+
+def without_end(case: Case, outcome: Ended) -> Failure:
+    """Return the failure of a case that killed its process ("died") or exceeded its limit ("did not end")."""
+    what = "the process died" if outcome == "died" else "no result within the time limit"
+    note = "" if outcome == "died" else SLOW
+    finding = Finding("call", (), what, "a result", note=note, what="died")
+    return Failure(case, LawBroken(finding), ended=outcome)

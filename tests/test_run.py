@@ -1,0 +1,95 @@
+"""run() tries laws without pytest, and gives one record for each law, dtype and device."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import dmat
+from dmat.testing.contract import Contract
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.record import Record
+from dmat.testing.registry import law_named
+from dmat.testing.run.run import run
+from dmat.testing.run.session import Session
+
+FEW = settings(max_examples=5, database=None)
+RIGHT = Implementation("right", dmat.dtilde, Contract())
+VALUES, FUTURE = law_named("values"), law_named("future")
+
+
+def test_one_record_for_each_law_and_dtype() -> None:
+    """Laws come in the order given, and each law in every dtype."""
+    records = list(run(RIGHT, [VALUES, FUTURE], ["float32", "float16"], ["cpu"], profile=FEW))
+    assert [(r.law, r.dtype, r.status) for r in records] == [
+        ("values", "float32", "passed"),
+        ("values", "float16", "passed"),
+        ("future", "float32", "passed"),
+        ("future", "float16", "passed"),
+    ]
+    assert all(r.examples > 5 and r.worst is not None for r in records if r.law == "values")
+
+
+def test_a_record_comes_as_soon_as_its_law_is_done() -> None:
+    """The second law is not tried before the first record is taken."""
+    tried: list[str] = []
+
+    def spied(name: str) -> Any:
+        def check(subject: object, **case: object) -> None:
+            tried.append(name)
+
+        return replace(VALUES, name=name, check=check)
+
+    records = run(RIGHT, [spied("one"), spied("two")], ["float32"], ["cpu"], profile=FEW)
+    assert next(records).law == "one"
+    assert set(tried) == {"one"}
+
+
+def test_no_law_begins_after_until() -> None:
+    """A time that has passed gives no record."""
+    assert not list(run(RIGHT, [VALUES], ["float32"], ["cpu"], time.monotonic()))
+
+
+@pytest.mark.parametrize("explains", [True, False])
+def test_a_broken_law_is_a_record(explains: bool) -> None:
+    """The record has the smallest case; the message is composed only if the session asks for it."""
+    wrong = Implementation("wrong", lambda i, f: dmat.dtilde(i, f) + 1, Contract())
+    [record] = run(wrong, [VALUES], ["float32"], ["cpu"], profile=FEW, session=Session(explains=explains))
+    assert (record.status, record.ended) == ("failed", "broken")
+    assert record.recipe is not None
+    assert ("on the case" in record.reason) == explains
+
+
+def test_an_error_of_the_law_accuses_no_kernel() -> None:
+    """The law is not run, with the error and its traceback, and the next law is tried."""
+
+    def check(subject: object, **case: object) -> None:
+        raise ZeroDivisionError("of the law")
+
+    laws = [replace(VALUES, check=check), FUTURE]
+    first, second = run(RIGHT, laws, ["float32"], ["cpu"], profile=FEW)
+    assert (first.status, first.promised) == ("not run", True)
+    assert first.reason == "the law itself raised ZeroDivisionError: of the law"
+    assert "Traceback" in first.traceback
+    assert second.status == "passed"
+
+
+def test_what_cannot_be_called_is_told_in_the_record() -> None:
+    """A wrong signature is a field of the record, not a word in its reason."""
+    [record] = run(
+        Implementation("unary", lambda i: i, Contract()), [VALUES], ["float32"], ["cpu"], profile=FEW
+    )
+    assert record == Record(
+        "values",
+        "unary",
+        "float32",
+        "cpu",
+        status="not run",
+        reason=record.reason,
+        uncallable=True,
+        seconds=record.seconds,
+    )
