@@ -18,7 +18,7 @@ from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_within
 
 
-@law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
+@law(DIRECTIONS, needs=(needs.gradients, needs.forward_mode))
 def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
     """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
 
@@ -35,7 +35,7 @@ def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cot
     require_within(subject.read(tangent), expected)
 
 
-@law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
+@law(DIRECTIONS, needs=(needs.gradients, needs.second_order))
 def test_law_second_order(
     subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
 ) -> None:

@@ -16,7 +16,7 @@ from dmat.testing.oracle.gates import decay_from
 from dmat.testing.verdict.require import require_agreement, require_within
 
 
-@law(FORWARD, order=1, kinds=BOTH)
+@law(FORWARD, kinds=BOTH)
 def test_law_values(subject: Subject, call: Case) -> None:
     """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
     o[t] in column s is E[t, s] times a power of two, for every regime}.
@@ -31,7 +31,7 @@ def test_law_values(subject: Subject, call: Case) -> None:
         subject.observe(require_within(run.of(name), must))
 
 
-@law(CUTS, order=40)
+@law(CUTS)
 def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds.
 
@@ -55,7 +55,7 @@ def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
         )
 
 
-@law(CUTS, order=41)
+@law(CUTS)
 def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds.
 
@@ -76,7 +76,7 @@ def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None
     )
 
 
-@law(GATES, order=42, needs=(needs.half_precision,))
+@law(GATES, needs=(needs.half_precision,))
 def test_law_half_precision(subject: DtildeSubject, gates: Gates) -> None:
     """A half type agrees with the float32 result of the same gates, within both bounds.
 

@@ -97,7 +97,7 @@ def _case(entry: Law, mutant: Mutant) -> list[str]:
         return ["- Smallest case: found on a CUDA device only."]
     if entry.name in RANDOM:
         return ["- Smallest case: none is kept, for the kernel draws lots."]
-    if entry.most is not None:
+    if entry.cost == "costly":
         return ["- Smallest case: none is kept, for each costs a compilation or a process."]
     return _smallest(entry, subjects(mutant.implementation, mutant.name), mutant.name)
 

@@ -102,7 +102,7 @@ def _journal(law: Law, subject: Subject, key: str, keeping: Keeping) -> Abstract
             subject.device,
             subject.part,
             limit,
-            expensive=law.most is not None,
+            expensive=law.cost == "costly",
         )
     )
 
@@ -276,7 +276,7 @@ def try_all(
     # on recipes: for a law that has it, Hypothesis draws one seed a case and does not shrink.
     ours, domain = law.cases.inside is not None, subject.domain
     unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
-    most = profile.max_examples if law.most is None else min(law.most, profile.max_examples)
+    most = min(law.max_examples or profile.max_examples, profile.max_examples)
 
     @settings(
         profile,
