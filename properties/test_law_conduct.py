@@ -11,6 +11,10 @@ from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases.dtilde import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.kernel import protected
 from dmat.testing.kernel.call import PulledBack
@@ -38,7 +42,7 @@ def require_same_results(subject: Subject, after: PulledBack, before: PulledBack
         require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
-@law(BACKWARD, needs=CALLED_TWICE, kinds=BOTH)
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
 def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     """Nothing outside the given views is read: NaN or a large number around them changes nothing.
 
@@ -51,7 +55,7 @@ def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     require_same_results(subject, runs[1], runs[0], note)
 
 
-@law(BACKWARD, needs=CALLED_TWICE, kinds=BOTH)
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
 def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
@@ -65,7 +69,7 @@ def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
 
 
-@law(GATES)
+@law(GATES, bound=EQUAL_BITS)
 def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
     """The call writes to no gate, and its output shares no memory with one.
 
@@ -82,7 +86,11 @@ def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
         require(own, "D~", found, "its own memory", what="memory", detail=name)
 
 
-@law(RIVAL, kinds=BOTH)
+@law(
+    RIVAL,
+    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: (EQUAL_BITS, FusedBounds.output)},
+    kinds=BOTH,
+)
 def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
@@ -100,7 +108,7 @@ def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
         require_within(second.of(name), must)
 
 
-@law(BACKWARD, needs=CALLED_TWICE, kinds=BOTH)
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
 def test_law_repeatable(subject: Subject, call: Case) -> None:
     """The same call gives the same bits, gradients too.
 
@@ -111,7 +119,7 @@ def test_law_repeatable(subject: Subject, call: Case) -> None:
     require_same_results(subject, outcome(subject, call), first, "the second of two equal calls")
 
 
-@law(COTANGENTS, needs=(needs.gradients,))
+@law(COTANGENTS, bound=EQUAL_BITS, needs=(needs.gradients,))
 def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """The backward call writes to no gate and not to its cotangent.
 
@@ -126,7 +134,7 @@ def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent
         require_same(name, subject.read(x), was, note="the input after the backward call, against before")
 
 
-@law(COTANGENTS, needs=(needs.gradients,))
+@law(COTANGENTS, bound=dtilde_bounds.GRADIENT_BOUNDS, needs=(needs.gradients,))
 def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gate's gradient is the same whether or not the other gate needs one, within its bound.
 
@@ -143,7 +151,15 @@ def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangen
         require_within(getattr(alone, name), replace(must, note=f"only {name} was asked for"))
 
 
-@law(BACKWARD, needs=(needs.gradients,), kinds=BOTH)
+@law(
+    BACKWARD,
+    bound={
+        DTILDE: (EQUAL_BITS, *dtilde_bounds.GRADIENT_BOUNDS),
+        FUSED: (EQUAL_BITS, *fused_bounds.GRADIENT_BOUNDS),
+    },
+    needs=(needs.gradients,),
+    kinds=BOTH,
+)
 def test_law_retained_graph(subject: Subject, call: Case) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 
@@ -158,7 +174,11 @@ def test_law_retained_graph(subject: Subject, call: Case) -> None:
         require_within(second.of(name), subject.gradient_must_be(second, name))
 
 
-@law(POWERS_OF_TWO, needs=(needs.gradients, needs.determinism))
+@law(
+    POWERS_OF_TWO,
+    bound=(EQUAL_BITS, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.gradients, needs.determinism),
+)
 def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows.
 
@@ -182,7 +202,7 @@ def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent)
         require_same(name, double, single, homogeneous, note, times=2)
 
 
-@law(WINDOWS, needs=(needs.gradients, needs.determinism))
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.gradients, needs.determinism))
 def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
 
@@ -200,7 +220,7 @@ def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     require_within(again.run.dtilde, subject.expected_dtilde(again.run))
 
 
-@law(FEW, needs=(needs.protected_pages,), max_examples=10, cost="costly")
+@law(FEW, bound=NO_BOUND, needs=(needs.protected_pages,), max_examples=10, cost="costly")
 def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """No call touches memory past either end of its inputs: none dies of a protected page there.
 

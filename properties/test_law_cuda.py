@@ -8,6 +8,8 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.cases.dtilde import FEW, GATES, HUGE, LARGE
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.dtilde import Gradients, Run
 from dmat.testing.law.cuda import (
@@ -39,7 +41,7 @@ def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, resul
         subject.require_gradients(Gradients(run, subject.read(G), (results[1], results[2])))
 
 
-@law(FEW, needs=(needs.cuda,), max_examples=5, cost="costly")
+@law(FEW, bound=NO_BOUND, needs=(needs.cuda,), max_examples=5, cost="costly")
 def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
@@ -53,7 +55,13 @@ def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent:
         forward_and_backward(subject, inputs, G)
 
 
-@law(FEW, needs=(needs.cuda,), max_examples=5, cost="costly")
+@law(
+    FEW,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.cuda,),
+    max_examples=5,
+    cost="costly",
+)
 def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
 
@@ -68,7 +76,13 @@ def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cota
     require_right(subject, inputs, G, replay())
 
 
-@law(FEW, needs=(needs.cuda,), max_examples=5, cost="costly")
+@law(
+    FEW,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.cuda,),
+    max_examples=5,
+    cost="costly",
+)
 def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On a stream of its own the call reads its inputs when that stream has written them.
 
@@ -79,7 +93,7 @@ def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotang
     require_right(subject, inputs, G, on_a_side_stream(subject, inputs, G))
 
 
-@law(GATES, needs=(needs.cuda, needs.cpu_too))
+@law(GATES, bound=dtilde_bounds.forward_bound, needs=(needs.cuda, needs.cpu_too))
 def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
     """CUDA and the CPU agree within the bounds of both.
 
@@ -96,7 +110,7 @@ def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
     require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
 
 
-@law(LARGE, needs=(needs.cuda, needs.peak_memory), cost="costly")
+@law(LARGE, bound=NO_BOUND, needs=(needs.cuda, needs.peak_memory), cost="costly")
 def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
@@ -115,7 +129,7 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
-@law(HUGE, needs=(needs.cuda, needs.exact_sums), cost="costly")
+@law(HUGE, bound=EQUAL_BITS, needs=(needs.cuda, needs.exact_sums), cost="costly")
 def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 
