@@ -11,6 +11,10 @@ from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases.dtilde import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.kernel import protected
 from dmat.testing.kernel.call import PulledBack
@@ -38,7 +42,34 @@ def require_same_results(subject: Subject, after: PulledBack, before: PulledBack
         require_same(subject.gradient_name(name), after.of(name), before.of(name), note=note)
 
 
-@law(GATES, order=17)
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
+    """Nothing outside the given views is read: NaN or a large number around them changes nothing.
+
+    Why: A read past the view is right until the allocator moves.
+    Bound: zero.
+    """
+    large = torch.finfo(getattr(torch, subject.dtype)).max / 4
+    runs = [outcome(subject, call, poison) for poison in (float("nan"), large)]
+    note = "a large number around the inputs, against NaN around them"
+    require_same_results(subject, runs[1], runs[0], note)
+
+
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
+def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
+    """Uninitialised memory is not read: NaN or a large number in it changes nothing.
+
+    Why: Padding from torch.empty is zero in every test and a NaN in the long run.
+    Bound: zero.
+    """
+    runs = []
+    for poison in (float("nan"), 1e4):
+        with uninitialised(poison, subject.recorder):
+            runs.append(outcome(subject, call))
+    require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
+
+
+@law(GATES, bound=EQUAL_BITS)
 def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
     """The call writes to no gate, and its output shares no memory with one.
 
@@ -55,22 +86,11 @@ def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
         require(own, "D~", found, "its own memory", what="memory", detail=name)
 
 
-@law(COTANGENTS, order=23, needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """The backward call writes to no gate and not to its cotangent.
-
-    Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
-    Bound: zero.
-    """
-    igate, fgate = gates.build(subject.device)
-    G = cotangent.build(gates, subject.device)
-    before = [subject.read(x) for x in (igate, fgate, G)]
-    subject.gradients_of(igate, fgate, G)
-    for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
-        require_same(name, subject.read(x), was, note="the input after the backward call, against before")
-
-
-@law(RIVAL, order=18, kinds=BOTH)
+@law(
+    RIVAL,
+    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: (EQUAL_BITS, FusedBounds.output)},
+    kinds=BOTH,
+)
 def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
     """A later call, of the same shape or on the same memory, changes no earlier result and is not one.
 
@@ -88,7 +108,7 @@ def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
         require_within(second.of(name), must)
 
 
-@law(BACKWARD, order=19, needs=CALLED_TWICE, kinds=BOTH)
+@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
 def test_law_repeatable(subject: Subject, call: Case) -> None:
     """The same call gives the same bits, gradients too.
 
@@ -99,68 +119,22 @@ def test_law_repeatable(subject: Subject, call: Case) -> None:
     require_same_results(subject, outcome(subject, call), first, "the second of two equal calls")
 
 
-@law(BACKWARD, order={DTILDE: 8, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
-def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
-    """Nothing outside the given views is read: NaN or a large number around them changes nothing.
+@law(COTANGENTS, bound=EQUAL_BITS, needs=(needs.gradients,))
+def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+    """The backward call writes to no gate and not to its cotangent.
 
-    Why: A read past the view is right until the allocator moves.
+    Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
     Bound: zero.
     """
-    large = torch.finfo(getattr(torch, subject.dtype)).max / 4
-    runs = [outcome(subject, call, poison) for poison in (float("nan"), large)]
-    note = "a large number around the inputs, against NaN around them"
-    require_same_results(subject, runs[1], runs[0], note)
+    igate, fgate = gates.build(subject.device)
+    G = cotangent.build(gates, subject.device)
+    before = [subject.read(x) for x in (igate, fgate, G)]
+    subject.gradients_of(igate, fgate, G)
+    for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
+        require_same(name, subject.read(x), was, note="the input after the backward call, against before")
 
 
-@law(BACKWARD, order={DTILDE: 9, FUSED: 12}, needs=CALLED_TWICE, kinds=BOTH)
-def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
-    """Uninitialised memory is not read: NaN or a large number in it changes nothing.
-
-    Why: Padding from torch.empty is zero in every test and a NaN in the long run.
-    Bound: zero.
-    """
-    runs = []
-    for poison in (float("nan"), 1e4):
-        with uninitialised(poison, subject.recorder):
-            runs.append(outcome(subject, call))
-    require_same_results(subject, runs[1], runs[0], "1e4 in what torch.empty returns, against NaN in it")
-
-
-@law(WINDOWS, order=34, needs=(needs.gradients, needs.determinism))
-def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
-    """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
-
-    Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
-    Bound: zero between equal calls; section 3, forward, for the last.
-    """
-    cotangent = Cotangent(Constant(1.0))
-    first = subject.gradients(gates, cotangent)
-    for number in range(1, 11):
-        again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
-        if number % 2 == 0:
-            require_same_results(
-                subject, again, first, f"call {number + 1} of 11 for the same inputs, against the first"
-            )
-    require_within(again.run.dtilde, subject.expected_dtilde(again.run))
-
-
-@law(FEW, order=35, needs=(needs.protected_pages,), most=10)
-def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """No call touches memory past either end of its inputs: none dies of a protected page there.
-
-    Why: A stray read whose value is masked away is invisible, until there is no memory behind.
-    Bound: none: the process lives, or dies.
-    """
-    dense = [*gates.dense(), cotangent.build(gates)]
-    edges = [[at_the_edge(x, side) for x in dense] for side in protected.SIDES]
-    if subject.killed(*edges):
-        for side, inputs in zip(protected.SIDES, edges, strict=True):
-            killed = subject.killed(inputs)
-            note = f"the inputs, contiguous, touch a page at their {side} that may not be touched"
-            require(killed is None, "call", f"process died: {killed}", "a result", note, what="died")
-
-
-@law(COTANGENTS, order=24, needs=(needs.gradients,))
+@law(COTANGENTS, bound=dtilde_bounds.GRADIENT_BOUNDS, needs=(needs.gradients,))
 def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """A gate's gradient is the same whether or not the other gate needs one, within its bound.
 
@@ -177,7 +151,15 @@ def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangen
         require_within(getattr(alone, name), replace(must, note=f"only {name} was asked for"))
 
 
-@law(BACKWARD, order=25, needs=(needs.gradients,), kinds=BOTH)
+@law(
+    BACKWARD,
+    bound={
+        DTILDE: (EQUAL_BITS, *dtilde_bounds.GRADIENT_BOUNDS),
+        FUSED: (EQUAL_BITS, *fused_bounds.GRADIENT_BOUNDS),
+    },
+    needs=(needs.gradients,),
+    kinds=BOTH,
+)
 def test_law_retained_graph(subject: Subject, call: Case) -> None:
     """Backward twice through a retained graph gives the same gradients, to the bit if deterministic.
 
@@ -192,7 +174,11 @@ def test_law_retained_graph(subject: Subject, call: Case) -> None:
         require_within(second.of(name), subject.gradient_must_be(second, name))
 
 
-@law(POWERS_OF_TWO, order=26, needs=(needs.gradients, needs.determinism))
+@law(
+    POWERS_OF_TWO,
+    bound=(EQUAL_BITS, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.gradients, needs.determinism),
+)
 def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Twice the cotangent gives twice the gradients, bit for bit where nothing is subnormal or overflows.
 
@@ -214,3 +200,37 @@ def test_law_scaling(subject: DtildeSubject, gates: Gates, cotangent: Cotangent)
         homogeneous &= ~must.bound.overflow
         note = "the gradient for 2 G, against twice that for G"
         require_same(name, double, single, homogeneous, note, times=2)
+
+
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.gradients, needs.determinism))
+def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
+    """Of eleven calls of one shape, every second one on other gates, each answers for its own gates.
+
+    Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
+    Bound: zero between equal calls; section 3, forward, for the last.
+    """
+    cotangent = Cotangent(Constant(1.0))
+    first = subject.gradients(gates, cotangent)
+    for number in range(1, 11):
+        again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
+        if number % 2 == 0:
+            require_same_results(
+                subject, again, first, f"call {number + 1} of 11 for the same inputs, against the first"
+            )
+    require_within(again.run.dtilde, subject.expected_dtilde(again.run))
+
+
+@law(FEW, bound=NO_BOUND, needs=(needs.protected_pages,), max_examples=10, cost="costly")
+def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+    """No call touches memory past either end of its inputs: none dies of a protected page there.
+
+    Why: A stray read whose value is masked away is invisible, until there is no memory behind.
+    Bound: none: the process lives, or dies.
+    """
+    dense = [*gates.dense(), cotangent.build(gates)]
+    edges = [[at_the_edge(x, side) for x in dense] for side in protected.SIDES]
+    if subject.killed(*edges):
+        for side, inputs in zip(protected.SIDES, edges, strict=True):
+            killed = subject.killed(inputs)
+            note = f"the inputs, contiguous, touch a page at their {side} that may not be touched"
+            require(killed is None, "call", f"process died: {killed}", "a result", note, what="died")

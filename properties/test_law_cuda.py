@@ -8,6 +8,8 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.cases.dtilde import FEW, GATES, HUGE, LARGE
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.dtilde import Gradients, Run
 from dmat.testing.law.cuda import (
@@ -39,7 +41,7 @@ def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, resul
         subject.require_gradients(Gradients(run, subject.read(G), (results[1], results[2])))
 
 
-@law(FEW, order=50, needs=(needs.cuda,), most=5)
+@law(FEW, bound=NO_BOUND, needs=(needs.cuda,), max_examples=5, cost="costly")
 def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
@@ -53,7 +55,13 @@ def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent:
         forward_and_backward(subject, inputs, G)
 
 
-@law(FEW, order=51, needs=(needs.cuda,), most=5)
+@law(
+    FEW,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.cuda,),
+    max_examples=5,
+    cost="costly",
+)
 def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
 
@@ -68,7 +76,13 @@ def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cota
     require_right(subject, inputs, G, replay())
 
 
-@law(FEW, order=52, needs=(needs.cuda,), most=5)
+@law(
+    FEW,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.cuda,),
+    max_examples=5,
+    cost="costly",
+)
 def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """On a stream of its own the call reads its inputs when that stream has written them.
 
@@ -79,28 +93,24 @@ def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotang
     require_right(subject, inputs, G, on_a_side_stream(subject, inputs, G))
 
 
-@law(HUGE, order=71, needs=(needs.cuda, needs.exact_sums))
-def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
-    """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
+@law(GATES, bound=dtilde_bounds.forward_bound, needs=(needs.cuda, needs.cpu_too))
+def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
+    """CUDA and the CPU agree within the bounds of both.
 
-    Why: Offsets of 32 bits wrap at the lengths that the kernel was written for.
-    Bound: zero (section 4).
+    Why: Wrong on one architecture only is wrong on the user's.
+    Bound: both bounds of section 3, forward.
     """
-    dtype, S = getattr(torch, subject.dtype), shape[-1]
-    with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
-        G = last_row_cotangent(shape, dtype, subject.device, subject.recorder)
-        results = forward_and_backward(subject, spaced_gates(shape, dtype, subject.device), G)
-        for head in sorted({0, shape[1] // 2, shape[1] - 1}):
-            for rows in (slice(0, 64), slice(max(0, S - 64), S)):
-                note = f"head {head}, rows from {rows.start} on"
-                require_same("D~", subject.read(results[0][0, head, rows]), exact_rows(S, rows), note=note)
-            truths = np.ones(S), np.arange(S, dtype=np.float64)
-            for name, found, truth in zip(("di", "df"), results[1:], truths, strict=False):
-                exact = truth <= 1 / subject.rounding.u
-                require_same(name, subject.read(found[0, head, :, 0]), truth, exact, f"head {head}")
+    ours = subject.forward(gates)
+    other = subject.on("cpu")
+    try:
+        theirs = other.forward(gates)
+    except LawBroken as broken:
+        raise Refused(f"the CPU's call {broken.finding.computed}") from broken
+    expected, note = subject.expected_dtilde(ours), "CUDA, against the CPU"
+    require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
 
 
-@law(LARGE, order=70, needs=(needs.cuda, needs.peak_memory))
+@law(LARGE, bound=NO_BOUND, needs=(needs.cuda, needs.peak_memory), cost="costly")
 def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
@@ -119,18 +129,22 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
-@law(GATES, order=53, needs=(needs.cuda, needs.cpu_too))
-def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
-    """CUDA and the CPU agree within the bounds of both.
+@law(HUGE, bound=EQUAL_BITS, needs=(needs.cuda, needs.exact_sums), cost="costly")
+def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
+    """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 
-    Why: Wrong on one architecture only is wrong on the user's.
-    Bound: both bounds of section 3, forward.
+    Why: Offsets of 32 bits wrap at the lengths that the kernel was written for.
+    Bound: zero (section 4).
     """
-    ours = subject.forward(gates)
-    other = subject.on("cpu")
-    try:
-        theirs = other.forward(gates)
-    except LawBroken as broken:
-        raise Refused(f"the CPU's call {broken.finding.computed}") from broken
-    expected, note = subject.expected_dtilde(ours), "CUDA, against the CPU"
-    require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
+    dtype, S = getattr(torch, subject.dtype), shape[-1]
+    with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
+        G = last_row_cotangent(shape, dtype, subject.device, subject.recorder)
+        results = forward_and_backward(subject, spaced_gates(shape, dtype, subject.device), G)
+        for head in sorted({0, shape[1] // 2, shape[1] - 1}):
+            for rows in (slice(0, 64), slice(max(0, S - 64), S)):
+                note = f"head {head}, rows from {rows.start} on"
+                require_same("D~", subject.read(results[0][0, head, rows]), exact_rows(S, rows), note=note)
+            truths = np.ones(S), np.arange(S, dtype=np.float64)
+            for name, found, truth in zip(("di", "df"), results[1:], truths, strict=False):
+                exact = truth <= 1 / subject.rounding.u
+                require_same(name, subject.read(found[0, head, :, 0]), truth, exact, f"head {head}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.cases.dtilde import DIRECTIONS
+from dmat.testing.bounds.derivative import curvature_bound, gradient_in_G_bound, tangent_bound
 from dmat.testing.law.derivatives import (
-    GatePair,
     expected_curvature,
     expected_gradient_in_G,
     expected_tangent,
+    pair_of,
     pulled_twice,
     pushed_forward,
 )
@@ -18,7 +19,7 @@ from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_within
 
 
-@law(DIRECTIONS, order=27, needs=(needs.gradients, needs.forward_mode))
+@law(DIRECTIONS, bound=tangent_bound, needs=(needs.gradients, needs.forward_mode))
 def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
     """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
 
@@ -31,11 +32,11 @@ def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cot
     inputs, moved = gates.build(subject.device), direction.build(subject.device)
     tangent = pushed_forward(subject, inputs, moved)
     summed = subject.contract.masked_cotangent == "summed"
-    expected = expected_tangent(subject, GatePair.of(*inputs), GatePair.of(*moved), summed=summed)
+    expected = expected_tangent(subject, pair_of(*inputs), pair_of(*moved), summed=summed)
     require_within(subject.read(tangent), expected)
 
 
-@law(DIRECTIONS, order=28, needs=(needs.gradients, needs.second_order))
+@law(DIRECTIONS, bound=(gradient_in_G_bound, curvature_bound), needs=(needs.gradients, needs.second_order))
 def test_law_second_order(
     subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
 ) -> None:
@@ -49,7 +50,7 @@ def test_law_second_order(
     inputs, moved = gates.build(subject.device), direction.build(subject.device)
     G = cotangent.build(gates, subject.device)
     second, v = pulled_twice(subject, inputs, G, moved)
-    at = GatePair.of(*inputs)
+    at = pair_of(*inputs)
     require_within(second.G, expected_gradient_in_G(subject, at, v))
     truth = subject.backward_of(at.fgate, subject.read(G))
     require_within(second.fgate, expected_curvature(subject, at, truth, v))

@@ -7,14 +7,16 @@ import numpy as np
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PROBED
+from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_same, require_within
 
 
-@law(PROBED, order=17, kinds=(FUSED,))
+@law(PROBED, bound=EQUAL_BITS, kinds=(FUSED,))
 def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The call, and its backward, write to no input.
 
@@ -30,7 +32,7 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> 
         require_same(subject.letters[name], subject.read(x), before[name], note=note)
 
 
-@law(PROBED, order=23, kinds=(FUSED,), needs=(needs.gradients,))
+@law(PROBED, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.gradients,))
 def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The backward call does not write to its cotangent.
 
@@ -45,7 +47,12 @@ def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) 
     )
 
 
-@law(PROBED, order=24, kinds=(FUSED,), needs=(needs.gradients,))
+@law(
+    PROBED,
+    bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS),
+    kinds=(FUSED,),
+    needs=(needs.gradients,),
+)
 def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Output and gradients are the same where some inputs need none, and in training, within their bounds.
 
@@ -65,7 +72,12 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
             require_within(gradients.of(name), subject.expected_gradient(gradients, name, note))
 
 
-@law(PROBED, order=26, kinds=(FUSED,), needs=(needs.determinism, needs.homogeneous))
+@law(
+    PROBED,
+    bound=(EQUAL_BITS, FusedBounds.output),
+    kinds=(FUSED,),
+    needs=(needs.determinism, needs.homogeneous),
+)
 def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Twice the values give twice the output, bit for bit where nothing is subnormal or overflows.
 

@@ -8,6 +8,8 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import DENSE, EXACT, PROBED
+from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
@@ -19,7 +21,7 @@ from dmat.testing.verdict.require import require_same, require_within
 NEEDS = (needs.gradients,)
 
 
-@law(DENSE, order=11, kinds=(FUSED,), needs=NEEDS)
+@law(DENSE, bound=FusedBounds.product, kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
@@ -33,7 +35,7 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) ->
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
-@law(PROBED, order=14, kinds=(FUSED,), needs=(*NEEDS, needs.gate))
+@law(PROBED, bound=(EQUAL_BITS, FusedBounds.gate), kinds=(FUSED,), needs=(*NEEDS, needs.gate))
 def test_law_first_forget_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The first forget gate gets no gradient: exactly 0 where gradients sum the rectangle alone.
 
@@ -82,7 +84,7 @@ def _fits(subject: FusedSubject, truth: Truth, pulled: Pulled) -> Mask:
     return np.asarray((total < 1 / stored) & (largest <= 1 / max(stored, rounding.operands.u)))[..., None]
 
 
-@law(EXACT, order=7, kinds=(FUSED,), needs=(*NEEDS, needs.integers))
+@law(EXACT, bound=EQUAL_BITS, kinds=(FUSED,), needs=(*NEEDS, needs.integers))
 def test_law_gradient_exact(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """On integers the gradients of log gates and input gates are exact.
 

@@ -8,6 +8,8 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PLACES, RIVALS
+from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.kernel.fused import FusedRun, Inputs
 from dmat.testing.law.fused import FusedSubject
@@ -35,7 +37,7 @@ def changed(
     return subject.run_of(before), subject.run_of(after)
 
 
-@law(RIVALS, order=5, kinds=(FUSED,), needs=(needs.bits,))
+@law(RIVALS, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.bits,))
 def test_law_locality(
     subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, head: tuple[int, int], t: int
 ) -> None:
@@ -51,7 +53,7 @@ def test_law_locality(
     require_same("o", after.o, before.o, rows, "all it reads was kept, all else changed")
 
 
-@law(RIVALS, order=30, kinds=(FUSED,))
+@law(RIVALS, bound=(EQUAL_BITS, FusedBounds.output), kinds=(FUSED,))
 def test_law_causality(
     subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, t: int
 ) -> None:
@@ -71,7 +73,7 @@ def test_law_causality(
         require_within(after.o[past], subject.expected(after).part(past).noted(note))
 
 
-@law(RIVALS, order=33, kinds=(FUSED,), needs=(needs.determinism,))
+@law(RIVALS, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.determinism,))
 def test_law_independence(
     subject: FusedSubject, gates: Gates, qkv: QKV, rival: Gates, noise: int, head: tuple[int, int]
 ) -> None:
@@ -93,7 +95,7 @@ def _with_gate(subject: FusedSubject, inputs: Inputs, head: tuple[int, int], t: 
     inputs.g[(*head, t)] = value
 
 
-@law(PLACES, order=32, kinds=(FUSED,), needs=(needs.gate, needs.special_value("nan")))
+@law(PLACES, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.gate, needs.special_value("nan")))
 def test_law_nan_containment(
     subject: FusedSubject, gates: Gates, qkv: QKV, head: tuple[int, int], t: int
 ) -> None:
@@ -111,7 +113,7 @@ def test_law_nan_containment(
     require_same("o", subject.read(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
 
 
-@law(PLACES, order=21, kinds=(FUSED,), needs=(needs.gate, needs.resets))
+@law(PLACES, bound=FusedBounds.output, kinds=(FUSED,), needs=(needs.gate, needs.resets))
 def test_law_closed_gates(
     subject: FusedSubject, gates: Gates, qkv: QKV, head: tuple[int, int], t: int
 ) -> None:

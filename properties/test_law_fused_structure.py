@@ -8,6 +8,7 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import EXACT, PROBED
+from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
@@ -15,7 +16,7 @@ from dmat.testing.verdict.finding import as_array
 from dmat.testing.verdict.require import require_same
 
 
-@law(PROBED, order=2, kinds=(FUSED,))
+@law(PROBED, bound=EQUAL_BITS, kinds=(FUSED,))
 def test_law_future(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The future is 0, exactly: o[t] has nothing of v_s for s > t.
 
@@ -35,7 +36,7 @@ def test_law_future(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     require_same("o", run.o, np.zeros_like(run.o), where, "column c is that of a later source alone")
 
 
-@law(EXACT, order=3, kinds=(FUSED,), needs=(needs.integers,))
+@law(EXACT, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.integers,))
 def test_law_exact(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """On integers the output is exact: gates open or closed for good, q, k, v of -1, 0 and 1.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
 from dmat.testing.kernel.fused import FusedGradients
 from dmat.testing.law.fused import FusedSubject
@@ -12,7 +14,7 @@ from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
-@law(DENSE, order=8, kinds=(FUSED,))
+@law(DENSE, bound=FusedBounds.output, kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
 
@@ -23,7 +25,7 @@ def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     subject.observe(require_within(run.o, subject.expected(run)))
 
 
-@law(PROBED, order=6, kinds=(FUSED,))
+@law(PROBED, bound=FusedBounds.output, kinds=(FUSED,))
 def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Finite inputs give finite outputs, unless they overflow.
 
@@ -43,7 +45,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         subject.observe(require_within(gradients.of(name), expected))
 
 
-@law(CUTS, order=7, kinds=(FUSED,), needs=(needs.states,))
+@law(CUTS, bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS), kinds=(FUSED,), needs=(needs.states,))
 def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
@@ -68,7 +70,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
         _require_gradients(gradients, subject, cut, note)
 
 
-@law(PACKED, order=9, kinds=(FUSED,), needs=(needs.packed,))
+@law(PACKED, bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS), kinds=(FUSED,), needs=(needs.packed,))
 def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
     """Sequences packed one behind another do not see each other, nor do their gradients.
 

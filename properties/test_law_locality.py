@@ -9,6 +9,8 @@ from torch import Tensor
 from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import WINDOWS
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.kernel.dtilde import Run
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.law import law
@@ -27,7 +29,7 @@ def run_both(
     return before, subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
 
 
-@law(WINDOWS, order=5)
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
 def test_law_locality(
     subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
 ) -> None:
@@ -46,7 +48,7 @@ def test_law_locality(
     subject.require_unchanged(after, before, unread, "all it reads was kept, all else changed")
 
 
-@law(WINDOWS, order=30)
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
 def test_law_causality(subject: DtildeSubject, gates: Gates, rival: Gates, t: int) -> None:
     """Rows up to t do not read the gates after t.
 
@@ -62,7 +64,7 @@ def test_law_causality(subject: DtildeSubject, gates: Gates, rival: Gates, t: in
     subject.require_unchanged(after, before, past, "only gates of later times were changed")
 
 
-@law(WINDOWS, order=31)
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
 def test_law_first_forget_gate(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """The first forget gate is in no window: f[0] changes nothing.
 
@@ -76,7 +78,7 @@ def test_law_first_forget_gate(subject: DtildeSubject, gates: Gates, rival: Gate
     subject.require_unchanged(after, before, np.ones_like(before.dtilde, dtype=bool), "f[0] changed")
 
 
-@law(WINDOWS, order=32, needs=(needs.special_value("nan"),))
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.special_value("nan"),))
 def test_law_nan_containment(
     subject: DtildeSubject, gates: Gates, head: tuple[int, int], t: int, s: int
 ) -> None:
@@ -97,7 +99,7 @@ def test_law_nan_containment(
     require_kinds(after.dtilde, subject.expected_dtilde(after).freed(~readers))
 
 
-@law(WINDOWS, order=33)
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
 def test_law_independence(subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
     """A head of a batch reads no gate of another.
 

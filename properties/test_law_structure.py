@@ -9,6 +9,8 @@ from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import EXACT, GATES, WINDOWS
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.kinds import BOTH, FORWARD
 from dmat.testing.law.law import law
@@ -17,7 +19,18 @@ from dmat.testing.oracle.integers import integer_dtilde
 from dmat.testing.verdict.require import require, require_kinds, require_same, require_within
 
 
-@law(FORWARD, order=10, kinds=BOTH)
+@law(EXACT, bound=EQUAL_BITS, needs=(needs.exact_sums,))
+def test_law_exact(subject: DtildeSubject, gates: Gates) -> None:
+    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds.
+
+    Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
+    Bound: zero (section 4).
+    """
+    run = subject.forward(gates)
+    require_same("D~", run.dtilde, integer_dtilde(run.igate, run.fgate))
+
+
+@law(FORWARD, bound=NO_BOUND, kinds=BOTH)
 def test_law_output_shape(subject: Subject, call: Case) -> None:
     """{D~ is (B, NH, S, S), of the dtype and device of the gates, for every length, 0 included //
     The output is (B, NH, S, V), of the dtype and on the device of v, for all lengths allowed}.
@@ -31,7 +44,7 @@ def test_law_output_shape(subject: Subject, call: Case) -> None:
         require(output.layout == torch.strided, name, output.layout, "a strided tensor", detail="layout")
 
 
-@law(GATES, order=11)
+@law(GATES, bound=EQUAL_BITS)
 def test_law_future(subject: DtildeSubject, gates: Gates) -> None:
     """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t.
 
@@ -44,7 +57,7 @@ def test_law_future(subject: DtildeSubject, gates: Gates) -> None:
     require_same("D~", dtilde, np.full_like(dtilde, -np.inf), future, "the future of row t")
 
 
-@law(GATES, order=12)
+@law(GATES, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
 def test_law_diagonal(subject: DtildeSubject, gates: Gates) -> None:
     """The diagonal is the input gate, bit for bit in window scope: D~[t, t] = i[t].
 
@@ -61,18 +74,7 @@ def test_law_diagonal(subject: DtildeSubject, gates: Gates) -> None:
         require_within(run.dtilde, subject.expected_dtilde(run).freed(off))
 
 
-@law(EXACT, order=3, needs=(needs.exact_sums,))
-def test_law_exact(subject: DtildeSubject, gates: Gates) -> None:
-    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds.
-
-    Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
-    Bound: zero (section 4).
-    """
-    run = subject.forward(gates)
-    require_same("D~", run.dtilde, integer_dtilde(run.igate, run.fgate))
-
-
-@law(WINDOWS, order=20, needs=(needs.special_value("+inf"),))
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.special_value("+inf"),))
 def test_law_open_gates(subject: DtildeSubject, gates: Gates, t: int, s: int) -> None:
     """Open gates keep: f = +inf over the window gives D~[t, s] = i[s], bit for bit in window scope.
 
@@ -92,7 +94,7 @@ def test_law_open_gates(subject: DtildeSubject, gates: Gates, t: int, s: int) ->
         require_within(run.dtilde, subject.expected_dtilde(run))
 
 
-@law(WINDOWS, order=21, needs=(needs.special_value("-inf"),))
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.special_value("-inf"),))
 def test_law_closed_gates(subject: DtildeSubject, gates: Gates, head: tuple[int, int], t: int) -> None:
     """Closed gates reset: f[k] = -inf makes D~[t, s] = -inf across k, and touches nothing else.
 
@@ -109,7 +111,7 @@ def test_law_closed_gates(subject: DtildeSubject, gates: Gates, head: tuple[int,
     subject.require_unchanged(after, before, ~across, "not across the closed gate")
 
 
-@law(WINDOWS, order=22, needs=(needs.special_value("-inf"),))
+@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound), needs=(needs.special_value("-inf"),))
 def test_law_closed_input_gate(subject: DtildeSubject, gates: Gates, head: tuple[int, int], s: int) -> None:
     """A closed input gate closes its column, i[s] = -inf gives D~[t, s] = -inf, and nothing else.
 

@@ -7,6 +7,7 @@ import torch
 from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases.dtilde import COTANGENTS, FEW, WINDOWS
+from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.kernel.dtilde import Gradients, Run
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.law import law
@@ -24,27 +25,11 @@ def require_right(transformed: DtildeSubject, gates: Gates, cotangent: Cotangent
         transformed.require_gradients(gradients)
 
 
-@law(FEW, order=60, needs=(needs.transform("compile"), needs.compiler), most=20)
-def test_law_compiled(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too.
-
-    Why: What the compiler fuses, specialises or reorders is another kernel than the one tested.
-    Bound: section 3.
-    """
-    require_right(compiled(subject), gates, cotangent)
-
-
-@law(COTANGENTS, order=45, needs=(needs.transform("autocast"),))
-def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """Under autocast D~ and its gradients keep their dtype and their bounds.
-
-    Why: Autocast narrows matrix products inside a kernel, with nobody asking.
-    Bound: section 3, in the dtype of the gates.
-    """
-    require_right(under_autocast(subject), gates, cotangent)
-
-
-@law(WINDOWS, order=44, needs=(needs.transform("vmap"),))
+@law(
+    WINDOWS,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.transform("vmap"),),
+)
 def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds.
 
@@ -66,7 +51,39 @@ def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None
                 subject.require_gradients(Gradients(run, subject.read(G), (di[n], df[n])))
 
 
-@law(FEW, order=61, needs=(needs.transform("export"),), most=1)
+@law(
+    COTANGENTS,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.transform("autocast"),),
+)
+def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+    """Under autocast D~ and its gradients keep their dtype and their bounds.
+
+    Why: Autocast narrows matrix products inside a kernel, with nobody asking.
+    Bound: section 3, in the dtype of the gates.
+    """
+    require_right(under_autocast(subject), gates, cotangent)
+
+
+@law(
+    FEW,
+    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    needs=(needs.transform("compile"), needs.compiler),
+    max_examples=20,
+    cost="costly",
+)
+def test_law_compiled(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
+    """Under torch.compile D~ and its gradients are within their bounds, at lengths of one block too.
+
+    Why: What the compiler fuses, specialises or reorders is another kernel than the one tested.
+    Bound: section 3.
+    """
+    require_right(compiled(subject), gates, cotangent)
+
+
+@law(
+    FEW, bound=dtilde_bounds.forward_bound, needs=(needs.transform("export"),), max_examples=1, cost="costly"
+)
 def test_law_exported(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Exported by torch.export, D~ of other gates of the same shape is within its bound.
 

@@ -8,6 +8,9 @@ from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import CUTS, GATES
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.kinds import BOTH, FORWARD
 from dmat.testing.law.law import law
@@ -16,7 +19,7 @@ from dmat.testing.oracle.gates import decay_from
 from dmat.testing.verdict.require import require_agreement, require_within
 
 
-@law(FORWARD, order=1, kinds=BOTH)
+@law(FORWARD, bound={DTILDE: dtilde_bounds.forward_bound, FUSED: FusedBounds.output}, kinds=BOTH)
 def test_law_values(subject: Subject, call: Case) -> None:
     """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
     o[t] in column s is E[t, s] times a power of two, for every regime}.
@@ -31,7 +34,7 @@ def test_law_values(subject: Subject, call: Case) -> None:
         subject.observe(require_within(run.of(name), must))
 
 
-@law(CUTS, order=40)
+@law(CUTS, bound=dtilde_bounds.forward_bound)
 def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """D~ of a prefix or a suffix of the sequence is that part of D~, within both bounds.
 
@@ -55,7 +58,7 @@ def test_law_slices(subject: DtildeSubject, gates: Gates, cut: int) -> None:
         )
 
 
-@law(CUTS, order=41)
+@law(CUTS, bound=dtilde_bounds.forward_bound)
 def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None:
     """Windows compose: D~[t, s] = D~[m, s] + sum of log sigmoid(f) over m < k <= t, within both bounds.
 
@@ -76,7 +79,7 @@ def test_law_composition(subject: DtildeSubject, gates: Gates, cut: int) -> None
     )
 
 
-@law(GATES, order=42, needs=(needs.half_precision,))
+@law(GATES, bound=dtilde_bounds.forward_bound, needs=(needs.half_precision,))
 def test_law_half_precision(subject: DtildeSubject, gates: Gates) -> None:
     """A half type agrees with the float32 result of the same gates, within both bounds.
 

@@ -17,7 +17,7 @@ from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import BOTH, SUBJECTS, subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
-from dmat.testing.registry import laws
+from dmat.testing.registry import laws, rank
 
 from .zoo.fused_sound import FUSED_SOUND
 
@@ -69,3 +69,15 @@ def test_the_kind_is_asked_in_one_way() -> None:
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
                 asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
                 assert not asked & OF_ONE_KIND, f"{file.name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_ranks(kind: str) -> None:
+    """Laws are tried in the order of the registry, the law of values first and costly laws last."""
+    in_order = sorted(laws(kind), key=rank)
+    assert [rank(law) for law in in_order] == list(range(len(in_order)))
+    for cost in ("cheap", "costly"):
+        own = [law.name for law in laws(kind) if law.cost == cost]
+        assert own == [law.name for law in in_order if law.cost == cost]
+    assert in_order[0].name == "values"
+    assert [law.cost for law in in_order] == sorted(law.cost for law in in_order)  # cheap < costly

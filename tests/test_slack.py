@@ -14,10 +14,10 @@ from dmat.strategies import Constant, Cotangent, Edited, Gates
 from dmat.testing.contract import Contract
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.derivatives import (
-    GatePair,
     expected_curvature,
     expected_gradient_in_G,
     expected_tangent,
+    pair_of,
     pulled_twice,
     pushed_forward,
 )
@@ -150,20 +150,20 @@ def direction(gates: Gates) -> tuple[Tensor, Tensor]:
 
 def tangent(subject: DtildeSubject, gates: Gates) -> float:
     inputs, moved = gates.build(), direction(gates)
-    expected = expected_tangent(subject, GatePair.of(*inputs), GatePair.of(*moved))
+    expected = expected_tangent(subject, pair_of(*inputs), pair_of(*moved))
     return require_within(as_array(pushed_forward(subject, inputs, moved)), expected)
 
 
 def in_G(subject: DtildeSubject, gates: Gates) -> float:
     inputs, G = gates.build(), THIRDS.build(gates)
     second, v = pulled_twice(subject, inputs, G, direction(gates))
-    return require_within(second.G, expected_gradient_in_G(subject, GatePair.of(*inputs), v))
+    return require_within(second.G, expected_gradient_in_G(subject, pair_of(*inputs), v))
 
 
 def curvature(subject: DtildeSubject, gates: Gates) -> float:
     inputs, G = gates.build(), THIRDS.build(gates)
     second, v = pulled_twice(subject, inputs, G, direction(gates))
-    at = GatePair.of(*inputs)
+    at = pair_of(*inputs)
     truth = subject.backward_of(at.fgate, as_array(G))
     return require_within(second.fgate, expected_curvature(subject, at, truth, v))
 

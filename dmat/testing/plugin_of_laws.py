@@ -25,7 +25,7 @@ from dmat.testing.journals import journals_of
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import select
 from dmat.testing.record import Record
-from dmat.testing.registry import laws
+from dmat.testing.registry import laws, rank
 from dmat.testing.run.journal import Journal, first_to_go
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
@@ -167,7 +167,7 @@ def subject(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop laws of kinds that are not checked. With --dmat-first, run all ladders before all searches."""
+    """Drop laws of kinds that are not checked. With --dmat-first, sort the rest by `_rank`."""
     items[:] = [item for item in items if not _of_nothing(item)]
     if config.getoption("--dmat-first"):
         items.sort(key=_rank)  # stable sort: dtypes keep the order of the contract
@@ -180,10 +180,12 @@ def _of_nothing(item: pytest.Item) -> bool:
     return not isinstance(item.callspec.params["subject"], tuple)  # type: ignore[attr-defined]
 
 
-def _rank(item: pytest.Item) -> tuple[int, int, int]:
+def _rank(item: pytest.Item) -> tuple[bool, bool, int, int]:
+    """Return the sort key of a test: ladder or search, cheap or costly, a ladder's dtype, the law's rank."""
     laws = getattr(getattr(item, "obj", None), "laws", None)
     if laws is None:
-        return (0, 0, 0)
+        return (False, False, 0, 0)
     implementation, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
     law = _law_of(laws, implementation.kind)
-    return (0, DTYPES.index(dtype), law.order) if part == "ladder" else (1, law.order, 0)
+    ladder = part == "ladder"
+    return (not ladder, law.cost == "costly", DTYPES.index(dtype) if ladder else 0, rank(law))

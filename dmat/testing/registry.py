@@ -1,4 +1,4 @@
-"""The registry of all laws, by kind of kernel and by name."""
+"""The registry of all laws, by kind of kernel and by name, and the order in which laws are tried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from dmat.testing.law.law import Law
 # module of the fused family.
 MODULES = {
     DTILDE: FAMILIES,
-    FUSED: [name for family in FUSED_FAMILIES for name in (family.removeprefix("fused_"), family)],
+    FUSED: [
+        name
+        for family in FAMILIES
+        for name in (family, f"fused_{family}")
+        if name in (*FAMILIES, *FUSED_FAMILIES)
+    ],
 }
 
 
@@ -31,3 +36,19 @@ def laws(kind: str = DTILDE) -> list[Law]:
 def law_named(name: str, kind: str = DTILDE) -> Law:
     """Return the law of this name and kind ("D~" or "fused"). Raises KeyError if there is no such law."""
     return {law.name: law for law in laws(kind)}[name]
+
+
+@cache
+def _ranks(kind: str) -> dict[str, int]:
+    """Return the rank of each law of a kind by the law's name."""
+    in_order = sorted(laws(kind), key=lambda law: law.cost == "costly")  # stable: keeps the registry's order
+    return {law.name: number for number, law in enumerate(in_order)}
+
+
+def rank(law: Law) -> int:
+    """Return the rank of a law among the laws of its kind, 0 for the law that is tried first.
+
+    Cheap laws stand before costly ones, and laws of one cost in the order of the registry, which begins with
+    the laws that reject most wrong kernels.
+    """
+    return _ranks(law.kind)[law.name]

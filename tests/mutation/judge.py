@@ -26,7 +26,7 @@ from dmat.testing.errors import Refused
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
-from dmat.testing.registry import laws
+from dmat.testing.registry import laws, rank
 from dmat.testing.run.search import search
 from dmat.testing.verdict.finding import LawBroken
 
@@ -130,7 +130,7 @@ def _tried(target: Target, mutant: Mutant, examples: int) -> tuple[str, str]:
             return "checked", check
         for subject in subjects:
             subject.part = part
-            for entry in sorted(laws(), key=lambda law: law.order):
+            for entry in sorted(laws(), key=rank):
                 _start_clock()
                 accusation = _accusation(entry, subject, profile(examples))
                 if accusation is not None:

@@ -87,7 +87,7 @@ def subject(kernel: str, dtype: str) -> Subject:
 @cache
 def laws_of(kind: str) -> dict[str, Law]:
     """Return the laws of this kind of kernels that cost no compilation and no process, by name."""
-    return {law.name: law for law in laws(kind) if law.most is None}
+    return {law.name: law for law in laws(kind) if law.cost == "cheap"}
 
 
 def applies(law: Law, to: Subject) -> bool:

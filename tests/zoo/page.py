@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from hypothesis import settings
 
 from dmat.properties import FAMILIES, FUSED_FAMILIES
+from dmat.testing.bounds.named import NamedBound
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
@@ -20,7 +23,8 @@ from .fused_mutants import FUSED_MUTANTS, FusedMutant
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
 
-FILE = Path(__file__).parents[2] / "docs" / "laws.md"
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "docs" / "laws.md"
 FOR_PAGE = [settings(max_examples=n, database=None, derandomize=True) for n in (50, 2000)]
 
 RANDOM = ("repeatable",)
@@ -72,16 +76,34 @@ def section(entry: Law, rejected: list[tuple[str, str, str]]) -> str:
     parts = inspect.cleandoc(entry.text).split("\n\n", 1)[1]
     why, _, bound = " ".join(parts.removeprefix("Why: ").split()).partition(" Bound: ")
     lines = [f"### {entry.name}", "", entry.statement, "", f"- Why: {why}", f"- Bound: {bound}"]
+    lines += [f"- Law: {_place(entry.check)}.", f"- Bound by: {', '.join(map(_named, entry.bound))}."]
     needs = [(need.__doc__ or "").rstrip(".") for need in entry.needs]
     if needs:
         lines.append(f"- Applies where: {'; '.join(text[:1].lower() + text[1:] for text in needs)}.")
     return "\n".join([*lines, *_rejects(entry, rejected), ""])
 
 
+def _link(file: str) -> str:
+    """Return a link from docs/laws.md to a file of the repository."""
+    return f"[{file}](../{file})"
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """Return the name of a function, and a link to its file."""
+    function = inspect.unwrap(function)
+    file = Path(inspect.getfile(function)).resolve().relative_to(ROOT)
+    return f"`{function.__qualname__}` in {_link(file.as_posix())}"
+
+
+def _named(bound: NamedBound) -> str:
+    return bound if isinstance(bound, str) else _place(bound)
+
+
 def _rejects(entry: Law, rejected: list[tuple[str, str, str]]) -> list[str]:
     """Return what is said of the mutant: what it is, what it restates, and the case that shows it."""
     (first, museum), *others = [(name, museum) for law, name, museum in rejected if law == entry.name]
-    lines = [f"- Rejects: `{first}`, {museum}."]
+    zoo = "tests/zoo/fused_mutants.py" if entry.kind == FUSED else "tests/zoo/mutants.py"
+    lines = [f"- Rejects: `{first}` in {_link(zoo)}, {museum}."]
     lines += [f"  Also: {', '.join(f'`{name}`' for name, _ in others)}."] if others else []
     if entry.kind == FUSED:
         return [*lines, *_case_of_fused(entry, next(m for m in FUSED_MUTANTS if m.name == first))]
@@ -97,7 +119,7 @@ def _case(entry: Law, mutant: Mutant) -> list[str]:
         return ["- Smallest case: found on a CUDA device only."]
     if entry.name in RANDOM:
         return ["- Smallest case: none is kept, for the kernel draws lots."]
-    if entry.most is not None:
+    if entry.cost == "costly":
         return ["- Smallest case: none is kept, for each costs a compilation or a process."]
     return _smallest(entry, subjects(mutant.implementation, mutant.name), mutant.name)
 

@@ -109,3 +109,6 @@ def _fgate_error(truth: Backward, N: Array, A: Array, rounding: Rounding) -> Arr
         e = e + (A + 2 * N + 4) * rounding.eta
         e = e + RATE_ULPS * u_a * A if rounding.gates == "absolute" else e
     return np.where(np.isnan(e), np.inf, e)
+
+
+GRADIENT_BOUNDS = (igate_gradient_bound, fgate_gradient_bound)

@@ -450,3 +450,6 @@ def no_larger(low: Array, error: Array, high: Array) -> Array:
         sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
     where = np.argsort(order, axis=-1)[..., S:]
     return np.asarray(np.take_along_axis(sums, where, -1))
+
+
+GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate)

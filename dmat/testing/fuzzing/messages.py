@@ -24,8 +24,8 @@ class Cell(Struct, frozen=True):
 class PlannedCell(Struct, frozen=True):
     """A cell of the plan.
 
-    order: cells of low order run first. least: minimum number of examples of a turn, regardless of time.
-    reason: why the cell is not run, else "". known: the reason is a known failure.
+    order: the rank of the law; cells of low order run first. least: minimum number of examples of a turn,
+    regardless of time. reason: why the cell is not run, else "". known: the reason is a known failure.
     """
 
     cell: Cell

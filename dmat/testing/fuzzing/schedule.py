@@ -57,7 +57,7 @@ class Schedule:
         free = [law for law, waiting in self.waiting.items() if waiting and self._fits(waiting[0], left)]
         if not free:
             return None
-        law = min(free, key=self.spent.__getitem__)  # among equal laws, the one of lowest order
+        law = min(free, key=self.spent.__getitem__)  # among equal laws, the one of lowest rank
         cell = self.cells[heappop(self.waiting[law])[-1]]
         turn = self._turn(cell, left)
         self.under_way[cell] = EXPENSIVE if turn.least > 1 else turn.seconds

@@ -75,7 +75,7 @@ class Going:
         self.subject = subject.in_dtype(subject.dtype)  # a copy: `worst` is of this turn alone
         longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
-        if self.law.most is not None:
+        if self.law.max_examples is not None:
             self.domain = one_length(self.domain, Random(turn.seed))
         self.began = time.perf_counter()
         self.until = min(time.time() + turn.seconds, cutoff)

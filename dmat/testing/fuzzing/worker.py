@@ -36,7 +36,7 @@ from dmat.testing.fuzzing.turn import Going
 from dmat.testing.kernel.select import implementation_named, select
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.subject import Subject
-from dmat.testing.registry import law_named, laws
+from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.run.attempt import without_end
 from dmat.testing.run.crash import record_of
 from dmat.testing.run.journal import Journal, JournalLine, first_to_go, left_behind
@@ -104,8 +104,8 @@ def lay_out(
             if listed and not reason:
                 known = listed.known
                 reason = f"known until {known.expires}: {known.reason} ({known.link})"
-            least = 1 if entry.most is None else min(entry.most, LEAST_OF_EXPENSIVE)
-            cells.append(PlannedCell(cell, entry.order, least, reason, listed is not None))
+            least = min(entry.max_examples or 1, LEAST_OF_EXPENSIVE)
+            cells.append(PlannedCell(cell, rank(entry), least, reason, listed is not None))
     contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
     where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
     return Layout(cells, contracts, {entry.name: entry.statement for entry in entries}, where, versions())
@@ -131,7 +131,7 @@ def take(turn: Turn) -> Done:
     process, cell, subject = _this[0], turn.cell, _subject(turn.cell)
     journal = process.session.journal
     assert journal is not None
-    expensive = law_named(cell.law, subject.kind).most is not None
+    expensive = law_named(cell.law, subject.kind).cost == "costly"
     entry = JournalLine(
         turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, expensive
     )

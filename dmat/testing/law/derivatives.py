@@ -1,40 +1,34 @@
-"""Forward mode and second derivatives: the calls, the true values, and the allowed errors.
+"""Forward mode and second derivatives of a D~ kernel: the calls and the expected values.
 
-A direction is a pair (v_i, v_f) of the shape of the gates. docs/spec.md sections 2, 3 and 5:
-
-    J v[t, s]             = v_i[s] + sum of v_f[k] sigmoid(-f[k]) over window(t, s)
-    d<v, J' G> / dG[t, s] = J v[t, s], and v_i[s] above the diagonal where masked cotangents are summed
-    d<v, J' G> / df[k]    = -v_f[k] R[k] sigmoid(f[k]) sigmoid(-f[k])
+A direction is a pair (v_i, v_f) of the shape of the gates; the true values are those of oracle/derivative.py.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flint import arb
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dmat.testing.bounds.dtilde import summed_cotangents
-from dmat.testing.bounds.formats import CONDITION_ULPS, RATE_ULPS, Bound, Rounding, gamma
-from dmat.testing.bounds.scope import derivative_scope, over_scope, scope_length
+from dmat.testing.bounds.derivative import (
+    curvature_bound,
+    curvature_size,
+    gradient_in_G_bound,
+    is_judged,
+    tangent_bound,
+)
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.call import raised
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.oracle.arithmetic import FINITE, FREE, Array, Mask, sigmoid_minus, single
+from dmat.testing.oracle.arithmetic import FINITE, FREE, Array
+from dmat.testing.oracle.derivative import Curvature, GatePair, Tangent
 from dmat.testing.oracle.dtilde import Backward
-from dmat.testing.oracle.gates import GateTerms, window_sums
 from dmat.testing.verdict.finding import Expected, LawBroken, as_array
 
-# Autograd adds up the contributions of several paths to an input in the input's own dtype: so many roundings
-# of u, for up to four paths that each round once.
-WAYS_ULPS = 8
-LARGEST_GATE = 100.0  # beyond it sigmoid(f) sigmoid(-f) is too small to be judged
 NO_FORWARD_MODE = (
     "a kernel that has no forward mode raises there, or says so: forward_mode=False in the contract"
 )
@@ -44,17 +38,9 @@ HINT = (
 )
 
 
-@dataclass(frozen=True)
-class GatePair:
-    """Values of the input gate and the forget gate, or a direction v in them, (B, NH, S) float64 each."""
-
-    igate: Array
-    fgate: Array
-
-    @classmethod
-    def of(cls, igate: Tensor, fgate: Tensor) -> GatePair:
-        """Copy the values of two tensors (B, NH, S, 1)."""
-        return cls(as_array(igate)[..., 0], as_array(fgate)[..., 0])
+def pair_of(igate: Tensor, fgate: Tensor) -> GatePair:
+    """Copy the values of two tensors (B, NH, S, 1)."""
+    return GatePair(as_array(igate)[..., 0], as_array(fgate)[..., 0])
 
 
 # Calls
@@ -142,7 +128,7 @@ def _moves(gradient: Tensor | None) -> bool:
     return gradient is not None and gradient.requires_grad
 
 
-# True values and bounds
+# Expected values
 
 
 def expected_tangent(
@@ -150,105 +136,25 @@ def expected_tangent(
 ) -> Expected:
     """Return the expected value of J v for finite gates.
 
-    With M = |v_i| + sum |v_f| sigmoid(-f), A = sum |v_f| and C = sum |v_f| sigmoid(-f) |f| sigmoid(f) over
-    the derivative's scope: e = gamma(n + 16) M + 3 u_a C + (A + 2 n + 4) eta. The constants are those of df,
-    which has the same factors. summed: the entries above the diagonal are v_i[s], not 0.
+    summed: the entries above the diagonal are v_i[s], not 0.
     """
-    S, rounding = gates.fgate.shape[-1], subject.rounding
-    terms = GateTerms.of(gates.fgate, wide=subject.wide)
-    past = np.tri(S, dtype=bool)
-    start = np.where(past | summed, v.igate[..., None, :], 0.0)
-    with np.errstate(under="ignore"):
-        moved = terms.rate * single(v.fgate)
-        value = window_sums(moved, wide=subject.wide) + single(start)
-        size = _window(np.abs(moved.hi)) + np.abs(start)
-        e = np.where(past, _tangent_error(rounding, terms, v), 0.0)
-        n = scope_length(S, derivative_scope(rounding.error_scope))
-        e = e + gamma(n + RATE_ULPS, rounding.u_a) * np.abs(start)
-    slack = (2 * S + 16) * 2.0 ** (-97 if subject.wide else -52) * size + 2.0**-1060
-
-    def ball(index: tuple[int, ...]) -> arb:
-        b, h, t, s = index
-        window = np.s_[b, h, s + 1 : t + 1]
-        moves = zip(gates.fgate[window].tolist(), v.fgate[window].tolist(), strict=True)
-        return sum((sigmoid_minus(f) * arb(x) for f, x in moves), arb(float(start[index])))
-
-    kind = np.full(value.hi.shape, FINITE, dtype=np.int8)
-    bound = _bound(rounding, e, value.hi, _overflows(rounding, gates)[..., None])
-    return Expected("J v", kind, value, slack, bound, ball, NO_FORWARD_MODE)
-
-
-def _tangent_error(rounding: Rounding, terms: GateTerms, v: GatePair) -> Array:
-    """Return e of J v without the part of v_i."""
-    size, scope = np.abs(v.fgate), derivative_scope(rounding.error_scope)
-    n = scope_length(size.shape[-1], scope)
-    moved, conditioned = size * terms.rate.hi, size * terms.rate.hi * terms.rate_condition
-    M, C, A = (over_scope(x, _window(x), scope) for x in (moved, conditioned, size))
-    e = gamma(n + RATE_ULPS, rounding.u_a) * M + CONDITION_ULPS * rounding.u_a * C
-    e = e + (A + 2 * n + 4) * rounding.eta
-    return np.asarray(e + RATE_ULPS * rounding.u_a * A if rounding.gates == "absolute" else e)
+    truth = Tangent(gates, v, summed, subject.wide)
+    bound = tangent_bound(truth, subject.rounding)
+    kind = np.full(truth.value.hi.shape, FINITE, dtype=np.int8)
+    return Expected("J v", kind, truth.value, truth.slack, bound, truth.ball, NO_FORWARD_MODE)
 
 
 def expected_gradient_in_G(subject: DtildeSubject, gates: GatePair, v: GatePair) -> Expected:
-    """Return the expected value of d<v, J' G> / dG: J v, with the error of adding up paths in the dtype of G.
-
-    The contribution of each path to G is rounded to the dtype of G. The paths together are as large as the
-    terms of J v over the derivative's scope: each of the sums from one end may be a path of its own.
-    """
-    summed = subject.contract.masked_cotangent == "summed"
-    expected = expected_tangent(subject, gates, v, summed=summed)
-    moved = GateTerms.of(gates.fgate, wide=False).rate.hi * np.abs(v.fgate)
-    scope = derivative_scope(subject.rounding.error_scope)
-    size = over_scope(moved, _window(moved), scope) + np.abs(v.igate)[..., None, :]
-    added = gamma(WAYS_ULPS, subject.rounding.u) * size
-    bound = replace(expected.bound, bound=expected.bound.bound + added)
-    return replace(expected, quantity="d<v, J' G>/dG", bound=bound, note=HINT)
+    """Return the expected value of d<v, J' G> / dG, which is J v."""
+    truth = Tangent(gates, v, subject.contract.masked_cotangent == "summed", subject.wide)
+    bound = gradient_in_G_bound(truth, subject.rounding)
+    kind = np.full(truth.value.hi.shape, FINITE, dtype=np.int8)
+    return Expected("d<v, J' G>/dG", kind, truth.value, truth.slack, bound, truth.ball, HINT)
 
 
-def expected_curvature(subject: DtildeSubject, gates: GatePair, truth: Backward, v: GatePair) -> Expected:
-    """Return the expected value of d<v, J' G> / df where 0 < |f| <= 100 and `stays_finite`; free elsewhere.
-
-    e = gamma(N + 16) A |v_f| + (A |v_f| + 2 N + 4) eta, absolute, with the N and A of df, plus the rounding
-    of adding up the paths to f in its dtype: gamma(8) A |v_f| in u.
-    """
-    rounding, S, f = subject.rounding, gates.fgate.shape[-1], gates.fgate
-    N, A = summed_cotangents(truth, rounding.error_scope)
-    size = A * np.abs(v.fgate)
-    value = truth.df * GateTerms.of(-f, wide=subject.wide).rate * single(-v.fgate)
-    with np.errstate(over="ignore", invalid="ignore"):
-        e = (gamma(N + RATE_ULPS, rounding.u_a) + gamma(WAYS_ULPS, rounding.u)) * size
-        e = e + (size + 2 * N + 4) * rounding.eta
-        e = np.where(np.isnan(e), np.inf, e)
-    slack = (4 * S + 48) * 2.0 ** (-96 if subject.wide else -53) * size + 2.0**-1060
-    judged = (f != 0) & (np.abs(f) <= LARGEST_GATE) & stays_finite(rounding, f, size)
-
-    def ball(index: tuple[int, ...]) -> arb:
-        return -arb(float(v.fgate[index])) * truth.df_ball(index) * sigmoid_minus(-float(f[index]))
-
-    kind = np.where(judged, FINITE, FREE).astype(np.int8)
-    bound = _bound(rounding, e, value.hi, _overflows(rounding, gates))
-    return Expected("d<v, J' G>/df", kind, value, slack, bound, ball, HINT)
-
-
-def stays_finite(rounding: Rounding, f: Array, size: Array) -> Mask:
-    """Return where `size` times exp(|f|) squared is finite: a second derivative may compute it on the way."""
-    largest = min(rounding.accumulator.largest, rounding.output.largest)
-    return np.asarray(np.abs(f) <= (math.log(largest) - np.log1p(size)) / 2.2)
-
-
-def _window(terms: Array) -> Array:
-    return window_sums(single(terms), wide=False).hi
-
-
-def _overflows(rounding: Rounding, gates: GatePair) -> Mask:
-    """Return where D~ of a head of finite gates may overflow, (B, NH, 1): its derivatives may then be NaN."""
-    with np.errstate(over="ignore"):
-        log = GateTerms.of(gates.fgate, wide=False).log.hi
-        size = 2 * (np.abs(gates.igate).max(-1, initial=0.0) + np.abs(log).sum(-1))
-    return np.asarray(~(size < min(rounding.accumulator.largest, rounding.output.largest)))[..., None]
-
-
-def _bound(rounding: Rounding, e: Array, value: Array, free: Mask) -> Bound:
-    """Return the bound. Cotangents and directions are small: only gates overflow, which `free` covers."""
-    nowhere = np.zeros(value.shape, dtype=bool)
-    return Bound(rounding.stored(e, value), nowhere, np.asarray(nowhere | free))
+def expected_curvature(subject: DtildeSubject, gates: GatePair, backward: Backward, v: GatePair) -> Expected:
+    """Return the expected value of d<v, J' G> / df; entries that are not judged are free."""
+    truth, rounding = Curvature(gates, v, backward, subject.wide), subject.rounding
+    bound, slack = curvature_bound(truth, rounding), truth.slack(curvature_size(truth, rounding))
+    kind = np.where(is_judged(truth, rounding), FINITE, FREE).astype(np.int8)
+    return Expected("d<v, J' G>/df", kind, truth.value, slack, bound, truth.ball, HINT)

@@ -89,7 +89,7 @@ class DtildeSubject(Subject):
 
     def gradient_must_be(self, gradients: Gradients, name: str) -> Expected:
         """Return the expected value of one gate's gradient."""
-        return self.expected_gradients(gradients)[GATES.index(name)]
+        return self._expected_gradient(gradients, name, self.backward(gradients), self.rounding)
 
     def judged_gradients(self, call: Case) -> Sequence[str]:
         """Return the names of both gates: a D~ kernel's gradients are judged in every call."""
@@ -312,17 +312,20 @@ class DtildeSubject(Subject):
         rounding: the rounding to allow; None for the contract's.
         """
         truth, rounding = self.backward(gradients), rounding or self.rounding
-        di_kind, df_kind = (
-            np.where(np.isnan(gate), FREE, FINITE).astype(np.int8)
-            for gate in (gradients.run.igate, gradients.run.fgate)
-        )
-        di_bound = igate_gradient_bound(truth, rounding)
-        df_bound = fgate_gradient_bound(truth, rounding)
-        note = DETACHED if gradients.detached else ""
-        return (
-            Expected("di", di_kind, truth.di, truth.di_slack, di_bound, truth.di_ball, note),
-            Expected("df", df_kind, truth.df, truth.df_slack, df_bound, truth.df_ball, note),
-        )
+        di, df = (self._expected_gradient(gradients, name, truth, rounding) for name in GATES)
+        return di, df
+
+    def _expected_gradient(
+        self, gradients: Gradients, name: str, truth: Backward, rounding: Rounding
+    ) -> Expected:
+        note, of_igate = DETACHED if gradients.detached else "", name == GATES[0]
+        gate = gradients.run.igate if of_igate else gradients.run.fgate
+        kind = np.where(np.isnan(gate), FREE, FINITE).astype(np.int8)
+        if of_igate:
+            bound = igate_gradient_bound(truth, rounding)
+            return Expected("di", kind, truth.di, truth.di_slack, bound, truth.di_ball, note)
+        bound = fgate_gradient_bound(truth, rounding)
+        return Expected("df", kind, truth.df, truth.df_slack, bound, truth.df_ball, note)
 
     def require_gradients(self, gradients: Gradients) -> None:
         """Require both gradients of this call to be within their bounds."""

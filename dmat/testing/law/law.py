@@ -1,6 +1,6 @@
 """A law: one statement, the cases to try it on, and the promises of a contract that it needs.
 
-`@law(cases, order=..., needs=...)` makes a Law of a function (subject, **case): one Law for each kind of
+`@law(cases, bound=..., needs=...)` makes a Law of a function (subject, **case): one Law for each kind of
 kernel, D~ or fused, that the statement holds for. The function itself is unchanged. The pytest plugin makes
 the tests of these Laws; dmat/testing/run/search.py tries them.
 """
@@ -12,17 +12,19 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dmat.strategies.cases import contains
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import regime_of
 from dmat.strategies.shapes import length_class
+from dmat.testing.bounds.named import NamedBound
 from dmat.testing.contract import DTILDE
 from dmat.testing.law.subject import Subject
 
 Need = Callable[[Any], str | None]
+Cost = Literal["cheap", "costly"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Law:
 
     name: the function's name without "test_law_", unique within a kind. text: the docstring.
     check: the function (subject, **case). parameters: the parts of a case that `check` takes.
-    order: --dmat-first runs laws of low order first. needs: functions that return the reason why a contract
-    does not promise this law, or None. most: the cap on examples of the search, for a law with expensive
-    examples (a compilation, a process). kind: "D~" or "fused".
+    bound: the functions of dmat/testing/bounds/ that say how far rounding may go, EQUAL_BITS, or NO_BOUND.
+    needs: functions that return the reason why a contract does not promise this law, or None. cost: "costly"
+    if an example takes a compilation, a process or much memory. max_examples: the cap on examples of the
+    search; None for the profile's. kind: "D~" or "fused".
     """
 
     name: str
@@ -41,9 +44,10 @@ class Law:
     check: Callable[..., None]
     parameters: tuple[str, ...]
     cases: Cases
-    order: int
+    bound: tuple[NamedBound, ...]
     needs: tuple[Need, ...]
-    most: int | None = None
+    cost: Cost = "cheap"
+    max_examples: int | None = None
     kind: str = DTILDE
 
     @property
@@ -92,16 +96,17 @@ class Calls:
 def law(
     cases: Cases | Mapping[str, Calls],
     *,
-    order: int | Mapping[str, int],
+    bound: NamedBound | tuple[NamedBound, ...] | Mapping[str, NamedBound | tuple[NamedBound, ...]],
     needs: tuple[Need, ...] | Mapping[str, tuple[Need, ...]] = (),
-    most: int | None = None,
+    cost: Cost = "cheap",
+    max_examples: int | None = None,
     kinds: tuple[str, ...] = (DTILDE,),
 ) -> Callable[..., Any]:
     """Make a Law of a function (subject, **case) for each kind. The docstring's first line states the law.
 
     The function is unchanged, and gets its Laws as the attribute `laws`.
     A law of both kinds is a function (subject, call, **rest of the case): `call` is the part of the case that
-    describes a call. Its cases, order and needs may differ by kind. So may its docstring:
+    describes a call. Its cases, bound and needs may differ by kind. So may its docstring:
     {words of D~ // words of fused kernels} stands for the first words or for the second.
     """
 
@@ -109,14 +114,17 @@ def law(
         name = check.__name__.removeprefix("test_law_")
         laws = []
         for kind in kinds:
-            own, number, needed = (_of_kind(x, kind) for x in (cases, order, needs))
+            own, named, needed = (_of_kind(x, kind) for x in (cases, bound, needs))
+            bounds = named if isinstance(named, tuple) else (named,)
             text = _worded(check.__doc__ or "", kinds.index(kind)) if len(kinds) > 1 else check.__doc__ or ""
             parameters = tuple(inspect.signature(check).parameters)[1:]
             if isinstance(own, Calls):
                 parameters = (*own.parts, *parameters[1:])
             one = _on_calls(check, own.parts) if isinstance(own, Calls) else check
             tried = own.cases if isinstance(own, Calls) else own
-            laws.append(Law(name, text, one, tuple(parameters), tried, number, needed, most, kind))
+            laws.append(
+                Law(name, text, one, tuple(parameters), tried, bounds, needed, cost, max_examples, kind)
+            )
         check.__dict__["laws"] = tuple(laws)
         return check
 

@@ -27,7 +27,7 @@ from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.processes import Send, apart
 from dmat.testing.record import Report, Wider, stated
-from dmat.testing.registry import law_named, laws
+from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.relax.answers import Answers, CallSite, Site, answers
 from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.relax.fused import FusedPromises
@@ -188,7 +188,7 @@ class Relaxation:
         """
         promised = replace(self.implementation, contract=self.promises.contract(terms, fixed))
         breaking = {case.law for case in self.known}
-        order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, law.order))
+        order = sorted(laws(fixed.kind), key=lambda law: (law.name not in breaking, rank(law)))
         for part, tried in (
             ("telling", self.promises.discriminating_cases()),
             ("ladder", order),

@@ -114,7 +114,7 @@ def _journal(law: Law, subject: Subject, session: Session) -> AbstractContextMan
         *site,
         subject.part,
         session.journal.limit,
-        expensive=law.most is not None,
+        expensive=law.cost == "costly",
     )
     return session.journal.of(line)
 
