@@ -6,13 +6,13 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from dmat.testing.check.plan import Plan, Planned, subject_id
+from dmat.testing.check.plan import Plan, PlannedSubject, subject_id
 from dmat.testing.check.report import exit_code, gather, show
 from dmat.testing.record import Lost, Record, Report, Status, Wider, text_of
 from dmat.testing.registry import laws
 
 LAW = laws()[0].name
-ONE, OTHER = (Planned(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))
+ONE, OTHER = (PlannedSubject(name, {}, "float32", "cpu") for name in ("k.py:a", "k.py:b"))
 ALL = [law.name for law in laws()]
 BOTH = Plan({"D~": ALL}, [ONE, OTHER])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,10 +16,13 @@ def output_path(path: Path) -> Path:
 
 
 def written(text: str, file: Path) -> None:
-    """Write the file atomically: after a failure the old content is still there."""
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(file)
+    """Write the file atomically: after a failure the old content is still there.
+
+    Several processes may write it at once; the last one wins.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def in_places(places: Iterable[tuple[str, str]]) -> str:

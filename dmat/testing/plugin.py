@@ -146,11 +146,11 @@ class CrashReporter:
 
         entry = left_behind(journals_of(self.config), report.nodeid)
         if entry is not None:
-            from dmat.testing.run.crash import record_of
+            from dmat.testing.run.crash import crash_record
 
             kept = self.config.getoption("--dmat-counterexamples")
             folder = self.config.invocation_params.dir / kept if kept else None
-            record = record_of(entry, journals_of(self.config), folder)
+            record = crash_record(entry, journals_of(self.config), folder)
             report.user_properties.append(("dmat", msgspec.to_builtins(record)))
             report.longrepr = record.reason
 

@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from dmat.testing.check.plan import Plan, Planned
+from dmat.testing.check.plan import Plan, PlannedSubject
 from dmat.testing.check.report import exit_code, gather, show, write_json
 from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.errors import CannotRun
@@ -50,7 +50,7 @@ def check(options: argparse.Namespace) -> list[Report]:
     return reports if options.first else [with_wider_contract(report, plan.subjects) for report in reports]
 
 
-def open_to_less(subjects: Sequence[Planned], name: str) -> bool:
+def open_to_less(subjects: Sequence[PlannedSubject], name: str) -> bool:
     """Whether to search for a wider contract: for D~ kernels with a bare contract, and for all fused kernels.
 
     A D~ contract is bare if it states nothing, or only gate_layout, which promises nothing. Every fused
@@ -60,7 +60,7 @@ def open_to_less(subjects: Sequence[Planned], name: str) -> bool:
     return planned.kind == FUSED or planned.contract.keys() <= {"gate_layout"}
 
 
-def with_wider_contract(report: Report, subjects: Sequence[Planned]) -> Report:
+def with_wider_contract(report: Report, subjects: Sequence[PlannedSubject]) -> Report:
     """Search for a wider contract if a law is broken, and return the report with the result.
 
     A kernel that could not be checked may have promised too many lengths. Its report gets the result only if

@@ -6,58 +6,60 @@ A worker writes the plan to a file, so that the controller knows the targets wit
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from dmat.testing.output import written
+from dmat.testing.record import stated, text_of
 
 if TYPE_CHECKING:
     from dmat.testing.kernel.select import Chosen
 
 
-def planned(chosen: Sequence[Chosen]) -> list[Planned]:
+def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:
     """Return the selection as plain data, for a process that has not loaded the implementations."""
-    return [Planned(i.name, i.contract.stated(), dtype, device, i.kind) for i, dtype, device in chosen]
+    return [
+        PlannedSubject(i.name, stated(i.contract.stated()), dtype, device, i.kind)
+        for i, dtype, device in chosen
+    ]
 
 
-@dataclass(frozen=True)
-class Planned:
+class PlannedSubject(Struct, frozen=True):
     """An implementation, the promises that its contract states, and a dtype and device to check.
 
     kind: "D~" or "fused", the kind of its laws.
     """
 
     implementation: str
-    contract: dict[str, object]
+    contract: dict[str, Any]
     dtype: str
     device: str
     kind: str = "D~"
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The names of all laws by kind of kernel, in order, and the subjects to check.
 
     error: the reason why nothing can be checked, else "".
     """
 
-    laws: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    subjects: Sequence[Planned] = ()
+    laws: dict[str, list[str]] = {}
+    subjects: list[PlannedSubject] = []
     error: str = ""
 
     def write(self, file: Path) -> None:
         """Write the plan atomically: several processes may write it at once."""
-        beside = file.with_name(f"{file.name}-{os.getpid()}")
-        beside.write_text(json.dumps(asdict(self), default=str))
-        beside.replace(file)
+        written(text_of(self), file)
 
     @classmethod
     def read(cls, file: Path) -> Plan:
         """Read a plan that `write` wrote."""
-        plain = json.loads(file.read_text())
-        return cls(plain["laws"], [Planned(**subject) for subject in plain["subjects"]], plain["error"])
+        return msgspec.convert(json.loads(file.read_text()), cls)
 
 
 def subject_id(name: str, dtype: str, device: str, part: str) -> str:

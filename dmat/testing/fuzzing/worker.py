@@ -38,7 +38,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.run.attempt import without_end
-from dmat.testing.run.crash import record_of
+from dmat.testing.run.crash import crash_record
 from dmat.testing.run.journal import Journal, JournalLine, first_to_go, left_behind
 from dmat.testing.run.run import leave_a_failed_device
 from dmat.testing.run.session import Session
@@ -95,20 +95,20 @@ def lay_out(
     corpus = current([Path(folder) for folder in _this[0].setup.corpora], chosen)
     cells = []
     kinds = dict.fromkeys(implementation.kind for implementation, _, _ in chosen)
-    entries = [entry for of in kinds for entry in laws(of)]
-    for entry in entries:
-        for implementation, dtype, device in [one for one in chosen if one[0].kind == entry.kind]:
-            cell = Cell(entry.name, implementation.name, dtype, device)
-            reason = entry.not_applicable(subject_of(implementation, dtype, device)) or ""
-            listed = corpus.known_for(entry.name, implementation.name, dtype) if corpus else None
+    stated = [law for of in kinds for law in laws(of)]
+    for law in stated:
+        for implementation, dtype, device in [one for one in chosen if one[0].kind == law.kind]:
+            cell = Cell(law.name, implementation.name, dtype, device)
+            reason = law.not_applicable(subject_of(implementation, dtype, device)) or ""
+            listed = corpus.known_for(law.name, implementation.name, dtype) if corpus else None
             if listed and not reason:
                 known = listed.known
                 reason = f"known until {known.expires}: {known.reason} ({known.link})"
-            least = min(entry.max_examples or 1, LEAST_OF_EXPENSIVE)
-            cells.append(PlannedCell(cell, rank(entry), least, reason, listed is not None))
+            least = min(law.max_examples or 1, LEAST_OF_EXPENSIVE)
+            cells.append(PlannedCell(cell, rank(law), least, reason, listed is not None))
     contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
     where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
-    return Layout(cells, contracts, {entry.name: entry.statement for entry in entries}, where, versions())
+    return Layout(cells, contracts, {law.name: law.statement for law in stated}, where, versions())
 
 
 def _as_json(contract: dict[str, Any]) -> dict[str, object]:
@@ -132,10 +132,10 @@ def take(turn: Turn) -> Done:
     journal = process.session.journal
     assert journal is not None
     expensive = law_named(cell.law, subject.kind).cost == "costly"
-    entry = JournalLine(
+    line = JournalLine(
         turn.name, cell.law, cell.implementation, cell.dtype, cell.device, "all", journal.limit, expensive
     )
-    with journal.of(entry):
+    with journal.of(line):
         going = _going(turn, process.setup.cutoff)
         going.trouble = _uncallable(going, subject)
         done = going.done() if going.trouble else going.go()
@@ -192,11 +192,11 @@ def _memory(device: str) -> int:
 
 def once_more(turn: Turn) -> None:
     """Retry the last case of a turn whose process died. The case may kill this process too."""
-    entry = left_behind(Path(_this[0].setup.journals), turn.name)
-    if entry is not None and entry.case is not None:
+    line = left_behind(Path(_this[0].setup.journals), turn.name)
+    if line is not None and line.case is not None:
         with suppress(LawBroken):
             subject = _subject(turn.cell)
-            law_named(entry.law, subject.kind).check(subject, **case_of(entry.case, None))
+            law_named(line.law, subject.kind).check(subject, **case_of(line.case, None))
 
 
 def settle_crash(turn: Turn) -> Found | None:
@@ -205,15 +205,15 @@ def settle_crash(turn: Turn) -> Found | None:
     The case is kept as a counterexample, unless a known cause ended in the same way.
     """
     setup = _this[0].setup
-    entry = left_behind(Path(setup.journals), turn.name)
-    if entry is None or (entry.case is None and entry.ended != "broken"):
+    line = left_behind(Path(setup.journals), turn.name)
+    if line is None or (line.case is None and line.ended != "broken"):
         return None
-    outcome = entry.outcome
+    outcome = line.outcome
     known = next((cause for cause in turn.causes if cause.ended == outcome), None)
     if outcome != "broken" and known is not None:
-        record = record_of(entry, Path(setup.journals), None)
+        record = crash_record(line, Path(setup.journals), None)
     else:
-        known, record = None, record_of(entry, Path(setup.journals), Path(setup.shared) / COUNTEREXAMPLES)
+        known, record = None, crash_record(line, Path(setup.journals), Path(setup.shared) / COUNTEREXAMPLES)
     return Found(
         turn.cell,
         f"call: {outcome}",
@@ -269,12 +269,12 @@ def compare(found: Found, causes: tuple[Cause, ...]) -> int | None:
     causes: causes that were found while the turn of the failure was running.
     """
     trying, subject = _this[0].session.trying, _subject(found.cell)
-    entry, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
+    law, case = law_named(found.cell.law, subject.kind), decoded(found.recipe)
     for cause in alike(causes, found.ended):
         if (
             found.ended != "broken"
-            or explains(cause, entry, subject, trying)
-            or one_cause(case, found.symptom, cause, entry, subject, trying)
+            or explains(cause, law, subject, trying)
+            or one_cause(case, found.symptom, cause, law, subject, trying)
         ):
             return cause.number
     return None

@@ -20,7 +20,7 @@ DEADLY = "not made smaller: every try costs a process"
 WHAT = {"died": "the process died", "did not end": "no result in {limit:.0f} s"}
 
 
-def record_of(line: JournalLine, journals: Path, folder: Path | None) -> Record:
+def crash_record(line: JournalLine, journals: Path, folder: Path | None) -> Record:
     """Return the record of the law that a dead worker was trying. Keep its case in `folder`, unless None."""
     record = Record(line.law, line.implementation, line.dtype, line.device, "failed", part=line.part)
     line.ended = line.outcome

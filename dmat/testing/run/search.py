@@ -122,7 +122,9 @@ class _Search:
         ours = law.cases.inside is not None
         unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
         cases = law.cases.seeded if ours else law.cases.search
-        most = profile.max_examples if law.max_examples is None else min(law.max_examples, profile.max_examples)
+        most = (
+            profile.max_examples if law.max_examples is None else min(law.max_examples, profile.max_examples)
+        )
 
         @settings(
             profile,
