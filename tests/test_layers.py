@@ -72,7 +72,6 @@ FUNCTION_LEVEL = {
 PYTEST = {"testing.check.command", "testing.journals", "testing.plugin", "testing.plugin_of_laws"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400
 LONG = {
-    "testing.bounds.fused": "until the output's bounds and the gradients' bounds are apart",
     "testing.law.fused": "until the calls and what they must give are apart",
 }
 

@@ -1,12 +1,13 @@
-"""Floating-point formats, the rounding of a contract, and the constants of every bound."""
+"""Floating-point formats, the rounding under a contract (D~ and fused), and the constants of every bound."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from dmat.testing.contract import TF32, FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
 
 # Evaluating a bound takes its sums over S <= 2^16 terms and fewer than 2^10 more roundings, of 2^-53 each.
@@ -82,6 +83,62 @@ class Rounding:
         return np.asarray(
             (twice_magnitude + error >= self.accumulator.largest) | (within >= self.output.largest)
         )
+
+
+def _format(name: str) -> Format:
+    if name == TF32:  # 2^-10, because tensor cores may truncate instead of rounding
+        single = Format.of("float32")
+        return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
+    return Format.of(name)
+
+
+@dataclass(frozen=True)
+class FusedRounding:
+    """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
+
+    products: the format of q, k, v. handed: the format of a state that is handed over.
+    """
+
+    accumulator: Format
+    operands: Format
+    output: Format
+    gates: Format
+    products: Format
+    handed: Format
+
+    @classmethod
+    def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
+        """Return the formats that the contract names."""
+        names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
+        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
+
+    def handing_over(self, name: str | None) -> FusedRounding:
+        """Return these formats with a state that is handed over in the named format; None if unknown.
+
+        A state may be rounded to the format of q, k, v, but not to a coarser one.
+        """
+        form = self.products if name is None else _format(name)
+        return replace(self, handed=min(form, self.products, key=lambda form: form.u))
+
+    @property
+    def u_a(self) -> float:
+        """Unit roundoff of the accumulator."""
+        return self.accumulator.u
+
+    @property
+    def u_m(self) -> float:
+        """Unit roundoff of the operands of products, 0 where they are not narrower than the accumulator."""
+        return self.operands.u if self.operands.u > self.accumulator.u else 0.0
+
+    @property
+    def tiny(self) -> float:
+        """The loss of one step to underflow. The final store loses its own format's floor, once."""
+        return max(self.accumulator.floor, self.operands.floor)
+
+    @property
+    def largest(self) -> float:
+        """The smallest of the formats' largest finite numbers: accumulator, operands, output."""
+        return min(f.largest for f in (self.accumulator, self.operands, self.output))
 
 
 def gamma(m: Array | float, u: float) -> Array:

@@ -5,7 +5,7 @@ Arrays are float64; every bound is absolute, in the unit of the entry it bounds,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,9 +17,10 @@ from dmat.testing.bounds.formats import (
     RATE_ULPS,
     Bound,
     Format,
+    FusedRounding,
     gamma,
 )
-from dmat.testing.contract import TF32, FusedContract
+from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask, single
 from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from
 from dmat.testing.oracle.gates import window_sums
@@ -31,62 +32,6 @@ OPERANDS = 4  # roundings of the operands of one term: q, k, the coefficient or 
 OPERANDS_BACK = 6  # the same for a term of a gradient
 PRODUCT = 8  # scale, copies, casts, in u_a
 PULLED = 24  # the same for a gradient
-
-
-def _format(name: str) -> Format:
-    if name == TF32:  # 2^-10, because tensor cores may truncate instead of rounding
-        single = Format.of("float32")
-        return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
-    return Format.of(name)
-
-
-@dataclass(frozen=True)
-class FusedRounding:
-    """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
-
-    products: the format of q, k, v. handed: the format of a state that is handed over.
-    """
-
-    accumulator: Format
-    operands: Format
-    output: Format
-    gates: Format
-    products: Format
-    handed: Format
-
-    @classmethod
-    def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
-        """Return the formats that the contract names."""
-        names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
-        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
-
-    def handing_over(self, name: str | None) -> FusedRounding:
-        """Return these formats with a state that is handed over in the named format; None if unknown.
-
-        A state may be rounded to the format of q, k, v, but not to a coarser one.
-        """
-        form = self.products if name is None else _format(name)
-        return replace(self, handed=min(form, self.products, key=lambda form: form.u))
-
-    @property
-    def u_a(self) -> float:
-        """Unit roundoff of the accumulator."""
-        return self.accumulator.u
-
-    @property
-    def u_m(self) -> float:
-        """Unit roundoff of the operands of products, 0 where they are not narrower than the accumulator."""
-        return self.operands.u if self.operands.u > self.accumulator.u else 0.0
-
-    @property
-    def tiny(self) -> float:
-        """The loss of one step to underflow. The final store loses its own format's floor, once."""
-        return max(self.accumulator.floor, self.operands.floor)
-
-    @property
-    def largest(self) -> float:
-        """The smallest of the formats' largest finite numbers: accumulator, operands, output."""
-        return min(f.largest for f in (self.accumulator, self.operands, self.output))
 
 
 @dataclass(frozen=True)

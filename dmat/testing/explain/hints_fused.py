@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.bounds.formats import FusedRounding
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract
 from dmat.testing.contract.fields import HALVES
 from dmat.testing.contract.written import SCOPES, fields_written

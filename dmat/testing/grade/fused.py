@@ -16,7 +16,8 @@ from dmat.strategies.cases.fused import PROBED
 from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.qkv import is_qkv
 from dmat.strategies.recipes.recipe import Case, shown
-from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.bounds.formats import FusedRounding
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.contract.written import SCOPES
 from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search

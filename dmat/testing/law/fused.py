@@ -20,7 +20,8 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import lay_out
 from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.bounds.fused import FusedBounds, FusedRounding
+from dmat.testing.bounds.formats import FusedRounding
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import called, pulled
