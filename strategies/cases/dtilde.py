@@ -62,13 +62,12 @@ class Cases:
 
         return case()
 
-    def seeded(self, domain: Domain) -> st.SearchStrategy[Case]:
-        """Return the same search with a single Hypothesis draw for each case: a seed.
+    def of_block(self, block: bytes, number: int, domain: Domain) -> Case:
+        """Return case `number` of a block of random cases. block: the seed of the block.
 
-        That is cheap, and no case is a mutation of an earlier one. Hypothesis cannot shrink such a case;
-        dmat.testing.run.shrink does, if the kind has `inside`.
+        The case depends on the three arguments alone, so that another process can draw it again.
         """
-        return st.binary(min_size=8, max_size=8).map(lambda seed: self.draw(Random(seed), domain))
+        return self.draw(Random(block + number.to_bytes(4, "little")), domain)
 
 
 # Gates alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,13 +60,25 @@ class Gates(Recipe):
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return both gates contiguous on the CPU, (B, NH, S, 1), before an expanded layout repeats any."""
+        igate, fgate = self._dense
+        return igate.clone(), fgate.clone()
+
+    @cached_property
+    def filled(self) -> tuple[Array | None, Array]:
+        """Both gates in float64, (B, NH, S), before they are rounded. No input gate for a MinusWindow."""
+        igate = None if isinstance(self.igate, MinusWindow) else self.igate.fill(self.shape)
+        return igate, self.fgate.fill(self.shape)
+
+    @cached_property
+    def _dense(self) -> tuple[Tensor, Tensor]:
+        """The tensors of `dense`, filled once. Nothing may write to them."""
         dtype = getattr(torch, self.dtype)
-        fgate = self.fgate.fill(self.shape)
-        if isinstance(self.igate, MinusWindow):
-            igate = self.igate.against(rounded(fgate, dtype).double().numpy())
-        else:
-            igate = self.igate.fill(self.shape)
-        return rounded(igate, dtype).unsqueeze(-1), rounded(fgate, dtype).unsqueeze(-1)
+        igate, unrounded = self.filled
+        fgate = rounded(unrounded, dtype)
+        if igate is None:
+            assert isinstance(self.igate, MinusWindow)
+            igate = self.igate.against(fgate.double().numpy())
+        return rounded(igate, dtype).unsqueeze(-1), fgate.unsqueeze(-1)
 
     def lay_out(
         self, igate: Tensor, fgate: Tensor, device: str = "cpu", poison: float = float("nan")
@@ -81,12 +94,12 @@ class Gates(Recipe):
 
         poison: the poison in the memory around them.
         """
-        return self.lay_out(*self.dense(), device, poison)
+        return self.lay_out(*self._dense, device, poison)  # every layout copies
 
     def values(self) -> tuple[Array, Array]:
         """Return both gates as `build` gives them, (B, NH, S), float64."""
         same = {self.igate_layout, self.fgate_layout} <= set(SAME_VALUES)
-        igate, fgate = (gate.double().numpy()[..., 0] for gate in (self.dense() if same else self.build()))
+        igate, fgate = (gate.double().numpy()[..., 0] for gate in (self._dense if same else self.build()))
         return igate, fgate
 
 

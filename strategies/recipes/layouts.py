@@ -114,12 +114,14 @@ COTANGENT_LAYOUTS: dict[str, Layout] = {
 }
 
 
+_LAYOUTS = GATE_LAYOUTS | COTANGENT_LAYOUTS
+
+
 def lay_out(dense: Tensor, layout: str, poison: float = float("nan")) -> Tensor:
     """Return `dense` (4 axes) in the named layout of GATE_LAYOUTS or COTANGENT_LAYOUTS."""
-    known = GATE_LAYOUTS | COTANGENT_LAYOUTS
-    if layout not in known:
-        raise ValueError(f"layout is {layout!r}; expected one of {sorted(known)}")
-    return known[layout](dense, poison)
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; expected one of {sorted(_LAYOUTS)}")
+    return _LAYOUTS[layout](dense, poison)
 
 
 def draw_layout(draw: Draw, names: Sequence[str]) -> str:

@@ -12,13 +12,16 @@ from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Failure, Finding, LawBroken
 
 
-def attempt(law: Law, subject: Subject, case: Case, session: Session) -> Failure | Refused | None:
+def attempt(
+    law: Law, subject: Subject, case: Case, session: Session, number: int | None = None
+) -> Failure | Refused | None:
     """Try a law on a case. Return the failure, or the refusal of the implementation, or None if the law held.
 
     The session's journal holds the case while it runs. An error of the law itself is raised.
+    number: the case's number in the block that the session has begun; None: the case is in no block.
     """
     try:
-        with session.trying(case):
+        with session.trying(case, number=number):
             law.check(subject, **case)
     except Refused as refusal:
         return refusal

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmat.strategies.recipes.recipe import shown
+from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.case_file import case_of, encoded
 from dmat.testing.counterexample.folder import case_file, folder_name, next_steps, write
 from dmat.testing.explain.message import building
 from dmat.testing.kernel.select import implementation_named
 from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
-from dmat.testing.run.journal import SLOW, JournalLine, note_outcome
+from dmat.testing.run.journal import LADDER, NO_NUMBER, SLOW, JournalLine, note_outcome
+from dmat.testing.run.search import ladder
 from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, Failure, Finding, LawBroken
 
@@ -41,20 +44,33 @@ def _note_case(line: JournalLine, record: Record, folder: Path | None) -> None:
     """Put the case that the worker was trying into the record, and write its counterexample folder."""
     implementation, outcome, what = implementation_named(line.implementation), line.outcome, _what(line)
     law = law_named(line.law, implementation.kind)
-    if line.case is None:
+    subject = subject_of(implementation, line.dtype, line.device)
+    case = _case_of(line, law, subject)
+    if case is None:
         return
-    case = case_of(line.case, None)
     record.case, record.recipe = shown(case), encoded(case)
     note = DEADLY if outcome == "died" else SLOW
     finding = Finding("call", (), what, "a result", note=note, what="died")
     failure = Failure(case, LawBroken(finding), ended=outcome)
-    subject = subject_of(implementation, line.dtype, line.device)
     file = case_file(law, subject, failure)
     home = None if folder is None else folder / folder_name(file)
     record.reason = message(line, law.statement, failure, [] if home is None else next_steps(home, file))
     if home is not None:
         write(home, law, subject, failure, file, [Example(case, finding)], record.reason, Session())
         record.folder = str(home)
+
+
+def _case_of(line: JournalLine, law: Law, subject: Subject) -> Case | None:
+    """Return the case that the process was trying, None if it had begun none."""
+    if line.case is not None:
+        return case_of(line.case, None)
+    if line.number == NO_NUMBER:
+        return None
+    if line.block == LADDER:
+        drawn = ladder(law, subject)[line.number]
+    else:
+        drawn = law.cases.of_block(bytes.fromhex(line.block), line.number, subject.domain)
+    return law.arguments(drawn)
 
 
 def _what(line: JournalLine) -> str:

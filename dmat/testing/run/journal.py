@@ -1,6 +1,8 @@
 """Journals: each case is written down before the kernel gets it, so that it outlives a process that dies.
 
-Each process has one file with one line, and overwrites the line before every example. The limit ends an
+Each process has one file with one line. Cases that can be made again, those of a ladder and of a block of
+random cases, are told by a number, which is overwritten in place before every example; for other cases the
+line is written again. The limit ends an
 example in one of two ways. SIGALRM raises DidNotEnd if the process still runs Python. Otherwise, a watchdog
 thread of faulthandler ends the process.
 """
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import faulthandler
 import hashlib
+import mmap
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +42,18 @@ EXPENSIVE = 5  # factor on the limit, for the smoke call and for laws with expen
 NO_RETURN = 1.5  # the watchdog waits at least this factor times the limit before it ends the process
 
 
+NUMBER = ".number"  # suffix of the file that holds the number of the case
+
+
+NO_NUMBER = -1  # the case is in the line
+
+
+LADDER = "ladder"
+
+
+_INTEGER = struct.Struct("<q")
+
+
 STOPPED = ".stopped"  # suffix of the file that the watchdog writes to before it ends its process
 
 
@@ -48,9 +64,10 @@ class JournalLine(msgspec.Struct):
     """One line of a journal: a test, the case that it is trying, and the examples counted so far.
 
     node: the test's id. limit: seconds for this example. expensive: the law has expensive examples.
-    plainest: this is the smoke call. started: time.time() at the start of the example. ended: how the
-    example ended, "" until that is known, "held" once the test is over. message, folder: the report and the
-    counterexample folder, should the process not live to report. stopped: the watchdog ended the process.
+    plainest: this is the smoke call. case: the case, if it was written down. block: LADDER, or the seed of a
+    block of random cases in hexadecimal; number: which case of it. ended: how the example ended, "" until
+    that is known, "held" once the test is over. message, folder: the report and the counterexample folder,
+    should the process not live to report. stopped: the watchdog ended the process.
     """
 
     node: str
@@ -62,9 +79,10 @@ class JournalLine(msgspec.Struct):
     limit: float
     expensive: bool = False
     case: Parts | None = None
+    block: str = ""
+    number: int = NO_NUMBER
     plainest: bool = False
     examples: int = 0
-    started: float = 0.0
     ended: Ended | Literal["", "held"] = ""
     message: str = ""
     folder: str = ""
@@ -92,6 +110,10 @@ class Journal:
         self.folder, self.limit = folder, limit
         self.line: JournalLine | None = None
         self._file = os.open(folder / f"{os.getpid()}.json", os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
+        numbers = folder / f"{os.getpid()}{NUMBER}"
+        numbers.write_bytes(_INTEGER.pack(NO_NUMBER))
+        with numbers.open("r+b") as file:
+            self._number = mmap.mmap(file.fileno(), _INTEGER.size)  # the file keeps it when the process dies
         stopped = folder / f"{os.getpid()}{STOPPED}"
         self._watchdog = os.open(stopped, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         self._watched = 0.0
@@ -120,10 +142,30 @@ class Journal:
         if line is None:
             yield
             return
-        line.case, line.started, line.plainest = parts_of(case), time.time(), plainest
+        line.case, line.block, line.plainest = parts_of(case), "", plainest
         line.examples += not plainest
         line.limit = self.limit_for(line.implementation, expensive=line.expensive or plainest)
         self._write(line)
+        with self._alarm(line):
+            yield
+
+    def begin(self, block: str) -> None:
+        """Begin a block of cases that are told by their number. block: LADDER, or the seed in hexadecimal."""
+        line = self.line
+        if line is not None:
+            line.case, line.block, line.plainest = None, block, False
+            line.limit = self.limit_for(line.implementation, expensive=line.expensive)
+            self._write(line)
+
+    @contextmanager
+    def trying_number(self, number: int) -> Iterator[None]:
+        """Write down the number of a block's case, then run the body under the limit. Raises DidNotEnd."""
+        line = self.line
+        if line is None:
+            yield
+            return
+        _INTEGER.pack_into(self._number, 0, number)
+        line.examples += 1
         with self._alarm(line):
             yield
 
@@ -135,6 +177,7 @@ class Journal:
 
     def _write(self, line: JournalLine) -> None:
         os.pwrite(self._file, msgspec.json.encode(line) + b"\n", 0)
+        _INTEGER.pack_into(self._number, 0, NO_NUMBER)
 
     @contextmanager
     def _alarm(self, line: JournalLine) -> Iterator[None]:
@@ -232,6 +275,8 @@ def left_behind(folder: Path, node: str) -> JournalLine | None:
             continue
         if line.node == node and line.ended != "held":
             line.stopped = file.with_suffix(STOPPED).stat().st_size > 0
+            (line.number,) = _INTEGER.unpack(file.with_suffix(NUMBER).read_bytes())
+            line.examples += line.number + 1
             return line
     return None
 

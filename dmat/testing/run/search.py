@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from dmat.strategies.recipes.recipe import Case, shown
@@ -17,11 +21,13 @@ from dmat.testing.law.law import Law, kind_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
+from dmat.testing.run.journal import LADDER
 from dmat.testing.run.session import Session
 from dmat.testing.run.shrink import attempted, minimal
 from dmat.testing.verdict.finding import Failure, LawBroken
 
 NO_SERVICES = Session()
+BLOCK = 25  # random cases for one draw of Hypothesis
 
 
 class Failed(LawBroken):
@@ -71,6 +77,11 @@ def _key(law: Law, subject: Subject) -> tuple[str, str, str, str]:
     return law.name, subject.implementation.name, subject.dtype, subject.device
 
 
+def ladder(law: Law, subject: Subject) -> list[Case]:
+    """Return the cases of the law's ladder in the order in which they are tried."""
+    return list(spread(law.cases.ladder(subject.domain)))
+
+
 class _Search:
     """The cases of one law and subject, tried in turn until one breaks the law.
 
@@ -90,13 +101,15 @@ class _Search:
         self.law, self.subject, self.record = law, subject, record
         self.profile, self.session, self.failures = profile, session, failures
         self.refusals: list[Refused] = []
+        self.tried = 0  # random cases
 
     def all(self) -> None:
         """Try every case of the subject's part: "ladder", "search", or "all" for both."""
         if self.subject.part != "search":
             self._stored()
-            for case in spread(self.law.cases.ladder(self.subject.domain)):
-                self._try(case)
+            self.session.begin(LADDER)
+            for number, case in enumerate(ladder(self.law, self.subject)):
+                self._try(case, number)
             self._require_one_answer()
         if self.subject.part != "ladder":
             self._random()
@@ -115,42 +128,61 @@ class _Search:
     def _random(self) -> None:
         """Try random cases, as many as the profile and the law allow.
 
-        Our shrinker (dmat.testing.run.shrink) costs less than Hypothesis' and ends at smaller cases. It works
-        on recipes: for a law that has it, Hypothesis draws one seed a case and does not shrink.
+        Hypothesis costs more than most calls. So it draws one seed for a block of cases if our shrinker
+        (dmat.testing.run.shrink) can make the law's cases smaller. Otherwise it draws and shrinks each case.
         """
         law, profile = self.law, self.profile
-        ours = law.cases.inside is not None
+        most = min(law.max_examples or profile.max_examples, profile.max_examples)
+        if law.cases.inside is not None:
+            blocks = 1 + math.ceil((most - 1) / BLOCK)
+            self._draw(st.binary(min_size=8, max_size=8), blocks, lambda seed: self._block(seed, most))
+        else:
+            self._draw(law.cases.search(self.subject.domain), most, self._try)
+
+    def _block(self, seed: bytes, most: int) -> None:
+        """Try a block of random cases, until `most` were tried. The seed 0, drawn by every run, has one."""
+        if self.failures:  # Hypothesis tries the failing block again
+            self._try(self.failures[-1].case)
+            return
+        left = most - self.tried
+        self.session.begin(seed.hex())
+        for number in range(min(left, BLOCK if any(seed) else 1)):
+            self.tried += 1
+            self._try(self.law.cases.of_block(seed, number, self.subject.domain), number)
+
+    def _draw(self, cases: st.SearchStrategy[Any], most: int, attempt: Callable[[Any], object]) -> None:
+        """Let Hypothesis draw `most` times and attempt what it draws. It stops when an attempt raises."""
+        ours = self.law.cases.inside is not None
         unused = {Phase.explain, *((Phase.shrink,) if ours else ())}
-        cases = law.cases.seeded if ours else law.cases.search
-        most = (
-            profile.max_examples if law.max_examples is None else min(law.max_examples, profile.max_examples)
-        )
 
         @settings(
-            profile,
+            self.profile,
             max_examples=most,
             deadline=None,  # the first call of a compiled or CUDA kernel takes seconds
             print_blob=False,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
-            phases=[phase for phase in profile.phases if phase not in unused],
+            phases=[phase for phase in self.profile.phases if phase not in unused],
         )
-        @given(case=cases(self.subject.domain))
-        def random_cases(case: Case) -> None:
-            self._try(case)
+        @given(drawn=cases)
+        def draws(drawn: Any) -> None:
+            attempt(drawn)
 
-        digest = " ".join(_key(law, self.subject)).encode()
-        random_cases.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
+        digest = " ".join(_key(self.law, self.subject)).encode()
+        draws.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
         with suppress(Unsatisfiable):  # an empty domain; run() reports a law that has no case at all
-            random_cases()
+            draws()
 
-    def _try(self, drawn: Case) -> bool:
-        """Try a case. Return whether the law held; False if the implementation refused. Raises LawBroken."""
+    def _try(self, drawn: Case, number: int | None = None) -> bool:
+        """Try a case. Return whether the law held; False if the implementation refused. Raises LawBroken.
+
+        number: of attempt().
+        """
         case = self.law.arguments(drawn)
         if self.failures and self.failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise self.failures[-1].broken
         self.record.count(kind_of(case))
-        outcome = attempt(self.law, self.subject, case, self.session)
+        outcome = attempt(self.law, self.subject, case, self.session, number)
         if isinstance(outcome, Refused):
             self.record.refused += 1
             self.refusals.append(outcome)

@@ -34,9 +34,23 @@ class Session:
     explains: bool = True
     replaceable: bool = False
 
-    def trying(self, case: Case, *, plainest: bool = False) -> AbstractContextManager[None]:
-        """Write the case into the journal, if there is one, before it is tried. Raises DidNotEnd."""
-        return nullcontext() if self.journal is None else self.journal.trying(case, plainest=plainest)
+    def trying(
+        self, case: Case, *, plainest: bool = False, number: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Write the case into the journal, if there is one, before it is tried. Raises DidNotEnd.
+
+        number: the case's number in the block that was begun last; None: the case is in no block.
+        """
+        if self.journal is None:
+            return nullcontext()
+        if number is not None:
+            return self.journal.trying_number(number)
+        return self.journal.trying(case, plainest=plainest)
+
+    def begin(self, block: str) -> None:
+        """Begin a block of cases in the journal, if there is one: LADDER, or a seed in hexadecimal."""
+        if self.journal is not None:
+            self.journal.begin(block)
 
     def pause_watchdog(self) -> None:
         """Pause the watchdog until the next example: what follows is not kernel code."""
