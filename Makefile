@@ -4,10 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check test sound zoo mutation bench docs third-party lint types clean
+.PHONY: check check-all test night sound zoo mutation bench docs third-party lint types clean
 
-# Is the tool itself right? Its own operators pass every law; the wrong examples are accused.
+# What dmat says of two right kernels and of two wrong ones: two minutes.
 check: $(VENV)/installed
+	$(BIN)/dmat check dmat:dtilde --examples 60
+	$(BIN)/dmat check --first examples/cumsum_difference.py:dtilde; test $$? -eq 1
+	$(BIN)/dmat check examples/fused/mlstm.py:mlstm
+	$(BIN)/dmat check --first examples/fused/wrong_carry.py:linear_attention; test $$? -eq 1
+
+# Is the tool itself right? All its own operators pass every law; the wrong examples are accused.
+check-all: $(VENV)/installed
 	$(BIN)/dmat check
 	$(BIN)/dmat check examples/masked_cumsum.py:dtilde
 	$(BIN)/dmat check examples/cumsum_difference.py:dtilde_declared
@@ -18,6 +25,10 @@ check: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n auto
+
+# The slow tests that `make test` leaves out (tests/night.py).
+night: $(VENV)/installed
+	$(BIN)/pytest -n auto -m night
 
 # No sound style of tests/zoo is accused on fresh cases: RUNS of all laws and dtypes, a minute each.
 RUNS ?= 10

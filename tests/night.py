@@ -1,0 +1,50 @@
+"""The tests that `make test` leaves to `make night`: slow ones that have seldom failed.
+
+A row names a test function. ALL of its cases run at night, or all but one in `n`: the sample stays in
+`make test`. The comment says what still watches over the same code in `make test`.
+"""
+
+from __future__ import annotations
+
+ALL = 0
+
+NIGHT = {
+    # Starting processes: one short case of each kind of command stays.
+    "test_cluster.py::test_a_lost_node_costs_its_shard": ALL,  # the other tests of test_cluster.py
+    "test_journal.py::test_kernels_that_end_no_call": ALL,  # test_a_kernel_that_kills_its_process_first
+    "test_cli.py::test_a_kernel_that_kills_its_process": ALL,  # the same with --first
+    "test_cli.py::test_could_not_be_checked": 3,
+    "test_corpus.py::test_what_is_wrong_with_an_entry_is_told_first": 2,
+    "test_corpus.py::test_a_known_failure_passes_as_known": ALL,  # ..._that_is_fixed_is_an_error
+    "test_first_mistake.py::test_check_says_it_in_a_line": 4,
+    "test_first_mistake.py::test_so_do_the_other_commands": 2,
+    "test_first_mistake.py::test_the_other_dtypes_are_judged": ALL,  # test_run.py
+    "test_fuzz.py::test_a_lost_worker_a_killed_run_and_the_rest": ALL,  # test_found_once_and_small
+    "test_fuzz.py::test_what_was_not_yet_small_is_not_lost": ALL,  # test_found_once_and_small
+    "test_fuzz.py::test_deaths_and_hangs_are_findings": ALL,  # test_replay.py, test_causes.py
+    "test_fuzz.py::test_interrupted_it_reports": ALL,  # test_found_once_and_small
+    "test_fuzz.py::test_time_is_kept": ALL,  # test_schedule.py
+    "test_fuzz.py::test_not_really_fuzzed_is_no_success": 3,
+    "test_workflows.py::test_the_desk_tries_what_the_night_found": 2,
+    # Triton's interpreter: checks and grades of one small kernel stay.
+    "test_interpret.py::test_fuzz": ALL,  # test_a_right_kernel, by check
+    "test_interpret.py::test_pytest": ALL,  # test_a_right_kernel, by check
+    "test_interpret.py::test_a_repair_that_does_not_work": 4,
+    "test_triton.py::test_the_kernels_keep_their_laws": ALL,  # CUDA's own tests; test_interpret.py
+    # Ladders and pictures of every kernel of the zoos: each law and each picture has its own tests.
+    "test_zoo.py::test_sound_is_not_accused": 6,
+    "test_fused_zoo.py::test_sound_is_not_accused": 6,
+    "test_mutants.py::test_what_it_leaves_shows_it": 9,
+    "test_relax.py::test_a_stripped_style_gets_its_contract": 4,
+    "test_fused_grade.py::test_the_grade_is_what_the_source_says": 4,
+    "test_grade.py::test_the_built_in_three": 4,
+    "test_law_transforms.py::test_law_compiled": 4,
+}
+
+
+def at_night(function: str, number: int) -> bool:
+    """Return whether `make test` leaves case `number` of a test function to the night."""
+    if function not in NIGHT:
+        return False
+    sample = NIGHT[function]
+    return sample == ALL or number % sample != 0
