@@ -6,5 +6,5 @@ listed here is an error. A law of both kinds stands in the family of D~. Two law
 each kind, have alike statements.
 """
 
-FUSED_FAMILIES = ("fused_values", "fused_gradient", "fused_structure", "fused_locality", "fused_conduct")
+FUSED_FAMILIES = ("fused_values", "fused_gradient", "fused_locality", "fused_conduct")
 FAMILIES = ("values", "gradient", "structure", "locality", "conduct", "derivative", "transforms", "cuda")

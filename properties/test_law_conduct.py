@@ -119,19 +119,21 @@ def test_law_repeatable(subject: Subject, call: Case) -> None:
     require_same_results(subject, outcome(subject, call), first, "the second of two equal calls")
 
 
-@law(COTANGENTS, bound=EQUAL_BITS, needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """The backward call writes to no gate and not to its cotangent.
+@law(BACKWARD, bound=EQUAL_BITS, needs=(needs.gradients,), kinds=BOTH)
+def test_law_cotangent_untouched(subject: Subject, call: Case) -> None:
+    """The backward call {writes to no gate and not // does not write} to its cotangent.
 
     Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
     Bound: zero.
     """
-    igate, fgate = gates.build(subject.device)
-    G = cotangent.build(gates, subject.device)
-    before = [subject.read(x) for x in (igate, fgate, G)]
-    subject.gradients_of(igate, fgate, G)
-    for name, x, was in zip(("igate_preact", "fgate_preact", "G"), (igate, fgate, G), before, strict=True):
-        require_same(name, subject.read(x), was, note="the input after the backward call, against before")
+    inputs = subject.build(call)
+    cotangent = subject.cotangent_of(inputs, call)
+    lent = subject.lent(inputs, cotangent)
+    before = {name: subject.read(x) for name, x in lent.items()}
+    subject.pull_on(inputs, call, cotangent=cotangent)
+    for name, x in lent.items():
+        note = "the input after the backward call, against before"
+        require_same(name, subject.read(x), before[name], note=note)
 
 
 @law(COTANGENTS, bound=dtilde_bounds.GRADIENT_BOUNDS, needs=(needs.gradients,))

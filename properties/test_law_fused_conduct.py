@@ -32,21 +32,6 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> 
         require_same(subject.letters[name], subject.read(x), before[name], note=note)
 
 
-@law(PROBED, bound=EQUAL_BITS, kinds=(FUSED,), needs=(needs.gradients,))
-def test_law_cotangent_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
-    """The backward call does not write to its cotangent.
-
-    Why: The cotangent belongs to the graph behind; scratch work in it corrupts another gradient.
-    Bound: zero.
-    """
-    inputs = subject.inputs(gates, qkv)
-    W = subject.cotangent(inputs, qkv)
-    gradients = subject.pull_of(inputs, qkv, W=W)
-    require_same(
-        "W", subject.read(W), gradients.W, note="the cotangent after the backward call, against before"
-    )
-
-
 @law(
     PROBED,
     bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS),

@@ -6,7 +6,7 @@ import numpy as np
 
 from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
-from dmat.strategies.cases.dtilde import COTANGENTS, EXACT_COTANGENTS, FINITE_COTANGENTS, MASKED_COTANGENTS
+from dmat.strategies.cases.dtilde import COTANGENTS, FINITE_COTANGENTS, MASKED_COTANGENTS
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds import fused as fused_bounds
@@ -15,13 +15,13 @@ from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.autograd import reference_gradients
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.law.kinds import BACKWARD, BOTH
+from dmat.testing.law.kinds import BACKWARD, BOTH, INTEGERS_BACK
 from dmat.testing.law.law import law
 from dmat.testing.law.subject import Subject
-from dmat.testing.oracle.integers import integer_gradients
 from dmat.testing.verdict.require import (
     require,
     require_agreement,
+    require_exact,
     require_kinds,
     require_same,
     require_within,
@@ -89,17 +89,23 @@ def test_law_gradient_finite(subject: Subject, call: Case) -> None:
         require_kinds(gradients.of(name), subject.gradient_must_be(gradients, name))
 
 
-@law(EXACT_COTANGENTS, bound=EQUAL_BITS, needs=(*NEEDS, needs.exact_sums))
-def test_law_gradient_exact(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """On integers both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf.
+@law(
+    INTEGERS_BACK,
+    bound=EQUAL_BITS,
+    needs={DTILDE: (*NEEDS, needs.exact_sums), FUSED: (*NEEDS, needs.integers)},
+    kinds=BOTH,
+)
+def test_law_gradient_exact(subject: Subject, call: Case) -> None:
+    """On integers {both gradients are exact: sigmoid(-f) = 1 for f <= -64, 0 for f = +inf //
+    the gradients of log gates and input gates are exact}.
 
     Why: Every fault of index, chunk or head of the backward shows on integers, with no tolerance.
-    Bound: zero (section 4).
+    Bound: zero{ (section 4) //: E is 1 or 0 in any order of summation, and the formats hold the sums. Of an
+        mLSTM, whose normaliser and stabiliser are then 1 and 0, they are integers of a small power of two}.
     """
-    gradients = subject.gradients(gates, cotangent)
-    di, df = integer_gradients(gradients.run.fgate, gradients.G)
-    require_same("di", gradients.di, di)
-    require_same("df", gradients.df, df)
+    gradients = subject.pull_on(subject.build(call), call)[0]
+    for name, exact in subject.exact_gradients(gradients).items():
+        require_exact(gradients.of(name), exact)
 
 
 @law(BACKWARD, bound=NO_BOUND, needs=NEEDS, kinds=BOTH)
@@ -116,21 +122,32 @@ def test_law_gradient_shape(subject: Subject, call: Case) -> None:
         require(found == wanted, subject.gradient_name(name), found, wanted)
 
 
-@law(COTANGENTS, bound=(EQUAL_BITS, dtilde_bounds.fgate_gradient_bound), needs=NEEDS)
-def test_law_first_forget_gradient(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """The first forget gate gets no gradient: df[0] = 0, exactly in window scope.
+@law(
+    BACKWARD,
+    bound={
+        DTILDE: (EQUAL_BITS, dtilde_bounds.fgate_gradient_bound),
+        FUSED: (EQUAL_BITS, FusedBounds.gate),
+    },
+    needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.gate)},
+    kinds=BOTH,
+)
+def test_law_first_forget_gradient(subject: Subject, call: Case) -> None:
+    """The first forget gate gets no gradient: {df[0] = 0, exactly in window scope //
+    exactly 0 where gradients sum the rectangle alone}.
 
     Why: The first forget gate is in no window; differences of sums leave 1e-6 where 0 is due.
-    Bound: zero for the window scope; else section 3, df with N and A of the whole causal part.
+    Bound: zero{ for the window scope; else section 3, df with N and A of the whole causal part //, or
+        docs/fused.md section 2 for the other values of grad_scope; weighted by -l, it has its weight's}.
     """
-    gradients = subject.gradients(gates, cotangent)
-    if subject.contract.error_scope == "window":
-        first = ~np.isnan(gradients.run.fgate)
-        first[..., 1:] = False
-        require_same("df", gradients.df, np.zeros_like(gradients.df), first, "no window holds f[0]")
-    else:
-        later = np.arange(gates.shape[-1]) > 0
-        require_within(gradients.df, subject.gradient_must_be(gradients, "fgate_preact").freed(later))
+    name = subject.gates[1]
+    if name in subject.judged_gradients(call):
+        gradients = subject.pull_on(subject.build(call), call)[0]
+        computed, zero = gradients.of(name), subject.first_gradient(gradients)
+        if zero is not None:
+            require_exact(computed, zero)
+        else:
+            later = np.broadcast_to(np.arange(computed.shape[-1]) > 0, computed.shape)
+            require_within(computed, subject.gradient_must_be(gradients, name).freed(later))
 
 
 @law(COTANGENTS, bound=EQUAL_BITS, needs=(*NEEDS, needs.window_scope))

@@ -3,65 +3,58 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import WINDOWS
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
-from dmat.testing.kernel.dtilde import Run
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.kinds import BOTH, CHANGED, ENTRY
 from dmat.testing.law.law import law
-from dmat.testing.oracle.arithmetic import Mask
+from dmat.testing.law.subject import Subject
 from dmat.testing.verdict.require import require_kinds
 
 
-def run_both(
-    subject: DtildeSubject, gates: Gates, rival: tuple[Tensor, Tensor], keep_i: Mask, keep_f: Mask
-) -> tuple[Run, Run]:
-    """Call on the gates, and on gates that agree with them just where told; shapes and strides alike."""
-    igate, fgate = gates.dense()
-    before = subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
-    igate = torch.where(torch.from_numpy(keep_i)[..., None], igate, rival[0])
-    fgate = torch.where(torch.from_numpy(keep_f)[..., None], fgate, rival[1])
-    return before, subject.forward_of(*gates.lay_out(igate, fgate, subject.device))
+@law(
+    ENTRY,
+    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: EQUAL_BITS},
+    needs={DTILDE: (), FUSED: (needs.bits,)},
+    kinds=BOTH,
+)
+def test_law_locality(subject: Subject, call: Case, head: tuple[int, int], t: int) -> None:
+    """Change all that {D~[t, s] does not read, and it stays, bit for bit in window scope //
+    o[t] does not read, later times and other heads, and it stays, bit for bit}.
 
-
-@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
-def test_law_locality(
-    subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int], t: int, s: int
-) -> None:
-    """Change all that D~[t, s] does not read, and it stays, bit for bit in window scope.
-
-    Why: Stray reads, wrong strides and heads, rounding that depends on others: all change an entry from
-        outside.
-    Bound: zero for the window scope; else both bounds of section 3.
+    Why: Stray reads, wrong strides and heads, {rounding that depends on others: all change an entry from
+        outside // a maximum over the whole row: all change it from outside}.
+    Bound: zero{ for the window scope; else both bounds of section 3 // }.
     """
-    keep_i, keep_f = (np.zeros(gates.shape, dtype=bool) for _ in range(2))
-    keep_i[(*head, s)] = True
-    keep_f[(*head, slice(s + 1, t + 1))] = True
-    before, after = run_both(subject, gates, rival.dense(), keep_i, keep_f)
-    unread = np.zeros(before.dtilde.shape, dtype=bool)
-    unread[(*head, slice(s, t + 1), s)] = True
-    subject.require_unchanged(after, before, unread, "all it reads was kept, all else changed")
+    keep, entries = subject.reach(call, head, t)
+    before, after = subject.changed(call, keep)
+    subject.require_unchanged(after, before, entries, "all it reads was kept, all else changed")
 
 
-@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
-def test_law_causality(subject: DtildeSubject, gates: Gates, rival: Gates, t: int) -> None:
-    """Rows up to t do not read the gates after t.
+@law(
+    CHANGED,
+    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: (EQUAL_BITS, FusedBounds.output)},
+    kinds=BOTH,
+)
+def test_law_causality(subject: Subject, call: Case, t: int) -> None:
+    """Rows up to t do not read {the gates // what comes} after t.
 
-    Why: A model that decodes step by step sees prefixes only: its bits must not move with what comes
-        later.
-    Bound: zero for the window scope; else both bounds of section 3.
+    Why: A model that decodes step by step sees prefixes only{: its bits must not move with what comes
+        later // }.
+    Bound: zero{ for the window scope; else both bounds of section 3 //, or the bound of values where the
+        contract says causal="bound"}.
     """
-    keep = np.zeros(gates.shape, dtype=bool)
+    keep = np.zeros(call["gates"].shape, dtype=bool)
     keep[..., : t + 1] = True
-    before, after = run_both(subject, gates, rival.dense(), keep, keep)
-    past = np.zeros(before.dtilde.shape, dtype=bool)
-    past[..., : t + 1, :] = True
-    subject.require_unchanged(after, before, past, "only gates of later times were changed")
+    before, after = subject.changed(call, keep)
+    subject.require_unchanged(after, before, keep[..., None], "only later times were changed")
 
 
 @law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
@@ -74,7 +67,8 @@ def test_law_first_forget_gate(subject: DtildeSubject, gates: Gates, rival: Gate
     keep = np.ones(gates.shape, dtype=bool)
     keep_f = keep.copy()
     keep_f[..., 0] = False
-    before, after = run_both(subject, gates, rival.dense(), keep, keep_f)
+    masks = {"igate_preact": keep, "fgate_preact": keep_f}
+    before, after = subject.changed({"gates": gates, "rival": rival}, masks)
     subject.require_unchanged(after, before, np.ones_like(before.dtilde, dtype=bool), "f[0] changed")
 
 
@@ -99,16 +93,20 @@ def test_law_nan_containment(
     require_kinds(after.dtilde, subject.expected_dtilde(after).freed(~readers))
 
 
-@law(WINDOWS, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))
-def test_law_independence(subject: DtildeSubject, gates: Gates, rival: Gates, head: tuple[int, int]) -> None:
-    """A head of a batch reads no gate of another.
+@law(
+    CHANGED,
+    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: EQUAL_BITS},
+    needs={DTILDE: (), FUSED: (needs.determinism,)},
+    kinds=BOTH,
+)
+def test_law_independence(subject: Subject, call: Case, head: tuple[int, int]) -> None:
+    """A head of a batch reads {no gate // nothing} of another.
 
     Why: A wrong stride factor reads the neighbour's gates, and shows only if heads differ.
-    Bound: zero for the window scope; else both bounds of section 3.
+    Bound: zero{ for the window scope; else both bounds of section 3 // }.
     """
-    keep = np.zeros(gates.shape, dtype=bool)
+    keep = np.zeros(call["gates"].shape, dtype=bool)
     keep[head] = True
-    before, after = run_both(subject, gates, rival.dense(), keep, keep)
-    own = np.zeros(before.dtilde.shape, dtype=bool)
-    own[head] = True
-    subject.require_unchanged(after, before, own, "only gates of other heads were changed")
+    before, after = subject.changed(call, keep)
+    note, bits = "only other heads were changed", subject.exact_across_heads
+    subject.require_unchanged(after, before, keep[..., None], note, bits=bits)

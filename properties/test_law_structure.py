@@ -7,27 +7,34 @@ import torch
 
 from dmat.properties import needs
 from dmat.strategies import Gates
-from dmat.strategies.cases.dtilde import EXACT, GATES, WINDOWS
+from dmat.strategies.cases.dtilde import GATES, WINDOWS
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
+from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.law.kinds import BOTH, FORWARD
+from dmat.testing.law.kinds import BOTH, FORWARD, INTEGERS
 from dmat.testing.law.law import law
 from dmat.testing.law.subject import Subject
-from dmat.testing.oracle.integers import integer_dtilde
-from dmat.testing.verdict.require import require, require_kinds, require_same, require_within
+from dmat.testing.verdict.require import require, require_exact, require_kinds, require_same, require_within
 
 
-@law(EXACT, bound=EQUAL_BITS, needs=(needs.exact_sums,))
-def test_law_exact(subject: DtildeSubject, gates: Gates) -> None:
-    """On integers D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds.
+@law(
+    INTEGERS,
+    bound=EQUAL_BITS,
+    needs={DTILDE: (needs.exact_sums,), FUSED: (needs.integers,)},
+    kinds=BOTH,
+)
+def test_law_exact(subject: Subject, call: Case) -> None:
+    """On integers {D~ is exact: with f <= -64 and multiples of 64, log sigmoid(f) = f and no sum rounds //
+    the output is exact: gates open or closed for good, q, k, v of -1, 0 and 1}.
 
     Why: Every fault of mask, index, chunk or head shows on integers, with no tolerance at all.
-    Bound: zero (section 4).
+    Bound: zero{ (section 4) //: E is 1 or 0 in any order of summation, and sums stay within 8 bits}.
     """
-    run = subject.forward(gates)
-    require_same("D~", run.dtilde, integer_dtilde(run.igate, run.fgate))
+    run = subject.forward_on(subject.build(call))
+    for name, exact in subject.exact_outputs(run).items():
+        require_exact(run.of(name), exact)
 
 
 @law(FORWARD, bound=NO_BOUND, kinds=BOTH)
@@ -44,17 +51,19 @@ def test_law_output_shape(subject: Subject, call: Case) -> None:
         require(output.layout == torch.strided, name, output.layout, "a strided tensor", detail="layout")
 
 
-@law(GATES, bound=EQUAL_BITS)
-def test_law_future(subject: DtildeSubject, gates: Gates) -> None:
-    """The future is -inf, whatever the gates hold: D~[t, s] = -inf for s > t.
+@law(FORWARD, bound=EQUAL_BITS, kinds=BOTH)
+def test_law_future(subject: Subject, call: Case) -> None:
+    """The future is {-inf, whatever the gates hold: D~[t, s] = -inf for s > t //
+    0, exactly: o[t] has nothing of v_s for s > t}.
 
-    Why: Whatever leaks from the future trains a model on its own answers; -1e30 is not -inf in a half
-        type.
+    Why: {Whatever leaks from the future trains a model on its own answers; -1e30 is not -inf in a half
+        type // What is masked by a small number, or after exp, leaks tomorrow into today}.
     Bound: zero.
     """
-    dtilde = subject.forward(gates).dtilde
-    future = np.broadcast_to(~np.tri(dtilde.shape[-1], dtype=bool), dtilde.shape)
-    require_same("D~", dtilde, np.full_like(dtilde, -np.inf), future, "the future of row t")
+    inputs = subject.build(call)
+    run = subject.forward_on(inputs)
+    for name, exact in subject.future(inputs, run).items():
+        require_exact(run.of(name), exact)
 
 
 @law(GATES, bound=(EQUAL_BITS, dtilde_bounds.forward_bound))

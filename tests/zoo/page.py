@@ -11,7 +11,6 @@ from unittest.mock import patch
 import torch
 from hypothesis import settings
 
-from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing.bounds.named import NamedBound
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.law.law import Law
@@ -55,9 +54,9 @@ def page() -> str:
     rejected = {DTILDE: [(m.law, m.name, m.museum) for m in MUTANTS]}
     rejected[FUSED] = [(m.law, m.name, m.museum) for m in FUSED_MUTANTS]
     parts = [HEAD]
-    for of, names in ((DTILDE, FAMILIES), (FUSED, FUSED_FAMILIES)):
+    for of in (DTILDE, FUSED):
         parts += [FUSED_HEAD] if of == FUSED else []
-        for family in names:
+        for family in dict.fromkeys(map(_family, laws(of))):
             parts.append(f"\n## {family.replace('_', ', ').capitalize()}\n")
             parts += [section(entry, rejected[of]) for entry in laws(of) if _family(entry) == family]
     return "\n".join(parts)

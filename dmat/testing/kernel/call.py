@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.verdict.finding import Finding, LawBroken
 
 NAN = float("nan")
@@ -72,12 +72,31 @@ class Kernel(Protocol):
         """Call the kernel."""
 
     @abstractmethod
-    def pull_on(
-        self, inputs: Any, call: Case, *, poison: float = NAN, times: int = 1
-    ) -> Sequence[PulledBack]:
-        """Call the kernel once, and pull the call's cotangent back `times` times through its graph.
+    def cotangent_of(self, inputs: Any, call: Case, poison: float = NAN) -> Tensor:
+        """Build the call's cotangent of the output."""
 
-        A gradient that the contract does not promise is zeros.
+    @abstractmethod
+    def pull_on(
+        self,
+        inputs: Any,
+        call: Case,
+        *,
+        poison: float = NAN,
+        times: int = 1,
+        cotangent: Tensor | None = None,
+    ) -> Sequence[PulledBack]:
+        """Call the kernel once, and pull a cotangent back `times` times through its graph.
+
+        cotangent: the cotangent of the output; None for the call's. A gradient that the contract does not
+        promise is zeros.
+        """
+
+    @abstractmethod
+    def changed(self, call: Case, keep: Mask | Mapping[str, Mask]) -> tuple[Called, Called]:
+        """Call the kernel twice: on the inputs, and on inputs that agree with them just in `keep`.
+
+        keep: (B, NH, S), for all inputs or by the name of the input. The other values of the gates are those
+        of the call's part `rival`.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The subject of the laws of fused kernels: a kernel, dtype and device, its calls, its expected values."""
+"""The subject of the laws of fused kernels: a kernel in a dtype on a device, and its expected values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
@@ -14,86 +13,36 @@ from flint import arb
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from dmat.strategies.fused_domain import FusedDomain
-from dmat.strategies.recipes.backgrounds import Constant, rounded
-from dmat.strategies.recipes.gates import Gates
-from dmat.strategies.recipes.layouts import lay_out
-from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
+from dmat.strategies.recipes.qkv import QKV
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.formats import FusedRounding
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract
-from dmat.testing.errors import UNCALLABLE
-from dmat.testing.kernel.call import called, pulled
-from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
-from dmat.testing.law.subject import DETACHED, Subject
-from dmat.testing.oracle.arithmetic import FINITE, Array, single
+from dmat.testing.kernel.fused import NAMES, FusedGradients, FusedRun, Inputs
+from dmat.testing.law.fused_calls import FusedCalls
+from dmat.testing.law.fused_integers import exact_output, is_held, sums_fit
+from dmat.testing.law.subject import DETACHED
+from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
 from dmat.testing.oracle.decays import Decays
 from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_balls import HeadBalls
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.reads import READS, Reads
-from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+from dmat.testing.verdict.finding import Exact, Expected
+from dmat.testing.verdict.require import require_same, require_within
 
 BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 
 
 @dataclass
-class FusedSubject(Subject):
+class FusedSubject(FusedCalls):
     """A fused kernel in a dtype on a device, as a law calls and judges it."""
 
-    @property
-    def contract(self) -> FusedContract:
-        """The implementation's contract."""
-        return cast(FusedContract, self.implementation.contract)
+    # Rounding, and what can be judged
 
-    @property
-    def reads(self) -> type[Reads]:
-        """The kind of operator."""
-        return READS[self.contract.reads]
-
-    # Calls by name
-
-    @property
-    def gates(self) -> tuple[str, str]:
-        """The input names of the input gate and the forget gate."""
-        return "i", "g"
-
-    def build(self, call: Case, poison: float = float("nan")) -> Inputs:
-        """Build the inputs."""
-        return self.inputs(call["gates"], call["qkv"], poison)
-
-    def overwrite(self, inputs: Inputs, rival: Gates) -> None:
-        """Overwrite the gates in place with those of `rival`. Double q, v and, where keys are free, k."""
-        for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
-            if x is not None:
-                x.copy_(other)
-        for name in "qkv":
-            if name != "k" or not self.contract.distinct_keys:
-                inputs.named[name].mul_(2)
-
-    def forward_on(self, inputs: Inputs) -> FusedRun:
-        """Call the kernel."""
-        return self.run_of(inputs)
-
-    def pull_on(
-        self, inputs: Inputs, call: Case, *, poison: float = float("nan"), times: int = 1
-    ) -> list[FusedGradients]:
-        """Call the kernel once, and pull the cotangent back `times` times through its graph."""
-        needed = NAMES if self.contract.has_gradients else ()
-        return self.pulls_of(inputs, call["qkv"], needed, times=times)
-
-    def name_of(self, name: str) -> str:
-        """Return the name of an input in findings."""
-        return self.letters[name]
-
-    def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
-        """Return the expected value of the output, by name."""
-        return {"o": self.expected(run, note)}
-
-    def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
-        """Return the expected value of one input's gradient."""
-        return self.expected_gradient(gradients, name)
+    @cached_property
+    def rounding(self) -> FusedRounding:
+        """The formats that the kernel rounds to in this dtype."""
+        return FusedRounding.of(self.contract, self.dtype)
 
     def judged_gradients(self, call: Case) -> list[str]:
         """Return the inputs whose gradients can be judged with one-hot probes; none if undefined here."""
@@ -123,258 +72,20 @@ class FusedSubject(Subject):
         """
         return self.contract.gradient == "full" or not self.reads.truncates or qkv.regime == "small"
 
-    # Domain and rounding
+    # Expected values
 
-    @cached_property
-    def domain(self) -> FusedDomain:
-        """The cases that the strategies may draw for this kernel."""
-        contract, dtype = self.contract, self.dtype
-        formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
-        more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
-        return FusedDomain.of(contract, **more, **formats)
+    def truth(self, call_inputs: CallInputs) -> Truth:
+        """Return the true values of a call."""
+        with np.errstate(all="ignore"):
+            return Truth(self.contract, call_inputs)
 
-    @cached_property
-    def rounding(self) -> FusedRounding:
-        """The formats that the kernel rounds to in this dtype."""
-        return FusedRounding.of(self.contract, self.dtype)
-
-    @property
-    def plainest(self) -> Gates:
-        """The gates of the smoke call: zeros, one head, the shortest sequence."""
-        return Gates(self.domain.dtype, (1, 1, self.domain.all_lengths[0]))
-
-    def other_gates(self, gates: Gates) -> Gates:
-        """Return gates of the same shape and dtype, with values that occur in no small case if allowed.
-
-        The values are clamped to the ranges of the contract.
-        """
-        low, high = self.contract.i_range
-        igate = Constant(max(low, min(high, -2.75)) if self.contract.igate else 0.0)
-        most = max(self.domain.least, min(self.domain.most, -1.375))
-        return Gates(
-            gates.dtype, gates.shape, igate, Constant(0.0 if self.contract.gate == "fixed" else most)
-        )
-
-    def answer(self, case: Case, gates: Gates) -> Tensor:
-        """Return the output for these gates and the probe of the case, or a plain probe if it has none."""
-        qkv = case.get("qkv") or plain_qkv(self.domain, gates.shape[-1])
-        return self.call_fused(self.inputs(gates, qkv))
-
-    def answer_to_zeros(self, S: int) -> Tensor:
-        """Return the output for gates of zeros and a plain probe. All inputs require gradients."""
-        inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_qkv(self.domain, S))
-        leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
-        return self.call_fused(inputs.with_(**leaves))
-
-    def stand_in(self) -> Callable[..., object]:
-        """Return a function whose result is zeros that depend on all inputs."""
-        states, dtype = self.contract.states, getattr(torch, self.contract.returns(self.dtype))
-
-        def zeros(*tensors: Tensor, **more: object) -> object:
-            none: Tensor = sum((x.double().sum() for x in tensors), torch.zeros((), device=tensors[2].device))
-            o = (0 * none + 0 * tensors[2].double()).to(dtype)
-            return (o, o.detach()) if states in more else o
-
-        return zeros
-
-    @cached_property
-    def uncallable(self) -> str | None:
-        """Why a smoke call fails, in one line, or None. Promised states and packed ends are called too."""
-        gates = self.plainest
-        S = gates.shape[-1]
-        inputs = self.inputs(gates, plain_qkv(self.domain, S))
-        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in self._shown_inputs(inputs).items())
-        calls = ["nothing more"]
-        calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
-        calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
-        for call in calls:
-            try:
-                if call.startswith("nothing"):
-                    self.call_fused(inputs)
-                elif self.contract.packed and call.startswith(self.contract.packed):
-                    self.call_packed(inputs, (0, S))
-                else:
-                    _, state = self.call_with_state(inputs, None)
-                    self.call_with_state(inputs, state)
-            except LawBroken as broken:
-                found = broken.finding
-                why = found.computed if found.what == "raised" else f"gives {found.computed}"
-                wanted = "" if found.what == "raised" else f", expected {found.exact}"
-                unpromised = "if it is not promised: state K, V, lengths, dtypes, layout"
-                where = f"{shapes}, {self.dtype} on {self.device}"
-                return f"{UNCALLABLE}zeros, {where}, with {call}: {why}{wanted}; {unpromised}"
-        return None
-
-    def _shown_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        tensors = zip(inputs.named, self.arguments(inputs), strict=True)
-        return {self.letters[name]: x for name, x in tensors}
-
-    # Calls
-
-    def inputs(self, gates: Gates, qkv: QKV, poison: float = float("nan")) -> Inputs:
-        """Build the tensors of a call, each in the memory layout of the probe."""
-        products = qkv.build(gates, self.domain)
-        return self.inputs_of(gates, qkv, products, *gates.build(self.device, poison), poison)
-
-    def inputs_of(
-        self,
-        gates: Gates,
-        qkv: QKV,
-        products: Products,
-        igate: Tensor,
-        fgate: Tensor,
-        poison: float = float("nan"),
-    ) -> Inputs:
-        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
-        dtype = getattr(torch, self.dtype)
-        q, k, v = (
-            lay_out(rounded(x, dtype).to(self.device), layout, poison)
-            for x, layout in zip((products.q, products.k, products.v), qkv.layouts, strict=True)
-        )
-        fixed = self.contract.gate == "fixed"
-        return Inputs(
-            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
-        )
-
-    def read_inputs(
-        self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
-    ) -> CallInputs:
-        """Return the exact values of the inputs of a call. A gate that the kernel does not take is zeros.
-
-        begins, packed: the fields of CallInputs.
-        """
-        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
-        zeros = np.zeros(q.shape[:3])
-        igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
-        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
-        return CallInputs(q, k, v, igate, fgate, begins, packed)
-
-    def _fixed(self, zeros: Array) -> Array:
-        assert self.contract.fixed is not None
-        log = np.asarray(torch.as_tensor(self.contract.fixed(zeros.shape[1])).double(), dtype=np.float64)
-        return zeros + log[None, :, None]
-
-    def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
-        """Call the kernel; return its output, (B, NH, S, V). more: keyword arguments of the call.
-
-        Raises LawBroken if the kernel raises, or if its output is not a tensor of the promised shape and
-        dtype on the device of v.
-        """
-        return self._called(inputs, more)[0]
-
-    def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
-        """Call the kernel with a state, None at the start; return its output and the next state."""
-        assert self.contract.states
-        output, rest = self._called(inputs, {self.contract.states: state})
-        if not rest:
-            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
-        return output, rest[0]
-
-    def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
-        """Call the kernel on packed sequences that end at `ends`."""
-        return self.call_fused(inputs, **self._ending(ends))
-
-    def _ending(self, ends: Sequence[int]) -> dict[str, object]:
-        """Return the keyword argument with the ends of packed sequences."""
-        assert self.contract.packed
-        return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
-
-    def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
-        arguments = self.arguments(inputs)
-        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
-        returned = called("o", self.implementation.function, arguments, more)
-        first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
-        output = self._require_output(first, inputs)
-        self.recorder.returned_fused(first, rest)
-        return output, tuple(rest)
-
-    def arguments(self, inputs: Inputs) -> list[Tensor]:
-        """Return the tensors in the layout that the kernel takes."""
-        return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
-
-    def _require_output(self, found: object, inputs: Inputs) -> Tensor:
-        """Return the output as (B, NH, S, V). Raises LawBroken for a wrong shape, dtype or device."""
-        B, NH, S, V = inputs.v.shape
-        shape = (B, NH, S, V) if self.contract.layout == "BHSD" else (B, S, NH, V)
-        dtype = getattr(torch, self.contract.returns(self.dtype))
-        wanted = f"a {dtype} tensor {shape} on {inputs.v.device}"
-        if not isinstance(found, Tensor):
-            raise LawBroken(Finding("o", (), f"a {type(found).__name__}", wanted, what="shape"))
-        if (tuple(found.shape), found.dtype, found.device) != (shape, dtype, inputs.v.device):
-            distinct_values = f"a {found.dtype} tensor {tuple(found.shape)} on {found.device}"
-            raise LawBroken(Finding("o", (), distinct_values, wanted, what="shape"))
-        return found if self.contract.layout == "BHSD" else found.transpose(1, 2)
-
-    def run(self, gates: Gates, qkv: QKV) -> FusedRun:
-        """Build the recipes' tensors and call the kernel on them."""
-        return self.run_of(self.inputs(gates, qkv))
-
-    def run_of(self, inputs: Inputs) -> FusedRun:
-        """Call the kernel on these inputs."""
-        return FusedRun(self.read_inputs(inputs), self.call_fused(inputs), self.read)
-
-    def pull(self, gates: Gates, qkv: QKV, needed: Sequence[str] = NAMES) -> FusedGradients:
-        """Call the kernel and pull the probe's cotangent back through it."""
-        return self.pull_of(self.inputs(gates, qkv), qkv, needed)
-
-    def cotangent(self, inputs: Inputs, qkv: QKV) -> Tensor:
-        """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
-        dtype = getattr(torch, self.contract.returns(self.dtype))
-        dense = torch.from_numpy(qkv.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
-        return lay_out(dense, qkv.pull_layout) if qkv.pull_layout else dense
-
-    def pull_of(
-        self,
-        inputs: Inputs,
-        qkv: QKV,
-        needed: Sequence[str] = NAMES,
-        *,
-        W: Tensor | None = None,
-        call_inputs: CallInputs | None = None,
-        more: Mapping[str, object] = NOTHING,
-    ) -> FusedGradients:
-        """Call the kernel on these inputs, and pull the cotangent back once."""
-        return self.pulls_of(inputs, qkv, needed, W=W, call_inputs=call_inputs, more=more)[0]
-
-    def pulls_of(
-        self,
-        inputs: Inputs,
-        qkv: QKV,
-        needed: Sequence[str] = NAMES,
-        *,
-        times: int = 1,
-        W: Tensor | None = None,
-        call_inputs: CallInputs | None = None,
-        more: Mapping[str, object] = NOTHING,
+    def judged(
+        self, run: FusedRun, W: Array, every: Sequence[dict[str, Tensor]], *, detached: bool
     ) -> list[FusedGradients]:
-        """Call the kernel once on these inputs, and pull the cotangent back `times` times through its graph.
-
-        needed: the inputs that require a gradient; the gradient of any other input is zero. W: the cotangent;
-        None for the qkv recipe's. more: keyword arguments of the call. call_inputs: the exact values of the
-        inputs, with a handed-over state or packed ends; None for those of a plain call.
-        """
-        call_inputs, named = call_inputs or self.read_inputs(inputs), inputs.named
-        leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
-        self.recorder.fused_leaves(named, leaves, self.letters)
-        output = self.call_fused(inputs.with_(**leaves), **more)
-        tensor = self.cotangent(inputs, qkv) if W is None else W
-        cotangent_W = self.read(tensor)  # a backward may overwrite it
-        run = FusedRun(call_inputs, output.detach(), self.read)
-        self.recorder.detached(output, run.output)
-        every = [
-            self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
-        ]
-        truth = self.truth(call_inputs)
-        bounds = FusedBounds(truth, self.contract, self.rounding)
-        detached = not output.requires_grad
-        pulled = Pulled(truth, cotangent_W)
-        return [FusedGradients(run, cotangent_W, tensors, detached, pulled, bounds) for tensors in every]
-
-    def pull_packed(
-        self, inputs: Inputs, qkv: QKV, call_inputs: CallInputs, ends: Sequence[int]
-    ) -> FusedGradients:
-        """Call the kernel on packed sequences, and pull the probe's cotangent back."""
-        return self.pull_of(inputs, qkv, call_inputs=call_inputs, more=self._ending(ends))
+        """Return the gradients of each pullback with their true values and their bounds."""
+        truth = self.truth(run.inputs)
+        bounds, pulled = FusedBounds(truth, self.contract, self.rounding), Pulled(truth, W)
+        return [FusedGradients(run, W, tensors, detached, pulled, bounds) for tensors in every]
 
     def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
         """Call the kernel up to a cut, call it again from its state, and pull the second cotangent back.
@@ -395,31 +106,9 @@ class FusedSubject(Subject):
         bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
         return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
 
-    def _pulled(
-        self,
-        output: Tensor,
-        leaves: dict[str, Tensor],
-        W: Tensor,
-        needed: Sequence[str],
-        *,
-        retain: bool,
-    ) -> dict[str, Tensor]:
-        asked = {name: leaf for name, leaf in leaves.items() if name in needed}
-        self.recorder.pull_fused(output, asked, W, self.letters, self.contract.layout, retain=retain)
-        found = pulled(output, asked, W, retain=retain)
-        result = {}
-        for name, leaf in leaves.items():
-            gradient = found.get(name)
-            result[name] = torch.zeros_like(leaf) if gradient is None else gradient
-        self.recorder.pulled_fused([result[name] for name in asked])
-        return result
-
-    # Expected values
-
-    def truth(self, call_inputs: CallInputs) -> Truth:
-        """Return the true values of a call."""
-        with np.errstate(all="ignore"):
-            return Truth(self.contract, call_inputs)
+    def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
+        """Return the expected value of the output, by name."""
+        return {"o": self.expected(run, note)}
 
     def expected(self, run: FusedRun, note: str = "") -> Expected:
         """Return the expected output of this call."""
@@ -445,6 +134,10 @@ class FusedSubject(Subject):
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
+
+    def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
+        """Return the expected value of one input's gradient."""
+        return self.expected_gradient(gradients, name)
 
     def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
         """Return the expected gradient of one input of this call."""
@@ -472,16 +165,72 @@ class FusedSubject(Subject):
             kind = np.full(value.shape, FINITE, dtype=np.int8)
             return Expected(self.gradient_name(name), kind, single(value), slack, bound, ball, note)
 
-    def gradient_name(self, name: str) -> str:
-        """Return the name of a gradient in findings."""
-        return f"d{self.letters[name]}"
+    # Values to the bit, and entries that a call may not change
 
     @property
-    def letters(self) -> dict[str, str]:
-        """The printed name of each tensor of a call."""
-        return dict(
-            zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
-        )
+    def exact_to_the_bit(self) -> bool:
+        """Whether rows do not depend on later ones, so that bits can be compared."""
+        return self.contract.causal == "bits" and self.contract.deterministic
+
+    @property
+    def exact_across_heads(self) -> bool:
+        """Whether the bits of a head may not change with other heads: in every contract."""
+        return True
+
+    def require_unchanged(
+        self, after: FusedRun, before: FusedRun, where: Mask, note: str, *, bits: bool = False
+    ) -> None:
+        """Require two runs to agree at `where`: bit for bit, or the later run within its bound."""
+        where = np.broadcast_to(where, before.o.shape)
+        if self.exact_to_the_bit or bits:
+            require_same("o", after.o, before.o, where, note)
+        else:
+            require_within(after.o, self.expected(after, note).freed(~where))
+
+    def reach(self, call: Case, head: tuple[int, int], t: int) -> tuple[Mapping[str, Mask], Mask]:
+        """Return what o[t] reads, all inputs of its head up to t, and the output up to t."""
+        keep = np.zeros(call["gates"].shape, dtype=bool)
+        keep[(*head, slice(0, t + 1))] = True
+        return dict.fromkeys(NAMES, keep), keep[..., None]
+
+    def future(self, inputs: Inputs, run: FusedRun) -> dict[str, Exact]:
+        """Return the future of o: 0 in a column before its one source. None in log space: its 0 is e^-300."""
+        later = np.zeros(run.o.shape[-2:], dtype=bool)
+        for s, c in enumerate(() if self.contract.positive else inputs.column):
+            if c >= 0:
+                later[:s, c] = True
+        where = np.broadcast_to(later, run.o.shape) & np.isfinite(run.o)
+        note = "column c is that of a later source alone"
+        return {"o": Exact("o", np.zeros_like(run.o), where, note)}
+
+    def exact_outputs(self, run: FusedRun) -> dict[str, Exact]:
+        """Return the output for integers, where sums stay within 8 bits."""
+        value, where = exact_output(self.truth(run.inputs), self.rounding, run.output.dtype)
+        return {"o": Exact("o", value, where)}
+
+    def exact_gradients(self, gradients: FusedGradients) -> dict[str, Exact]:
+        """Return the gradients of log gates and input gates for integers, where the formats hold the sums."""
+        pulled, fits = gradients.pulled, sums_fit(gradients.pulled, self.rounding)
+        exact = {"g": pulled.dgate} if self.contract.gate == "log" else {}
+        exact |= {"i": pulled.di} if self.contract.igate else {}
+        held = {name: is_held(value, gradients.tensors[name].dtype) for name, value in exact.items()}
+        return {name: Exact(self.gradient_name(name), x, held[name] & fits) for name, x in exact.items()}
+
+    def first_gradient(self, gradients: FusedGradients) -> Exact | None:
+        """Return 0 at the first forget gate if gradients sum the rectangle alone; else None.
+
+        None for an operator with a normaliser, or weighted by -l, too.
+        """
+        plain = self.contract.weight is None and not self.reads.normalised
+        if self.contract.widest_gradient != "rectangle" or not plain:
+            return None
+        zeros = np.zeros(gradients.tensors["g"].shape[:-1])
+        first = np.broadcast_to(np.arange(zeros.shape[-1]) == 0, zeros.shape)
+        return Exact(self.gradient_name("g"), zeros, first, "no window holds it")
+
+    def lent(self, inputs: Inputs, cotangent: Tensor) -> dict[str, Tensor]:
+        """Return the cotangent W. The law `inputs_untouched` watches the inputs, in the backward call too."""
+        return {"W": cotangent}
 
 
 def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:

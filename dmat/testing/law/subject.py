@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -17,8 +17,8 @@ from dmat.testing.contract import AnyContract
 from dmat.testing.kernel.call import Kernel
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.recording import SILENT, Recorder
-from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.verdict.finding import Expected, as_array
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.verdict.finding import Exact, Expected, as_array
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
 
@@ -73,6 +73,51 @@ class Subject(Kernel, ABC):
     @abstractmethod
     def judged_gradients(self, call: Case) -> Sequence[str]:
         """Return the names of the inputs whose gradients can be judged in this call."""
+
+    # Values to the bit, and entries that a call may not change
+
+    @property
+    @abstractmethod
+    def exact_to_the_bit(self) -> bool:
+        """Whether entries keep their bits if nothing that they read changes."""
+
+    @property
+    @abstractmethod
+    def exact_across_heads(self) -> bool:
+        """Whether entries keep their bits if other heads change."""
+
+    @abstractmethod
+    def require_unchanged(
+        self, after: Any, before: Any, where: Mask, note: str, *, bits: bool = False
+    ) -> None:
+        """Require two runs to agree at `where`: bit for bit if `exact_to_the_bit`, else within bounds.
+
+        where: broadcast to the output. bits: compare bit for bit in any case.
+        """
+
+    @abstractmethod
+    def reach(self, call: Case, head: tuple[int, int], t: int) -> tuple[Mapping[str, Mask], Mask]:
+        """Return the inputs that some entries read, (B, NH, S) by name, and a mask of these entries."""
+
+    @abstractmethod
+    def future(self, inputs: Any, run: Any) -> Mapping[str, Exact]:
+        """Return the exact values of the future of each output, by name."""
+
+    @abstractmethod
+    def exact_outputs(self, run: Any) -> Mapping[str, Exact]:
+        """Return the exact outputs for integers, by name."""
+
+    @abstractmethod
+    def exact_gradients(self, gradients: Any) -> Mapping[str, Exact]:
+        """Return the exact gradients for integers, by the name of their input."""
+
+    @abstractmethod
+    def first_gradient(self, gradients: Any) -> Exact | None:
+        """Return the exact gradient of the first forget gate, 0; None if the contract promises a bound."""
+
+    @abstractmethod
+    def lent(self, inputs: Any, cotangent: Tensor) -> Mapping[str, Tensor]:
+        """Return the tensors of a backward call that the law `cotangent_untouched` watches, by name."""
 
     # The smoke call, and the calls of a case
 

@@ -155,6 +155,19 @@ class Expected:
         return np.asarray((self.kind == FINITE) & ~self.bound.free)
 
 
+@dataclass(frozen=True)
+class Exact:
+    """Entries of one tensor that every right kernel returns to the bit.
+
+    value: the true values. where: the entries; None for all. note: for the message.
+    """
+
+    quantity: str
+    value: Array
+    where: Mask | None = None
+    note: str = ""
+
+
 def as_array(tensor: Any) -> Array:
     """Copy the tensor's values to float64, which holds every value of the four dtypes exactly."""
     return np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())

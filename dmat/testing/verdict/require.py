@@ -20,7 +20,7 @@ from dmat.testing.oracle.arithmetic import (
     Mask,
 )
 from dmat.testing.record import What
-from dmat.testing.verdict.finding import Evidence, Expected, Finding, LawBroken
+from dmat.testing.verdict.finding import Evidence, Exact, Expected, Finding, LawBroken
 
 
 def _shown(value: float) -> str:
@@ -190,6 +190,11 @@ def require_same(
         numbers = math.isfinite(computed[index]) and math.isfinite(exact[index])
         what: What = "value" if numbers else "class"
         raise LawBroken(Finding(quantity, index, shown, must, note=note, evidence=evidence, what=what))
+
+
+def require_exact(computed: Array, exact: Exact) -> None:
+    """Require the exact values, bit for bit, as `require_same` does."""
+    require_same(exact.quantity, computed, exact.value, exact.where, exact.note)
 
 
 def require(
