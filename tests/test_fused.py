@@ -19,7 +19,7 @@ from torch import Tensor
 from dmat.strategies import QKV, Constant, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
 from dmat.testing import fused
-from dmat.testing.bounds.fused import no_larger
+from dmat.testing.bounds.scope import no_larger
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.contract import FusedContract
 from dmat.testing.explain.decays import read_out

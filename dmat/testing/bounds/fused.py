@@ -20,6 +20,8 @@ from dmat.testing.bounds.formats import (
     FusedRounding,
     gamma,
 )
+from dmat.testing.bounds.heads import largest, of_heads
+from dmat.testing.bounds.scope import no_larger
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask, single
 from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from
@@ -149,29 +151,33 @@ class FusedBounds:
 
         return window_sums(single(terms), wide=False).hi
 
-    # The output
+    # The output. Magnitudes of a head are (B, NH): a head's bound does not depend on its neighbours.
 
     @cached_property
-    def largest_igate(self) -> float:
-        """The largest e^i; 1 for an operator with a stabiliser, which divides by it again."""
+    def largest_igate(self) -> Array:
+        """The largest e^i of a head, (B, NH); 1 with a stabiliser, which divides by it again."""
+        igate = self.truth.inputs.igate
         if self.truth.reads.normalised:
-            return 1.0
-        return float(np.exp(min(self.truth.inputs.igate.max(initial=0.0), LARGEST_LOG)))
+            return np.ones(igate.shape[:-1])
+        return np.asarray(np.exp(np.minimum(igate.max(-1, initial=0.0), LARGEST_LOG)))
 
     @cached_property
-    def big(self) -> float:
-        """The largest factor that may multiply the loss of one step later."""
+    def big(self) -> Array:
+        """The largest factor of a head that may multiply the loss of one step later, (B, NH)."""
         inputs = self.truth.inputs
-        parts = [float(np.abs(x).max(initial=1.0)) for x in (inputs.q, inputs.k, inputs.v, self.truth.weight)]
-        return float(np.prod(parts)) * max(1.0, self.truth.scale) * self.largest_igate
+        q, k, v, weight = map(largest, (inputs.q, inputs.k, inputs.v, self.truth.weight))
+        return q * k * v * weight * max(1.0, self.truth.scale) * self.largest_igate
 
     @property
-    def lost(self) -> float:
-        """The loss to underflow of S terms of K products. A state may lose its own format's floor."""
+    def lost(self) -> Array:
+        """A head's loss to underflow of S terms of K products, (B, NH).
+
+        A state may lose its own format's floor.
+        """
         inputs, tiny = self.truth.inputs, self.rounding.tiny
         if inputs.crossing.any():
             tiny = max(tiny, self.rounding.handed.floor)
-        return float((inputs.S + inputs.q.shape[-1] + 4) * tiny * self.big)
+        return np.asarray((inputs.S + inputs.q.shape[-1] + 4) * tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
@@ -214,21 +220,21 @@ class FusedBounds:
             return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
 
     @cached_property
-    def overflows(self) -> bool:
-        """Whether an operand or a state (k e^i, q.k e^i) may overflow although no result does."""
+    def overflows(self) -> Mask:
+        """Whether an operand or a state of a head (k e^i, q.k e^i) may overflow although no result does."""
         inputs, way = self.truth.inputs, (self.rounding.accumulator, self.rounding.operands)
-        products = [float(np.abs(x).max(initial=1.0)) for x in (inputs.q, inputs.k, self.truth.product_sizes)]
-        others = [float(np.abs(x).max(initial=1.0)) for x in (inputs.v, self.truth.weight)]
-        reach = max(products) * float(np.prod(others)) * self.largest_igate
-        return reach >= min(form.largest for form in way) / 2
+        q, k, products = map(largest, (inputs.q, inputs.k, self.truth.product_sizes))
+        others = largest(inputs.v) * largest(self.truth.weight) * self.largest_igate
+        reach = np.maximum(np.maximum(q, k), products) * others
+        return np.asarray(reach >= min(form.largest for form in way) / 2)
 
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
         u, error = self.rounding.output.u, self.o_error
         with np.errstate(over="ignore", invalid="ignore"):
-            bound = error + u * (np.abs(self.truth.o) + error) + self.lost * self.grown
+            bound = error + u * (np.abs(self.truth.o) + error) + of_heads(self.lost, error) * self.grown
             bound = bound + self.rounding.output.floor
-            overflow = (self.o_sizes >= self.rounding.largest / 2) | self.overflows
+            overflow = (self.o_sizes >= self.rounding.largest / 2) | of_heads(self.overflows, error)
         return self._bound(bound, overflow)
 
     def _bound(self, bound: Array, overflow: Mask) -> Bound:
@@ -366,10 +372,10 @@ class FusedBounds:
         """Return e (1 + u) + u |value| + the loss to underflow, which e^m or e^-m may magnify."""
         with np.errstate(over="ignore", invalid="ignore"):
             grown = self.truth.reads.magnified(*self.stabiliser)
-            lost = 64 * self.lost * grown * (1 + size + np.abs(value)) + output.floor
+            lost = 64 * of_heads(self.lost * grown, error) * (1 + size + np.abs(value)) + output.floor
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
-            overflow = overflow | self.overflows
+            overflow = overflow | of_heads(self.overflows, error)
         return self._bound(bound, overflow)
 
 
@@ -384,17 +390,6 @@ def _product(left: Array, right: Array) -> Array:
     """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(left @ right)
-
-
-def no_larger(low: Array, error: Array, high: Array) -> Array:
-    """Return, for each entry of `high`, the sum of `error` over its row's entries with low <= high."""
-    S = low.shape[-1]
-    with np.errstate(invalid="ignore"):
-        order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")
-        padded = np.concatenate([error, np.zeros_like(high)], -1)
-        sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
-    where = np.argsort(order, axis=-1)[..., S:]
-    return np.asarray(np.take_along_axis(sums, where, -1))
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate)

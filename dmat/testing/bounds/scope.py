@@ -53,3 +53,14 @@ def derivative_scope(error_scope: str | int) -> str:
     either end (docs/spec.md section 3), and the adjoint of a sum from one end is a sum from the other.
     """
     return "window" if error_scope == "window" else "sequence"
+
+
+def no_larger(low: Array, error: Array, high: Array) -> Array:
+    """Return, for each entry of `high`, the sum of `error` over its row's entries with low <= high."""
+    S = low.shape[-1]
+    with np.errstate(invalid="ignore"):
+        order = np.argsort(np.concatenate([low, high], -1), axis=-1, kind="stable")
+        padded = np.concatenate([error, np.zeros_like(high)], -1)
+        sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
+    where = np.argsort(order, axis=-1)[..., S:]
+    return np.asarray(np.take_along_axis(sums, where, -1))

@@ -81,8 +81,11 @@ class Reads(ABC):
 
     @staticmethod
     @abstractmethod
-    def magnified(low: Array, high: Array) -> float:
-        """Return the factor g by which m, from low to high, may magnify a gradient's loss to underflow."""
+    def magnified(low: Array, high: Array) -> Array | float:
+        """Return the factor g by which m may magnify a gradient's loss to underflow, (B, NH) or one number.
+
+        low, high: the smallest and the largest m of each row, (B, NH, t).
+        """
 
 
 class Linear(Reads):
@@ -192,9 +195,10 @@ class MLSTM(Reads):
         return np.maximum(np.maximum(largest, since), np.maximum.accumulate(igate, axis=-1))
 
     @staticmethod
-    def magnified(low: Array, high: Array) -> float:
+    def magnified(low: Array, high: Array) -> Array | float:
         """g = max(e^m, e^-m): the 1 of max(|n|, 1) stands as e^-m beside n."""
-        return float(np.exp(min(max(high.max(initial=0.0), -low.min(initial=0.0)), LARGEST_LOG)))
+        reach = np.maximum(high.max(-1, initial=0.0), -low.min(-1, initial=0.0))
+        return np.asarray(np.exp(np.minimum(reach, LARGEST_LOG)))
 
 
 class Softmax(Reads):
