@@ -170,6 +170,16 @@ def fewer_times(case: Case, block: int) -> Iterator[Case]:
         stretch //= 2
 
 
+def other_seeds(case: Case, block: int) -> Iterator[Case]:
+    """Draw other random q, k and v for fewer times and one head: the values of a seed depend on the shape."""
+    S = case["gates"].shape[-1]
+    if "qkv" in case and 0 < S // block <= FEW:
+        for blocks in range(1, S // block + 1):
+            short = shaped(case, (1, 1, blocks * block))
+            for seed in range(FEW):
+                yield with_field(short, "qkv", "seed", seed)
+
+
 def fewer_heads(case: Case) -> Iterator[Case]:
     """Leave out batches and heads: keep the first few, one (b, h), one of an axis, all but one of an axis."""
     B, NH, S = case["gates"].shape

@@ -111,6 +111,7 @@ class Descent:
         steps: tuple[Step, ...] = (
             lambda case: smaller.fewer_times(case, self.block),
             smaller.fewer_heads,
+            lambda case: smaller.other_seeds(case, self.block),
             smaller.plainer_layouts,
             smaller.plainer_backgrounds,
             smaller.fewer_edits,
