@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from dmat.strategies.recipes.backgrounds import (
     Constant,
     Cycle,
     Edited,
+    Heads,
     Normal,
     Palette,
     Ramp,
@@ -22,6 +24,8 @@ from dmat.strategies.recipes.gates import SPECIAL_VALUES, UNIT, Gates, exact_uni
 from dmat.strategies.recipes.layouts import GATE_LAYOUTS, PER_HEAD, SAME_VALUES, draw_layout
 from dmat.strategies.regimes import DTILDE, IGATE_DRAWS, ORDINARY, GateFormat, palettes
 from dmat.strategies.shapes import draw_shape
+
+GatesShape = tuple[int, int, int]
 
 
 def draw_background(draw: Draw, values: Sequence[float]) -> Background:
@@ -67,6 +71,27 @@ def _field(draw: Draw, shape: Shape, palettes: Sequence[Sequence[float]]) -> Bac
     return edited_field(draw, background, shape, palettes)
 
 
+def distinct_heads(draw: Draw, shape: GatesShape) -> tuple[int, int]:
+    """Draw how many backgrounds the heads have for the input gate and for the forget gate.
+
+    0: one background for all heads. Two and three are coprime: six heads of them all differ.
+    """
+    heads = math.prod(shape[:-1])
+    if heads <= 1 or choose(draw, (True, True, False)) is False:
+        return 0, 0
+    return min(2, heads), min(3, heads)
+
+
+def of_heads(draw: Callable[[GatesShape], Background], shape: GatesShape, number: int) -> Background:
+    """Draw a background for all heads, or `number` of them which the heads have in turn.
+
+    draw: draws a background for a tensor of this shape.
+    """
+    if number == 0:
+        return draw(shape)
+    return Heads(tuple(draw((1, 1, shape[-1])) for _ in range(number)))
+
+
 def _no_igate(draw: Draw, shape: Shape) -> Background:
     return Constant(0.0)
 
@@ -80,9 +105,13 @@ def draw_gates(
 ) -> Gates:
     """Draw gates of this shape, of any regime; see `gates`."""
     values = palettes(GateFormat(DTILDE, dtype, special_values))
-    fgate = _field(draw, shape, values)
+    igates, fgates = distinct_heads(draw, shape)
+    fgate = of_heads(lambda one: _field(draw, one, values), shape, fgates)
     draw_igate = choose(draw, (_no_igate, None, None, None, *IGATE_DRAWS))
-    igate = _field(draw, shape, values) if draw_igate is None else draw_igate(draw, shape)
+    if draw_igate is None:
+        igate = of_heads(lambda one: _field(draw, one, values), shape, igates)
+    else:
+        igate = draw_igate(draw, shape)
     layouts = tuple(GATE_LAYOUTS if expanded else SAME_VALUES)
     return Gates(dtype, shape, igate, fgate, draw_layout(draw, layouts), draw_layout(draw, layouts))
 

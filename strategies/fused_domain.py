@@ -11,7 +11,7 @@ import torch
 
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.domain import Domain
-from dmat.strategies.drawing import draw_background, edited_field
+from dmat.strategies.drawing import distinct_heads, draw_background, edited_field, of_heads
 from dmat.strategies.promised import FusedPromised, Scaling
 from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Normal, Within
 from dmat.strategies.recipes.gates import Gates
@@ -154,8 +154,13 @@ class FusedDomain(Domain):
 
     def draw_gates_of(self, draw: Draw, shape: tuple[int, int, int]) -> Gates:
         """Draw gates of this shape."""
-        igate = self._igate(draw, shape) if self.contract.igate else Constant(0.0)
-        fgate = self._fgate(draw, shape) if self.contract.gate != "fixed" else Constant(0.0)
+        igates, fgates = distinct_heads(draw, shape)
+        igate: Background = Constant(0.0)
+        fgate: Background = Constant(0.0)
+        if self.contract.igate:
+            igate = of_heads(lambda one: self._igate(draw, one), shape, igates)
+        if self.contract.gate != "fixed":
+            fgate = of_heads(lambda one: self._fgate(draw, one), shape, fgates)
         layouts = tuple(SAME_VALUES) if self.contract.strided else ("contiguous",)
         own = draw_layout(draw, layouts) if self.contract.gate != "fixed" else "contiguous"
         other = draw_layout(draw, layouts) if self.contract.igate else own

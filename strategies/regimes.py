@@ -8,6 +8,7 @@ ladder begins with them. Two regimes may have the same rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -18,7 +19,17 @@ import numpy as np
 import torch
 
 from dmat.strategies.choose import Draw, between, choose
-from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Edited, Ramp, Shape, inf, nan
+from dmat.strategies.recipes.backgrounds import (
+    Array,
+    Background,
+    Constant,
+    Edited,
+    Heads,
+    Ramp,
+    Shape,
+    inf,
+    nan,
+)
 from dmat.strategies.recipes.gates import UNIT, Gates, MinusWindow, special
 
 Item = TypeVar("Item")
@@ -292,6 +303,18 @@ def regime_of(gates: Gates) -> str:
     """Return the name of the gates' regime: the first row of REGIMES that contains them."""
     filled = Filled(gates)
     return next(regime.name for regime in REGIMES if regime.contains(filled))
+
+
+def regimes_of(gates: Gates) -> list[str]:
+    """Return the regime of each different head of the gates; one regime if all have one background."""
+    parts = [x.backgrounds if isinstance(x, Heads) else (x,) for x in (gates.igate, gates.fgate)]
+    number = min(math.prod(gates.shape[:2]), math.lcm(*map(len, parts)))
+    if number <= 1 or isinstance(gates.igate, MinusWindow) or gates.shape[-1] == 0:
+        return [regime_of(gates)]
+    one = (1, 1, gates.shape[-1])
+    igates, fgates = parts
+    heads = (Gates(gates.dtype, one, igates[n % len(igates)], fgates[n % len(fgates)]) for n in range(number))
+    return [regime_of(head) for head in heads]
 
 
 def _in_order(ranked: Iterable[Ranked[Item]]) -> tuple[Item, ...]:

@@ -10,8 +10,8 @@ BLOCKS = (16, 32, 64, 128, 8, 24, 96, 192, 256)
 PAST = (1, 0, 2, 6, -1, 3)
 
 # (B, NH), small first. B and NH differ beyond (1, 1), so that swapped axes are found.
-TINY = ((1, 1), (1, 1), (1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (1, 3))
-FEW = ((1, 1), (1, 1), (1, 2), (2, 1), (2, 3))
+TINY = ((1, 1), (1, 1), (1, 2), (2, 3), (3, 2), (4, 3), (3, 4), (2, 1), (2, 6), (1, 3))
+FEW = ((1, 1), (1, 2), (2, 1), (2, 3), (3, 2))
 ONE = ((1, 1), (1, 1), (1, 2))
 USUAL = 262  # the longest sequence of most searches: a block of 256, and 6 more
 LENGTHS = ("S = 0", "S = 1", "S = 2 .. 5", "S = 6 .. 24", "S = 25 .. 150", "S > 150")

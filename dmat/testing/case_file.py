@@ -81,6 +81,10 @@ _OF_TYPE = {
         Meta(max_length=100_000),
     ],
     "Background": "AnyBackground",
+    "tuple[Background, ...]": Annotated[
+        tuple["AnyBackground", ...],  # type: ignore[valid-type]
+        Meta(min_length=1, max_length=1000),
+    ],
 }
 
 

@@ -72,7 +72,10 @@ class LawRecord(Struct, forbid_unknown_fields=True):
     ] = "interrupted"
     promised: Annotated[bool, Meta(description="whether the contract implies that the law is run")] = True
     uncallable: Annotated[bool, Meta(description="not run: whether the plainest call raised")] = False
-    examples: Count = 0
+    examples: Annotated[int, Meta(ge=0, description="calls")] = 0
+    sequences: Annotated[
+        int, Meta(ge=0, description="gate sequences of these calls: batches times heads")
+    ] = 0
     worst: Annotated[
         float | None, Meta(description="largest error over its bound; null for laws without a bound")
     ] = None
@@ -104,10 +107,11 @@ class Record(LawRecord, tag="record", tag_field="line"):
     part: str = "all"
     traceback: str = ""
 
-    def count(self, kind: str | None) -> None:
-        """Count an example. kind: "REGIME, LENGTHS" of its gates, or None for an example without gates."""
+    def count(self, shape: tuple[int, ...], kinds: list[str]) -> None:
+        """Count an example. shape: (B, NH, ..). kinds: "REGIME, LENGTHS" of its different heads."""
         self.examples += 1
-        if kind is not None:
+        self.sequences += shape[0] * shape[1]
+        for kind in kinds:
             self.drawn[kind] = self.drawn.get(kind, 0) + 1
 
 

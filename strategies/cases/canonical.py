@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dmat.strategies.domain import Domain
-from dmat.strategies.recipes.backgrounds import Background, Constant, Cycle, Diagonal, Ramp, Row, Sum, inf
+from dmat.strategies.recipes.backgrounds import (
+    Background,
+    Constant,
+    Cycle,
+    Diagonal,
+    Heads,
+    Ramp,
+    Row,
+    Sum,
+    inf,
+)
 from dmat.strategies.recipes.cotangents import Cotangent, exact_budget
 from dmat.strategies.recipes.gates import Gates, exact_units
 from dmat.strategies.recipes.layouts import GATE_LAYOUTS
@@ -43,6 +53,23 @@ def ragged(domain: Domain) -> list[int]:
     return _fitting(domain, (17, 38, 70, 129), (4,))
 
 
+def stacked(cases: list[Gates]) -> list[Gates]:
+    """Put contiguous gates of one head and of one length into one call, where each is a head.
+
+    The first of each length stays a call of its own, before the others.
+    """
+    of_length: dict[int, list[Gates]] = {}
+    for gates in cases:
+        of_length.setdefault(gates.shape[-1], []).append(gates)
+    calls = []
+    for S, (first, *others) in of_length.items():
+        calls.append(first)
+        if others:
+            igate, fgate = (Heads(tuple(x)) for x in zip(*((g.igate, g.fgate) for g in others), strict=True))
+            calls.append(Gates(first.dtype, (1, len(others), S), igate, fgate))
+    return calls
+
+
 def gate_ladder(domain: Domain) -> list[Gates]:
     """Return the canonical gates."""
     lengths = shortest(domain)
@@ -55,6 +82,7 @@ def gate_ladder(domain: Domain) -> list[Gates]:
     S, own = lengths[-1], domain.gate_format
     cases = [gates(n, Constant(0.0), Constant(f)) for n in lengths[:2] for f in constants(own)]
     cases += [gates(S, igate, fgate) for igate, fgate in spikes(own, S)]
+    cases = stacked(cases)
     heads = Gates(domain.dtype, (2, 3, S), UNEVEN, UNEVEN)
     cases += [replace(heads, igate_layout=name, fgate_layout=name) for name in GATE_LAYOUTS]
     if domain.zero_length:

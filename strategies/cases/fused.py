@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
+from dmat.strategies.cases.canonical import stacked
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.drawing import draw_background
@@ -89,19 +90,20 @@ def _uneven(domain: FusedDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gat
 
 def gate_ladder(domain: FusedDomain) -> list[Gates]:
     """Return the canonical gates, shortest first."""
-    ladder = [
+    alone = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
         for n, S in enumerate(domain.shortest(3))
         for fgate in _forget(domain)
         for igate in _inputs(domain)[: 1 if n == 2 else None]
     ]
+    ladder = stacked([gates for gates in alone if domain.has_gates(gates)])
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         ladder.append(_uneven(domain, S))
     ladder.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
     forget = _forget(domain)
     for S in domain.past_chunks():
         some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
-        ladder += [Gates(domain.dtype, (1, 1, S), i, f) for f in some for i in _inputs(domain)]
+        ladder += stacked([Gates(domain.dtype, (1, 1, S), i, f) for f in some for i in _inputs(domain)])
     return [gates for gates in ladder if domain.has_gates(gates)]
 
 

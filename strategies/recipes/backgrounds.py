@@ -7,6 +7,7 @@ float64. The last axis is time; the index of the flattened axes before it is the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,27 @@ class Edited(Background):
         for index, value in self.edits:
             filled[index] = value
         return filled
+
+
+@dataclass(frozen=True, repr=False)
+class Heads(Background):
+    """A background for each head: head n of the flattened axes has backgrounds[n mod their number].
+
+    Each fills a tensor of one batch and one head.
+    """
+
+    backgrounds: tuple[Background, ...]
+
+    def fill(self, shape: Shape) -> Array:
+        """Return a float64 array of this shape, (B, NH, ..)."""
+        B, NH, *rest = shape
+        each = [one.fill((1, 1, *rest))[0, 0] for one in self.backgrounds[: B * NH]]
+        return np.asarray([each[n % len(each)] for n in range(B * NH)], dtype=np.float64).reshape(shape)
+
+    def of(self, heads: Sequence[int]) -> Background:
+        """Return the background of these heads alone."""
+        kept = tuple(self.backgrounds[n % len(self.backgrounds)] for n in heads)
+        return Heads(kept) if len(kept) > 1 else kept[0] if kept else self
 
 
 @dataclass(frozen=True, repr=False)

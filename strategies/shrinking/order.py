@@ -11,6 +11,7 @@ from dmat.strategies.recipes.backgrounds import (
     Constant,
     Cycle,
     Edited,
+    Heads,
     Normal,
     Palette,
     Ramp,
@@ -59,6 +60,8 @@ def structure(background: Background, least: float = 0.0) -> float:
             return structure(inner, least) + 2 * len(edits)
         case Cycle(values):
             return 2.0 * len(values)
+        case Heads(several):
+            return 1.0 + sum(structure(one, least) for one in several)
         case Sum(first, second):
             return 4.0 + structure(first) + structure(second)
         case Ramp(_, _, head_step):

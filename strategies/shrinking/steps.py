@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Edited, Row, Shape
+from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Edited, Heads, Row, Shape
 from dmat.strategies.recipes.cotangents import Cotangent
 from dmat.strategies.recipes.gates import UNIT, Gates
 from dmat.strategies.recipes.layouts import PER_ROW
@@ -69,6 +69,8 @@ def told(case: Case, name: str) -> list[float]:
 
 def fitted(background: Background, shape: Shape) -> Background:
     """Return the background without the edits whose index lies outside (B, NH, S)."""
+    if isinstance(background, Heads):
+        return Heads(tuple(fitted(one, (1, 1, shape[-1])) for one in background.backgrounds))
     if not isinstance(background, Edited):
         return background
     axes = (*shape, shape[-1])
@@ -76,6 +78,14 @@ def fitted(background: Background, shape: Shape) -> Background:
     return edited(
         background.background, [e for e, kept in zip(background.edits, inside, strict=True) if kept]
     )
+
+
+def of_places(background: Background, old: GatesShape, places: Places) -> Background:
+    """Return a background of gates of the old shape, restricted to these batches, heads and times."""
+    b, h, times = places
+    if isinstance(background, Heads):
+        background = background.of([n * old[1] + m for n in b for m in h])
+    return fitted(background, (len(b), len(h), len(times)))
 
 
 def edited(background: Background, edits: Sequence[tuple[tuple[int, ...], float]]) -> Background:
@@ -113,11 +123,14 @@ def _part(part: Any, case: Case, places: Places) -> Any:
     if isinstance(part, Gates):
         everywhere = np.ones((B, NH, S), dtype=bool)
         igate, fgate = (spelled(gate[np.ix_(*places)], everywhere) for gate in part.values())
-        igate, fgate = igate or fitted(part.igate, (B, NH, S)), fgate or fitted(part.fgate, (B, NH, S))
+        igate, fgate = (
+            igate or of_places(part.igate, old, places),
+            fgate or of_places(part.fgate, old, places),
+        )
         return replace(part, shape=(B, NH, S), igate=igate, fgate=fgate)
     if isinstance(part, Cotangent):
         G = as_built(part, case)[np.ix_(*places, places[-1])]
-        values = spelled(G, past(G)) or fitted(part.values, (B, NH, S))
+        values = spelled(G, past(G)) or of_places(part.values, old, places)
         return replace(part, values=values, layout="contiguous" if part.layout in PER_ROW else part.layout)
     if isinstance(part, int):
         return _position(part, places[-1], old[-1])
@@ -143,6 +156,8 @@ def shaped(case: Case, shape: GatesShape) -> Case:
         elif not isinstance(part, Recipe):
             smaller[name] = _part(part, case, (kept[0], kept[1], kept[2]))
     for name, field, background in backgrounds(case):
+        if isinstance(background, Heads) and shape[:2] != old[:2]:
+            background = background.of([b * old[1] + h for b in kept[0] for h in kept[1]])
         smaller = with_field(smaller, name, field, fitted(background, shape))
     return smaller
 

@@ -60,6 +60,7 @@ def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[
     came = list(parts.values())
     sums: dict[str, Any] = {
         "examples": sum(r.examples for r in came),
+        "sequences": sum(r.sequences for r in came),
         "worst": max((r.worst for r in came if r.worst is not None), default=None),
         "seconds": round(sum(r.seconds for r in came), 3),
     }
@@ -204,11 +205,12 @@ def _show_broken(report: Report, console: Console) -> None:
 
 def _verdict_line(report: Report) -> str:
     ran = [r for r in report.laws if r.status in ("passed", "failed")]
-    examples = sum(r.examples for r in ran)
+    examples, sequences = sum(r.examples for r in ran), sum(r.sequences for r in ran)
     known = sum(r.status == "known" for r in report.laws)
     if report.verdict == "sound":
         but = f", but for {known} known not to hold" if known else ""
-        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws{but} ({examples} examples)"
+        tried = f"{examples} examples, {sequences} gate sequences"
+        return f"\nSOUND: {report.implementation} keeps all {len(ran)} laws{but} ({tried})"
     if report.verdict == "broken":
         names = ", ".join(dict.fromkeys(r.law for r in report.broken()))
         return f"\nBROKEN: {report.implementation} breaks {names}"

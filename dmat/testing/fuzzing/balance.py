@@ -8,7 +8,7 @@ from random import Random
 
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipes.recipe import Case
-from dmat.strategies.regimes import regime_of
+from dmat.strategies.regimes import regimes_of
 from dmat.testing.law.law import Law
 
 MOST_DRAWS = 4  # draws until the best one so far is taken
@@ -37,7 +37,7 @@ def balanced(entry: Law, domain: Domain, random: Random, tried: Mapping[str, int
         case = entry.cases.draw(random, domain)
         if "gates" not in case:
             return case
-        count = tried.get(regime_of(case["gates"]), 0)
+        count = min(tried.get(regime, 0) for regime in regimes_of(case["gates"]))
         if count <= (0 if expensive else average):
             return case
         drawn.append((count, len(drawn), case))

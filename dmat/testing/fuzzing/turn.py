@@ -15,7 +15,7 @@ from hypothesis import given, seed, settings, target
 
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipes.recipe import Case, shown
-from dmat.strategies.regimes import regime_of
+from dmat.strategies.regimes import regimes_of
 from dmat.strategies.shapes import length_class
 from dmat.testing.case_file import FILE, encoded, text_of
 from dmat.testing.counterexample.database import forget, recall, remember
@@ -168,9 +168,10 @@ class Going:
     def _count(self, case: Case) -> None:
         self.examples += 1
         if "gates" in case:
-            kind = regime_of(case["gates"])
-            self.tried[kind] += 1
-            self.drawn[f"{kind}, {length_class(case['gates'].shape[-1])}"] += 1
+            length = length_class(case["gates"].shape[-1])
+            for kind in regimes_of(case["gates"]):
+                self.tried[kind] += 1
+                self.drawn[f"{kind}, {length}"] += 1
 
     def _note_worst(self, case: Case) -> None:
         worst = self.subject.worst

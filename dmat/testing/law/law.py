@@ -17,7 +17,7 @@ from typing import Any, Literal
 from dmat.strategies.cases import contains
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.recipes.recipe import Case
-from dmat.strategies.regimes import regime_of
+from dmat.strategies.regimes import regimes_of
 from dmat.strategies.shapes import length_class
 from dmat.testing.bounds.named import NamedBound
 from dmat.testing.contract import DTILDE
@@ -77,12 +77,13 @@ class Law:
         return None if fitting else f"the contract of {name} does not allow the case"
 
 
-def kind_of(case: Case) -> str | None:
-    """Return "REGIME, LENGTHS", the regime and the length class of a case's gates; None without gates."""
+def kinds_of(case: Case) -> list[str]:
+    """Return "REGIME, LENGTHS" of each different head of a case's gates; none for a case without gates."""
     if "gates" not in case:
-        return None
+        return []
     gates = case["gates"]
-    return f"{regime_of(gates)}, {length_class(gates.shape[-1])}"
+    length = length_class(gates.shape[-1])
+    return [f"{regime}, {length}" for regime in regimes_of(gates)]
 
 
 @dataclass(frozen=True)

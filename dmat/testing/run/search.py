@@ -17,7 +17,7 @@ from dmat.testing.case_file import encoded
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.interpret.choice import spread
-from dmat.testing.law.law import Law, kind_of
+from dmat.testing.law.law import Law, kinds_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
@@ -181,7 +181,7 @@ class _Search:
         case = self.law.arguments(drawn)
         if self.failures and self.failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise self.failures[-1].broken
-        self.record.count(kind_of(case))
+        self.record.count(case["gates"].shape if "gates" in case else (1, 1), kinds_of(case))
         outcome = attempt(self.law, self.subject, case, self.session, number)
         if isinstance(outcome, Refused):
             self.record.refused += 1
