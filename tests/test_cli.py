@@ -35,7 +35,7 @@ def off_by_a_little(i, f):
 
 @implementation(dtypes=("float32",), max_seq=2, special_values=(), differentiable=False)
 def dies(i, f):
-    if i.shape == (1, 1, 2, 1) and (f == -105).all():  # a case of the ladder, which no search draws
+    if i.shape[2] == 2 and (f == -105).any():
         import os
         os._exit(7)
     return dtilde(i, f)

@@ -60,6 +60,7 @@ UPWARD = {
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
     "testing.check.command": (1, "loads torch, and a kernel that fell alone needs it"),
+    "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (4, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
@@ -69,7 +70,7 @@ FUNCTION_LEVEL = {
     "testing.plugin": (5, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (3, "the schema of a report needs the structs of that report alone"),
 }
-PYTEST = {"testing.check.command", "testing.journals", "testing.plugin", "testing.plugin_of_laws"}
+PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400
 
 
@@ -157,7 +158,7 @@ def test_imports_inside_functions() -> None:
 
 
 def test_only_the_front_doors_know_pytest() -> None:
-    """No file of dmat imports pytest, but for the plugin and the command that starts it."""
+    """No file of dmat imports pytest, but for its plugin."""
     found = set()
     for module, file in files().items():
         for node in ast.walk(ast.parse(file.read_text())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_lengths_fall_into_their_classes() -> None:
 
 
 def test_table_adds_up_what_all_workers_tried(tmp_path: Path) -> None:
-    """Under xdist the table's regimes, and its lengths, add up to the examples of the records."""
+    """Under xdist the table's regimes, and its lengths, add up to what the records have drawn."""
     report = tmp_path / "records.jsonl"
     arguments = ["-n", "2", "-k", "values or exact", "--dmat-impl", "dmat:dtilde", "--dmat-dtype", "float32"]
     run = subprocess.run(
@@ -112,8 +113,12 @@ def test_table_adds_up_what_all_workers_tried(tmp_path: Path) -> None:
         cwd=tmp_path,
         check=True,
     )
-    examples = sum(int(n) for n in re.findall(r'"examples": (\d+)', report.read_text()))
-    rows = dict(re.findall(r"(?m)^(\S.*?) +([\d,]+)$", run.stdout.partition("examples of the laws")[2]))
+    drawn = sum(sum(json.loads(line)["drawn"].values()) for line in report.read_text().splitlines())
+    rows = dict(
+        re.findall(
+            r"(?m)^(\S.*?) +([\d,]+)$", run.stdout.partition("different gate sequences of the laws")[2]
+        )
+    )
     counts = {name: int(number.replace(",", "")) for name, number in rows.items()}
-    assert sum(counts[name] for name in NAMES) == examples
-    assert sum(counts[name] for name in LENGTHS) == examples
+    assert sum(counts[name] for name in NAMES) == drawn
+    assert sum(counts[name] for name in LENGTHS) == drawn

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dmat.testing.check.plan import Plan, PlannedSubject, subject_id
 from dmat.testing.check.report import exit_code, gather, show
-from dmat.testing.record import Lost, Record, Report, Status, Wider, text_of
+from dmat.testing.record import Lost, Record, Report, Status, Wider, read_line, text_of
 from dmat.testing.registry import laws
 
 LAW = laws()[0].name
@@ -17,16 +17,15 @@ ALL = [law.name for law in laws()]
 BOTH = Plan({"D~": ALL}, [ONE, OTHER])
 
 
-def line(name: str, part: str, status: Status = "passed") -> str:
-    """Return the record of one law, as the plugin writes it."""
-    record = Record(LAW, name, "float32", "cpu", status, "", part=part, examples=1)
-    return text_of(record)
+def line(name: str, part: str, status: Status = "passed") -> Record | Lost:
+    """Return the record of one law, as the plugin writes it and `dmat check` reads it."""
+    return read_line(text_of(Record(LAW, name, "float32", "cpu", status, "", part=part, examples=1)))
 
 
-def lost(name: str, part: str) -> str:
+def lost(name: str, part: str) -> Record | Lost:
     """Return what the plugin writes of a law whose process died."""
     node = f"dmat/properties/test_law_x.py::test_law_{LAW}[{subject_id(name, 'float32', 'cpu', part)}]"
-    return text_of(Lost(node, "worker 'gw0' crashed"))
+    return read_line(text_of(Lost(node, "worker 'gw0' crashed")))
 
 
 def statuses(reports: list[Report]) -> list[object]:

@@ -166,7 +166,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the number of examples by gate regime, class of lengths and dtype, summed over all workers."""
+    """Print the number of different gate sequences by regime, length and dtype, summed over all workers."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     properties = [
         p for report in reports if getattr(report, "when", "") == "call" for p in report.user_properties
@@ -174,7 +174,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
     records = [msgspec.convert(value, Record) for name, value in properties if name == "dmat"]
     if any(record.drawn for record in records):
-        terminalreporter.section("examples of the laws")
+        terminalreporter.section("different gate sequences of the laws")
         for line in _drawn(records):
             terminalreporter.write_line(line)
 

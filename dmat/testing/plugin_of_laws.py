@@ -17,15 +17,13 @@ import torch
 from hypothesis import settings
 
 from dmat.testing.check.plan import Plan, planned, subject_id
-from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.contract.names import DTYPES
 from dmat.testing.counterexample.corpus import current, require_there
 from dmat.testing.errors import CannotRun, CorpusError
 from dmat.testing.journals import journals_of
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import select
 from dmat.testing.record import Record
-from dmat.testing.registry import laws, rank
+from dmat.testing.registry import first_key, names_of_laws
 from dmat.testing.run.journal import Journal, first_to_go
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
@@ -141,8 +139,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     file = session.config.getoption("--dmat-plan")
     if file and SESSION in session.config.stash:  # otherwise the file holds the reason why no law is run
         chosen = _selection(session.config)
-        names = {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
-        Plan(names, planned(chosen)).write(Path(file))
+        Plan(names_of_laws(), planned(chosen)).write(Path(file))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -187,5 +184,4 @@ def _rank(item: pytest.Item) -> tuple[bool, bool, int, int]:
         return (False, False, 0, 0)
     implementation, dtype, _, part = item.callspec.params["subject"]  # type: ignore[attr-defined]
     law = _law_of(laws, implementation.kind)
-    ladder = part == "ladder"
-    return (not ladder, law.cost == "costly", DTYPES.index(dtype) if ladder else 0, rank(law))
+    return first_key(law, dtype, part)

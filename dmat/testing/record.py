@@ -98,7 +98,7 @@ class Record(LawRecord, tag="record", tag_field="line"):
     """The LawRecord of a law, or of a part of a law, while the law runs.
 
     refused: number of examples that the implementation refused with an error that its contract allows.
-    drawn: number of examples by gate regime and class of lengths. The keys are "REGIME, LENGTHS".
+    drawn: number of different gate sequences by regime and class of lengths: keys "REGIME, LENGTHS".
     part: "all", "ladder" or "search". traceback: the error that the law itself raised, else "".
     """
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cache
 
 from dmat.properties import FAMILIES, FUSED_FAMILIES
 from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.contract.names import DTYPES
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.select import Chosen
 from dmat.testing.law.law import Law
 
 # A law of both kinds stands in the module of the D~ family. A law of fused kernels alone stands in the
@@ -43,6 +47,35 @@ def _ranks(kind: str) -> dict[str, int]:
     """Return the rank of each law of a kind by the law's name."""
     in_order = sorted(laws(kind), key=lambda law: law.cost == "costly")  # stable: keeps the registry's order
     return {law.name: number for number, law in enumerate(in_order)}
+
+
+def names_of_laws() -> dict[str, list[str]]:
+    """Return the names of all laws by kind, in order."""
+    return {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
+
+
+def first_key(law: Law, dtype: str, part: str) -> tuple[bool, bool, int, int]:
+    """Return the sort key of a law's part for --first: ladders, cheap, by dtype, by rank; then searches."""
+    ladder = part == "ladder"
+    return (not ladder, law.cost == "costly", DTYPES.index(dtype) if ladder else 0, rank(law))
+
+
+def tasks(chosen: Sequence[Chosen], *, first: bool) -> list[tuple[Law, Implementation, str, str, str]]:
+    """Return (law, implementation, dtype, device, part) for every part of every law, in the order to try.
+
+    first: all ladders before all searches (`first_key`). Otherwise each law is one part, and costly laws come
+    first, so that no process ends long after the others.
+    """
+    parts = ("ladder", "search") if first else ("all",)
+    every = [
+        (law, implementation, dtype, device, part)
+        for part in parts
+        for implementation, dtype, device in chosen
+        for law in laws(implementation.kind)
+    ]
+    if first:
+        return sorted(every, key=lambda one: first_key(one[0], one[2], one[4]))
+    return sorted(every, key=lambda one: one[0].cost != "costly")
 
 
 def rank(law: Law) -> int:

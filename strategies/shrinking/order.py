@@ -61,7 +61,7 @@ def structure(background: Background, least: float = 0.0) -> float:
         case Cycle(values):
             return 2.0 * len(values)
         case Heads(several):
-            return 1.0 + sum(structure(one, least) for one in several)
+            return 4.0 + sum(structure(one, least) for one in several)
         case Sum(first, second):
             return 4.0 + structure(first) + structure(second)
         case Ramp(_, _, head_step):

@@ -1,4 +1,4 @@
-"""The plan of a check: implementations, dtypes and devices that are requested and promised.
+"""The request of a check, and its plan: implementations, dtypes and devices that are promised.
 
 A worker writes the plan to a file, so that the controller knows the targets without loading them.
 """
@@ -19,6 +19,27 @@ from dmat.testing.record import stated, text_of
 
 if TYPE_CHECKING:
     from dmat.testing.kernel.select import Chosen
+
+
+STOP = "stop"  # a file in the folder of the journals: no worker begins another task
+
+
+class Request(Struct, frozen=True):
+    """What to check. All paths are absolute.
+
+    first: stop at the first broken law. corpora: folders of cases to try first, which must exist.
+    counterexamples: the folder for failures, or None. folder: an empty folder for journals and claims.
+    """
+
+    targets: list[str]
+    devices: list[str]
+    dtypes: list[str]
+    examples: int
+    time_limit: float
+    corpora: list[Path]
+    counterexamples: Path | None
+    folder: Path
+    first: bool = False
 
 
 def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:

@@ -19,7 +19,7 @@ from rich.text import Text
 from dmat.testing.check.plan import Plan, subject_ids
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, output_path, plain, written
-from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, read_line, text_of
+from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, text_of
 
 OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "folder", "ended")
 
@@ -27,16 +27,16 @@ OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "fo
 NOT_REACHED = "not reached: the run stopped before it was done"
 
 
-def gather(lines: Iterable[str], plan: Plan, *, first: bool = False) -> list[Report]:
-    """Return one report per implementation from the plugin's JSON lines.
+def gather(lines: Iterable[Record | Lost], plan: Plan, *, first: bool = False) -> list[Report]:
+    """Return one report per implementation from the records of a run.
 
-    Each law x implementation x dtype x device of the plan gets a record, "not run" if the lines have none.
+    Each law x implementation x dtype x device of the plan gets a record, "not run" if the run made none.
     first: the run stops at the first broken law. The laws that a broken implementation did not reach then
     count as not promised, so that they are no error.
     """
     came: dict[tuple[str, ...], dict[str, Record]] = {}
     lost = set()
-    for line in map(read_line, lines):
+    for line in lines:
         if isinstance(line, Lost):
             lost.add(line.nodeid.rpartition("::")[2])
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any
 
 from dmat.testing.contract.names import DTYPES, SPECIAL_VALUES, TF32
@@ -266,6 +267,7 @@ def scale(value: Any, name: str) -> str | float:
     return value  # type: ignore[no-any-return]
 
 
+@cache
 def scale_at(value: str | float, K: int) -> float:
     """Return the value of a scale for this K. An expression may have K, numbers and arithmetic only."""
     return float(_value(ast.parse(value, mode="eval").body, K) if isinstance(value, str) else value)

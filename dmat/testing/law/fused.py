@@ -21,6 +21,7 @@ from dmat.testing.contract import FusedContract
 from dmat.testing.kernel.fused import NAMES, FusedGradients, FusedRun, Inputs
 from dmat.testing.law.fused_calls import FusedCalls
 from dmat.testing.law.fused_integers import exact_output, is_held, sums_fit
+from dmat.testing.law.latest import Latest
 from dmat.testing.law.subject import DETACHED
 from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
 from dmat.testing.oracle.decays import Decays
@@ -38,6 +39,11 @@ class FusedSubject(FusedCalls):
     """A fused kernel in a dtype on a device, as a law calls and judges it."""
 
     # Rounding, and what can be judged
+
+    @cached_property
+    def latest(self) -> Latest:
+        """The true values and bounds of the latest call."""
+        return Latest()
 
     @cached_property
     def rounding(self) -> FusedRounding:
@@ -77,14 +83,15 @@ class FusedSubject(FusedCalls):
     def truth(self, call_inputs: CallInputs) -> Truth:
         """Return the true values of a call."""
         with np.errstate(all="ignore"):
-            return Truth(self.contract, call_inputs)
+            return self.latest.truth(self.contract, call_inputs)
 
     def judged(
         self, run: FusedRun, W: Array, every: Sequence[dict[str, Tensor]], *, detached: bool
     ) -> list[FusedGradients]:
         """Return the gradients of each pullback with their true values and their bounds."""
         truth = self.truth(run.inputs)
-        bounds, pulled = FusedBounds(truth, self.contract, self.rounding), Pulled(truth, W)
+        bounds = self.latest.bounds(truth, self.contract, self.rounding)
+        pulled = self.latest.pulled(truth, W)
         return [FusedGradients(run, W, tensors, detached, pulled, bounds) for tensors in every]
 
     def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
@@ -130,7 +137,7 @@ class FusedSubject(FusedCalls):
             return heads(b, h).o(t, c)
 
         with np.errstate(all="ignore"):
-            bound = FusedBounds(truth, contract, rounding).output()
+            bound = self.latest.bounds(truth, contract, rounding).output()
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)

@@ -227,7 +227,7 @@ class Journal:
         return mark.read_text() if mark is not None and mark.exists() else ""
 
     def note_uncallable(self, reason: str) -> None:
-        """Send all processes why the smoke call raised: no process makes it again."""
+        """Tell all processes why the smoke call raised: no process makes it again."""
         mark = self._uncallable_mark()
         if mark is not None and not mark.exists():
             beside = mark.with_name(f"{mark.name}-{os.getpid()}")
@@ -250,7 +250,7 @@ class Journal:
 
 
 def note_outcome(folder: Path, line: JournalLine, outcome: str) -> None:
-    """Send all processes that an example did not end, and how the smoke call ended."""
+    """Tell all processes that an example did not end, and how the smoke call ended."""
     if outcome == "did not end":
         _mark(folder, "hung", line.implementation).touch()
     if line.plainest:
@@ -293,6 +293,6 @@ def _alarm_is_free() -> bool:
 
 
 def first_to_go() -> None:
-    """Send Linux's OOM killer to choose this worker process before the process that reports."""
+    """Tell Linux's OOM killer to choose this worker process before the process that reports."""
     with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("900")

@@ -1,0 +1,64 @@
+"""The work of one worker process of `dmat check`. Loads torch and the targets."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from hypothesis import settings
+
+from dmat.testing.check.plan import STOP, Plan, Request, planned
+from dmat.testing.counterexample.corpus import current, require_there
+from dmat.testing.errors import CannotRun
+from dmat.testing.kernel.select import select
+from dmat.testing.processes import Send
+from dmat.testing.record import Record
+from dmat.testing.registry import names_of_laws, tasks
+from dmat.testing.run.crash import crash_record
+from dmat.testing.run.journal import Journal, first_to_go, left_behind
+from dmat.testing.run.run import run
+from dmat.testing.run.session import Session
+
+
+def work(request: Request, name: str, send: Send) -> None:
+    """Send the plan, then the record of each task that this worker takes. name: its name in the journal."""
+    torch.set_num_threads(1)  # cases are small: a second thread saves nothing
+    first_to_go()
+    try:
+        require_there(request.corpora)
+        chosen = select(request.targets, request.devices, request.dtypes)
+        corpus = current(request.corpora or [Path("corpus").resolve()], chosen)
+    except CannotRun as error:
+        send(Plan(error=str(error)))
+        return
+    send(Plan(names_of_laws(), planned(chosen)))
+    settings.load_profile("default")
+    profile = settings(max_examples=request.examples, database=None)
+    journal = Journal(request.folder, request.time_limit)
+    session = Session(journal, corpus, request.counterexamples, name=name, replaceable=True)
+    uncallable: set[tuple[str, ...]] = set()
+    for number, (law, kernel, dtype, device, part) in enumerate(tasks(chosen, first=request.first)):
+        site = (kernel.name, dtype, device)
+        if site in uncallable or not _taken(request.folder, number):
+            continue
+        [record] = run(kernel, [law], [dtype], [device], profile=profile, session=session, part=part)
+        send(record)
+        if record.uncallable:
+            uncallable.add(site)
+
+
+def _taken(folder: Path, number: int) -> bool:
+    """Take a task, unless another worker has taken it or the check is over. Return whether it was taken."""
+    if (folder / STOP).exists():
+        return False
+    with suppress(FileExistsError):
+        (folder / f"task-{number}").touch(exist_ok=False)
+        return True
+    return False
+
+
+def crash(request: Request, name: str) -> Record | None:
+    """Return the record of the law that a dead worker was trying, None if it was trying no law."""
+    line = left_behind(request.folder, name)
+    return None if line is None else crash_record(line, request.folder, request.counterexamples)
