@@ -16,7 +16,7 @@ import pytest
 
 from dmat.testing.interpret.choice import ask
 from dmat.testing.journals import JOURNALS, journals_of
-from dmat.testing.record import Lost, Record, text_of
+from dmat.testing.record import Record, text_of
 
 if TYPE_CHECKING:
     from dmat.testing.record import Record
@@ -51,7 +51,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     config = "interpreted: the config of autotuned kernels; default: 0, the first"
     group.addoption("--dmat-config", type=int, metavar="N", default=0, help=config)
     group.addoption("--dmat-report", metavar="FILE", help="write every law's record, a JSON line each")
-    group.addoption("--dmat-plan", metavar="FILE", help="write what is tried, or why nothing can be")
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
@@ -117,12 +116,12 @@ class Writer:
         self.file = file
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Append the record of a law. If there is none (lost worker), append a Lost with pytest's message."""
-        records = [value for name, value in report.user_properties if name == "dmat"]
-        if report.when == "call" or _is_lost(report) or (report.failed and not records):
-            for record in records or [Lost(report.nodeid, str(report.longrepr))]:
-                with self.file.open("a") as out:
-                    out.write(text_of(record) + "\n")
+        """Append the record of a law. CrashReporter has made that of a lost worker."""
+        if report.when == "call" or _is_lost(report):
+            for name, record in report.user_properties:
+                if name == "dmat":
+                    with self.file.open("a") as out:
+                        out.write(text_of(record) + "\n")
 
 
 def _is_lost(report: pytest.TestReport) -> bool:

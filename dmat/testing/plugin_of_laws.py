@@ -6,9 +6,9 @@ plugin.py registers this module when the first law is collected, so that other p
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,14 +16,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from dmat.testing.check.plan import Plan, planned, subject_id
 from dmat.testing.counterexample.corpus import current, require_there
 from dmat.testing.errors import CannotRun, CorpusError
 from dmat.testing.journals import journals_of
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import select
 from dmat.testing.record import Record
-from dmat.testing.registry import first_key, names_of_laws
+from dmat.testing.registry import first_key
 from dmat.testing.run.journal import Journal, first_to_go
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
@@ -57,7 +56,7 @@ def _corpus(config: pytest.Config) -> Any:
         require_there(named)
         return current(named or otherwise, _selection(config))
     except CorpusError as error:
-        raise _cannot(config, str(error)) from None
+        raise _cannot(str(error)) from None
 
 
 def test_of(function: Any, laws: Sequence[Any]) -> Any:
@@ -86,7 +85,7 @@ def test_of(function: Any, laws: Sequence[Any]) -> Any:
 def _end(record: Record, session: pytest.Session, journal: Journal) -> None:
     """End the test of a law as its record says: pass, fail with the message, skip or xfail.
 
-    An implementation that cannot be called fails one test, or none with --dmat-plan: its records say it.
+    An implementation that cannot be called fails one test, and its other tests are skipped.
     """
     if record.status == "passed":
         return
@@ -94,10 +93,9 @@ def _end(record: Record, session: pytest.Session, journal: Journal) -> None:
         pytest.xfail(f"known {record.reason}")
     if record.status == "failed":
         pytest.fail(record.reason, pytrace=False)
-    reported = session.config.getoption("--dmat-plan") or not journal.first_to_report(record.implementation)
     if record.uncallable:
         _stop_if_none_can_be_called(record, session)
-    if not record.promised or (record.uncallable and reported):
+    if not record.promised or (record.uncallable and not journal.first_to_report(record.implementation)):
         pytest.skip(record.reason)
     name = f"{record.implementation} " if record.uncallable else ""
     pytest.fail(record.traceback or f"not run: {name}{record.reason}", pytrace=False)
@@ -123,23 +121,19 @@ def _selection(config: pytest.Config) -> list[Any]:
         try:
             config.stash[SELECTION] = select(*(config.getoption(name) or [] for name in options))
         except CannotRun as error:
-            raise _cannot(config, str(error)) from None
+            raise _cannot(str(error)) from None
     return config.stash[SELECTION]
 
 
-def _cannot(config: pytest.Config, why: str) -> pytest.UsageError:
-    """Return the error that ends the run. With --dmat-plan, also write the reason to the plan file."""
-    if config.getoption("--dmat-plan"):
-        Plan(error=why).write(Path(config.getoption("--dmat-plan")))
+def _cannot(why: str) -> pytest.UsageError:
+    """Return the error that ends the run."""
     return pytest.UsageError(f"dmat: {why}")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Write the plan file, in a process that has loaded the targets."""
-    file = session.config.getoption("--dmat-plan")
-    if file and SESSION in session.config.stash:  # otherwise the file holds the reason why no law is run
-        chosen = _selection(session.config)
-        Plan(names_of_laws(), planned(chosen)).write(Path(file))
+def subject_id(name: str, dtype: str, device: str, part: str) -> str:
+    """Return the name of a subject in test ids. Characters that ids cannot contain become "_"."""
+    label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
+    return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -115,22 +115,9 @@ class Record(LawRecord, tag="record", tag_field="line"):
             self.drawn[kind] = self.drawn.get(kind, 0) + 1
 
 
-class Lost(Struct, tag="lost", tag_field="line"):
-    """A test that left no record. lost: pytest's report of the test, for example that its worker crashed."""
-
-    nodeid: str
-    lost: str
-
-
 def text_of(document: Any, indent: int | None = None) -> str:
     """Return structs as JSON. Unpaired surrogates in strings are escaped; msgspec's encoder would raise."""
     return json.dumps(msgspec.to_builtins(document), indent=indent)
-
-
-def read_line(text: str) -> Record | Lost:
-    """Decode a line of the file of --dmat-report."""
-    line: Record | Lost = msgspec.convert(json.loads(text), Record | Lost)
-    return line
 
 
 def stated(contract: dict[str, object]) -> dict[str, Any]:

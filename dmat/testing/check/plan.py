@@ -5,17 +5,13 @@ A worker writes the plan to a file, so that the controller knows the targets wit
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
-from dmat.testing.output import written
-from dmat.testing.record import stated, text_of
+from dmat.testing.record import stated
 
 if TYPE_CHECKING:
     from dmat.testing.kernel.select import Chosen
@@ -72,23 +68,3 @@ class Plan(Struct, frozen=True):
     laws: dict[str, list[str]] = {}
     subjects: list[PlannedSubject] = []
     error: str = ""
-
-    def write(self, file: Path) -> None:
-        """Write the plan atomically: several processes may write it at once."""
-        written(text_of(self), file)
-
-    @classmethod
-    def read(cls, file: Path) -> Plan:
-        """Read a plan that `write` wrote."""
-        return msgspec.convert(json.loads(file.read_text()), cls)
-
-
-def subject_id(name: str, dtype: str, device: str, part: str) -> str:
-    """Return the name of a subject in test ids. Characters that ids cannot contain become "_"."""
-    label = re.sub(r"[^\w.:]", "_", name.replace("\\", "/"))
-    return f"{label}-{dtype}-{device}" + ("" if part == "all" else f"-{part}")
-
-
-def subject_ids(name: str, dtype: str, device: str) -> list[str]:
-    """Return the ids of all parts of a subject."""
-    return [subject_id(name, dtype, device, part) for part in ("all", "ladder", "search")]

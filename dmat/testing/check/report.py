@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dmat.testing.check.plan import Plan, subject_ids
+from dmat.testing.check.plan import Plan
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, output_path, plain, written
-from dmat.testing.record import LawRecord, Lost, Record, Report, Unreached, text_of
+from dmat.testing.record import LawRecord, Record, Report, Unreached, text_of
 
 OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "folder", "ended")
 
@@ -27,7 +27,7 @@ OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "fo
 NOT_REACHED = "not reached: the run stopped before it was done"
 
 
-def gather(lines: Iterable[Record | Lost], plan: Plan, *, first: bool = False) -> list[Report]:
+def gather(records: Iterable[Record], plan: Plan, *, first: bool = False) -> list[Report]:
     """Return one report per implementation from the records of a run.
 
     Each law x implementation x dtype x device of the plan gets a record, "not run" if the run made none.
@@ -35,26 +35,23 @@ def gather(lines: Iterable[Record | Lost], plan: Plan, *, first: bool = False) -
     count as not promised, so that they are no error.
     """
     came: dict[tuple[str, ...], dict[str, Record]] = {}
-    lost = set()
-    for line in lines:
-        if isinstance(line, Lost):
-            lost.add(line.nodeid.rpartition("::")[2])
-        else:
-            came.setdefault((line.law, line.implementation, line.dtype, line.device), {})[line.part] = line
+    for record in records:
+        key = record.law, record.implementation, record.dtype, record.device
+        came.setdefault(key, {})[record.part] = record
     reports = []
     contracts = {subject.implementation: subject.contract for subject in plan.subjects}
     kinds = {subject.implementation: subject.kind for subject in plan.subjects}
     for name, contract in contracts.items():
         sites = [(s.dtype, s.device) for s in plan.subjects if s.implementation == name]
         keys = [(law, name, *site) for law in plan.laws[kinds[name]] for site in sites]
-        records = [_record(key, came.get(key, {}), lost) for key in keys]
-        if first and any(r.status == "failed" for r in records):
-            records = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in records]
-        reports.append(Report.of(name, contract, records))
+        judged = [_record(key, came.get(key, {})) for key in keys]
+        if first and any(r.status == "failed" for r in judged):
+            judged = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in judged]
+        reports.append(Report.of(name, contract, judged))
     return reports
 
 
-def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[str]) -> LawRecord:
+def _record(key: tuple[str, str, str, str], parts: dict[str, Record]) -> LawRecord:
     """Merge the records of a law's parts into one. The worst status decides; "passed" needs all parts."""
     law, implementation, dtype, device = key
     came = list(parts.values())
@@ -64,11 +61,6 @@ def _record(key: tuple[str, str, str, str], parts: dict[str, Record], lost: set[
         "worst": max((r.worst for r in came if r.worst is not None), default=None),
         "seconds": round(sum(r.seconds for r in came), 3),
     }
-    if any(f"test_law_{law}[{name}]" in lost for name in subject_ids(implementation, dtype, device)):
-        died = f"{law}: the process died while it called {implementation}, {dtype} on {device}"
-        return LawRecord(
-            law, implementation, dtype, device, status="failed", reason=died, ended="died", **sums
-        )
     for status in ("failed", "not run", "known", "passed"):
         for r in came:
             whole = "all" in parts or {"ladder", "search"} <= set(parts)
