@@ -11,7 +11,7 @@ import pytest
 
 from dmat.strategies.cases.dtilde import GATES, HUGE
 from dmat.strategies.domain import Domain
-from dmat.strategies.regimes import NAMES, regime_of
+from dmat.strategies.regimes import NAMES, regimes_of
 from dmat.strategies.shapes import USUAL
 from dmat.testing.errors import RunError
 from dmat.testing.fuzzing.balance import balanced
@@ -127,8 +127,8 @@ def test_regimes_are_balanced() -> None:
     tried: Counter[str] = Counter()
     random = Random(5)
     for _ in range(600):
-        tried[regime_of(balanced(entry, domain, random, tried)["gates"])] += 1
-    alone = Counter(regime_of(GATES.draw(Random(n), domain)["gates"]) for n in range(600))
+        tried.update(regimes_of(balanced(entry, domain, random, tried)["gates"]))
+    alone = Counter(name for n in range(600) for name in regimes_of(GATES.draw(Random(n), domain)["gates"]))
     least = min(NAMES, key=alone.__getitem__)
     assert set(tried) == set(NAMES)
     assert tried[least] >= min(2 * alone[least], 600 // len(NAMES) // 2)

@@ -44,6 +44,8 @@ def work(request: Request, name: str, send: Send) -> None:
             continue
         [record] = run(kernel, [law], [dtype], [device], profile=profile, session=session, part=part)
         send(record)
+        if record.status == "failed" and request.first:
+            (request.folder / STOP).touch()
         if record.uncallable:
             uncallable.add(site)
 

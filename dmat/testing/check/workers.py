@@ -62,7 +62,7 @@ class Workers:
                 self.plan = self.plan or news
                 return
             self.records.append(news)
-            if news.status == "failed" and self.request.first:
+            if news.status == "failed" and self.request.first:  # a dead worker did not say so
                 (self.request.folder / STOP).touch()
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{len(self.records)} checks done ")

@@ -282,7 +282,7 @@ def _composed(
         'inf, nan = float("inf"), float("nan")',
         *([] if target is None else [f"TARGET = {json.dumps(target, ensure_ascii=False)}"]),
         f"FOUND_IN = {json.dumps(str(folder), ensure_ascii=False)}",
-        *([] if config is None else ["", _MENDED.format(config_index=ASKED, config=config)]),
+        *([] if config is None else ["", _MENDED.format(asked=ASKED, config=config)]),
         *(["", _APART.format(patience=PATIENCE)] if deadly else []),
         f"kernel = load({typed}, FOUND_IN)",
         *(['stored = read(Path(__file__).with_suffix(".safetensors"))'] if "stored" in used else []),
