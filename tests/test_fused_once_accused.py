@@ -19,7 +19,7 @@ from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.registry import law_named
 
-from .zoo.fused_sound import by_differences, by_windows, causal, product, widen
+from .zoo.fused_sound import by_differences, by_windows, causal, chunks_factored, product, widen
 
 
 def one_sum_over_the_stream(
@@ -104,6 +104,18 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
             ),
             "qkv": QKV("dense", V=4, seed=29270, regime="small"),
         },
+    ),
+    "a chunk that measures its sums from its last time": (
+        fused(chunks_factored, error_scope=4, factors=4, l_min=-5.0, causal="bound"),
+        "forget_gradient",
+        "float32",
+        {"gates": Gates("float32", (1, 2, 3), fgate=Constant(-1.0)), "qkv": QKV(K=4, seed=235, pull=17450)},
+    ),
+    "chunks that measure their sums from their last times": (
+        fused(chunks_factored, error_scope=4, factors=4, l_min=-5.0, causal="bound"),
+        "forget_gradient",
+        "float32",
+        {"gates": Gates("float32", (3, 3, 8), fgate=Constant(-3.0)), "qkv": QKV(K=4, pull=62084)},
     ),
     "a float16 state that overflows": (
         fused(narrow_state, igate=True, multiplies_in="input", i_range=(-12.0, 12.0), gradient="none"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from dmat.testing.bounds.formats import (
     CONDITION_ULPS,
@@ -21,7 +22,7 @@ from dmat.testing.bounds.formats import (
     gamma,
 )
 from dmat.testing.bounds.heads import largest, of_heads
-from dmat.testing.bounds.scope import no_larger
+from dmat.testing.bounds.scope import no_larger, product, scope_sums
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask, single
 from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from
@@ -76,7 +77,7 @@ class FusedBounds:
         """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
         if self.contract.error_scope == "window":
             return windows
-        return np.asarray(np.max([_from(start, terms, windows) for start in self.starts], axis=0))
+        return np.asarray(np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0))
 
     @cached_property
     def length(self) -> Array:
@@ -204,7 +205,7 @@ class FusedBounds:
         truth = self.truth
         terms = np.maximum(np.count_nonzero(truth.inputs.v, axis=-2) - 1, 0)[..., None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            dN = _product(self.term_error, np.abs(truth.inputs.v))
+            dN = product(self.term_error, np.abs(truth.inputs.v))
             dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
             if not self.truth.reads.normalised:
                 return dN
@@ -313,13 +314,27 @@ class FusedBounds:
             from_start = no_larger(low, error, reach[..., None])[..., 0]
         return left, from_start
 
+    @cached_property
+    def gate_scope(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The first time of a gate's chunk, and the end of the chunk (exclusive), (S,) each.
+
+        A chunk may measure its sums from any of its times r: exp(c[t] - c[r]) exp(c[r] - c[s]). The gradient
+        of c[r] sums all entries of the chunk, and reaches every gate up to r.
+        """
+        times = np.arange(self.truth.inputs.S)
+        if not isinstance(self.contract.error_scope, int):
+            return times, times
+        ends = [np.searchsorted(start, start, side="right") for start in self.starts]
+        return np.min(self.starts, axis=0), np.max(ends, axis=0)
+
     def over_grad_scope(self, X: Array) -> Array:
         """Sum the magnitudes of entries for the gradient of each gate, each entry as often as it is added."""
+        first, end = self.gate_scope
         match self.contract.widest_gradient:
             case "suffix":  # row sums minus column sums, from k on: a column s >= k has t >= s >= k
-                return 2 * rows_from(X)
+                return 2 * rows_from(X)[..., first]
             case "prefix":  # column sums minus row sums, before k: a row t < k has s <= t < k
-                return 2 * columns_before(X)
+                return 2 * columns_before(X)[..., end]
         return rectangles(X)
 
     def gate(self, pulled: Pulled) -> Bound:
@@ -357,7 +372,7 @@ class FusedBounds:
             error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
             error = truth.reads.coefficient(error, truth.product_sizes)
             A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
-            e = _product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
+            e = product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
             return self._stored(e, pulled.dv, A, self.rounding.products)
         sizes = pulled.per_product_sizes * truth.scale
         error = self.per_product_error(pulled) * truth.scale
@@ -365,7 +380,7 @@ class FusedBounds:
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
         other, value = (inputs.k, pulled.dq) if name == "q" else (inputs.q, pulled.dk)
         return self._stored(
-            _product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
+            product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
         )
 
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
@@ -377,19 +392,6 @@ class FusedBounds:
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
             overflow = overflow | of_heads(self.overflows, error)
         return self._bound(bound, overflow)
-
-
-def _from(start: Array, terms: Array, windows: Array) -> Array:
-    """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s."""
-    down_to = windows[..., :, start] + terms[..., None, start]
-    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
-    return np.asarray(down_to + down_to_s[..., None, :])
-
-
-def _product(left: Array, right: Array) -> Array:
-    """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(left @ right)
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate)

@@ -64,3 +64,16 @@ def no_larger(low: Array, error: Array, high: Array) -> Array:
         sums = np.cumsum(np.take_along_axis(padded, order, -1), -1)
     where = np.argsort(order, axis=-1)[..., S:]
     return np.asarray(np.take_along_axis(sums, where, -1))
+
+
+def scope_sums(start: Array, terms: Array, windows: Array) -> Array:
+    """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s."""
+    down_to = windows[..., :, start] + terms[..., None, start]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+    return np.asarray(down_to + down_to_s[..., None, :])
+
+
+def product(left: Array, right: Array) -> Array:
+    """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(left @ right)

@@ -255,7 +255,7 @@ def rows_from(X: Array) -> Array:
 
 
 def columns_before(X: Array) -> Array:
-    """Sum over all entries of the columns s < k, into [..., k]."""
-    sums = np.zeros(X.shape[:-1])
-    sums[..., 1:] = np.cumsum(X.sum(-2), -1)[..., :-1]
+    """Sum over all entries of the columns s < k, into [..., k], k = 0 .. S."""
+    sums = np.zeros((*X.shape[:-2], X.shape[-1] + 1))
+    sums[..., 1:] = np.cumsum(X.sum(-2), -1)
     return sums
