@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from dmat.strategies.domain import Domain
 from dmat.strategies.regimes import NAMES, regimes_of
 from dmat.strategies.shapes import USUAL
 from dmat.testing.errors import RunError
+from dmat.testing.fuzzing import tasks, worker
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.log import FILE, Happened, Log, Request
 from dmat.testing.fuzzing.messages import Cell, Done, Found, PlannedCell, Turn
@@ -196,3 +198,8 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"log\.jsonl, line 2"):
         list(log.lines())
     log.close()
+
+
+def test_every_task_is_a_function_of_the_worker() -> None:
+    """Tasks are called by name: a renamed function would be missed only when a process dies."""
+    assert {name for name in get_args(tasks.Task) if not callable(getattr(worker, name, None))} == set()

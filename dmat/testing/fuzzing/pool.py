@@ -86,7 +86,7 @@ class Pool:
         if -error.exitcode in FROM_OUTSIDE and not self._dies_again(turn):
             return lost(turn, f"{event}; tried again, its case did not end one")
         try:
-            found = self.call("mourn", turn)
+            found = self.call("settle_crash", turn)
         except Gone as again:
             return lost(turn, f"{event}; its case could not be kept: {again}")
         return lost(turn, event, *([found] if found else []))

@@ -12,7 +12,7 @@ from filelock import FileLock
 from dmat.testing.fuzzing.messages import Setup
 from dmat.testing.processes import end_with_parent, lock
 
-Task = Literal["begin", "lay_out", "take", "once_more", "mourn", "settle", "compare"]
+Task = Literal["begin", "lay_out", "take", "once_more", "settle_crash", "settle", "compare"]
 
 _locks: list[FileLock] = []  # locks that this process holds until it ends
 
