@@ -57,7 +57,7 @@ def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent:
 
 @law(
     FEW,
-    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    bound=dtilde_bounds.ALL_BOUNDS,
     needs=(needs.cuda,),
     max_examples=5,
     cost="costly",
@@ -78,7 +78,7 @@ def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cota
 
 @law(
     FEW,
-    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    bound=dtilde_bounds.ALL_BOUNDS,
     needs=(needs.cuda,),
     max_examples=5,
     cost="costly",

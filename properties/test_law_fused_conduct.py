@@ -34,7 +34,7 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> 
 
 @law(
     PROBED,
-    bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS),
+    bound=fused_bounds.ALL_BOUNDS,
     kinds=(FUSED,),
     needs=(needs.gradients,),
 )
@@ -74,7 +74,7 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     twice = subject.run_of(inputs.with_(v=2 * inputs.v))
     rounding = subject.rounding
     expected = subject.expected(twice)
-    bounds = FusedBounds(subject.truth(twice.inputs), subject.contract, rounding)
+    bounds = subject.latest.bounds(subject.truth(twice.inputs), subject.contract, rounding)
     normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
     size, S = np.abs(once.o), gates.shape[-1]
     # In a stabilised kernel o e^-m is subnormal before o is.

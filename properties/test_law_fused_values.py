@@ -45,7 +45,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         subject.observe(require_within(gradients.of(name), expected))
 
 
-@law(CUTS, bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS), kinds=(FUSED,), needs=(needs.states,))
+@law(CUTS, bound=fused_bounds.ALL_BOUNDS, kinds=(FUSED,), needs=(needs.states,))
 def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
@@ -70,7 +70,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
         _require_gradients(gradients, subject, cut, note)
 
 
-@law(PACKED, bound=(FusedBounds.output, *fused_bounds.GRADIENT_BOUNDS), kinds=(FUSED,), needs=(needs.packed,))
+@law(PACKED, bound=fused_bounds.ALL_BOUNDS, kinds=(FUSED,), needs=(needs.packed,))
 def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
     """Sequences packed one behind another do not see each other, nor do their gradients.
 

@@ -27,7 +27,7 @@ def require_right(transformed: DtildeSubject, gates: Gates, cotangent: Cotangent
 
 @law(
     WINDOWS,
-    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    bound=dtilde_bounds.ALL_BOUNDS,
     needs=(needs.transform("vmap"),),
 )
 def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
@@ -53,7 +53,7 @@ def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None
 
 @law(
     COTANGENTS,
-    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    bound=dtilde_bounds.ALL_BOUNDS,
     needs=(needs.transform("autocast"),),
 )
 def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
@@ -67,7 +67,7 @@ def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent
 
 @law(
     FEW,
-    bound=(dtilde_bounds.forward_bound, *dtilde_bounds.GRADIENT_BOUNDS),
+    bound=dtilde_bounds.ALL_BOUNDS,
     needs=(needs.transform("compile"), needs.compiler),
     max_examples=20,
     cost="costly",

@@ -1,4 +1,4 @@
-"""The fields of a contract that the strategies read, and how probes of one kind of operator are scaled.
+"""The fields of a contract that the strategies read, and how QKV recipes are scaled.
 
 These are protocols, so that dmat.strategies imports nothing of dmat.testing. dmat/testing/contract/fields.py
 says what each field means; dmat/testing/oracle/reads.py has the kinds of operator.
@@ -50,11 +50,11 @@ class FusedPromised(Promised, Protocol):
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the probes of one kind of operator are scaled (docs/fused.md section 1).
+    """How the QKV recipes of one kind of operator are scaled (docs/fused.md section 1).
 
-    regimes: has "small" if the operator has a normaliser of at least 1; the probe can make it exactly 1.
+    regimes: has "small" if the operator has a normaliser of at least 1; the recipe can make it exactly 1.
     near: the levels for every format; a repeated level is drawn more often. far: the levels if no format is
-    float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot probes have q = k = 0.
+    float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot recipes have q = k = 0.
     """
 
     regimes: tuple[str, ...] = ("unit",)

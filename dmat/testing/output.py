@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def written(text: str, file: Path) -> None:
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def progress(text: str) -> None:
+    """Show the text on a terminal, in place of the last one; "" clears the line. Elsewhere, show nothing."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text:60}" + ("" if text else "\r"))
+        sys.stderr.flush()
 
 
 def in_places(places: Iterable[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,9 +17,6 @@ import pytest
 from dmat.testing.interpret.choice import ask
 from dmat.testing.journals import JOURNALS, journals_of
 from dmat.testing.record import Record, text_of
-
-if TYPE_CHECKING:
-    from dmat.testing.record import Record
 
 pytest.register_assert_rewrite("dmat.properties")
 
@@ -159,7 +156,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
         return
     manager, report = session.config.pluginmanager, session.config.getoption("--dmat-report")
-    manager.register(CrashReporter(session.config), "dmat-mourner")
+    manager.register(CrashReporter(session.config), "dmat-crash-reporter")
     if report:
         manager.register(Writer(Path(report)), "dmat-report")
 

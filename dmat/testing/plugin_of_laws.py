@@ -29,7 +29,6 @@ from dmat.testing.run.session import Session
 
 SELECTION = pytest.StashKey[list[Any]]()
 SESSION = pytest.StashKey[Any]()
-LEFT = pytest.StashKey[set[tuple[str, ...]]]()  # those that were not found to be uncallable
 
 
 def _session(config: pytest.Config) -> Any:
@@ -75,14 +74,14 @@ def test_of(function: Any, laws: Sequence[Any]) -> Any:
             part=part,
         )
         request.node.user_properties.append(("dmat", msgspec.to_builtins(record)))
-        _end(record, request.session, session.journal)
+        _end(record, session.journal)
 
     functools.update_wrapper(test, function)
     del test.__wrapped__  # type: ignore[attr-defined]  # pytest would read the law's arguments as fixtures
     return pytest.mark.dmat_law(test)
 
 
-def _end(record: Record, session: pytest.Session, journal: Journal) -> None:
+def _end(record: Record, journal: Journal) -> None:
     """End the test of a law as its record says: pass, fail with the message, skip or xfail.
 
     An implementation that cannot be called fails one test, and its other tests are skipped.
@@ -93,20 +92,10 @@ def _end(record: Record, session: pytest.Session, journal: Journal) -> None:
         pytest.xfail(f"known {record.reason}")
     if record.status == "failed":
         pytest.fail(record.reason, pytrace=False)
-    if record.uncallable:
-        _stop_if_none_can_be_called(record, session)
     if not record.promised or (record.uncallable and not journal.first_to_report(record.implementation)):
         pytest.skip(record.reason)
     name = f"{record.implementation} " if record.uncallable else ""
     pytest.fail(record.traceback or f"not run: {name}{record.reason}", pytrace=False)
-
-
-def _stop_if_none_can_be_called(record: Record, session: pytest.Session) -> None:
-    """With --dmat-first, stop when no selected implementation can be called in any dtype on any device."""
-    left = session.config.stash.setdefault(LEFT, {(i.name, *site) for i, *site in _selection(session.config)})
-    left.discard((record.implementation, record.dtype, record.device))
-    if not left and session.config.getoption("--dmat-first"):
-        session.shouldstop = "no selected implementation can be called"
 
 
 def _law_of(laws: Sequence[Any], kind: str) -> Any:

@@ -160,6 +160,15 @@ def _make(call: Callable[[], object]) -> None:
 # Locks
 
 
+def claim(file: Path) -> bool:
+    """Make the file. Return whether this process made it: of several processes, exactly one does."""
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def lock(file: Path) -> FileLock | None:
     """Lock the file and return the lock, or None if another process holds it.
 

@@ -1,4 +1,4 @@
-"""The kinds of case of fused kernels' laws: gates and a probe (q, k, v). Each has a ladder and a search."""
+"""The kinds of case of fused kernels' laws: gates and a recipe of q, k, v. Each has a ladder and a search."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _cases(
 
 
 def _inside(kind: str) -> Callable[[Case, FusedDomain], bool]:
-    """Make the test that the contract allows the gates, and that the probe is of this kind and fits them."""
+    """Make the test that the contract allows the gates, and that the recipe is of this kind and fits them."""
 
     def inside(case: Case, domain: FusedDomain) -> bool:
         gates, qkv = case["gates"], case["qkv"]
@@ -90,25 +90,32 @@ def _uneven(domain: FusedDomain, S: int, heads: tuple[int, int] = (2, 3)) -> Gat
 
 def gate_ladder(domain: FusedDomain) -> list[Gates]:
     """Return the canonical gates, shortest first."""
+
+    def allowed(cases: list[Gates]) -> list[Gates]:
+        return [gates for gates in cases if domain.has_gates(gates)]
+
     alone = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
         for n, S in enumerate(domain.shortest(3))
         for fgate in _forget(domain)
         for igate in _inputs(domain)[: 1 if n == 2 else None]
     ]
-    ladder = stacked([gates for gates in alone if domain.has_gates(gates)])
-    for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
-        ladder.append(_uneven(domain, S))
-    ladder.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
+    uneven = [_uneven(domain, S) for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks()))]
+    uneven.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
     forget = _forget(domain)
-    for S in domain.past_chunks():
-        some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
-        ladder += stacked([Gates(domain.dtype, (1, 1, S), i, f) for f in some for i in _inputs(domain)])
-    return [gates for gates in ladder if domain.has_gates(gates)]
+    some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
+    long = [
+        Gates(domain.dtype, (1, 1, S), igate, fgate)
+        for S in domain.past_chunks()
+        for fgate in some
+        for igate in _inputs(domain)
+    ]
+    # A gate that the contract does not allow is left out before the others are stacked.
+    return [*stacked(allowed(alone)), *allowed(uneven), *stacked(allowed(long))]
 
 
-def _probes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
-    """Return the canonical probes for these gates: a plain one, and a seeded one with mixed signs."""
+def _recipes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
+    """Return the canonical QKV recipes for these gates: a plain one, and a seeded one with mixed signs."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
     wider = domain.key_sizes(S)[:2][-1]  # with K = 1, a wrong scale and left-out channels do not show
@@ -119,11 +126,11 @@ def _probes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
     return [qkv for qkv in qkvs if is_qkv(qkv, gates, domain)]
 
 
-# Gates and a probe
+# Gates and a QKV recipe
 
 
 def _kind(kind: str, *, zero: bool = False) -> Cases:
-    """Make the kind of case that has gates of any regime and a probe of this kind."""
+    """Make a kind of case: gates of any regime, and a QKV recipe of this kind."""
 
     def draw(draw: Draw, domain: FusedDomain) -> Case:
         gates = _gates(draw, domain, zero=zero)
@@ -131,13 +138,13 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
 
     def ladder(domain: FusedDomain) -> Iterator[Case]:
         for gates in gate_ladder(domain):
-            for qkv in _probes(domain, gates, kind):
+            for qkv in _recipes(domain, gates, kind):
                 yield {"gates": gates, "qkv": qkv}
 
     return _cases(draw, ladder, _inside(kind))
 
 
-# Gates that are fully open or fully closed (exp is 1 or 0), and a probe of integers
+# Gates that are fully open or fully closed (exp is 1 or 0), and a QKV recipe of integers
 
 
 def _exact_values(domain: FusedDomain) -> tuple[float, ...]:
@@ -164,7 +171,7 @@ def _draw_exact(draw: Draw, domain: FusedDomain) -> Case:
 
 
 def _in_small(qkv: QKV, gates: Gates, domain: FusedDomain) -> QKV:
-    """Return the probe in the regime whose results are integers: a normaliser is 1 there."""
+    """Return the recipe in the regime whose results are integers: a normaliser is 1 there."""
     return replace(qkv, regime=domain.scaling.integers, level=0)
 
 
@@ -190,7 +197,7 @@ def _exact_inside(case: Case, domain: FusedDomain) -> bool:
     return known and not igate.any() and as_integers
 
 
-# Gates, a probe, a head and a time t: a law changes everything else, or makes the gate at t special
+# Gates, a QKV recipe, a head and a time t: a law changes everything else, or makes the gate at t special
 
 
 def _position(draw: Draw, gates: Gates) -> Case:
@@ -207,7 +214,7 @@ def _draw_position(draw: Draw, domain: FusedDomain) -> Case:
 def _position_ladder(domain: FusedDomain) -> Iterator[Case]:
     for gates in gate_ladder(domain):
         B, NH, S = gates.shape
-        for qkv in _probes(domain, gates, "one-hot")[:1]:
+        for qkv in _recipes(domain, gates, "one-hot")[:1]:
             for t in sorted({S // 2, S - 1}):
                 yield {"gates": gates, "qkv": qkv, "head": (B // 2, NH // 2), "t": t}
 
@@ -260,7 +267,7 @@ def _rival_ladder(domain: FusedDomain) -> Iterator[Case]:
         several = (B, NH) != (1, 1)
         if not several and (S == 1 or gates.igate != Constant(0.0)):
             continue
-        for qkv in _probes(domain, gates, "one-hot")[:1]:
+        for qkv in _recipes(domain, gates, "one-hot")[:1]:
             for t in sorted({0, S - 1 if several else S // 2}):
                 for rival in rivals:
                     other = replace(rival, shape=gates.shape)
@@ -275,7 +282,7 @@ def _rival_inside(case: Case, domain: FusedDomain) -> bool:
     return alike and _position_inside(case, domain) and case.get("noise", 1) > 0
 
 
-# Gates, a probe, and the cut between two calls; or two cuts between packed sequences
+# Gates, a QKV recipe, and the cut between two calls; or two cuts between packed sequences
 
 
 def _draw_cut(draw: Draw, domain: FusedDomain) -> Case:
@@ -307,7 +314,7 @@ def _cut_ladder(domain: FusedDomain) -> Iterator[Case]:
             for fgate in _forget(domain)[:2]:
                 for igate in _inputs(domain)[:2]:
                     gates = Gates(domain.dtype, (1, 1, S), igate, fgate)
-                    for qkv in _probes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
+                    for qkv in _recipes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
                         yield {"gates": gates, "qkv": qkv, "cut": cut}
 
 
@@ -351,7 +358,7 @@ def _packed_ladder(domain: FusedDomain) -> Iterator[Case]:
                 for fgate in _forget(domain)[:2]:
                     gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), fgate)
                     fits = domain.has_gates(gates) and _has_sequences(S, min(cut, S), t, domain)
-                    for qkv in _probes(domain, gates, "one-hot")[:1] if fits else ():
+                    for qkv in _recipes(domain, gates, "one-hot")[:1] if fits else ():
                         yield {"gates": gates, "qkv": qkv, "cut": min(cut, S), "t": t}
 
 

@@ -181,7 +181,9 @@ class Heads(Background):
         return np.asarray([each[n % len(each)] for n in range(B * NH)], dtype=np.float64).reshape(shape)
 
     def of(self, heads: Sequence[int]) -> Background:
-        """Return the background of these heads alone."""
+        """Return the background of these heads alone. The first heads keep their turns."""
+        if list(heads) == list(range(len(heads))) and len(heads) > 1:
+            return Heads(self.backgrounds[: len(heads)])
         kept = tuple(self.backgrounds[n % len(self.backgrounds)] for n in heads)
         return Heads(kept) if len(kept) > 1 else kept[0] if kept else self
 

@@ -1,8 +1,8 @@
-"""Probes: recipes for q, k, v that let a law read D~ out of a fused kernel's output.
+"""QKV: recipes for q, k, v that let a law read D~ out of a fused kernel's output.
 
-A one-hot probe has one channel of q and k and one column of v for each source s, all signed powers of two.
-Each entry of the output is then a single term: exp(D~[t, s]) times a power of two. Dense and integer probes
-find errors in sums of several terms, which one-hot probes cannot.
+A one-hot recipe has one channel of q and k and one column of v for each source s, all signed powers of two.
+Each entry of the output is then a single term: exp(D~[t, s]) times a power of two. Dense and integer recipes
+find errors in sums of several terms, which one-hot ones cannot.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class QKV(Recipe):
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds q, k, v from one probe, its gates and its domain."""
+    """Builds q, k, v from a QKV recipe, the gates of its case and the domain."""
 
     qkv: QKV
     gates: Gates
@@ -129,7 +129,7 @@ class _Builder:
         return -(math.ceil(reach) + math.ceil(longest + math.log2(max(sizes, 1.0))) + 1)
 
     def powers(self, *shape: int) -> Array:
-        """Return powers of two, 1/2 to 2, signed unless contract.positive; ones if the probe is plain."""
+        """Return powers of two, 1/2 to 2, signed unless contract.positive; ones if the recipe is plain."""
         if self.plain:
             return np.ones(shape)
         sizes: Array = np.asarray(2.0 ** self.random.integers(-1, 2, size=shape))
@@ -205,7 +205,7 @@ def _largest_product(products: Products) -> float:
 
 
 def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
-    """Draw a probe of this kind for these gates."""
+    """Draw a QKV recipe of this kind for these gates."""
     S = gates.shape[-1]
     K = choose(draw, domain.key_sizes(S))
     some = (1, 3, 4, 1, 3, 4, 130) if S <= SHORT else (1, 3, 4)  # past a block of 128
@@ -229,7 +229,7 @@ def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
 
 
 def levels(domain: FusedDomain, kind: str) -> tuple[int, ...]:
-    """Return the levels that are drawn for a kind of probe. The range of float16 allows only near ones."""
+    """Return the levels that are drawn for a kind of recipe. The range of float16 allows only near ones."""
     scaling = domain.scaling
     if kind == "integers":
         return (0,)
@@ -239,7 +239,7 @@ def levels(domain: FusedDomain, kind: str) -> tuple[int, ...]:
 
 
 def plain_qkv(domain: FusedDomain, S: int, kind: str = "one-hot", **more: object) -> QKV:
-    """Return the simplest probe of this kind for length S."""
+    """Return the simplest recipe of this kind for length S."""
     K = domain.key_sizes(S)[0]
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, K)
     return QKV(kind, K, V, **more)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ def representable(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
 
 
 def is_qkv(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
-    """Whether the contract allows this probe for these gates."""
+    """Whether the contract allows this recipe for these gates."""
     if qkv.kind not in KINDS:
         return False
     S = gates.shape[-1]

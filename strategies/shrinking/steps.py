@@ -156,9 +156,8 @@ def shaped(case: Case, shape: GatesShape) -> Case:
         elif not isinstance(part, Recipe):
             smaller[name] = _part(part, case, (kept[0], kept[1], kept[2]))
     for name, field, background in backgrounds(case):
-        if isinstance(background, Heads) and shape[:2] != old[:2]:
-            background = background.of([b * old[1] + h for b in kept[0] for h in kept[1]])
-        smaller = with_field(smaller, name, field, fitted(background, shape))
+        places = kept[0], kept[1], range(shape[-1])
+        smaller = with_field(smaller, name, field, of_places(background, old, places))
     return smaller
 
 

@@ -439,7 +439,7 @@ def mlstm_parallel_far_gates(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tens
 
 @sound(**MLSTM, factors="one", error_scope="prefix", layout="BSHD")
 def mlstm_parallel_differences(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    """`mlstm_parallel` from differences of cumulative sums; time before heads; division after the product."""
+    """The parallel mLSTM by differences of cumulative sums. Time stands before heads; it divides last."""
     q, k, v_, i, f = (x.transpose(1, 2) for x in widen(q, k, v, i, f))
     a, normaliser = stabilised(q, k, by_differences(logsigmoid(f)) + i[..., None, :])
     return (a @ v_ / normaliser).transpose(1, 2).to(v.dtype)

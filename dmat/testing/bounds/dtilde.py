@@ -112,3 +112,4 @@ def _fgate_error(truth: Backward, N: Array, A: Array, rounding: Rounding) -> Arr
 
 
 GRADIENT_BOUNDS = (igate_gradient_bound, fgate_gradient_bound)
+ALL_BOUNDS = (forward_bound, *GRADIENT_BOUNDS)

@@ -395,3 +395,4 @@ class FusedBounds:
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate)
+ALL_BOUNDS = (FusedBounds.output, *GRADIENT_BOUNDS)

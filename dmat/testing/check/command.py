@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,10 @@ from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import EXAMPLES as INTERPRETED
 from dmat.testing.interpret.choice import config_index, interpreter_record
+from dmat.testing.output import progress
 from dmat.testing.record import Report
 
-EXAMPLES = 200  # random cases per law and dtype, after about 70 cases of its ladder
+EXAMPLES = 200  # random cases per law and dtype, after the cases of its ladder
 
 
 def check(options: argparse.Namespace) -> list[Report]:
@@ -78,12 +78,10 @@ def with_wider_contract(report: Report, subjects: Sequence[PlannedSubject]) -> R
         return report
     from dmat.testing.relax.search import SECONDS, stands_under
 
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\rlooking for a wider contract (at most {SECONDS:.0f} s) ")
+    progress(f"looking for a wider contract (at most {SECONDS:.0f} s)")
     sites = [(s.dtype, s.device) for s in subjects if s.implementation == report.implementation]
     found = stands_under(report, sites)
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 50 + "\r")
+    progress("")
     known = report.verdict == "broken" or found.outcome == "found"
     return replace(report, stands_under=found) if known else report
 

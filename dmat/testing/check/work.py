@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from dmat.testing.check.plan import STOP, Plan, Request, planned
 from dmat.testing.counterexample.corpus import current, require_there
 from dmat.testing.errors import CannotRun
 from dmat.testing.kernel.select import select
-from dmat.testing.processes import Send
+from dmat.testing.processes import Send, claim
 from dmat.testing.record import Record
 from dmat.testing.registry import names_of_laws, tasks
 from dmat.testing.run.crash import crash_record
@@ -52,12 +51,7 @@ def work(request: Request, name: str, send: Send) -> None:
 
 def _taken(folder: Path, number: int) -> bool:
     """Take a task, unless another worker has taken it or the check is over. Return whether it was taken."""
-    if (folder / STOP).exists():
-        return False
-    with suppress(FileExistsError):
-        (folder / f"task-{number}").touch(exist_ok=False)
-        return True
-    return False
+    return not (folder / STOP).exists() and claim(folder / f"task-{number}")
 
 
 def crash(request: Request, name: str) -> Record | None:

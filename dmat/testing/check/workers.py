@@ -8,13 +8,13 @@ law that it was trying is then broken, and another worker takes its place.
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Lock
 
 from dmat.testing.check.plan import STOP, Plan, Request
 from dmat.testing.errors import Died
+from dmat.testing.output import progress
 from dmat.testing.processes import Send, apart
 from dmat.testing.record import Record
 
@@ -39,8 +39,7 @@ class Workers:
                 self._over = True
                 (self.request.folder / STOP).touch()
                 raise
-        if sys.stderr.isatty():
-            sys.stderr.write("\r" + " " * 40 + "\r")
+        progress("")
         return self.plan or Plan(error="the process died while the targets were imported"), self.records
 
     def _keep_one(self, number: int) -> None:
@@ -64,9 +63,7 @@ class Workers:
             self.records.append(news)
             if news.status == "failed" and self.request.first:  # a dead worker did not say so
                 (self.request.folder / STOP).touch()
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{len(self.records)} checks done ")
-                sys.stderr.flush()
+            progress(f"{len(self.records)} checks done")
 
 
 # In a worker

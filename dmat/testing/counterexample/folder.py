@@ -1,4 +1,4 @@
-"""Write counterexample folders: one a finding. It explains itself, and can be copied to another machine.
+"""Write counterexample folders, one for each finding. A folder explains itself, and works on other machines.
 
 counterexamples/<law>--<implementation>--<dtype>--<device>--<hash>/
     case.json  tensors.safetensors (only if the case has random numbers)  repro.py  report.md  picture.png

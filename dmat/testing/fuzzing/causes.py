@@ -44,7 +44,7 @@ def symptom(finding: Finding) -> str:
 
 
 def _kinds(finding: Finding) -> tuple[str, str]:
-    """Return the kinds of the computed and of the exact value, without their numbers."""
+    """Return the kind of the computed and of the exact value, such as a number, NaN or -inf."""
     computed, exact = (_kind(text, finding.what) for text in (finding.computed, finding.exact))
     return computed, exact
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.kernel.select import select
 from dmat.testing.law.kinds import subject_of
-from dmat.testing.output import plain
+from dmat.testing.output import plain, progress
 from dmat.testing.processes import Send, apart
 from dmat.testing.record import stated
 
@@ -44,8 +43,7 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
                 interpreter=interpreter_record(),
             )
         )
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 60 + "\r")
+    progress("")
     return graded
 
 
@@ -63,8 +61,7 @@ def _grades(name: str, sites: list[Site], examples: int) -> list[GradeResult]:
             case = news
             return
         grades.append(news)
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{len(grades)} of {len(sites)} dtypes of {name} graded ")
+        progress(f"{len(grades)} of {len(sites)} dtypes of {name} graded")
 
     while len(grades) < len(sites):
         try:

@@ -293,7 +293,7 @@ class Grade:
 
 
 def grade(subject: DtildeSubject, examples: int, send: Send) -> Grade:
-    """Try the ladder, then search for a case that eliminates the strictest standing class.
+    """Try the ladder, then search for a case that eliminates the strictest class left.
 
     The search is derandomised, so that the grade is reproducible. `send` receives each case before it is
     tried.

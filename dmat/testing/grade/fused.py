@@ -137,7 +137,7 @@ def ladder(subject: FusedSubject) -> Iterator[Case]:
 
 
 def grade_fused(subject: FusedSubject, examples: int, send: Send) -> Grade:
-    """Try the ladder, then search for a case that eliminates the strictest standing class.
+    """Try the ladder, then search for a case that eliminates the strictest class left.
 
     The search is derandomised, so that the grade is reproducible. `send` receives each case before it is
     tried.

@@ -1,4 +1,4 @@
-"""Patch the launch: triton.language is patched once, NumPy does not warn, Reported errors are not wrapped.
+"""Patch the launch: triton.language is patched once, NumPy is silent, and Triton wraps no `Reported` error.
 
 Triton's interpreter patches triton.language at each launch and at each inner call, which takes half of its
 time. It also wraps an error once for each call that the error leaves.

@@ -19,7 +19,7 @@ from dmat.testing.oracle.arithmetic import FINITE, FREE, Array, Mask
 from dmat.testing.oracle.dtilde import Backward, Forward
 from dmat.testing.oracle.integers import integer_dtilde, integer_gradients
 from dmat.testing.verdict.finding import Exact, Expected
-from dmat.testing.verdict.require import require_agreement, require_same, require_within
+from dmat.testing.verdict.require import require_agreement, require_within
 
 
 @dataclass
@@ -67,14 +67,8 @@ class DtildeSubject(DtildeCalls):
         bound = forward_bound(truth, self.rounding)
         return Expected("D~", truth.kind, truth.value, truth.slack, bound, truth.ball)
 
-    def require_unchanged(
-        self, after: Run, before: Run, where: Mask, note: str, *, bits: bool = False
-    ) -> None:
-        """Require two runs to agree at `where`: bit for bit in window scope, else within both bounds."""
-        where = np.broadcast_to(where, before.dtilde.shape)
-        if self.exact_to_the_bit or bits:
-            require_same("D~", after.dtilde, before.dtilde, where, note)
-            return
+    def require_agreeing(self, after: Run, before: Run, where: Mask, note: str) -> None:
+        """Require two runs to agree at `where`, within both bounds."""
         sides = ((run.dtilde, self.expected_dtilde(run).freed(~where)) for run in (after, before))
         (ours, expected), (theirs, other) = sides
         require_agreement(ours, expected, theirs, other, note)
@@ -153,11 +147,11 @@ class DtildeSubject(DtildeCalls):
         return {"D~": Exact("D~", np.full_like(dtilde, -np.inf), future, "the future of row t")}
 
     def exact_outputs(self, run: Run) -> dict[str, Exact]:
-        """Return D~ of integers, on which no sum rounds."""
+        """Return the exact D~ for integer gates: no sum of integers rounds."""
         return {"D~": Exact("D~", integer_dtilde(run.igate, run.fgate))}
 
     def exact_gradients(self, gradients: Gradients) -> dict[str, Exact]:
-        """Return di and df of integers, on which no sum rounds."""
+        """Return the exact di and df for integer cotangents: no sum of integers rounds."""
         both = integer_gradients(gradients.run.fgate, gradients.G)
         return {name: Exact(self.gradient_name(name), value) for name, value in zip(GATES, both, strict=True)}
 

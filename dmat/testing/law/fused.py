@@ -29,7 +29,7 @@ from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_balls import HeadBalls
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import Exact, Expected
-from dmat.testing.verdict.require import require_same, require_within
+from dmat.testing.verdict.require import require_within
 
 BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 
@@ -51,7 +51,7 @@ class FusedSubject(FusedCalls):
         return FusedRounding.of(self.contract, self.dtype)
 
     def judged_gradients(self, call: Case) -> list[str]:
-        """Return the inputs whose gradients can be judged with one-hot probes; none if undefined here."""
+        """Return the inputs whose gradients can be judged with one-hot q, k, v; none if undefined here."""
         taken = [name for name, is_taken in self._taken.items() if is_taken]
         return self.distinct_values(taken) if self.defines_gradients(call["qkv"]) else []
 
@@ -62,7 +62,7 @@ class FusedSubject(FusedCalls):
         return {name: gates.get(name, True) for name in NAMES}
 
     def distinct_values(self, names: Iterable[str]) -> list[str]:
-        """Return the inputs of `names` whose gradients can be judged with one-hot probes.
+        """Return the inputs of `names` whose gradients can be judged with one-hot q, k, v.
 
         Not k in a delta rule: the erased part contributes to its gradient too. Not v in log space: the
         gradient of a v of 0 is no number.
@@ -72,7 +72,7 @@ class FusedSubject(FusedCalls):
         return [name for name in names if name not in alike]
 
     def defines_gradients(self, qkv: QKV) -> bool:
-        """Return whether the contract defines the gradients of this probe.
+        """Return whether the contract defines the gradients for these q, k, v.
 
         Truncated gradients are defined only where the normaliser is 1.
         """
@@ -184,15 +184,9 @@ class FusedSubject(FusedCalls):
         """Whether the bits of a head may not change with other heads: in every contract."""
         return True
 
-    def require_unchanged(
-        self, after: FusedRun, before: FusedRun, where: Mask, note: str, *, bits: bool = False
-    ) -> None:
-        """Require two runs to agree at `where`: bit for bit, or the later run within its bound."""
-        where = np.broadcast_to(where, before.o.shape)
-        if self.exact_to_the_bit or bits:
-            require_same("o", after.o, before.o, where, note)
-        else:
-            require_within(after.o, self.expected(after, note).freed(~where))
+    def require_agreeing(self, after: FusedRun, before: FusedRun, where: Mask, note: str) -> None:
+        """Require the later run to be within its bound at `where`."""
+        require_within(after.o, self.expected(after, note).freed(~where))
 
     def reach(self, call: Case, head: tuple[int, int], t: int) -> tuple[Mapping[str, Mask], Mask]:
         """Return what o[t] reads, all inputs of its head up to t, and the output up to t."""

@@ -147,12 +147,12 @@ class FusedCalls(Subject):
         )
 
     def answer(self, case: Case, gates: Gates) -> Tensor:
-        """Return the output for these gates and the probe of the case, or a plain probe if it has none."""
+        """Return the output for these gates and the q, k, v of the case, or plain ones if it has none."""
         qkv = case.get("qkv") or plain_qkv(self.domain, gates.shape[-1])
         return self.call_fused(self.inputs(gates, qkv))
 
     def answer_to_zeros(self, S: int) -> Tensor:
-        """Return the output for gates of zeros and a plain probe. All inputs require gradients."""
+        """Return the output for gates of zeros and plain q, k, v. All inputs require gradients."""
         inputs = self.inputs(Gates(self.domain.dtype, (1, 1, S)), plain_qkv(self.domain, S))
         leaves = {name: x.detach().requires_grad_() for name, x in inputs.named.items()}
         return self.call_fused(inputs.with_(**leaves))
@@ -203,7 +203,7 @@ class FusedCalls(Subject):
     # Inputs
 
     def inputs(self, gates: Gates, qkv: QKV, poison: float = NAN) -> Inputs:
-        """Build the tensors of a call, each in the memory layout of the probe."""
+        """Build the tensors of a call, each in the memory layout of its recipe."""
         products = qkv.build(gates, self.domain)
         return self.inputs_of(gates, qkv, products, *gates.build(self.device, poison), poison)
 
@@ -246,7 +246,7 @@ class FusedCalls(Subject):
         return zeros + log[None, :, None]
 
     def cotangent(self, inputs: Inputs, qkv: QKV) -> Tensor:
-        """Build the probe's cotangent of the output of these inputs, (B, NH, S, V)."""
+        """Build the recipe's cotangent of the output of these inputs, (B, NH, S, V)."""
         dtype = getattr(torch, self.contract.returns(self.dtype))
         dense = torch.from_numpy(qkv.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
         return lay_out(dense, qkv.pull_layout) if qkv.pull_layout else dense
@@ -315,7 +315,7 @@ class FusedCalls(Subject):
     # Pullbacks
 
     def pull(self, gates: Gates, qkv: QKV, needed: Sequence[str] = NAMES) -> FusedGradients:
-        """Call the kernel and pull the probe's cotangent back through it."""
+        """Call the kernel and pull the recipe's cotangent back through it."""
         return self.pull_of(self.inputs(gates, qkv), qkv, needed)
 
     def pull_of(
@@ -364,7 +364,7 @@ class FusedCalls(Subject):
     def pull_packed(
         self, inputs: Inputs, qkv: QKV, call_inputs: CallInputs, ends: Sequence[int]
     ) -> FusedGradients:
-        """Call the kernel on packed sequences, and pull the probe's cotangent back."""
+        """Call the kernel on packed sequences, and pull the recipe's cotangent back."""
         return self.pull_of(inputs, qkv, call_inputs=call_inputs, more=self._ending(ends))
 
     def _pulled(

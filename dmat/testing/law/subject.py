@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from dmat.strategies.domain import Domain
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import AnyContract
-from dmat.testing.kernel.call import Kernel
+from dmat.testing.kernel.call import Called, Kernel
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.recording import SILENT, Recorder
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.verdict.finding import Exact, Expected, as_array
+from dmat.testing.verdict.require import require_same
 
 DETACHED = "the output asks for no gradient; a kernel that has none declares differentiable=False"
 
@@ -86,14 +88,23 @@ class Subject(Kernel, ABC):
     def exact_across_heads(self) -> bool:
         """Whether entries keep their bits if other heads change."""
 
-    @abstractmethod
     def require_unchanged(
-        self, after: Any, before: Any, where: Mask, note: str, *, bits: bool = False
+        self, after: Called, before: Called, where: Mask, note: str, *, bits: bool = False
     ) -> None:
         """Require two runs to agree at `where`: bit for bit if `exact_to_the_bit`, else within bounds.
 
         where: broadcast to the output. bits: compare bit for bit in any case.
         """
+        for name in after.outputs:
+            there = np.broadcast_to(where, before.of(name).shape)
+            if self.exact_to_the_bit or bits:
+                require_same(name, after.of(name), before.of(name), there, note)
+            else:
+                self.require_agreeing(after, before, there, note)
+
+    @abstractmethod
+    def require_agreeing(self, after: Any, before: Any, where: Mask, note: str) -> None:
+        """Require two runs to agree at `where` within bounds. where: in the shape of the output."""
 
     @abstractmethod
     def reach(self, call: Case, head: tuple[int, int], t: int) -> tuple[Mapping[str, Mask], Mask]:

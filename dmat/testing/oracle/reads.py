@@ -1,7 +1,7 @@
 """The kinds of operator, one class each: how E = exp(D~) and q.k make an output (docs/fused.md section 1).
 
-A class has the functions that the oracle, the bounds and the probes call, always in the same order. A new
-kind is one more class in READS, and one more name in READS of dmat.testing.contract.names.
+A class has the functions that the oracle, the bounds and the QKV recipes call, always in the same order. A
+new kind is one more class in READS, and one more name in READS of dmat.testing.contract.names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Reads(ABC):
     normalised: whether o is divided by N, so that a kernel may subtract a stabiliser m from the exponent.
     from_zero: whether m may start from 0, before the first gate. truncates: whether a backward may hold N
     constant (gradient="truncated"). inexact: why no integers give exact results, "" if some do.
-    scaling: the scaling of its probes.
+    scaling: the scaling of its QKV recipes.
     """
 
     normalised: ClassVar[bool]

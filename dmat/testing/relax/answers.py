@@ -39,7 +39,7 @@ def answers(
 ) -> Answers | None:
     """Call the implementation on gates of zeros for every dtype, device and length. None if all calls fail.
 
-    deadly: probes that have killed a process. `send` receives each probe before it is tried.
+    deadly: call sites that have killed a process. `send` receives each call site before it is tried.
     """
     contract = implementation.contract
     first = subject_of(implementation, *sites[0])

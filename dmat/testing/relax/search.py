@@ -284,7 +284,7 @@ def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS) ->
 def _note_death(
     trying: Counterexample | CallSite | None, known: list[Counterexample], deadly: set[CallSite]
 ) -> None:
-    """Record the case or probe that killed the process, so that it is not tried again."""
+    """Record the case or the plain call that killed the process, so that it is not tried again."""
     if isinstance(trying, Counterexample):
         known.insert(0, replace(trying, deadly=True))
     elif trying is not None:
@@ -319,7 +319,7 @@ def nearest_contract(
     """Return the least widened contract under which all laws hold, or None.
 
     known: cases that break laws. held: (law, (dtype, device)) that hold under the strictest contract. deadly:
-    (dtype, device, length) that killed a process. send: receives ("trying", case or probe) and ("broke",
+    (dtype, device, length) that killed a process. send: receives ("trying", case or call site) and ("broke",
     case).
     """
     answered = answers(implementation, sites, set(deadly), lambda call_site: send(("trying", call_site)))

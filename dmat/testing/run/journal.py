@@ -28,6 +28,7 @@ import msgspec
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import Parts, parts_of
 from dmat.testing.errors import DidNotEnd
+from dmat.testing.processes import claim
 from dmat.testing.record import Ended
 
 SECONDS = 60.0  # default limit of one example, compilation included
@@ -242,11 +243,7 @@ class Journal:
 
     def first_to_report(self, implementation: str) -> bool:
         """Return whether this process is the first to report that the implementation cannot be called."""
-        try:
-            _mark(self.folder, "reported", implementation).touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
+        return claim(_mark(self.folder, "reported", implementation))
 
 
 def note_outcome(folder: Path, line: JournalLine, outcome: str) -> None:

@@ -1,4 +1,4 @@
-"""Try laws on a kernel: one record for each law, dtype and device. pytest, relax and fuzz call this."""
+"""Try laws on a kernel: one record for each law, dtype and device. `dmat check` and pytest call this."""
 
 from __future__ import annotations
 

@@ -49,17 +49,17 @@ def search(
     shrinker are not counted. The case is saved in the profile's database, if it has one, and the next run
     tries it first.
     """
-    failures: list[Failure] = []
+    tried = _Search(law, subject, record, profile, session)
     try:
-        _Search(law, subject, record, profile, session, failures).all()
+        tried.all()
     except LawBroken:
-        failure = failures[-1]
+        failure = tried.failures[-1]
         if Phase.shrink in profile.phases and failure.ended == "broken":
             failure = smallest(failure, law, subject, session)
     except (Flaky, BaseExceptionGroup):
-        if not failures:
+        if not tried.failures:
             raise
-        failure = replace(failures[0], reproducible=False)
+        failure = replace(tried.failures[0], reproducible=False)
     else:
         return
     if failure.reproducible and failure.ended == "broken":
@@ -85,7 +85,7 @@ def ladder(law: Law, subject: Subject) -> list[Case]:
 class _Search:
     """The cases of one law and subject, tried in turn until one breaks the law.
 
-    failures: receives each failure. Hypothesis tries a failing case again, so there may be several.
+    failures: each failure so far. Hypothesis tries a failing case again, so there may be several.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class _Search:
         record: Record,
         profile: settings,
         session: Session,
-        failures: list[Failure],
     ) -> None:
         """Begin with no case tried."""
         self.law, self.subject, self.record = law, subject, record
-        self.profile, self.session, self.failures = profile, session, failures
+        self.profile, self.session = profile, session
+        self.failures: list[Failure] = []
         self.refusals: list[Refused] = []
         self.tried = 0  # random cases
 
