@@ -17,7 +17,7 @@ import pytest
 
 from dmat.testing import processes
 from dmat.testing.errors import Died, NotEnded, OutOfTime
-from dmat.testing.processes import Send, apart, died_of, lock
+from dmat.testing.processes import Send, apart, claim, died_of, lock
 
 CALLS: dict[str, Callable[[], Any]] = {
     "reads nowhere": lambda: ctypes.string_at(0),
@@ -158,3 +158,8 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         assert lock(file) is None
         other.kill()
     assert lock(file) is not None
+
+
+def test_a_file_is_claimed_once(tmp_path: Path) -> None:
+    """Of several that claim a file, one makes it; another file is free."""
+    assert [claim(tmp_path / "a"), claim(tmp_path / "a"), claim(tmp_path / "b")] == [True, False, True]

@@ -19,8 +19,11 @@ from dmat.strategies import (
     GATE_LAYOUTS,
     Constant,
     Cotangent,
+    Cycle,
     Gates,
+    Heads,
     MinusWindow,
+    Ramp,
     lay_out,
 )
 from dmat.strategies.cases import dtilde
@@ -362,3 +365,11 @@ def test_minus_window_is_finite_where_its_sum_overflows() -> None:
     """A window past 2^1024 is cancelled by a finite gate: no special value that nobody declared."""
     igate, _ = arrays(Gates("float64", (1, 1, 4), MinusWindow(), Constant(-1.7e308)))
     assert np.isfinite(igate).all()
+
+
+@pytest.mark.parametrize("heads", [[0], [4], [0, 1], [0, 1, 2, 3], [1, 2], [5, 0]])
+def test_some_heads_keep_their_values(heads: list[int]) -> None:
+    """A background restricted to some of six heads fills them as the whole one does."""
+    whole = Heads((Constant(2.0), Ramp(0.0, 1.0, 5.0), Cycle((1.0, -1.0, 3.0))))
+    some = whole.of(heads).fill((1, len(heads), 4))
+    assert np.array_equal(some[0], whole.fill((2, 3, 4)).reshape(6, 4)[heads])
