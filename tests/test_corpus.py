@@ -98,7 +98,7 @@ def test_a_case_of_the_corpus_is_found(folder: Path) -> None:
     assert record_of_values(folder, "rarely_wrong")["status"] == "failed"
     assert record_of_values(folder, "mended")["status"] == "passed"
     (folder / "corpus").rename(folder / "elsewhere")
-    shutil.rmtree(folder / ".hypothesis")  # where it is remembered too
+    shutil.rmtree(folder / ".hypothesis", ignore_errors=True)  # remembered there, but not where CI is set
     assert record_of_values(folder, "rarely_wrong")["status"] == "passed"
 
 
