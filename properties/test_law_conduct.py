@@ -211,10 +211,10 @@ def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     Why: A kernel can be right when it is tested and wrong when it is cached, autotuned or warmed up.
     Bound: zero between equal calls; section 3, forward, for the last.
     """
-    cotangent = Cotangent(Constant(1.0))
-    first = subject.gradients(gates, cotangent)
+    G = Cotangent(Constant(1.0)).build(gates, subject.device)
+    first = subject.gradients_of(*gates.build(subject.device), G)
     for number in range(1, 11):
-        again = subject.gradients(gates if number % 2 == 0 else rival, cotangent)
+        again = subject.gradients_of(*(gates if number % 2 == 0 else rival).build(subject.device), G)
         if number % 2 == 0:
             require_same_results(
                 subject, again, first, f"call {number + 1} of 11 for the same inputs, against the first"

@@ -207,15 +207,24 @@ class FusedDomain(Domain):
 
     def has_values(self, igate: Array, fgate: Array) -> bool:
         """Whether the values lie in their ranges, and no sum of log gates can overflow."""
+        if igate.size == 0:
+            return True
         low, high = self.contract.i_range if self.contract.igate else (0.0, 0.0)
-        spare = 1 + torch.finfo(getattr(torch, self.dtype)).eps  # gates at an end were rounded to the dtype
-        inside_i = (igate >= low * spare).all() and (igate <= high * spare).all()
-        least, most = (self.least * spare, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
-        inside_f = (fgate >= least).all() and (fgate <= most).all()
+        least, most = (self.least, self.most) if self.contract.gate != "fixed" else (0.0, 0.0)
+        smallest = float(fgate.min())
+        inside_i = low * self._spare <= igate.min() and igate.max() <= high * self._spare
+        if not (inside_i and least * self._spare <= smallest and fgate.max() <= most):
+            return False
+        if fgate.shape[-1] * (max(-smallest, 0.0) + 1) < self.largest_sum:  # -log sigmoid(f) < max(-f, 0) + 1
+            return True
         with np.errstate(over="ignore", invalid="ignore"):
             logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
-            room = float(logs.sum(-1).max(initial=0.0))
-        return bool(inside_i and inside_f and room < self.largest_sum)
+            return bool(logs.sum(-1).max() < self.largest_sum)
+
+    @cached_property
+    def _spare(self) -> float:
+        """The factor by which a gate at an end may lie outside its range: it was rounded to the dtype."""
+        return 1 + float(torch.finfo(getattr(torch, self.dtype)).eps)
 
     @cached_property
     def largest_sum(self) -> float:

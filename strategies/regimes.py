@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from operator import itemgetter
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dmat.strategies.choose import Draw, between, choose
@@ -33,6 +34,7 @@ from dmat.strategies.recipes.backgrounds import (
 from dmat.strategies.recipes.gates import UNIT, Gates, MinusWindow, special
 
 Item = TypeVar("Item")
+Mask = npt.NDArray[np.bool_]
 Floats = tuple[float, ...]
 Ranked = Mapping[int, Item]  # by rank
 Pair = tuple[Background, Background]  # (input gate, forget gate)
@@ -52,31 +54,40 @@ class GateFormat:
 
 
 @dataclass(frozen=True)
-class Filled:
-    """The values of a recipe's gates, before they are rounded to the dtype."""
+class HeadValues:
+    """The values of gates before they are rounded to the dtype, one row a head.
 
-    gates: Gates
+    igate, fgate: (heads, S). cancelling: the input gate is minus the sum of a window (MinusWindow), and igate
+    a zero for each head.
+    """
+
+    dtype: str
+    igate: Array
+    fgate: Array
+    cancelling: bool = False
+
+    @classmethod
+    def of(cls, gates: Gates, number: int) -> Self:
+        """Return the first heads of these gates, `number` of them; if it is 1, all heads as one row."""
+        rows = min(number, math.prod(gates.shape[:2])) if number > 1 and 0 not in gates.shape else 1
+        igate, fgate = (None if x is None else _in_rows(x, rows) for x in gates.filled)
+        assert fgate is not None
+        cancelling = igate is None
+        return cls(gates.dtype, np.zeros((rows, 1)) if igate is None else igate, fgate, cancelling)
 
     @cached_property
-    def cancelling(self) -> bool:
-        """Whether the input gate is minus the sum of a window (MinusWindow)."""
-        return isinstance(self.gates.igate, MinusWindow)
+    def size(self) -> Array:
+        """The largest magnitude of each head, in both gates; NaN if a gate is NaN."""
+        igate, fgate = (np.abs(gate).max(-1, initial=0.0) for gate in (self.igate, self.fgate))
+        return np.asarray(np.maximum(igate, fgate))
 
-    @cached_property
-    def fgate(self) -> Array:
-        """The forget gate."""
-        return self.gates.filled[1]
+    def all(self, answer: bool) -> Mask:
+        """Return this answer for each head."""
+        return np.full(len(self.fgate), answer)
 
-    @cached_property
-    def igate(self) -> Array:
-        """The input gate, or a single zero if it is a MinusWindow."""
-        igate = self.gates.filled[0]
-        return np.zeros(1) if igate is None else igate
 
-    @cached_property
-    def size(self) -> float:
-        """The largest magnitude in both gates; NaN if a gate is NaN."""
-        return float(np.maximum(np.abs(self.fgate).max(), np.abs(self.igate).max()))
+def _in_rows(gate: Array, rows: int) -> Array:
+    return gate.reshape(1, -1) if rows == 1 else gate.reshape(-1, gate.shape[-1])[:rows]
 
 
 def _nothing(*_: object) -> dict[int, Floats]:
@@ -91,7 +102,7 @@ def _no_spikes(gates: GateFormat, S: int) -> dict[int, list[Pair]]:
 class Regime:
     """One regime of gates.
 
-    contains: whether the regime accepts these gates; gates belong to the first regime that does.
+    contains: which heads the regime accepts, (heads,); a head belongs to the first regime that accepts it.
     kinds: the kinds of kernels for which its values are drawn. palettes: values that are drawn together,
     for both gates of a D~ kernel and for the forget gate of a fused kernel. draw_igate: draws an input gate
     of D~ kernels that no palette gives. constants: constant forget gates of the ladder's shortest cases.
@@ -100,7 +111,7 @@ class Regime:
     """
 
     name: str
-    contains: Callable[[Filled], bool]
+    contains: Callable[[HeadValues], Mask]
     kinds: tuple[str, ...] = (DTILDE, FUSED)
     palettes: Callable[[GateFormat], Ranked[Floats]] = _nothing
     draw_igate: Callable[[Draw, Shape], Background] | None = None
@@ -170,9 +181,10 @@ def _subnormal(gates: GateFormat) -> Ranked[Floats]:
     return {6: _negative(values) if gates.log else values}
 
 
-def _is_subnormal(filled: Filled) -> bool:
-    least = torch.finfo(getattr(torch, filled.gates.dtype)).smallest_normal
-    return any(((gate != 0) & (np.abs(gate) < least)).any() for gate in (filled.igate, filled.fgate))
+def _is_subnormal(heads: HeadValues) -> Mask:
+    least = torch.finfo(getattr(torch, heads.dtype)).smallest_normal
+    tiny = [((gate != 0) & (np.abs(gate) < least)).any(-1) for gate in (heads.igate, heads.fgate)]
+    return np.asarray(tiny[0] | tiny[1])
 
 
 # Saturated gates, around the edges of exp
@@ -233,23 +245,19 @@ def _special_spikes(gates: GateFormat, S: int) -> Ranked[list[Pair]]:
 # Exact gates: the integers of docs/spec.md section 4. drawing.py draws them for the laws of exact sums.
 
 
-def _is_exact(filled: Filled) -> bool:
-    first = filled.fgate.flat[0]
-    if first != inf and not (-inf < first <= -UNIT and first % UNIT == 0):  # one number decides most cases
-        return False
-    igate = filled.igate
-    closed = np.where(filled.fgate == inf, -UNIT, filled.fgate)
-    if not (np.isfinite(closed).all() and np.isfinite(igate).all()):
-        return False
-    return bool((closed <= -UNIT).all() and not (closed % UNIT).any() and not (igate % UNIT).any())
+def _is_exact(heads: HeadValues) -> Mask:
+    closed = np.where(heads.fgate == inf, -UNIT, heads.fgate)
+    with np.errstate(invalid="ignore"):
+        integer = (closed <= -UNIT) & (closed % UNIT == 0) & (heads.igate % UNIT == 0)  # inf % UNIT is NaN
+    return np.asarray(integer.all(-1))
 
 
 REGIMES = (
-    Regime(name="empty", contains=lambda filled: 0 in filled.gates.shape),  # shapes.py draws empty shapes
+    Regime(name="empty", contains=lambda heads: heads.all(heads.fgate.size == 0)),  # of shapes.py
     Regime(name="exact", contains=_is_exact, restarts={2: (-64.0,)}),
     Regime(
         name="special",
-        contains=lambda filled: not np.isfinite(filled.size),
+        contains=lambda heads: ~np.isfinite(heads.size),
         kinds=(DTILDE,),  # a separate law tests the resets of fused kernels
         palettes=_special,
         spikes=_special_spikes,
@@ -257,13 +265,13 @@ REGIMES = (
     ),
     Regime(
         name="extreme",
-        contains=lambda filled: filled.size > LARGEST_SATURATED,
+        contains=lambda heads: heads.size > LARGEST_SATURATED,
         palettes=_extreme,
         spikes=_spike,
     ),
     Regime(
         name="saturated",
-        contains=lambda filled: filled.size > LARGEST_ORDINARY,
+        contains=lambda heads: heads.size > LARGEST_ORDINARY,
         palettes=_saturated,
         constants=_saturated_constants,
         restarts={3: (21.0, -21.0, 105.0, -105.0, -746.0)},
@@ -272,14 +280,14 @@ REGIMES = (
     Regime(name="subnormal", contains=_is_subnormal, palettes=_subnormal),
     Regime(
         name="cancelling",
-        contains=lambda filled: filled.cancelling,
+        contains=lambda heads: heads.all(heads.cancelling),
         kinds=(DTILDE,),  # the input gates of fused kernels must lie in the contract's i_range
         palettes=lambda gates: {3: ORDINARY},  # again: moderate window sums are drawn twice as often
         draw_igate=_draw_minus_window,
     ),
     Regime(
         name="zeros",
-        contains=lambda filled: not filled.fgate.any(),
+        contains=lambda heads: np.asarray(~heads.fgate.any(-1)),
         palettes=_zeros,
         constants=lambda gates: {1: (0.0,)},
         restarts={0: (0.0,)},
@@ -287,7 +295,7 @@ REGIMES = (
     ),
     Regime(
         name="ordinary",
-        contains=lambda filled: True,
+        contains=lambda heads: heads.all(True),
         palettes=_ordinary,
         constants=_ordinary_constants,
         restarts={1: (-1.0, 1.0)},
@@ -300,21 +308,26 @@ NAMES = tuple(regime.name for regime in REGIMES)
 
 
 def regime_of(gates: Gates) -> str:
-    """Return the name of the gates' regime: the first row of REGIMES that contains them."""
-    filled = Filled(gates)
-    return next(regime.name for regime in REGIMES if regime.contains(filled))
+    """Return the name of the regime of all heads together: the first row of REGIMES that accepts them."""
+    return _regimes(HeadValues.of(gates, 1))[0]
 
 
 def regimes_of(gates: Gates) -> list[str]:
     """Return the regime of each different head of the gates; one regime if all have one background."""
-    parts = [x.backgrounds if isinstance(x, Heads) else (x,) for x in (gates.igate, gates.fgate)]
-    number = min(math.prod(gates.shape[:2]), math.lcm(*map(len, parts)))
-    if number <= 1 or isinstance(gates.igate, MinusWindow) or gates.shape[-1] == 0:
-        return [regime_of(gates)]
-    one = (1, 1, gates.shape[-1])
-    igates, fgates = parts
-    heads = (Gates(gates.dtype, one, igates[n % len(igates)], fgates[n % len(fgates)]) for n in range(number))
-    return [regime_of(head) for head in heads]
+    numbers = [len(x.backgrounds) for x in (gates.igate, gates.fgate) if isinstance(x, Heads)]
+    return _regimes(HeadValues.of(gates, math.lcm(*numbers)))
+
+
+def _regimes(heads: HeadValues) -> list[str]:
+    names, left = [""] * len(heads.fgate), heads.all(True)
+    for regime in REGIMES:
+        accepted = regime.contains(heads) & left
+        for n in np.flatnonzero(accepted):
+            names[n] = regime.name
+        left &= ~accepted
+        if not left.any():
+            break
+    return names
 
 
 def _in_order(ranked: Iterable[Ranked[Item]]) -> tuple[Item, ...]:

@@ -218,6 +218,7 @@ def rounded(filled: Array, dtype: Any) -> Any:
     import torch
 
     largest = torch.finfo(dtype).max
-    clipped = np.where(np.isfinite(filled), np.clip(filled, -largest, largest), filled)
-    # A float64 just above the dtype's largest number rounds to that number, because it was clipped first.
-    return torch.from_numpy(np.ascontiguousarray(clipped)).to(dtype)
+    if not -largest <= filled.min(initial=0.0) <= filled.max(initial=0.0) <= largest:  # or NaN
+        # A float64 just above the dtype's largest number rounds to that number, because it is clipped first.
+        filled = np.where(np.isfinite(filled), np.clip(filled, -largest, largest), filled)
+    return torch.from_numpy(np.ascontiguousarray(filled)).to(dtype, copy=True)

@@ -97,7 +97,11 @@ class Gates(Recipe):
         return self.lay_out(*self._dense, device, poison)  # every layout copies
 
     def values(self) -> tuple[Array, Array]:
-        """Return both gates as `build` gives them, (B, NH, S), float64."""
+        """Return both gates as `build` gives them, (B, NH, S), float64. Nothing may write to them."""
+        return self._values
+
+    @cached_property
+    def _values(self) -> tuple[Array, Array]:
         same = {self.igate_layout, self.fgate_layout} <= set(SAME_VALUES)
         igate, fgate = (gate.double().numpy()[..., 0] for gate in (self._dense if same else self.build()))
         return igate, fgate

@@ -22,6 +22,7 @@ from dmat.testing.bounds.formats import (
     gamma,
 )
 from dmat.testing.bounds.heads import largest, of_heads
+from dmat.testing.bounds.latest import latest
 from dmat.testing.bounds.scope import no_larger, product, scope_sums
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask, single
@@ -149,7 +150,6 @@ class FusedBounds:
     def _windows_of(self, terms: Array) -> Array:
         if not terms.any():
             return np.zeros_like(self.truth.windows)
-
         return window_sums(single(terms), wide=False).hi
 
     # The output. Magnitudes of a head are (B, NH): a head's bound does not depend on its neighbours.
@@ -275,6 +275,7 @@ class FusedBounds:
         each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser
         return np.asarray((np.abs(pulled.W) * each).sum(-1, keepdims=True))
 
+    @latest
     def per_product_error(self, pulled: Pulled) -> Array:
         """The error of the gradient of scale q_t.k_s. In a softmax it is the error of the gradient of D~ too.
 
@@ -290,11 +291,13 @@ class FusedBounds:
             error = error + np.where(bent, either, 0.0)
         return error
 
+    @latest
     def entry_error(self, pulled: Pulled) -> Array:
         """The error of the gradient of D~[t, s], without the rounding left by a stabiliser (`left_over`)."""
         error = self.per_product_error(pulled)
         return self.truth.reads.coefficient(error, self.truth.product_sizes)
 
+    @latest
     def left_over(self, error: Array) -> tuple[Array, Array]:
         """The rounding left by a stabiliser's derivative, which cancels: [t, s]; for a start from m = 0 [t].
 
@@ -304,10 +307,8 @@ class FusedBounds:
         if not self.truth.reads.normalised:
             return np.zeros_like(error), np.zeros(error.shape[:-1])
         e = self.log_error
-        low, high = (
-            self.truth.exponent - e,
-            np.where(self.truth.inputs.unread, -np.inf, self.truth.exponent + e),
-        )
+        low, high = self.truth.exponent - e, self.truth.exponent + e
+        high = np.where(self.truth.inputs.unread, -np.inf, high)
         left, from_start = no_larger(low, error, high), np.zeros(error.shape[:-1])
         if self.truth.reads.from_zero:
             reach = self.since + np.max(e, -1, initial=0.0)
