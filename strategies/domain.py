@@ -20,7 +20,8 @@ class Domain:
     """The inputs that may be drawn for one implementation in one dtype: those its contract allows, or fewer.
 
     longest: one case in LONG_IN has a length between USUAL and this one; 0: no such cases.
-    memory: the bytes that the D~ of a huge case should fill; 0: no case fills the memory.
+    memory: the bytes that the D~ of a huge case should fill; 0: no case fills the memory. slow: whether each
+    head of a call takes a noticeable time, as in Triton's interpreter: then cases have few heads.
     """
 
     dtype: str = "float32"
@@ -32,6 +33,7 @@ class Domain:
     masked_cotangent: str = "ignored"
     longest: int = 0
     memory: int = 0
+    slow: bool = False
 
     @classmethod
     def of(cls, contract: Promised, /, **more: Any) -> Self:
@@ -64,7 +66,7 @@ class Domain:
         longest = self.longest if self.max_seq is None else min(self.longest, self.max_seq)
         if longest > USUAL and between(draw, 1, LONG_IN) == LONG_IN:
             return draw_long_shape(draw, longest, self.seq_multiple_of)
-        return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq)
+        return draw_shape(draw, zero and self.zero_length, self.seq_multiple_of, self.max_seq, self.slow)
 
     def draw_gates(self, draw: Draw, *, zero: bool = True, expanded: bool = True) -> Gates:
         """Draw gates of any regime."""

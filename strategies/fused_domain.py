@@ -17,7 +17,7 @@ from dmat.strategies.recipes.backgrounds import Array, Background, Constant, Nor
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import SAME_VALUES, draw_layout
 from dmat.strategies.regimes import FUSED, GateFormat, palettes
-from dmat.strategies.shapes import FEW, ONE, TINY
+from dmat.strategies.shapes import FEW, heads_for
 
 LONG = 100
 LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
@@ -117,8 +117,12 @@ class FusedDomain(Domain):
         return list(self.all_lengths[:number])
 
     def past_chunks(self) -> list[int]:
-        """Return one length beyond three chunks, or beyond a block of 16: a lost carry shows only there."""
-        wanted = 3 * self.contract.chunk + 1 if self.contract.chunk else 19
+        """Return one length beyond three chunks, or beyond a block of 16: a lost carry shows only there.
+
+        A slow domain has one beyond two chunks.
+        """
+        chunks = 2 if self.slow else 3
+        wanted = chunks * self.contract.chunk + 1 if self.contract.chunk else 19
         lengths = self.all_lengths
         return [next((S for S in lengths if wanted <= S), lengths[-1])]
 
@@ -129,9 +133,8 @@ class FusedDomain(Domain):
         if zero and self.zero_length and between(draw, 0, 29) == 29:
             return (*choose(draw, FEW), 0)
         S = choose(draw, self.kinds_of_length[choose(draw, ("short", "middle", "edge", "any"))])
-        few: Sequence[tuple[int, int]] = TINY if S <= 24 else FEW if S <= 70 else ONE
-        heads = MANY if S <= 24 and between(draw, 0, 19) == 19 else few
-        return (*choose(draw, heads), S)
+        many = S <= 24 and not self.slow and between(draw, 0, 19) == 19
+        return (*choose(draw, MANY if many else heads_for(S, slow=self.slow)), S)
 
     @cached_property
     def kinds_of_length(self) -> dict[str, tuple[int, ...]]:

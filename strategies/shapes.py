@@ -56,13 +56,23 @@ def draw_shape(
     zero_length: bool = True,
     seq_multiple_of: int = 1,
     max_seq: int | None = None,
+    slow: bool = False,
 ) -> tuple[int, int, int]:
-    """Draw (B, NH, S). One case in thirty has an axis of length 0, if the contract allows it."""
+    """Draw (B, NH, S). One case in thirty has an axis of length 0, if the contract allows it.
+
+    slow: as in Domain.
+    """
     if zero_length and seq_multiple_of == 1 and between(draw, 0, 29) == 29:
         return choose(draw, [shape for shape in EMPTY if max_seq is None or shape[2] <= max_seq])
     S = draw_length(draw, seq_multiple_of, max_seq)
-    heads = TINY if S <= 24 else FEW if S <= 70 else ONE
-    return (*choose(draw, heads), S)
+    return (*choose(draw, heads_for(S, slow=slow)), S)
+
+
+def heads_for(S: int, *, slow: bool) -> tuple[tuple[int, int], ...]:
+    """Return the (B, NH) that are drawn for a length S: fewer for longer sequences. slow: as in Domain."""
+    if slow:
+        return FEW if S <= 24 else ONE
+    return TINY if S <= 24 else FEW if S <= 70 else ONE
 
 
 @st.composite

@@ -57,6 +57,27 @@ def test_it_is_installed_once() -> None:
     assert config_index() == 1
 
 
+# Types and shapes
+
+
+def test_types_are_what_they_were() -> None:
+    """A type that is made again has its element, its sizes and its name; a tensor has its type's shape."""
+    for _ in range(2):
+        block = tl.block_type(tl.float32, [4, 8])
+        assert (block.element_ty, list(block.shape), block.numel) == (tl.float32, [4, 8], 32)
+        assert block.name == str(block) == f"<{block.shape}, fp32>"
+        made = tl.tensor(None, block)
+        assert ([n.value for n in made.shape], made.numel.value, made.dtype) == ([4, 8], 32, tl.float32)
+
+
+@pytest.mark.parametrize("sizes", [[12], [4.0], []], ids=str)
+def test_a_shape_that_triton_refuses(sizes: list[Any]) -> None:
+    """Sizes that are no powers of two, no integers, or none are refused, whatever was accepted before."""
+    tl.block_type(tl.float32, [4])
+    with pytest.raises((TypeError, ValueError)):
+        tl.block_type(tl.float32, sizes)
+
+
 # bfloat16
 
 

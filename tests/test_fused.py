@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from flint import arb
 from hypothesis import given, settings
 from torch import Tensor
 
-from dmat.strategies import QKV, Constant, Gates
-from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS
+from dmat.strategies import QKV, Constant, Gates, Heads
+from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS, gate_ladder
 from dmat.testing import fused
 from dmat.testing.bounds.scope import no_larger
 from dmat.testing.case_file import decoded, encoded
@@ -286,6 +288,25 @@ def test_cases_are_of_their_kind(kind: str, name: str) -> None:
         assert cases.inside(case, domain), case
 
     drawn()
+
+
+def _heads(gates: Gates) -> set[tuple[Any, ...]]:
+    """Return length and backgrounds of each head."""
+    each = [x.backgrounds if isinstance(x, Heads) else (x,) for x in (gates.igate, gates.fgate)]
+    return {(gates.shape[-1], *pair) for pair in zip(*each, strict=True)}
+
+
+def test_a_slow_ladder_has_the_gates_of_any_other() -> None:
+    """The ladder of a slow domain tries the same gates at the same lengths, with fewer heads."""
+    usual = subject("mlstm").domain
+    slow = replace(usual, slow=True)
+    ladders = {domain: gate_ladder(domain) for domain in (usual, slow)}
+    kept, all_ = (set().union(*map(_heads, ladders[domain])) for domain in (slow, usual))
+    several = {(gates.shape[-1], gates.igate, gates.fgate) for gates in ladders[usual] if gates.shape[0] > 1}
+    assert all_ - several - {(1, *pair) for _, *pair in several} <= kept
+    assert {S for S, *_ in kept} == {S for S, *_ in all_}
+    times = {d: sum(math.prod(gates.shape) for gates in ladder) for d, ladder in ladders.items()}
+    assert times[slow] <= 0.75 * times[usual]
 
 
 def test_one_hot_probes_read_one_term() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -373,3 +374,15 @@ def test_some_heads_keep_their_values(heads: list[int]) -> None:
     whole = Heads((Constant(2.0), Ramp(0.0, 1.0, 5.0), Cycle((1.0, -1.0, 3.0))))
     some = whole.of(heads).fill((1, len(heads), 4))
     assert np.array_equal(some[0], whole.fill((2, 3, 4)).reshape(6, 4)[heads])
+
+
+def test_a_slow_domain_has_few_heads() -> None:
+    """A domain of slow calls has the lengths of any other, in the ladder and the search, with fewer heads."""
+    usual, slow = Domain(), Domain(slow=True)
+    shapes = {domain: [domain.draw_shape(Random(n)) for n in range(4000)] for domain in (usual, slow)}
+    assert {S for *_, S in shapes[usual]} == {S for *_, S in shapes[slow]}
+    heads = {d: sum(B * NH for B, NH, S in shapes[d] if S > 24) for d in shapes}
+    assert heads[slow] <= 2 / 3 * heads[usual]
+    ladders = {domain: gate_ladder(domain) for domain in (usual, slow)}
+    assert {gates.shape[-1] for gates in ladders[usual]} == {gates.shape[-1] for gates in ladders[slow]}
+    assert len(ladders[slow]) < len(ladders[usual])

@@ -53,20 +53,21 @@ def ragged(domain: Domain) -> list[int]:
     return _fitting(domain, (17, 38, 70, 129), (4,))
 
 
-def stacked(cases: list[Gates]) -> list[Gates]:
+def stacked(cases: list[Gates], *, slow: bool = False) -> list[Gates]:
     """Put contiguous gates of one head and of one length into one call, where each is a head.
 
-    The first of each length stays a call of its own, before the others.
+    The first of each length stays a call of its own, before the others, unless the domain is slow.
     """
     of_length: dict[int, list[Gates]] = {}
     for gates in cases:
         of_length.setdefault(gates.shape[-1], []).append(gates)
     calls = []
-    for S, (first, *others) in of_length.items():
-        calls.append(first)
-        if others:
+    for S, alike in of_length.items():
+        alone = 0 if slow and len(alike) > 1 else 1
+        calls += alike[:alone]
+        if others := alike[alone:]:
             igate, fgate = (Heads(tuple(x)) for x in zip(*((g.igate, g.fgate) for g in others), strict=True))
-            calls.append(Gates(first.dtype, (1, len(others), S), igate, fgate))
+            calls.append(Gates(others[0].dtype, (1, len(others), S), igate, fgate))
     return calls
 
 
@@ -82,7 +83,7 @@ def gate_ladder(domain: Domain) -> list[Gates]:
     S, own = lengths[-1], domain.gate_format
     cases = [gates(n, Constant(0.0), Constant(f)) for n in lengths[:2] for f in constants(own)]
     cases += [gates(S, igate, fgate) for igate, fgate in spikes(own, S)]
-    cases = stacked(cases)
+    cases = stacked(cases, slow=domain.slow)
     heads = Gates(domain.dtype, (2, 3, S), UNEVEN, UNEVEN)
     cases += [replace(heads, igate_layout=name, fgate_layout=name) for name in GATE_LAYOUTS]
     if domain.zero_length:

@@ -100,8 +100,10 @@ def gate_ladder(domain: FusedDomain) -> list[Gates]:
         for fgate in _forget(domain)
         for igate in _inputs(domain)[: 1 if n == 2 else None]
     ]
-    uneven = [_uneven(domain, S) for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks()))]
-    uneven.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
+    uneven = [_uneven(domain, S) for S in domain.shortest(3)[-1:]]
+    uneven += [_uneven(domain, S, (2, 1) if domain.slow else (2, 3)) for S in domain.past_chunks()]
+    if not domain.slow:
+        uneven.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
     forget = _forget(domain)
     some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
     long = [
@@ -111,7 +113,8 @@ def gate_ladder(domain: FusedDomain) -> list[Gates]:
         for igate in _inputs(domain)
     ]
     # A gate that the contract does not allow is left out before the others are stacked.
-    return [*stacked(allowed(alone)), *allowed(uneven), *stacked(allowed(long))]
+    stacks = (stacked(allowed(cases), slow=domain.slow) for cases in (alone, long))
+    return [*next(stacks), *allowed(list(dict.fromkeys(uneven))), *next(stacks)]
 
 
 def _recipes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
@@ -177,12 +180,14 @@ def _in_small(qkv: QKV, gates: Gates, domain: FusedDomain) -> QKV:
 
 def _exact_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S in dict.fromkeys((*domain.shortest(3), *domain.past_chunks())):
-        for heads in ((1, 1), (2, 3)):
+        for heads in ((1, 1), (1, 2)) if domain.slow and S in domain.past_chunks() else ((1, 1), (2, 3)):
             values = _exact_values(domain)
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
                 gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
-                qkv = plain_qkv(domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=heads[0] - 1)
+                qkv = plain_qkv(
+                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=int(heads != (1, 1))
+                )
                 case = {"gates": gates, "qkv": _in_small(qkv, gates, domain)}
                 if _exact_inside(case, domain):
                     yield case

@@ -42,10 +42,15 @@ def config_index() -> int | None:
     return int(number) if number.isdigit() else None
 
 
+def is_interpreted() -> bool:
+    """Return whether this process interprets Triton."""
+    return config_index() is not None
+
+
 def spread(cases: Iterable[T]) -> list[T]:
     """Return the cases; in a process that interprets Triton, at most LADDER of them, evenly spread."""
     all_ = list(cases)
-    if config_index() is None or len(all_) <= LADDER:
+    if not is_interpreted() or len(all_) <= LADDER:
         return all_
     return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
 

@@ -26,9 +26,19 @@ def install() -> None:
 
     if early and not isinstance(standard.sum, InterpretedFunction):
         raise CannotRun("triton was imported before its interpreter was chosen: set TRITON_INTERPRET=1")
-    from dmat.testing.interpret import autotuner, bfloat16, devices, extrema, launch, ranges, sanitizer, tf32
+    from dmat.testing.interpret import (
+        autotuner,
+        bfloat16,
+        devices,
+        extrema,
+        launch,
+        ranges,
+        sanitizer,
+        speed,
+        tf32,
+    )
 
-    for repair in (launch, devices, ranges, autotuner, extrema, bfloat16, tf32, sanitizer):
+    for repair in (launch, speed, devices, ranges, autotuner, extrema, bfloat16, tf32, sanitizer):
         repair.patch()
     from dmat.testing.interpret.selftest import require_mended
 

@@ -19,6 +19,7 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
 from dmat.testing.errors import UNCALLABLE, NotEnded, Refused
+from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.dtilde import GATES, GateTensors, Gradients, Run, arranged, unarranged
 from dmat.testing.law.subject import Subject
@@ -111,6 +112,7 @@ class DtildeCalls(Subject):
             dtype=self.dtype,
             accumulator=contract.accumulator(self.dtype),
             masked_cotangent=contract.masked_cotangent,
+            slow=is_interpreted(),
         )
 
     @property

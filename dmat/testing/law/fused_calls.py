@@ -20,6 +20,7 @@ from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FusedContract
 from dmat.testing.errors import UNCALLABLE
+from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
 from dmat.testing.law.subject import Subject
@@ -127,7 +128,7 @@ class FusedCalls(Subject):
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
-        return FusedDomain.of(contract, **more, **formats)
+        return FusedDomain.of(contract, **more, **formats, slow=is_interpreted())
 
     @property
     def plainest(self) -> Gates:
