@@ -25,6 +25,7 @@ from dmat.testing.interpret.choice import (
     UNSEEN,
     asking,
     config_index,
+    in_time,
     require_triton,
     spread,
 )
@@ -169,10 +170,18 @@ def test_a_long_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spread(range(100)) == list(range(100))
     monkeypatch.setenv(ASKED, "0")
     some = spread(range(100))
-    assert len(some) == LADDER
-    assert (some[0], some[-1]) == (0, 99)
-    assert sorted(set(some)) == some
-    assert spread(range(5)) == list(range(5))
+    assert len(set(some)) == len(some) == LADDER
+    assert some[:2] == [0, 99]
+    assert spread(range(5)) == [0, 4, 1, 3, 2]
+
+
+def test_the_time_of_a_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted, no case is begun after its seconds of CPU time; else time does not matter."""
+    monkeypatch.delenv(ASKED, raising=False)
+    assert in_time(0.0)()
+    monkeypatch.setenv(ASKED, "0")
+    assert not in_time(0.0)()
+    assert in_time(1000.0)()
 
 
 def test_a_right_kernel(tmp_path: Path) -> None:

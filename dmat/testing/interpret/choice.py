@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Annotated, TypeVar
@@ -22,6 +24,10 @@ EXAMPLES = 5  # random cases for each law and dtype: an interpreted case takes 1
 
 
 LADDER = 16  # canonical cases for each law and dtype, evenly spread from the first to the last
+
+
+# CPU seconds for each law and dtype: after them no further case of its ladder, or of its search, is begun.
+LADDER_SECONDS, SEARCH_SECONDS = 8.0, 4.0
 
 
 TIME_LIMIT = 600.0  # default limit in seconds for each example
@@ -48,11 +54,25 @@ def is_interpreted() -> bool:
 
 
 def spread(cases: Iterable[T]) -> list[T]:
-    """Return the cases; in a process that interprets Triton, at most LADDER of them, evenly spread."""
+    """Return the cases; in a process that interprets Triton, at most LADDER of them, evenly spread.
+
+    There the first and the last come first, then the second and the last but one: time may end the ladder.
+    """
     all_ = list(cases)
-    if not is_interpreted() or len(all_) <= LADDER:
+    if not is_interpreted():
         return all_
-    return [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
+    if len(all_) > LADDER:
+        all_ = [all_[n * (len(all_) - 1) // (LADDER - 1)] for n in range(LADDER)]
+    return [all_[n // 2 if n % 2 == 0 else -1 - n // 2] for n in range(len(all_))]
+
+
+def in_time(seconds: float) -> Callable[[], bool]:
+    """Return a function that tells whether this process has used fewer CPU seconds since now.
+
+    Always True in a process that does not interpret Triton.
+    """
+    until = time.process_time() + seconds if is_interpreted() else math.inf
+    return lambda: time.process_time() < until
 
 
 def _environment(config: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.case_file import encoded
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.errors import DidNotEnd, Refused
-from dmat.testing.interpret.choice import spread
+from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
@@ -102,14 +102,17 @@ class _Search:
         self.failures: list[Failure] = []
         self.refusals: list[Refused] = []
         self.tried = 0  # random cases
+        self.there_is_time = in_time(math.inf)
 
     def all(self) -> None:
         """Try every case of the subject's part: "ladder", "search", or "all" for both."""
         if self.subject.part != "search":
             self._stored()
             self.session.begin(LADDER)
+            there_is_time = in_time(LADDER_SECONDS)
             for number, case in enumerate(ladder(self.law, self.subject)):
-                self._try(case, number)
+                if there_is_time():
+                    self._try(case, number)
             self._require_one_answer()
         if self.subject.part != "ladder":
             self._random()
@@ -132,12 +135,13 @@ class _Search:
         (dmat.testing.run.shrink) can make the law's cases smaller. Otherwise it draws and shrinks each case.
         """
         law, profile = self.law, self.profile
+        self.there_is_time = in_time(SEARCH_SECONDS)
         most = min(law.max_examples or profile.max_examples, profile.max_examples)
         if law.cases.inside is not None:
             blocks = 1 + math.ceil((most - 1) / BLOCK)
             self._draw(st.binary(min_size=8, max_size=8), blocks, lambda seed: self._block(seed, most))
         else:
-            self._draw(law.cases.search(self.subject.domain), most, self._try)
+            self._draw(law.cases.search(self.subject.domain), most, self._in_time)
 
     def _block(self, seed: bytes, most: int) -> None:
         """Try a block of random cases, until `most` were tried. The seed 0, drawn by every run, has one."""
@@ -148,7 +152,13 @@ class _Search:
         self.session.begin(seed.hex())
         for number in range(min(left, BLOCK if any(seed) else 1)):
             self.tried += 1
-            self._try(self.law.cases.of_block(seed, number, self.subject.domain), number)
+            if self.there_is_time():
+                self._try(self.law.cases.of_block(seed, number, self.subject.domain), number)
+
+    def _in_time(self, case: Case) -> None:
+        """Try a case, if there is time for it."""
+        if self.failures or self.there_is_time():
+            self._try(case)
 
     def _draw(self, cases: st.SearchStrategy[Any], most: int, attempt: Callable[[Any], object]) -> None:
         """Let Hypothesis draw `most` times and attempt what it draws. It stops when an attempt raises."""
