@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+from torch import Tensor
 
 import dmat
+from dmat.strategies import Constant, Cotangent, Gates, Heads
+from dmat.strategies.recipes.backgrounds import Background
 from dmat.testing.contract import Contract
+from dmat.testing.errors import Refused
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.run.run import run
+from dmat.testing.run.search import search
 from dmat.testing.run.session import Session
 
 FEW = settings(max_examples=5, database=None)
@@ -76,6 +84,31 @@ def test_an_error_of_the_law_accuses_no_kernel() -> None:
     assert first.reason == "the law itself raised ZeroDivisionError: of the law"
     assert "Traceback" in first.traceback
     assert second.status == "passed"
+
+
+def test_a_refusal_is_that_of_one_head() -> None:
+    """A case that the kernel refuses for the gates of one head is tried head by head, and the law held."""
+
+    def timid(i: Tensor, f: Tensor) -> Tensor:
+        if torch.autograd.forward_ad._current_level >= 0 and not f.isfinite().all():
+            raise NotImplementedError("infinite gates in forward mode")
+        return dmat.dtilde(i, f)
+
+    law = law_named("adjoint")
+    subject = DtildeSubject(Implementation("timid", timid, Contract()), "float32", part="ladder")
+
+    def refused(fgate: Background) -> int:
+        gates = Gates("float32", (1, 2, 3), Constant(0.0), fgate)
+        case = {"gates": gates, "direction": replace(gates, fgate=Constant(1.0)), "cotangent": Cotangent()}
+        record = Record(law.name, "timid", "float32", "cpu")
+        search(
+            replace(law, cases=replace(law.cases, ladder=lambda domain: iter([case]))), subject, record, FEW
+        )
+        return record.refused
+
+    assert refused(Heads((Constant(-1.0), Constant(-math.inf)))) == 0
+    with pytest.raises(Refused):
+        refused(Constant(-math.inf))
 
 
 def test_what_cannot_be_called_is_told_in_the_record() -> None:

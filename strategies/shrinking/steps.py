@@ -194,6 +194,13 @@ def other_seeds(case: Case, block: int) -> Iterator[Case]:
                 yield with_field(short, "qkv", "seed", seed)
 
 
+def single_heads(case: Case) -> Iterator[Case]:
+    """Take each head alone, of a case whose heads have gates of their own regime."""
+    B, NH, S = case["gates"].shape
+    if any(isinstance(background, Heads) for background in (case["gates"].igate, case["gates"].fgate)):
+        yield from (taken(case, [b], [h], range(S)) for b in range(B) for h in range(NH))
+
+
 def fewer_heads(case: Case) -> Iterator[Case]:
     """Leave out batches and heads: keep the first few, one (b, h), one of an axis, all but one of an axis."""
     B, NH, S = case["gates"].shape

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from dmat.strategies.recipes.recipe import Case, shown
+from dmat.strategies.shrinking.steps import single_heads
 from dmat.testing.case_file import encoded
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.errors import DidNotEnd, Refused
@@ -194,12 +195,27 @@ class _Search:
         self.record.count(case["gates"].shape if "gates" in case else (1, 1), kinds_of(case))
         outcome = attempt(self.law, self.subject, case, self.session, number)
         if isinstance(outcome, Refused):
+            outcome = self._alone(case, outcome)
+        if isinstance(outcome, Refused):
             self.record.refused += 1
             self.refusals.append(outcome)
         elif outcome is not None:
             self.failures.append(outcome)
             raise outcome.broken
         return outcome is None
+
+    def _alone(self, case: Case, refused: Refused) -> Failure | Refused | None:
+        """Try each head of a refused case alone: the gates of one may be why all are refused.
+
+        Return the first failure, else None if the law held for a head, else the refusal of the whole case.
+        """
+        held = False
+        for head in single_heads(case):
+            outcome = attempt(self.law, self.subject, head, self.session)
+            if isinstance(outcome, Failure):
+                return outcome
+            held = held or outcome is None
+        return None if held else refused
 
     def _require_one_answer(self) -> None:
         """Raise Refused if the implementation refused every case so far."""
