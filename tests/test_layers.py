@@ -45,9 +45,10 @@ FLOORS = tuple(
     testing.explain
     testing.counterexample
     testing.run
-    testing.grade testing.fuzzing
+    testing.grade
     testing.relax
-    testing.check testing.journals
+    testing.causes
+    testing.check testing.fuzzing testing.journals
     testing.plugin_of_laws testing.schemas
     testing.cli testing.plugin
     """.strip().splitlines()

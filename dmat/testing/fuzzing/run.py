@@ -22,12 +22,13 @@ from typing import Any
 
 import msgspec
 
+from dmat.testing.causes.known import Cell
 from dmat.testing.contract.names import require_known
 from dmat.testing.counterexample.replay import FILE
 from dmat.testing.errors import CannotRun, RunError
 from dmat.testing.fuzzing.gpus import processes, visible
 from dmat.testing.fuzzing.log import Ended, Happened, Log, Noted, Request
-from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Cell, Done, Found, Layout, Setup, Turn
+from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Done, Found, Layout, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool
 from dmat.testing.fuzzing.progress import Progress
 from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
