@@ -60,7 +60,7 @@ UPWARD = {
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
-    "testing.check.command": (1, "loads torch, and a kernel that fell alone needs it"),
+    "testing.check.command": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (4, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from msgspec import Struct
 
-from dmat.testing.record import Ended
+from dmat.testing.record import Broken, CauseEntry, Ended, LawRecord
+
+UNSORTED = "Not sorted by cause: the time was too short."
+DOUBTFUL = "Beside a bug it cannot be told whether these failures have a cause of their own."
+FIRST = "The first law that broke; the others were not tried."
 
 
 class Cell(Struct, frozen=True):
@@ -25,3 +32,32 @@ class Cause(Struct, frozen=True):
     symptom: str
     ended: Ended = "broken"
     signs: tuple[str, ...] = ()
+
+
+# Entries of a report
+
+
+def entry_of(record: LawRecord, **more: Any) -> CauseEntry:
+    """Return the entry of a cause that shows the case of this record. more: the other fields."""
+    return CauseEntry(
+        law=record.law,
+        dtype=record.dtype,
+        device=record.device,
+        ended=record.ended or "broken",
+        message=record.reason,
+        case=record.case,
+        recipe=record.recipe,
+        folder=record.folder,
+        **more,
+    )
+
+
+def unsorted(records: list[LawRecord], sentence: str = UNSORTED) -> CauseEntry:
+    """Return the entry of failures whose causes are not known. It shows the first."""
+    gates = records[0].gates or "not searched"
+    return entry_of(records[0], kind="unsorted", sentence=sentence, gates=gates, breaks=breaks_of(records))
+
+
+def breaks_of(records: Iterable[LawRecord]) -> list[Broken]:
+    """Return the laws of these records, in their order."""
+    return [Broken(record.law, record.dtype, record.device) for record in records]

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from hypothesis import settings
 
+from dmat.testing.causes.show import milder_failure
 from dmat.testing.check.plan import STOP, Plan, Request, planned
 from dmat.testing.counterexample.corpus import current, require_there
 from dmat.testing.errors import CannotRun
 from dmat.testing.kernel.select import select
 from dmat.testing.processes import Send, claim
 from dmat.testing.record import Record
-from dmat.testing.registry import names_of_laws, tasks
+from dmat.testing.registry import families, names_of_laws, tasks
 from dmat.testing.run.crash import crash_record
 from dmat.testing.run.journal import Journal, first_to_go, left_behind
 from dmat.testing.run.run import run
@@ -31,11 +32,19 @@ def work(request: Request, name: str, send: Send) -> None:
     except CannotRun as error:
         send(Plan(error=str(error)))
         return
-    send(Plan(names_of_laws(), planned(chosen)))
+    send(Plan(names_of_laws(), planned(chosen), families()))
     settings.load_profile("default")
     profile = settings(max_examples=request.examples, database=None)
     journal = Journal(request.folder, request.time_limit)
-    session = Session(journal, corpus, request.counterexamples, name=name, replaceable=True)
+    session = Session(
+        journal,
+        corpus,
+        request.counterexamples,
+        name=name,
+        replaceable=True,
+        seed=request.seed,
+        milder=milder_failure if request.first else None,
+    )
     uncallable: set[tuple[str, ...]] = set()
     for number, (law, kernel, dtype, device, part) in enumerate(tasks(chosen, first=request.first)):
         site = (kernel.name, dtype, device)
