@@ -80,6 +80,23 @@ CELLS = [
     cell("adjoint", status="not run", reason="no forward mode"),
     cell("adjoint", "bfloat16", "not reached", reason="the time was up"),
 ]
+CAUSE: Entry = {
+    "kind": "promise",
+    "sentence": "Errors grow with the whole prefix.",
+    "promises": {"error_scope": "prefix"},
+    "decorator": '@dmat.testing.implementation(error_scope="prefix")',
+    "tried": "its 1 known cases, which then hold",
+    "gates": "at ordinary gates",
+    "law": "future",
+    "dtype": "bfloat16",
+    "device": "cpu",
+    "ended": "broken",
+    "message": "future: ...",
+    "case": None,
+    "recipe": None,
+    "folder": None,
+    "breaks": [{"law": "future", "dtype": "bfloat16", "device": "cpu"}],
+}
 REPORT: Entry = {
     "format": 2,
     "verdict": "found",
@@ -103,6 +120,7 @@ REPORT: Entry = {
     ],
     "cells": CELLS,
     "findings": [finding("future", "bfloat16")],
+    "causes": [CAUSE],
     "events": [{"after_seconds": 31.0, "what": "a worker died (signal 9); another took its place"}],
 }
 NOTHING = REPORT | {
@@ -110,6 +128,7 @@ NOTHING = REPORT | {
     "reason": "no such target",
     "cells": [],
     "findings": [],
+    "causes": [],
     "laws": [],
 }
 
@@ -120,7 +139,7 @@ def poisoned(value: Any, name: str = "") -> Any:
         return {k: poisoned(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(entry, name) for entry in value]
-    fixed = ("verdict", "dtype", "device", "status", "ended", "folder", "started")
+    fixed = ("verdict", "kind", "dtype", "device", "status", "ended", "folder", "started")
     return value + HOSTILE if isinstance(value, str) and value and name not in fixed else value
 
 
@@ -265,6 +284,17 @@ def test_the_summary_has_findings_and_worst_ratios() -> None:
         "| `values` | 0.700 | `a.py:f` | `bfloat16 cpu` |",
     ]
     assert lines[-2:] == rows
+
+
+def test_every_report_says_the_causes() -> None:
+    """The page and the summary name each cause, what it breaks, and the contract that does not promise it."""
+    for said in (
+        "1. Errors grow with the whole prefix. Seen at ordinary gates.",
+        "breaks future (bfloat16)",
+        "not promised with  @dmat.testing.implementation(error_scope=",
+    ):
+        assert said in html(REPORT, Path())
+        assert " ".join(said.split()) in markdown(REPORT)
 
 
 def test_pictures_are_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,10 +65,11 @@ FUNCTION_LEVEL = {
     "testing.cli": (4, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
+    "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
     "testing.fuzzing.run": (2, "ray for a cluster alone; jinja2 when the report is written"),
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),
     "testing.interpret.install": (2, "triton is imported when its interpreter has been chosen"),
-    "testing.plugin": (5, "loaded in every pytest run: no torch before a law is collected, or has failed"),
+    "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (3, "the schema of a report needs the structs of that report alone"),
 }
 PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws"}

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 
-from dmat.testing.causes.known import unsorted
+from dmat.testing.causes.known import unsorted, words_of
 from dmat.testing.check.matrix import matrix
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, plain
-from dmat.testing.record import AtLength, Broken, CauseEntry, LawRecord, Report, Unreached
+from dmat.testing.record import AtLength, CauseEntry, LawRecord, Report, Unreached
 
 LONGEST = 140  # characters of a line that lists names
 LOOK = "look:"  # begins the line of a message that names its picture
@@ -98,32 +98,12 @@ def _causes(report: Report, verbose: bool) -> Iterator[str]:
 
 def _cause(number: int, cause: CauseEntry) -> Iterator[str]:
     """Yield the lines of one cause. Failures that were not sorted are named only, unless they stand alone."""
+    yield from words_of(number, cause)
     if cause.kind == "unsorted" and number > 1:
-        yield cause.sentence
-        yield f"   {breaks_line(cause.breaks)}"
         return
-    bug = "a bug. " if cause.kind == "bug" else ""
-    yield f"{number}. {bug}{cause.sentence} Seen {cause.gates}."
-    yield f"   breaks {breaks_line(cause.breaks)}"
-    if cause.decorator is not None:
-        yield f"   not promised with  {cause.decorator}"
-        yield f"   tried on {cause.tried}"
     lines = cause.message.splitlines()
     look = [line for line in lines if line.startswith(LOOK)]
     yield from (f"   {line}" for line in [*look, *(line for line in lines if line not in look)])
-
-
-def breaks_line(breaks: Sequence[Broken]) -> str:
-    """Return the laws with their dtypes in one line. Laws that break in the same dtypes share them."""
-    dtypes: dict[str, list[str]] = {}
-    many = len({broken.device for broken in breaks}) > 1
-    for broken in breaks:
-        where = f"{broken.dtype} {broken.device}" if many else broken.dtype
-        dtypes.setdefault(broken.law, []).append(where)
-    laws: dict[str, list[str]] = {}
-    for law, where_it_breaks in dtypes.items():
-        laws.setdefault(", ".join(where_it_breaks), []).append(law)
-    return "; ".join(f"{', '.join(names)} ({where})" for where, names in laws.items())
 
 
 def _at_length(found: AtLength) -> str:
