@@ -20,6 +20,7 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.causes.failure import Clock
 from dmat.testing.causes.group import covered
+from dmat.testing.causes.keep import with_folders
 from dmat.testing.causes.known import unsorted
 from dmat.testing.causes.length import at_length
 from dmat.testing.causes.mildest import (
@@ -39,6 +40,7 @@ from dmat.testing.causes.words import of_bug, of_promises
 from dmat.testing.contract import Contract
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import LawRecord, Report, Wider
 from dmat.testing.registry import law_named
@@ -208,6 +210,29 @@ def test_without_time_the_failures_are_told_unsorted() -> None:
     [cause] = causes_of(own, fallen, seconds=0.0).entries
     assert (cause.kind, [one.law for one in cause.breaks]) == ("unsorted", ["values"])
     assert cause == unsorted(fallen.broken())
+
+
+def test_a_cause_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the case that is shown, other laws in also/, and the words of the cause in report.md."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text(
+        "from dmat.reference import masked_cumulative_sum as m\ndef f(i, f):\n    return m(i, f) + 1\n"
+    )
+    own, found = load("k.py:f"), tmp_path / "counterexamples"
+    session = Session(folder=found, seed=1)
+    laws = [law_named("values"), law_named("open_gates")]
+    every = run(own, laws, ["float32"], ["cpu"], profile=QUICK, session=session)
+    names = LawRecord.__struct_fields__
+    records = [LawRecord(**{name: getattr(record, name) for name in names}) for record in every]
+    assert len(list(found.iterdir())) == 2
+    fallen = Report.of("k.py:f", {}, records)
+    fallen = replace(fallen, causes=causes_of(own, fallen, found, seconds=30).entries)
+    kept = with_folders(fallen)
+    [home] = found.iterdir()
+    assert {record.folder for record in kept.laws} == {str(home)}
+    assert home.name.startswith(f"{kept.causes[0].law}-float32-")
+    assert len([*home.glob("case.json"), *home.glob("also/*.json")]) == 2
+    assert (home / "report.md").read_text().splitlines()[2].startswith("**Cause.** A bug: D~ is wrong")
 
 
 # How mild
