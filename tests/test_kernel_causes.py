@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Cycle, Edited, Gates
-from dmat.strategies.recipes.backgrounds import Background, Normal, inf, nan
+from dmat.strategies.recipes.backgrounds import Background, Normal, Ramp, inf, nan
+from dmat.strategies.recipes.gates import MinusWindow
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.causes.failure import Clock
@@ -42,7 +43,7 @@ from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.record import LawRecord, Report, Wider
+from dmat.testing.record import LawRecord, Refuting, Report, Wider
 from dmat.testing.registry import law_named
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
@@ -144,6 +145,20 @@ def test_one_bug_is_one_cause(name: str) -> None:
     assert cause.kind == "bug"
     assert {one.law for one in cause.breaks} == {law for law, _ in ONE_BUG[name]}
     assert {one.dtype for one in cause.breaks} == {"float32", "bfloat16"}
+
+
+def test_what_refutes_every_contract_is_the_bug() -> None:
+    """Where no contract was found, the case that refuted the widest is the bug of all that it explains."""
+    fell: Cases = [
+        ("values", {"gates": gates(2, Constant(8.0))}),
+        ("replay", {"gates": gates(2, Constant(8.0)), "rival": gates(2)}),
+    ]
+    own = named(ALL["epsilon_in_log"])
+    case = encoded({"gates": Gates("float32", (1, 2, 17), MinusWindow(), Ramp(2.0, 1 / 136, 0.5))})
+    known = Wider("none", refuted_by=[Refuting("values", "float32", "cpu", case)])
+    [cause] = causes_of(own, replace(report(own, fell), stands_under=known), seconds=60).entries
+    assert cause.kind == "bug"
+    assert [one.law for one in cause.breaks] == ["values", "replay"]
 
 
 def test_a_wrong_mask_and_a_wrong_gradient_are_two_bugs() -> None:
@@ -286,7 +301,7 @@ def falls_from(least: float) -> Kernel:
     return kernel
 
 
-@pytest.mark.parametrize(("least", "said"), [(2.0, "at ordinary gates"), (100.0, "only from |f| = 100")])
+@pytest.mark.parametrize(("least", "said"), [(2.0, "at ordinary gates"), (100.0, "only from |f| = 10")])
 def test_a_case_says_from_where_on(least: float, said: str) -> None:
     """A kernel that is wrong from a magnitude on is shown at no larger one, which the text names."""
     [cause] = causes(falls_from(least), [("values", {"gates": gates(2, Constant(746.0))})]).entries

@@ -129,6 +129,15 @@ def stated(contract: dict[str, object]) -> dict[str, Any]:
     return said
 
 
+class Refuting(Struct, frozen=True, forbid_unknown_fields=True):
+    """A case that breaks its law under every contract."""
+
+    law: str
+    dtype: Dtype
+    device: Device
+    recipe: Annotated[str, Meta(description="the case, as a line of JSON")]
+
+
 class Wider(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a wider contract admits an implementation that falls."""
 
@@ -143,6 +152,9 @@ class Wider(Struct, frozen=True, forbid_unknown_fields=True):
     decorator: Annotated[str | None, Meta(description="found: the same, as Python to paste")] = None
     wrong_in: Annotated[
         list[Dtype], Meta(description="found: the dtypes in which no contract admits it")
+    ] = []
+    refuted_by: Annotated[
+        list[Refuting], Meta(description="cases that show a bug: none, or found but wrong_in a dtype")
     ] = []
 
 

@@ -19,13 +19,14 @@ from dmat.testing.causes.compare import one_cause, signs, ways
 from dmat.testing.causes.failure import Clock, Failure, TimeIsUp, broken
 from dmat.testing.causes.mildest import ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
-from dmat.testing.contract import DTILDE
+from dmat.testing.contract import DTILDE, SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
 
 STRUCTURAL = 1e3  # a larger error over its bound is no rounding
 OUTPUTS = ("D~", "o", "exp(D~)", "call")
+INPUTS = frozenset({*SPECIAL_VALUES, "zero_length", "l_min", "seq_multiple_of", "max_seq"})
 FINER = ("float64", "float32")
 MUCH_SHORTER = 2  # times
 
@@ -37,11 +38,15 @@ def unguarded(case: Case) -> AbstractContextManager[None]:
 
 @dataclass
 class Group:
-    """Failures of one cause. given_up: the promises that take them away; none for a bug."""
+    """Failures of one cause.
+
+    given_up: the promises that take them away; none for a bug. relaxable: how far each is relaxed.
+    """
 
     failures: list[Failure]
     given_up: Names = frozenset()
     ended: str = "broken"
+    relaxable: Relaxable | None = None
 
     @property
     def is_bug(self) -> bool:
@@ -59,7 +64,7 @@ class Grouping:
     """The groups of one kernel's failures.
 
     unsorted: those for which the time was too short. doubtful: those that vanish with a promise, which may be
-    of a bug all the same: the wider contract does not allow their cases.
+    of a bug all the same: their gates are not ordinary, or the wider contract does not allow their cases.
     """
 
     relaxable: Relaxable
@@ -93,10 +98,11 @@ class Grouping:
             else:
                 bugs.append(failure)
         self._sort_bugs(bugs)
-        rest = [(failure, found) for failure, found in sets if not self._joins_a_bug(failure)]
-        told = [(failure, found) for failure, found in rest if not self._is_doubtful(failure)]
-        self.doubtful = [failure for failure, _ in rest if self._is_doubtful(failure)]
-        self.promises = covered(told, self.relaxable.names)
+        rest = [one for one in sets if not self._joins_a_bug(*one)]
+        self.doubtful = [failure for failure, found in rest if self._is_doubtful(failure, found)]
+        told = [one for one in rest if not self._is_doubtful(*one)]
+        groups = covered(told, self.relaxable.names)
+        self.promises = [replace(group, relaxable=self._tightened(group)) for group in groups]
 
     def _sort_deadly(self, failures: Iterable[Failure]) -> None:
         """Make one group for each way to end a process."""
@@ -114,47 +120,60 @@ class Grouping:
         if failure.finding is None:  # it held when it was tried again: nothing can be told by trying
             chance = frozenset({"deterministic"})
             return [chance] if chance <= frozenset(relaxable.names) and relaxable.whole else []
-        without = next((names for names in relaxable.widest if not self._falls(failure, names)), None)
+        without = next((names for names in relaxable.widest if self._vanishes(failure, names)), None)
         if not without:
             return []
-        if not relaxable.whole and self._is_hidden_bug(failure, without):
+        if not relaxable.whole and self._falls_in_a_finer_dtype(failure, without):
             return []
         alone = [frozenset({name}) for name in reversed(relaxable.names)]
-        single = [names for names in alone if not self._falls(failure, names)]
+        single = [names for names in alone if self._vanishes(failure, names)]
         if single:
             return single
         for name in relaxable.names:
-            if name in without and not self._falls(failure, without - {name}):
+            if name in without and self._vanishes(failure, without - {name}):
                 without -= {name}
         return [without]
 
-    def _falls(self, failure: Failure, given_up: Names) -> bool:
+    def _vanishes(self, failure: Failure, given_up: Names) -> bool:
+        """Whether the case holds without these promises; or, not allowed any more, no milder one falls."""
         self.clock.check()
-        return failure.falls_under(self.relaxable.without(given_up))
+        subject = failure.under(self.relaxable.without(given_up))
+        if failure.law.why_not(subject, failure.case) is None:
+            return broken(failure.law, subject, failure.case) is None
+        return not any(broken(failure.law, subject, case) for case in plain_variants(subject, failure.case))
 
-    def _is_hidden_bug(self, failure: Failure, given_up: Names) -> bool:
-        """Whether the law falls under the relaxed contract too: in a finer dtype, or at ordinary gates."""
+    def _falls_in_a_finer_dtype(self, failure: Failure, given_up: Names) -> bool:
+        """Whether the law falls under the relaxed contract too, where rounding hides less."""
         wide = failure.under(self.relaxable.without(given_up))
-        if any(_falls_in(finer, failure) for finer in self._finer(wide)):
-            return True
-        if failure.mildness[0] == ORDINARY and self._is_judged(failure):
-            return False
-        return any(broken(failure.law, wide, case) for case in plain_variants(wide, failure.case))
+        finer = [dtype for dtype in FINER if dtype in wide.contract.dtypes and dtype != wide.dtype]
+        return any(_falls_in(wide.in_dtype(dtype), failure) for dtype in finer)
 
-    def _finer(self, subject: Subject) -> list[Subject]:
-        """Return the subject in the dtypes that round less, if the contract has them."""
-        names = [dtype for dtype in FINER if dtype in subject.contract.dtypes]
-        return [subject.in_dtype(dtype) for dtype in names if dtype != subject.dtype]
+    def _is_excluded(self, failure: Failure, found: Sequence[Names]) -> bool:
+        """Whether the failure vanishes only because the relaxed contract does not allow its case."""
+        subjects = (failure.under(self.relaxable.without(names)) for names in found)
+        return all(failure.law.why_not(subject, failure.case) is not None for subject in subjects)
 
-    def _is_judged(self, failure: Failure) -> bool:
-        """Whether the widest contract allows the case and implies the law."""
-        return failure.law.why_not(self._wide(failure), failure.case) is None
+    def _tightened(self, group: Group) -> Relaxable:
+        """Relax each promise of a group only as far as its failures need."""
+        relaxable = self.relaxable
+        for name in group.given_up if not relaxable.whole else ():
+            for option in relaxable.between(name):
+                trial = relaxable.with_target(name, option)
+                try:
+                    self.clock.check()
+                except TimeIsUp:
+                    return relaxable
+                without = trial.without(group.given_up)
+                if not any(failure.falls_under(without) for failure in group.failures):
+                    relaxable = trial
+                    break
+        return relaxable
 
     # Bugs
 
     def _wide(self, failure: Failure) -> Subject:
-        """Return the failure's subject under the contract without all promises that may be relaxed."""
-        return failure.under(self.relaxable.without(self.relaxable.widest[0]))
+        """Return the failure's subject without the promises that may be relaxed, but for those of inputs."""
+        return failure.under(self.relaxable.without(self.relaxable.widest[0] - INPUTS))
 
     def _sort_bugs(self, failures: Sequence[Failure]) -> None:
         for number, failure in enumerate(sorted(failures, key=lambda failure: failure.mildness)):
@@ -182,6 +201,8 @@ class Grouping:
                 return False
         if self._dtype_alone(first, failure):
             return False
+        if self._falls_like_one_of(group, failure):
+            return True
         subject = self._wide(failure)
         if broken(failure.law, subject, failure.case) is None:  # of a dtype whose bound hides it
             subject = self._own(failure)
@@ -201,26 +222,40 @@ class Grouping:
         other = self._wide(first)
         return broken(failure.law, other, in_dtype(failure.case, other.domain.dtype)) is None
 
-    def _joins_a_bug(self, failure: Failure) -> bool:
+    def _joins_a_bug(self, failure: Failure, found: Sequence[Names]) -> bool:
         """Add a failure that relaxed promises take away to the bug that it is of, if it is of one."""
-        home = next((group for group in self.bugs if self._may_be(group, failure)), None)
+        home = next((group for group in self.bugs if self._may_be(group, failure, found)), None)
         if home is not None:
             home.failures.append(failure)
         return home is not None
 
-    def _is_doubtful(self, failure: Failure) -> bool:
+    def _is_doubtful(self, failure: Failure, found: Sequence[Names]) -> bool:
         """Whether a bug may be the cause of a failure, though a relaxed promise takes the failure away."""
-        return bool(self.bugs) and not self.relaxable.whole and not self._is_judged(failure)
+        if not self.bugs or self.relaxable.whole:
+            return False
+        return failure.mildness[0] != ORDINARY or self._is_excluded(failure, found)
 
-    def _may_be(self, group: Group, failure: Failure) -> bool:
+    def _may_be(self, group: Group, failure: Failure, found: Sequence[Names]) -> bool:
         first = group.failures[0]
         if group.ended != "broken" or first.finding is None:
             return False
-        structural = any(is_structural(one) for one in group.failures)
-        if structural and failure.mildness[0] == ORDINARY and self._is_judged(failure):
+        if self._falls_like_one_of(group, failure):
+            return True
+        plain = [one for one in group.failures if one.mildness[0] == ORDINARY]
+        structural = any(is_structural(one) for one in plain)
+        if structural and failure.mildness[0] == ORDINARY and not self._is_excluded(failure, found):
             return False  # at ordinary gates this bug would be far off
         cause = first.as_cause(0)
         return one_cause(failure.case, failure.symptom, cause, failure.law, self._own(failure), unguarded)
+
+    def _falls_like_one_of(self, group: Group, failure: Failure) -> bool:
+        """Whether the group has the same law in another dtype, and the case breaks it there too."""
+        others = [one.subject for one in group.failures if one.law == failure.law and one.finding is not None]
+        return any(
+            broken(failure.law, other, in_dtype(failure.case, other.domain.dtype))
+            for other in others
+            if other.dtype != failure.subject.dtype
+        )
 
     def _own(self, failure: Failure) -> Subject:
         return failure.under(self.relaxable.own)

@@ -11,7 +11,7 @@ from dmat.testing.case_file import decoded
 from dmat.testing.counterexample.folder import REPORT, add_also, case_file, write
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain import message as explain
-from dmat.testing.kernel.load import load
+from dmat.testing.kernel.select import implementation_named
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.output import output_path
 from dmat.testing.processes import Send, apart
@@ -64,14 +64,14 @@ def _keep_here(report: Report, cause: CauseEntry, send: Send) -> None:
     by_key = {(r.law, r.dtype, r.device): r for r in report.broken()}
     several = len({one.device for one in cause.breaks}) > 1
     for one in cause.breaks:
-        record = by_key[one.law, one.dtype, one.device]
-        if record.folder is not None:
+        record = by_key.get((one.law, one.dtype, one.device))
+        if record is not None and record.folder is not None:
             add_also(home, Path(record.folder), f"-{one.device}" if several else "")
     _write_words(home / REPORT, cause)
 
 
 def _write(target: str, cause: CauseEntry, home: Path) -> None:
-    own = load(target)
+    own = implementation_named(target)
     law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
     case = decoded(cause.recipe or "{}")
     try:

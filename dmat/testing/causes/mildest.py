@@ -128,7 +128,8 @@ def _ranges(limit: int, subject: Subject) -> Ranges:
     if not subject.domain.gate_format.log:
         return (-size, size), (-size, size)
     low, high = LOG_GATES
-    return (-LARGEST_ORDINARY, LARGEST_ORDINARY), (low if limit == ORDINARY else -size, high)
+    least = getattr(subject.domain, "least", -size)  # a contract may bound log gates
+    return (-LARGEST_ORDINARY, LARGEST_ORDINARY), (max(low if limit == ORDINARY else -size, least), high)
 
 
 def _variants(case: Case, ranges: Ranges) -> Iterator[Case]:
@@ -137,8 +138,8 @@ def _variants(case: Case, ranges: Ranges) -> Iterator[Case]:
     yield clipped_case
     mean = -1.0 if ranges[1][1] < 0 else 3.0
     fgates: tuple[Background, ...] = (
-        Constant(-1.0),
-        Cycle((-1.0, -0.5, -2.0)),
+        within(Constant(-1.0), *ranges[1]),
+        within(Cycle((-1.0, -0.5, -2.0)), *ranges[1]),
         Within(Normal(1, 1.0, mean), *ranges[1]),
     )
     for fgate in fgates:

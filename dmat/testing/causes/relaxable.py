@@ -82,6 +82,17 @@ class Relaxable:
         """Return the kernel with the contract without these promises."""
         return replace(self.own, contract=self.contract(given_up))
 
+    def between(self, name: str) -> tuple[Any, ...]:
+        """Return the options of a promise between its own and the weaker one, strictest first."""
+        options = self.promises.options.get(name, ())
+        if not options:
+            return ()
+        return options[options.index(self.base[name]) + 1 : options.index(self.target[name])]
+
+    def with_target(self, name: str, option: Any) -> Relaxable:
+        """Return a copy that relaxes a promise to another option."""
+        return replace(self, target={**self.target, name: option})
+
     def values(self, given_up: Names) -> dict[str, Any]:
         """Return the weaker option of each of these promises."""
         known = {**self.target, **self.changed}

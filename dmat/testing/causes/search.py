@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dmat.strategies.recipes.recipe import shown
-from dmat.testing.case_file import encoded
+from dmat.testing.case_file import decoded, encoded
 from dmat.testing.causes.failure import Clock, Failure
 from dmat.testing.causes.group import Group, Grouping
 from dmat.testing.causes.known import DOUBTFUL, UNSORTED, breaks_of, entry_of, unsorted
@@ -21,16 +21,16 @@ from dmat.testing.counterexample.folder import case_file, folder_name, next_step
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain import message as explain
 from dmat.testing.kernel.implementation import Implementation
-from dmat.testing.kernel.load import load
+from dmat.testing.kernel.select import implementation_named
 from dmat.testing.processes import Send, apart
-from dmat.testing.record import AtLength, CauseEntry, LawRecord, Report
+from dmat.testing.record import AtLength, CauseEntry, LawRecord, Refuting, Report
 from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, LawBroken
 from dmat.testing.verdict.finding import Failure as Found
 
 SECONDS = 9.0  # of the whole search, with the start of its process
 GROUPING = 0.5  # the share of it that grouping may take
-STARTING = 2.5  # seconds for the start, within SECONDS
+MARGIN = 0.5  # seconds between the end of the search and that of its process
 MILDER = 1.5  # seconds of the search for milder cases, a cause
 
 
@@ -58,7 +58,7 @@ def with_causes(report: Report, folder: Path | None, seconds: float = SECONDS) -
             found = news
 
     while not found.entries and (left := until - time.monotonic()) > 0:
-        arguments = (report, folder, deadly, left - STARTING if not deadly else left)
+        arguments = (report, folder, deadly, until - MARGIN)
         try:
             found = apart(_search_here, *arguments, heard=heard, seconds=left)
         except Died:
@@ -71,13 +71,13 @@ def with_causes(report: Report, folder: Path | None, seconds: float = SECONDS) -
     return replace(report, causes=entries, at_length=found.at_length)
 
 
-def _search_here(report: Report, folder: Path | None, deadly: set[int], seconds: float, send: Send) -> Causes:
-    """Search in this process."""
+def _search_here(report: Report, folder: Path | None, deadly: set[int], until: float, send: Send) -> Causes:
+    """Search in this process. until: time.monotonic(), which all processes share, at which it ends."""
     import torch
 
     torch.set_num_threads(1)
-    own = load(report.implementation)
-    return causes_of(own, report, folder, deadly, seconds, send)
+    own = implementation_named(report.implementation)
+    return causes_of(own, report, folder, deadly, until - time.monotonic(), send)
 
 
 def causes_of(
@@ -100,6 +100,10 @@ def causes_of(
         clock.trying(number)
         known = replace(record, ended="died") if number in deadly else record
         failures.append(Failure.of(number, known, own))
+    failures += [
+        Failure.of(-1 - number, _refuting(report.implementation, case), own)
+        for number, case in enumerate(report.stands_under.refuted_by if report.stands_under else [])
+    ]
     relaxable = Relaxable.of(own, report.stands_under)
     grouping = Grouping(relaxable, clock.at_most(GROUPING * seconds))
     grouping.sort(failures)
@@ -113,6 +117,13 @@ def causes_of(
     return found
 
 
+def _refuting(implementation: str, case: Refuting) -> LawRecord:
+    """Return the record of a case that shows a bug, which the search for a wider contract found."""
+    place = case.law, implementation, case.dtype, case.device
+    read = shown(decoded(case.recipe))
+    return LawRecord(*place, "failed", case.law, case=read, recipe=case.recipe, ended="broken")
+
+
 def _in_order(grouping: Grouping) -> list[Group]:
     """Return bugs first, then the causes of most failures."""
     return [
@@ -122,6 +133,7 @@ def _in_order(grouping: Grouping) -> list[Group]:
 
 
 def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock) -> CauseEntry:
+    relaxable = group.relaxable or relaxable
     falls = falls_of(group, relaxable)
     failure = mildest(group.failures, falls, clock.at_most(MILDER))
     failure, gates = with_words(failure, falls, clock.at_most(SECONDS_OF_WORDS))
@@ -134,8 +146,15 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
         decorator=None if group.is_bug else relaxable.written(group.given_up),
         tried=_tried(group, relaxable),
         gates=gates,
-        breaks=breaks_of(f.record for f in sorted(group.failures, key=lambda f: f.number)),
+        breaks=breaks_of(_records(group)),
     )
+
+
+def _records(group: Group) -> list[LawRecord]:
+    """Return the records of a group in the order of the report; what the search found only if it is alone."""
+    failures = sorted(group.failures, key=lambda failure: failure.number)
+    own = [failure.record for failure in failures if failure.number >= 0]
+    return own or [failure.record for failure in failures]
 
 
 def _tried(group: Group, relaxable: Relaxable) -> str:
@@ -161,7 +180,8 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
 def _shown(failure: Failure, folder: Path | None) -> LawRecord:
     """Return the record of the case to show: its own, or one with the message of a milder case."""
     record = failure.record
-    if failure.deadly or failure.finding is None or encoded(failure.case) == record.recipe:
+    told = failure.number >= 0 and encoded(failure.case) == record.recipe
+    if failure.deadly or failure.finding is None or told:
         return record
     law, subject = failure.law, failure.subject
     found = Found(failure.case, LawBroken(failure.finding))

@@ -35,8 +35,8 @@ from dmat.testing.verdict.finding import LawBroken
 
 RANDOM_CASES = 300  # tried for each law and limit
 MOST_LAWS = 4
-BISECTIONS = 12
-SECONDS_OF_WORDS = 0.5  # of the search for the least magnitude
+BISECTIONS = 10
+SECONDS_OF_WORDS = 0.8  # of the search for the least magnitude
 SHRINKING = 0.5  # CPU seconds
 FIRST = 1.0  # seconds of the search with --first, without shrinking
 LIMITS = (ORDINARY, SATURATED, EXTREME)

@@ -97,6 +97,7 @@ def requested(options: argparse.Namespace, folder: Path) -> Request:
         Path(options.counterexamples).resolve() if options.counterexamples else None,
         folder,
         first=options.first,
+        shapes=tuple(options.shape),
         seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
     )
 
@@ -132,13 +133,16 @@ def with_wider_contract(report: Report, subjects: Sequence[PlannedSubject]) -> R
 def command(options: argparse.Namespace) -> int:
     """Check, print the reports, and return the exit code."""
     reports, plan = _checked(options)
+    keeps = bool(options.counterexamples) and not options.first
+    if keeps and options.verbose:  # its messages name the folders
+        reports = list(map(_with_folders, reports))
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
     for number, report in enumerate(reports):
         if number:
             print()
         show(report, console, plan.families, verbose=options.verbose)
-    if options.counterexamples and not options.first:
-        reports = [_with_folders(report) for report in reports]
+    if keeps and not options.verbose:
+        reports = list(map(_with_folders, reports))
     unstated = [report for report in reports if not report.contract or "reads" in report.contract]
     if options.first and any(report.verdict == "broken" for report in unstated):
         print("Without --first, dmat check looks for a wider contract under which it stands.")

@@ -25,7 +25,7 @@ class Request(Struct, frozen=True):
 
     first: stop at the first broken law. corpora: folders of cases to try first, which must exist.
     counterexamples: the folder for failures, or None. folder: an empty folder for journals and claims.
-    seed: of the random cases.
+    seed: of the random cases. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
     """
 
     targets: list[str]
@@ -38,6 +38,7 @@ class Request(Struct, frozen=True):
     folder: Path
     first: bool = False
     seed: int = 0
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:

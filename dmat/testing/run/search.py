@@ -24,6 +24,7 @@ from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
 from dmat.testing.run.journal import LADDER
 from dmat.testing.run.session import Session
+from dmat.testing.run.shapes import cases_at
 from dmat.testing.run.shrink import attempted, minimal
 from dmat.testing.verdict.finding import Failure, LawBroken
 
@@ -119,6 +120,7 @@ class _Search:
             self._require_one_answer()
         if self.subject.part != "ladder":
             self._random()
+            self._at_shapes()
             self._require_one_answer()
 
     def _stored(self) -> None:
@@ -144,6 +146,13 @@ class _Search:
             self._draw(st.binary(min_size=8, max_size=8), blocks, lambda block: self._block(block, most))
         else:
             self._draw(law.cases.search(self.subject.domain), most, self._try)
+
+    def _at_shapes(self) -> None:
+        """Try random cases at each shape of the session."""
+        for sizes in self.session.shapes:
+            block = hash_of(self.session.seed, *_key(self.law, self.subject), sizes).to_bytes(8, "little")
+            for case in cases_at(self.law, self.subject, sizes, block):
+                self._try(case)
 
     def _block(self, seed: bytes, most: int) -> None:
         """Try a block of random cases, until `most` were tried. The seed 0, drawn by every run, has one."""
