@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.causes.compare import one_cause, signs, ways
+from dmat.testing.causes.compare import GENERAL, one_cause, signs, ways
 from dmat.testing.causes.failure import Clock, Failure, TimeIsUp, broken
-from dmat.testing.causes.mildest import ORDINARY, plain_variants
+from dmat.testing.causes.mildest import ORDINARY, generic_variants, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
 from dmat.testing.contract import DTILDE, SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
@@ -195,13 +195,15 @@ class Grouping:
         first = group.failures[0]
         if failure.finding is None or first.finding is None:
             return failure.finding is first.finding or self._only_bug(failure)
+        if self._falls_like_one_of(group, failure):
+            return True
         if _is_output(first) != _is_output(failure):
             gradient = failure if _is_output(first) else first
             if gradient_alone(gradient, self._wide(gradient)):
                 return False
         if self._dtype_alone(first, failure):
             return False
-        if self._falls_like_one_of(group, failure):
+        if _compares_what_is_wrong(group, failure):
             return True
         subject = self._wide(failure)
         if broken(failure.law, subject, failure.case) is None:  # of a dtype whose bound hides it
@@ -279,6 +281,18 @@ def covered(sets: Sequence[tuple[Failure, list[Names]]], names: Sequence[str]) -
     return groups
 
 
+def _compares_what_is_wrong(group: Group, failure: Failure) -> bool:
+    """Whether a law that compares calls fails in the quantity in which the group has wrong values."""
+    plain = {_without_place(one.symptom) for one in group.failures if one.law.name in GENERAL}
+    return failure.law.name not in GENERAL and _without_place(failure.symptom) in plain
+
+
+def _without_place(sign: str) -> str:
+    """Return a symptom without the place of the entry: the quantity, and the kinds of both values."""
+    quantity, _, kinds = sign.partition(": ")
+    return f"{quantity.split(' ')[0]}: {kinds}"
+
+
 def _falls_in(finer: Subject, failure: Failure) -> bool:
     """Whether the case breaks its law in a finer dtype; of a law of half types, a general law."""
     case = in_dtype(failure.case, finer.domain.dtype)
@@ -306,14 +320,15 @@ def _length(case: Case) -> int:
 
 
 def gradient_alone(failure: Failure, subject: Subject) -> bool:
-    """Whether a gradient is wrong in some call with ordinary gates whose output is right.
+    """Whether a gradient is wrong in calls with ordinary gates whose outputs are right.
 
     An entry of D~ above the diagonal does not count: no gradient depends on it.
     """
     if "gates" not in failure.case:
         return False
-    cases = [{**case, **_without_masked(case)} for case in plain_variants(subject, failure.case)]
-    return any(broken(failure.law, subject, case) and _output_is_right(case, subject) for case in cases)
+    cases = [{**case, **_without_masked(case)} for case in generic_variants(subject, failure.case)]
+    wrong = [case for case in cases if broken(failure.law, subject, case)]
+    return bool(wrong) and all(_output_is_right(case, subject) for case in wrong)
 
 
 def _without_masked(case: Case) -> Case:

@@ -152,6 +152,15 @@ def plain_variants(subject: Subject, case: Case) -> Iterator[Case]:
     yield from _variants(case, _ranges(ORDINARY, subject))
 
 
+def generic_variants(subject: Subject, case: Case) -> Iterator[Case]:
+    """Yield the case with ordinary gates of which no two are alike, so that no wrong index goes unseen."""
+    low, high = _ranges(ORDINARY, subject)[1]
+    for seed in range(1, 8, 2):
+        fgate = Within(Normal(seed, 1.0, -1.0), low, high)
+        gates = replace(case["gates"], igate=Within(Normal(seed + 1), -4.0, 4.0), fgate=fgate)
+        yield {**_within_ranges(case, _ranges(ORDINARY, subject)), "gates": gates}
+
+
 def _within_ranges(case: Case, ranges: Ranges) -> Case:
     return {name: _milder(part, ranges) for name, part in case.items()}
 
