@@ -16,9 +16,13 @@ import jsonschema
 import msgspec
 import pytest
 
+from dmat.strategies import Gates
 from dmat.testing import fuzzing
+from dmat.testing.case_file import encoded
+from dmat.testing.causes import search
 from dmat.testing.fuzzing.report import files, page
 from dmat.testing.fuzzing.report.entries import FuzzReport
+from dmat.testing.fuzzing.report.result import with_causes_of_findings
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -295,6 +299,19 @@ def test_every_report_says_the_causes() -> None:
     ):
         assert said in html(REPORT, Path())
         assert " ".join(said.split()) in markdown(REPORT)
+
+
+def test_findings_are_sorted_by_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two findings of one bug have one cause, which breaks what both break."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "SECONDS", 60.0)
+    (tmp_path / "a.py").write_text("def f(i, f):\n    return i + f.mT\n")
+    recipe = encoded({"gates": Gates("float32", (1, 1, 2))})
+    also = [{"law": "exact", "dtype": "float64", "device": "cpu"}]
+    findings = [finding("future", recipe=recipe), finding("values", recipe=recipe, also=also)]
+    [cause] = with_causes_of_findings(struct(REPORT | {"findings": findings})).causes
+    assert cause.kind == "bug"
+    assert {one.law for one in cause.breaks} == {"future", "values", "exact"}
 
 
 def test_pictures_are_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from dmat.strategies import Constant, Cotangent, Cycle, Edited, Gates
 from dmat.strategies.recipes.backgrounds import Background, Normal, Ramp, inf, nan
 from dmat.strategies.recipes.gates import MinusWindow
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing import plugin
 from dmat.testing.case_file import decoded, encoded
+from dmat.testing.causes import search
 from dmat.testing.causes.failure import Clock
 from dmat.testing.causes.group import covered
 from dmat.testing.causes.keep import with_folders
@@ -43,7 +45,7 @@ from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.record import LawRecord, Refuting, Report, Wider
+from dmat.testing.record import LawRecord, Record, Refuting, Report, Wider
 from dmat.testing.registry import law_named
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
@@ -250,6 +252,23 @@ def test_a_cause_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (home / "report.md").read_text().splitlines()[2].startswith("**Cause.** A bug: D~ is wrong")
 
 
+def test_pytest_tells_the_causes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a pytest run says the causes of a kernel that breaks several laws, and of no other."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text("def f(i, f):\n    return i + f.mT\n")
+    case = encoded({"gates": gates(2)})
+    records = [
+        Record(law, "k.py:f", "float32", "cpu", "failed", law, recipe=case, ended="broken")
+        for law in ("values", "future")
+    ]
+    monkeypatch.setattr(search, "SECONDS", 60.0)
+    assert not list(plugin._causes(records[:1]))
+    title, first, breaks, *_ = plugin._causes(records)
+    assert title == "the causes of 2 broken laws of k.py:f:"
+    assert first.startswith("1. a bug. D~ ")
+    assert breaks == "   breaks values, future (float32)"
+
+
 # How mild
 
 MILD = {
@@ -360,6 +379,9 @@ def test_the_words_of_a_bug() -> None:
     assert of_bug("D~", "D~ above the diagonal: a number for -inf") == (
         "D~ has a number for -inf above the diagonal."
     )
+    shared = of_bug("D~", "D~: shares memory with f for its own memory", "memory")
+    assert shared == "D~: shares memory with f; expected its own memory."
+    assert of_bug("call", "call: ValueError for a result", "raised") == "The call fails: ValueError."
     assert of_bug("df", "df: a number for a number") == "The gradient of the forget gate is wrong."
 
 

@@ -42,12 +42,15 @@ class Causes:
     at_length: AtLength | None = None
 
 
-def with_causes(report: Report, folder: Path | None, seconds: float = SECONDS) -> Report:
-    """Return the report with the causes of its failures. folder: where counterexamples are kept.
+def with_causes(report: Report, folder: Path | None, seconds: float | None = None) -> Report:
+    """Return the report with the causes of its failures, searched for `seconds`, or for SECONDS.
+
+    folder: where counterexamples are kept.
 
     If a case ends the child process, the search starts again without that case.
     """
-    until, found, deadly = time.monotonic() + seconds, Causes(), set[int]()
+    until = time.monotonic() + (SECONDS if seconds is None else seconds)
+    found, deadly = Causes(), set[int]()
     trying = -1
 
     def heard(news: int | Causes) -> None:
@@ -174,7 +177,7 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
         return of_promises(relaxable.values(group.given_up), end)
     if failure.finding is None:
         return f"{failure.law.name} does not hold, but not at every try: an earlier call may be needed."
-    return of_bug(failure.finding.quantity, failure.symptom)
+    return of_bug(failure.finding.quantity, failure.symptom, failure.finding.what)
 
 
 def _shown(failure: Failure, folder: Path | None) -> LawRecord:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dmat.testing.record import What
+
 PROMISES: Mapping[str, str] = {
     "gates": "the error of log sigmoid is absolute, as that of log(1 + exp) is",
     "float64": "float64 is summed in {}",
@@ -67,15 +69,19 @@ QUANTITIES = {
 }
 
 
-def of_bug(quantity: str, symptom: str) -> str:
+def of_bug(quantity: str, symptom: str, what: What = "value") -> str:
     """Return the sentence of a bug. symptom: dmat.testing.causes.compare.symptom of its finding."""
     where, _, kinds = symptom.removeprefix(quantity).partition(": ")
     computed, _, exact = kinds.partition(" for ")
-    what = QUANTITIES.get(quantity, quantity)
-    what = f"{what[:1].upper()}{what[1:]}"
+    subject = QUANTITIES.get(quantity, quantity)
+    subject = f"{subject[:1].upper()}{subject[1:]}"
+    if what == "raised":
+        return f"The call fails: {computed}."
+    if what in ("shape", "memory"):
+        return f"{subject}: {computed}; expected {exact}."
     if computed == exact:
-        return f"{what} is wrong{where}."
-    return f"{what} has {computed} for {exact}{where}."
+        return f"{subject} is wrong{where}."
+    return f"{subject} has {computed} for {exact}{where}."
 
 
 ENDED = {
