@@ -149,6 +149,20 @@ def test_one_bug_is_one_cause(name: str) -> None:
     assert {one.dtype for one in cause.breaks} == {"float32", "bfloat16"}
 
 
+def test_a_bug_is_shown_by_a_case_of_its_own() -> None:
+    """A failure that joins a bug, but vanishes under a wider contract, is not the case that is shown."""
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        if i.shape[2] == 0:
+            raise RuntimeError("empty")
+        return i + f.mT
+
+    fell: Cases = [("values", {"gates": gates(0)}), ("future", {"gates": gates(3)})]
+    cause = causes(kernel, fell).entries[0]
+    assert (cause.kind, cause.law) == ("bug", "future")
+    assert "raised" not in cause.sentence
+
+
 def test_what_refutes_every_contract_is_the_bug() -> None:
     """Where no contract was found, the case that refuted the widest is the bug of all that it explains."""
     fell: Cases = [

@@ -69,10 +69,13 @@ def falls_of(group: Group, relaxable: Relaxable) -> Falls:
 
 def mildest(failures: list[Failure], falls: Falls, clock: Clock) -> Failure:
     """Return the mildest failure that was found: one of these, or a case with more ordinary gates."""
-    best = min(failures, key=lambda failure: failure.mildness)
+    order = sorted(failures, key=lambda failure: failure.mildness)
+    best = order[0]
     if best.deadly:
         return best
     try:
+        shows = (one for one in order if _shows(one, falls, clock))  # others are of the cause by inference
+        best = next(shows, best)
         for limit in LIMITS:
             if best.mildness[0] <= limit:
                 break
@@ -82,6 +85,12 @@ def mildest(failures: list[Failure], falls: Falls, clock: Clock) -> Failure:
     except TimeIsUp:
         pass
     return best
+
+
+def _shows(failure: Failure, falls: Falls, clock: Clock) -> bool:
+    """Whether the case of a failure falls by its cause."""
+    clock.check()
+    return falls(failure.law, failure.subject, failure.case) is not None
 
 
 def _milder(failures: list[Failure], limit: int, falls: Falls, clock: Clock) -> Iterator[Failure]:
