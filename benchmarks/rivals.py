@@ -18,8 +18,9 @@ from torch import Tensor
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies.shapes import shapes
+from dmat.testing.causes.known import Cell
 from dmat.testing.contract import Contract
-from dmat.testing.fuzzing.messages import Cell, Turn
+from dmat.testing.fuzzing.messages import Turn
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.turn import Going
 from dmat.testing.kernel.implementation import Implementation

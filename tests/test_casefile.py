@@ -35,7 +35,7 @@ from dmat.testing.case_file import (
     with_stored_randoms,
 )
 from dmat.testing.counterexample import replay
-from dmat.testing.counterexample.folder import folder_name, write_case
+from dmat.testing.counterexample.folder import corpus_name, folder_name, write_case
 from dmat.testing.counterexample.outcome import COULD_NOT, FIXED, Wanted
 from dmat.testing.errors import CaseError
 
@@ -189,12 +189,12 @@ def test_damaged_files_on_a_kernel(harm: Path) -> None:
 
 @pytest.mark.parametrize("hostile", ["../../../x", "a/b", "..", "\N{SNOWMAN}/", "x" * 400])
 def test_names_stay_within_their_folder(hostile: str) -> None:
-    """The folder of a case is one name, whatever the implementation is called."""
+    """The folder of a case is one name, in the corpus too, whatever the implementation is called."""
     file = msgspec.structs.replace(file_of(CASE), implementation=hostile, law=hostile)
-    name = folder_name(file)
-    assert Path(name).name == name
-    assert name not in ("", ".", "..")
-    assert len(name) < 250
+    for name in (folder_name(file), corpus_name(file)):
+        assert Path(name).name == name
+        assert name not in ("", ".", "..")
+        assert len(name) < 250
 
 
 @pytest.mark.parametrize("number", [None, 1, 2])

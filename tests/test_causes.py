@@ -14,10 +14,11 @@ from torch import Tensor
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.causes.compare import completed, symptom
+from dmat.testing.causes.known import Cell
 from dmat.testing.contract import Contract
 from dmat.testing.counterexample.database import recall, remember
-from dmat.testing.fuzzing.causes import completed, symptom
-from dmat.testing.fuzzing.messages import Cell, PlannedCell, Turn
+from dmat.testing.fuzzing.messages import PlannedCell, Turn
 from dmat.testing.fuzzing.profile import fuzzing
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.fuzzing.turn import Going

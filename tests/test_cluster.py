@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from dmat.testing.causes.known import Cell
 from dmat.testing.errors import CannotRun
-from dmat.testing.fuzzing.messages import Cell, Setup, Turn
+from dmat.testing.fuzzing.messages import Setup, Turn
 
 from .test_fuzz import KERNELS
 

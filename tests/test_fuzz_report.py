@@ -16,9 +16,13 @@ import jsonschema
 import msgspec
 import pytest
 
+from dmat.strategies import Gates
 from dmat.testing import fuzzing
+from dmat.testing.case_file import encoded
+from dmat.testing.causes import search
 from dmat.testing.fuzzing.report import files, page
 from dmat.testing.fuzzing.report.entries import FuzzReport
+from dmat.testing.fuzzing.report.result import with_causes_of_findings
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -80,6 +84,23 @@ CELLS = [
     cell("adjoint", status="not run", reason="no forward mode"),
     cell("adjoint", "bfloat16", "not reached", reason="the time was up"),
 ]
+CAUSE: Entry = {
+    "kind": "promise",
+    "sentence": "Errors grow with the whole prefix.",
+    "promises": {"error_scope": "prefix"},
+    "decorator": '@dmat.testing.implementation(error_scope="prefix")',
+    "tried": "its 1 known cases, which then hold",
+    "gates": "at ordinary gates",
+    "law": "future",
+    "dtype": "bfloat16",
+    "device": "cpu",
+    "ended": "broken",
+    "message": "future: ...",
+    "case": None,
+    "recipe": None,
+    "folder": None,
+    "breaks": [{"law": "future", "dtype": "bfloat16", "device": "cpu"}],
+}
 REPORT: Entry = {
     "format": 2,
     "verdict": "found",
@@ -103,6 +124,7 @@ REPORT: Entry = {
     ],
     "cells": CELLS,
     "findings": [finding("future", "bfloat16")],
+    "causes": [CAUSE],
     "events": [{"after_seconds": 31.0, "what": "a worker died (signal 9); another took its place"}],
 }
 NOTHING = REPORT | {
@@ -110,6 +132,7 @@ NOTHING = REPORT | {
     "reason": "no such target",
     "cells": [],
     "findings": [],
+    "causes": [],
     "laws": [],
 }
 
@@ -120,7 +143,7 @@ def poisoned(value: Any, name: str = "") -> Any:
         return {k: poisoned(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [poisoned(entry, name) for entry in value]
-    fixed = ("verdict", "dtype", "device", "status", "ended", "folder", "started")
+    fixed = ("verdict", "kind", "dtype", "device", "status", "ended", "folder", "started")
     return value + HOSTILE if isinstance(value, str) and value and name not in fixed else value
 
 
@@ -265,6 +288,30 @@ def test_the_summary_has_findings_and_worst_ratios() -> None:
         "| `values` | 0.700 | `a.py:f` | `bfloat16 cpu` |",
     ]
     assert lines[-2:] == rows
+
+
+def test_every_report_says_the_causes() -> None:
+    """The page and the summary name each cause, what it breaks, and the contract that does not promise it."""
+    for said in (
+        "1. Errors grow with the whole prefix. Seen at ordinary gates.",
+        "breaks future (bfloat16)",
+        "not promised with  @dmat.testing.implementation(error_scope=",
+    ):
+        assert said in html(REPORT, Path())
+        assert " ".join(said.split()) in markdown(REPORT)
+
+
+def test_findings_are_sorted_by_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two findings of one bug have one cause, which breaks what both break."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "SECONDS", 60.0)
+    (tmp_path / "a.py").write_text("def f(i, f):\n    return i + f.mT\n")
+    recipe = encoded({"gates": Gates("float32", (1, 1, 2))})
+    also = [{"law": "exact", "dtype": "float64", "device": "cpu"}]
+    findings = [finding("future", recipe=recipe), finding("values", recipe=recipe, also=also)]
+    [cause] = with_causes_of_findings(struct(REPORT | {"findings": findings})).causes
+    assert cause.kind == "bug"
+    assert {one.law for one in cause.breaks} == {"future", "values", "exact"}
 
 
 def test_pictures_are_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_right_kernel(tmp_path: Path) -> None:
     """SOUND on the CPU though it promises CUDA, few random cases, and a line of what was not seen."""
     run, report = checked(tmp_path, f"{KERNELS}:right", "--dtype", "bfloat16", "--config", "1")
     assert run.returncode == 0, run.stdout + run.stderr
-    *_, verdict, caveat = run.stdout.splitlines()
+    verdict, *_, caveat = run.stdout.splitlines()
     assert verdict.startswith(f"SOUND: {KERNELS}:right keeps all ")
     assert caveat == f"In Triton's interpreter (triton {TRITON}, autotune config 1): {UNSEEN}"
     assert report["interpreter"] == {"triton": TRITON, "config": 1}

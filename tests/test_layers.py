@@ -45,9 +45,10 @@ FLOORS = tuple(
     testing.explain
     testing.counterexample
     testing.run
-    testing.grade testing.fuzzing
+    testing.grade
     testing.relax
-    testing.check testing.journals
+    testing.causes
+    testing.check testing.fuzzing testing.journals
     testing.plugin_of_laws testing.schemas
     testing.cli testing.plugin
     """.strip().splitlines()
@@ -59,15 +60,16 @@ UPWARD = {
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
-    "testing.check.command": (1, "loads torch, and a kernel that fell alone needs it"),
+    "testing.check.command": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (4, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
+    "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
     "testing.fuzzing.run": (2, "ray for a cluster alone; jinja2 when the report is written"),
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),
     "testing.interpret.install": (2, "triton is imported when its interpreter has been chosen"),
-    "testing.plugin": (5, "loaded in every pytest run: no torch before a law is collected, or has failed"),
+    "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (3, "the schema of a report needs the structs of that report alone"),
 }
 PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws"}

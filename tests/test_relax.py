@@ -173,6 +173,19 @@ def test_a_kernel_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pyt
     jsonschema.validate(to_builtins(report), SCHEMA)
 
 
+def test_the_case_that_refutes_every_contract_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no contract is found, the result has a case that breaks its law under the widest."""
+    monkeypatch.chdir(tmp_path)
+    Path("kernels.py").write_text("def wrong(i, f):\n    return i + f.mT\n")
+    case = encoded({"gates": Gates("float32", (1, 1, 2))})
+    broken = LawRecord("values", "kernels.py:wrong", "float32", "cpu", "failed", recipe=case, ended="broken")
+    found = search.stands_under(Report.of("kernels.py:wrong", {}, [broken]), [("float32", "cpu")])
+    assert found.outcome == "none"
+    assert [(one.law, one.dtype) for one in found.refuted_by] == [("values", "float32")]
+
+
 def test_a_kernel_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time limit ends the search, which says that it was not searched to the end."""
     monkeypatch.chdir(tmp_path)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmat.strategies import Constant, Gates
+from dmat.strategies import Constant, Gates, Normal
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.cli import main
 from dmat.testing.contract import Contract
 from dmat.testing.counterexample import replay
 from dmat.testing.counterexample.attempt import tried
-from dmat.testing.counterexample.folder import keep, write_case
+from dmat.testing.counterexample.corpus import Corpus
+from dmat.testing.counterexample.folder import add_also, keep, write_case
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Wanted
 from dmat.testing.errors import CaseError
 from dmat.testing.kernel.implementation import Implementation
@@ -140,6 +141,35 @@ def test_keeping(folder: Path) -> None:
     with pytest.raises(CaseError):
         keep(files, folder / "another")
     assert not (folder / "another").exists()
+
+
+def test_a_folder_replays_all_laws_of_its_cause(folder: Path) -> None:
+    """A case in also/ is replayed, kept and tried first like any other, with random numbers of its own."""
+    home, other = folder / "found" / "values-float32-1", folder / "found" / "diagonal-float32-2"
+    for path, law, drawn in (
+        (home, "values", {"gates": Gates("float32", (1, 1, 3), Normal(1), Normal(2))}),
+        (other, "diagonal", {"gates": Gates("float32", (1, 1, 5), Normal(3), Normal(4))}),
+    ):
+        path.mkdir(parents=True)
+        write_case(path, CaseFile(law, "kernels.py:wrong", "float32", "cpu", parts_of(drawn)), drawn)
+    add_also(home, other)
+    add_also(home, home)
+    assert not other.exists()
+    assert {str(path.relative_to(home)) for path in home.rglob("*.*")} == {
+        "case.json",
+        "tensors.safetensors",
+        "also/diagonal-float32.json",
+        "also/diagonal-float32.safetensors",
+    }
+    files = replay.found(folder / "found")
+    assert files == replay.found(home) == [home / "case.json", home / "also" / "diagonal-float32.json"]
+    outcomes = replay.replay(files, Wanted("kernels.py:wrong"))
+    assert [outcome.status for outcome in outcomes] == [BROKEN, BROKEN]
+    kept = keep(files, folder / "corpus")
+    outcomes = replay.replay(replay.found(folder / "corpus"), Wanted("kernels.py:right"))
+    assert [outcome.status for outcome in outcomes] == [FIXED, FIXED]
+    assert [one.name.partition("--")[0] for one in kept] == ["values", "diagonal"]
+    assert {one.file.law for one in Corpus.read(folder / "found").cases} == {"values", "diagonal"}
 
 
 def test_a_path_without_a_case(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import settings
 from torch import Tensor
 
 import dmat
+from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Constant, Cotangent, Gates, Heads
 from dmat.strategies.recipes.backgrounds import Background
 from dmat.testing.contract import Contract
@@ -24,6 +25,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.run.run import run
 from dmat.testing.run.search import search
 from dmat.testing.run.session import Session
+from dmat.testing.run.shapes import LONGEST, not_allowed, with_fewer_heads
 
 FEW = settings(max_examples=5, database=None)
 RIGHT = Implementation("right", dmat.dtilde, Contract())
@@ -126,3 +128,40 @@ def test_what_cannot_be_called_is_told_in_the_record() -> None:
         uncallable=True,
         seconds=record.seconds,
     )
+
+
+def test_a_shape_of_the_user_is_tried() -> None:
+    """A kernel that is wrong at one shape alone falls by values and by gradients if it is named."""
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        return masked_cumulative_sum(i, f) * (2 if i.shape[:3] == (2, 3, 70) else 1)
+
+    laws = [law_named(name) for name in ("values", "input_gradient", "future")]
+
+    def statuses(session: Session) -> list[str]:
+        wrong = Implementation("wrong", kernel, Contract())
+        every = run(wrong, laws, ["float32"], ["cpu"], profile=FEW, session=session)
+        return [record.status for record in every]
+
+    assert statuses(Session(seed=1)) == ["passed"] * 3
+    assert statuses(Session(seed=1, shapes=((2, 3, 70),))) == ["failed", "failed", "passed"]
+
+
+def test_a_shape_too_large_for_the_oracle_gets_fewer_heads() -> None:
+    """Heads and batches are left out, never times."""
+    assert with_fewer_heads((2, 4, 64)) == (2, 4, 64)
+    assert with_fewer_heads((8, 16, 4096, 128, 128)) == (1, 4, 4096)
+    assert with_fewer_heads((8, 2, 4096)) == (2, 2, 4096)
+    assert with_fewer_heads((1, 1, LONGEST)) == (1, 1, LONGEST)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [((1, 2, 64), None), ((1, 2, 65), "S = 65"), ((1, 1, 2 * LONGEST), "S above 8192")],
+)
+def test_a_shape_must_be_allowed(sizes: tuple[int, ...], why: str | None) -> None:
+    """A length that the contract does not allow, or of which no truth fits into memory, is named."""
+    own = Implementation("k", dmat.dtilde, Contract(seq_multiple_of=64))
+    reason = not_allowed(DtildeSubject(own, "float32"), sizes)
+    assert (reason or "").startswith(why or "")
+    assert (reason is None) == (why is None)

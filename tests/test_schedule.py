@@ -14,11 +14,12 @@ from dmat.strategies.cases.dtilde import GATES, HUGE
 from dmat.strategies.domain import Domain
 from dmat.strategies.regimes import NAMES, regimes_of
 from dmat.strategies.shapes import USUAL
+from dmat.testing.causes.known import Cell
 from dmat.testing.errors import RunError
 from dmat.testing.fuzzing import tasks, worker
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.log import FILE, Happened, Log, Request
-from dmat.testing.fuzzing.messages import Cell, Done, Found, PlannedCell, Turn
+from dmat.testing.fuzzing.messages import Done, Found, PlannedCell, Turn
 from dmat.testing.fuzzing.schedule import EXPENSIVE, FIRST, LONGEST, Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.registry import law_named

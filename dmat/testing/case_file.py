@@ -9,6 +9,7 @@ evaluates nothing, and imports nothing that the file names.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -138,9 +139,9 @@ def as_recipe(value: Any, folder: Path | None) -> Any:
 
 
 def _beside(folder: Path, file: str) -> Path:
-    if file != TENSORS:
+    if not re.fullmatch(r"[\w.-]+\.safetensors", file):
         raise CaseError(f"the case asks for values of {file}; expected {TENSORS}, beside it")
-    return folder / TENSORS
+    return folder / file
 
 
 FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}

@@ -63,6 +63,16 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     count = "random cases a law and dtype, beside its ladder; default: 200, interpreted 5"
     check.add_argument("--examples", type=_count, metavar="N", help=count)
+    check.add_argument("--seed", type=_seed, metavar="N", help="of the random cases; default: a new one")
+    check.add_argument(
+        "--shape",
+        type=_sizes,
+        action="append",
+        default=[],
+        metavar="B,NH,S[,K,V]",
+        help="sizes at which values and gradients are tried too; more than once for several",
+    )
+    check.add_argument("--verbose", action="store_true", help="show every law in every dtype")
     _add_corpus(check)
     check.add_argument(
         "--counterexamples",
@@ -191,6 +201,19 @@ def _number(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no number of a config; they count from 0")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: an integer of 0 or more")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) not in (3, 5) or not all(part.isdigit() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no B,NH,S and no B,NH,S,K,V")
+    return tuple(map(int, parts))
 
 
 def _seconds(text: str) -> float:

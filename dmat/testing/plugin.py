@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from dmat.testing.causes.known import words_of
 from dmat.testing.interpret.choice import ask
 from dmat.testing.journals import JOURNALS, journals_of
-from dmat.testing.record import Record, text_of
+from dmat.testing.record import LawRecord, Record, Report, text_of
 
 pytest.register_assert_rewrite("dmat.properties")
 
@@ -169,10 +171,30 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     ]
 
     records = [msgspec.convert(value, Record) for name, value in properties if name == "dmat"]
+    for line in _causes(records):
+        terminalreporter.write_line(line)
     if any(record.drawn for record in records):
         terminalreporter.section("different gate sequences of the laws")
         for line in _drawn(records):
             terminalreporter.write_line(line)
+
+
+def _causes(records: list[Record]) -> Iterator[str]:
+    """Yield the causes of each implementation that breaks several laws, as `dmat check` tells them."""
+    broken: dict[str, list[LawRecord]] = {}
+    for record in records:
+        if record.status == "failed":
+            known = {name: getattr(record, name) for name in LawRecord.__struct_fields__}
+            broken.setdefault(record.implementation, []).append(LawRecord(**known))
+    for implementation, failed in broken.items():
+        if len(failed) > 1:
+            from dmat.testing.causes.search import with_causes
+
+            yield f"the causes of {len(failed)} broken laws of {implementation}:"
+            for number, cause in enumerate(
+                with_causes(Report.of(implementation, {}, failed), None).causes, 1
+            ):
+                yield from words_of(number, cause)
 
 
 def _drawn(records: list[Record]) -> list[str]:

@@ -87,6 +87,9 @@ class LawRecord(Struct, forbid_unknown_fields=True):
     ended: Annotated[
         Ended | None, Meta(description="failed: a wrong result, or what became of the process")
     ] = None
+    gates: Annotated[
+        str | None, Meta(description="failed: with which gates, where that was searched for this law alone")
+    ] = None
     seconds: Seconds = 0.0
 
 
@@ -126,6 +129,15 @@ def stated(contract: dict[str, object]) -> dict[str, Any]:
     return said
 
 
+class Refuting(Struct, frozen=True, forbid_unknown_fields=True):
+    """A case that breaks its law under every contract."""
+
+    law: str
+    dtype: Dtype
+    device: Device
+    recipe: Annotated[str, Meta(description="the case, as a line of JSON")]
+
+
 class Wider(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a wider contract admits an implementation that falls."""
 
@@ -141,6 +153,61 @@ class Wider(Struct, frozen=True, forbid_unknown_fields=True):
     wrong_in: Annotated[
         list[Dtype], Meta(description="found: the dtypes in which no contract admits it")
     ] = []
+    refuted_by: Annotated[
+        list[Refuting], Meta(description="cases that show a bug: none, or found but wrong_in a dtype")
+    ] = []
+
+
+class Broken(Struct, frozen=True, forbid_unknown_fields=True):
+    """A law that is broken in a dtype on a device."""
+
+    law: str
+    dtype: Dtype
+    device: Device
+
+
+class CauseEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A cause of failures, and the mildest case that shows it."""
+
+    kind: Annotated[
+        Literal["bug", "promise", "unsorted"],
+        Meta(
+            description="promise: its failures vanish under a wider contract; bug: under none that was tried;"
+            " unsorted: failures for which the time was too short"
+        ),
+    ]
+    sentence: Annotated[str, Meta(description="the cause in words")]
+    promises: Annotated[
+        dict[str, Any],
+        Meta(description="promise: the fewest to relax, each with its weaker value"),
+    ] = {}
+    decorator: Annotated[
+        str | None, Meta(description="promise: Python to paste, which says that these are not promised")
+    ] = None
+    tried: Annotated[
+        str, Meta(description="promise: on what the decorator was tried: all laws, or the known cases")
+    ] = ""
+    gates: Annotated[str, Meta(description="with which gates it was seen: ordinary ones, or from where on")]
+    law: Annotated[str, Meta(description="of the case that is shown")]
+    dtype: Dtype
+    device: Device
+    ended: Ended
+    message: str
+    case: Annotated[str | None, Meta(description="the mildest case found, as Python, a line an argument")]
+    recipe: Annotated[str | None, Meta(description="the same case, as a line of JSON")]
+    folder: Annotated[str | None, Meta(description="where the counterexample is kept")]
+    breaks: Annotated[list[Broken], Meta(description="all laws that it breaks")]
+
+
+class AtLength(Struct, frozen=True, forbid_unknown_fields=True):
+    """How far off the output is at ordinary gates of a model's length: one head, normal gates around +3."""
+
+    dtype: Dtype
+    S: Annotated[int, Meta(ge=1, description="the length")]
+    worst: Annotated[float | None, Meta(description="largest error over its bound; null: a class is wrong")]
+    ulps: Annotated[
+        float | None, Meta(description="largest error in units in the last place; null: a class is wrong")
+    ]
 
 
 class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +225,16 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             " else null"
         ),
     ] = None
+    causes: Annotated[
+        list[CauseEntry], Meta(description="broken: the causes of all failures, bugs first; else empty")
+    ] = []
+    at_length: Annotated[
+        AtLength | None, Meta(description="of a broken kernel whose cause was searched; else null")
+    ] = None
+    regimes: Annotated[
+        dict[str, int], Meta(description="different gate sequences that were tried, by regime")
+    ] = {}
+    seed: Annotated[int | None, Meta(description="of the random cases; --seed repeats them")] = None
     interpreter: Interpreted = None
 
     @classmethod

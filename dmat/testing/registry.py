@@ -54,6 +54,16 @@ def names_of_laws() -> dict[str, list[str]]:
     return {kind: [law.name for law in laws(kind)] for kind in (DTILDE, FUSED)}
 
 
+def families() -> dict[str, str]:
+    """Return the family of each law by the law's name. A law of fused kernels stands in the family of D~."""
+    found: dict[str, str] = {}
+    for kind in (DTILDE, FUSED):
+        for law in laws(kind):
+            family = law.check.__module__.rpartition("test_law_")[2]
+            found.setdefault(law.name, family.removeprefix("fused_"))
+    return found
+
+
 def first_key(law: Law, dtype: str, part: str) -> tuple[bool, bool, int, int]:
     """Return the sort key of a law's part for --first: ladders, cheap, by dtype, by rank; then searches."""
     ladder = part == "ladder"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from pathlib import Path
 from msgspec.structs import replace
 from rich.console import Console
 
-from dmat.testing.check.plan import PlannedSubject, Request
-from dmat.testing.check.report import exit_code, gather, show, write_json
+from dmat.testing.causes.known import FIRST, unsorted
+from dmat.testing.check.page import show
+from dmat.testing.check.plan import Plan, PlannedSubject, Request
+from dmat.testing.check.report import exit_code, gather, write_json
 from dmat.testing.check.workers import Workers
 from dmat.testing.contract.names import FUSED, require_known
 from dmat.testing.errors import CannotRun
@@ -32,15 +35,54 @@ def check(options: argparse.Namespace) -> list[Report]:
 
     Raises CannotRun if nothing can be checked.
     """
+    return _checked(options)[0]
+
+
+def _checked(options: argparse.Namespace) -> tuple[list[Report], Plan]:
+    """Return one report per implementation, and the plan of the check."""
     require_known(options.targets, options.device, options.dtype)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
         number = options.n or (1 if options.first else os.cpu_count() or 1)
-        plan, records = Workers(requested(options, Path(folder))).run(number)
+        request = requested(options, Path(folder))
+        plan, records = Workers(request).run(number)
     if plan.error:
         raise CannotRun(plan.error)
     interpreter, gathered = interpreter_record(), gather(records, plan, first=options.first)
-    reports = [replace(report, interpreter=interpreter) for report in gathered]
-    return reports if options.first else [with_wider_contract(report, plan.subjects) for report in reports]
+    reports = [replace(report, interpreter=interpreter, seed=request.seed) for report in gathered]
+    if options.first:
+        return [_with_first_cause(report) for report in reports], plan
+    wider = [with_wider_contract(report, plan.subjects) for report in reports]
+    return [with_sorted_causes(report, request.counterexamples) for report in wider], plan
+
+
+def _with_first_cause(report: Report) -> Report:
+    """Return the report with the law that --first found as its only cause."""
+    broken = report.broken()
+    return replace(report, causes=[unsorted(broken, FIRST)]) if broken else report
+
+
+def with_sorted_causes(report: Report, folder: Path | None) -> Report:
+    """Return the report of a broken kernel with the causes of its failures."""
+    if report.verdict != "broken":
+        return report
+    from dmat.testing.causes.search import with_causes
+
+    progress("looking for the causes")
+    found = with_causes(report, folder)
+    progress("")
+    return found
+
+
+def _with_folders(report: Report) -> Report:
+    """Keep one folder for each cause, and return the report with the folders."""
+    if not any(cause.folder for cause in report.causes):
+        return report
+    from dmat.testing.causes.keep import with_folders
+
+    progress("keeping a counterexample for each cause")
+    kept = with_folders(report)
+    progress("")
+    return kept
 
 
 def requested(options: argparse.Namespace, folder: Path) -> Request:
@@ -55,6 +97,8 @@ def requested(options: argparse.Namespace, folder: Path) -> Request:
         Path(options.counterexamples).resolve() if options.counterexamples else None,
         folder,
         first=options.first,
+        shapes=tuple(options.shape),
+        seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
     )
 
 
@@ -88,10 +132,17 @@ def with_wider_contract(report: Report, subjects: Sequence[PlannedSubject]) -> R
 
 def command(options: argparse.Namespace) -> int:
     """Check, print the reports, and return the exit code."""
-    reports = check(options)
+    reports, plan = _checked(options)
+    keeps = bool(options.counterexamples) and not options.first
+    if keeps and options.verbose:  # its messages name the folders
+        reports = list(map(_with_folders, reports))
     console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
-    for report in reports:
-        show(report, console)
+    for number, report in enumerate(reports):
+        if number:
+            print()
+        show(report, console, plan.families, verbose=options.verbose)
+    if keeps and not options.verbose:
+        reports = list(map(_with_folders, reports))
     unstated = [report for report in reports if not report.contract or "reads" in report.contract]
     if options.first and any(report.verdict == "broken" for report in unstated):
         print("Without --first, dmat check looks for a wider contract under which it stands.")

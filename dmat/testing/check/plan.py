@@ -25,6 +25,7 @@ class Request(Struct, frozen=True):
 
     first: stop at the first broken law. corpora: folders of cases to try first, which must exist.
     counterexamples: the folder for failures, or None. folder: an empty folder for journals and claims.
+    seed: of the random cases. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
     """
 
     targets: list[str]
@@ -36,6 +37,8 @@ class Request(Struct, frozen=True):
     counterexamples: Path | None
     folder: Path
     first: bool = False
+    seed: int = 0
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:
@@ -62,9 +65,10 @@ class PlannedSubject(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """The names of all laws by kind of kernel, in order, and the subjects to check.
 
-    error: the reason why nothing can be checked, else "".
+    families: the family of each law. error: the reason why nothing can be checked, else "".
     """
 
     laws: dict[str, list[str]] = {}
     subjects: list[PlannedSubject] = []
+    families: dict[str, str] = {}
     error: str = ""

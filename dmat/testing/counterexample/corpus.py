@@ -150,7 +150,8 @@ def require_there(folders: Sequence[Path]) -> None:
 
 def _read(folder: Path) -> Corpus:
     # A name with a leading dot is a temporary folder: another run is writing it, or was stopped then.
-    files = [file for file in sorted(folder.glob(f"*/{FILE}")) if not file.parent.name.startswith(".")]
+    every = sorted([*folder.glob(f"*/{FILE}"), *folder.glob("*/also/*.json")])
+    files = [file for file in every if not file.relative_to(folder).parts[0].startswith(".")]
     try:
         cases = tuple(Kept(f.parent, file := read(f), case_of(file.case, f.parent)) for f in files)
     except CaseError as error:

@@ -1,7 +1,10 @@
 """Write counterexample folders, one for each finding. A folder explains itself, and works on other machines.
 
-counterexamples/<law>--<implementation>--<dtype>--<device>--<hash>/
+counterexamples/<law>-<dtype>-<digest>/
     case.json  tensors.safetensors (only if the case has random numbers)  repro.py  report.md  picture.png
+    also/<law>-<dtype>.json  also/<law>-<dtype>.safetensors (other laws that break by the same cause)
+corpus/<law>--<implementation>--<dtype>--<device>--<digest>/
+    case.json  tensors.safetensors
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from dmat.testing.verdict.finding import Example, Failure, Finding
 if TYPE_CHECKING:
     from dmat.testing.law.law import Law
 
+ALSO = "also"  # the folder of other laws of the same cause
 PICTURE, REPRO, REPORT = "picture.png", "repro.py", "report.md"
 PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
@@ -122,12 +126,24 @@ def machine(device: str) -> str:
 
 
 def folder_name(file: CaseFile) -> str:
-    """Return the folder name of a counterexample: law, implementation, dtype, device, hash of the case."""
+    """Return the folder name of a counterexample: law, dtype, digest of the case and the implementation."""
+    return f"{_as_name(file.law)}-{file.dtype}-{_digest(file)}"
+
+
+def corpus_name(file: CaseFile) -> str:
+    """Return the folder name of a case of the corpus: law, implementation, dtype, device, digest."""
+    parts = (file.law, file.implementation, file.dtype, file.device, _digest(file))
+    return "--".join(_as_name(part) for part in parts)
+
+
+def _as_name(part: str) -> str:
+    return re.sub(r"[^\w.]+", "_", part).strip("_.")[-60:] or "_"
+
+
+def _digest(file: CaseFile) -> str:
     case = msgspec.json.encode(file.case).decode()  # independent of the parts that other laws take
-    with_stored_randoms = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
-    digest = hashlib.sha256(with_stored_randoms.encode()).hexdigest()[:8]
-    parts = (file.law, file.implementation, file.dtype, file.device, digest)
-    return "--".join(re.sub(r"[^\w.]+", "_", part).strip("_.")[-60:] or "_" for part in parts)
+    whole = f"{file.law} {file.implementation} {file.dtype} {file.device} {case}"
+    return hashlib.sha256(whole.encode()).hexdigest()[:8]
 
 
 def write(
@@ -240,17 +256,47 @@ def keep(files: Sequence[Path], corpus: Path) -> list[Path]:
 
     Raises CaseError if a file is no case; then nothing is copied.
     """
-    homes = [(file, corpus / folder_name(read(file))) for file in files]
+    homes = [(file, corpus / corpus_name(read(file))) for file in files]
     corpus.mkdir(parents=True, exist_ok=True)
     for file, home in homes:
         beside = Path(tempfile.mkdtemp(prefix=".", dir=corpus))
         try:
-            for name in (FILE, TENSORS):
-                source = file if name == FILE else file.parent / name
-                if source.is_file():
-                    shutil.copyfile(source, beside / name)
+            copy_case(file, beside / FILE, beside / TENSORS)
             if home.resolve() != file.parent.resolve():
                 put(beside, home)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return [home for _, home in homes]
+
+
+# Other laws of the same cause
+
+
+def add_also(home: Path, folder: Path, suffix: str = "") -> None:
+    """Move the case of another counterexample into `home`/also, and delete that counterexample's folder.
+
+    suffix: added to the name, to tell apart two cases of one law and dtype.
+    """
+    file = folder / FILE
+    if folder.resolve() == home.resolve() or not file.is_file():
+        return
+    kept = read(file)
+    also = home / ALSO
+    also.mkdir(exist_ok=True)
+    name = f"{_as_name(kept.law)}-{kept.dtype}{suffix}"
+    copy_case(file, also / f"{name}.json", also / f"{name}.safetensors")
+    shutil.rmtree(folder)
+
+
+def copy_case(file: Path, case: Path, tensors: Path) -> None:
+    """Copy the file of a case, with its tensors if it has some. The copy names its own tensors."""
+    text, old = file.read_text(), tensors_of(file)
+    if old.is_file():
+        shutil.copyfile(old, tensors)
+        text = text.replace(f'"{old.name}"', f'"{tensors.name}"')
+    case.write_text(text)
+
+
+def tensors_of(file: Path) -> Path:
+    """Return the file of the tensors of a case, which is there if the case has random numbers."""
+    return file.with_name(TENSORS) if file.name == FILE else file.with_suffix(".safetensors")

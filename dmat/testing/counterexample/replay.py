@@ -22,10 +22,11 @@ STARTING = 120.0  # limit in seconds for importing torch and the kernel
 
 
 def found(path: Path) -> list[Path]:
-    """Return the case files of a path: the file itself, the folder's case.json, or all below the folder."""
-    if path.is_dir():
-        return [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE))
-    return [path] if path.is_file() else []
+    """Return the case files of a path: the file itself, those of the folder, or of all folders below it."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    homes = [path] if (path / FILE).is_file() else sorted(file.parent for file in path.rglob(FILE))
+    return [file for home in homes for file in (home / FILE, *sorted(home.glob("also/*.json")))]
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
@@ -80,7 +81,8 @@ def command(options: argparse.Namespace) -> int:
     outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
     for outcome in outcomes:
         first, *others = outcome.text.splitlines()
-        print(f"{outcome.status}  {outcome.path.parent}: {first}", *others, sep="\n  ")
+        where = outcome.path.parent if outcome.path.name == FILE else outcome.path
+        print(f"{outcome.status}  {where}: {first}", *others, sep="\n  ")
     interpreter = interpreter_record()
     if interpreter is not None:
         print(caveat(interpreter))

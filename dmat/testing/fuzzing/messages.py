@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from dmat.testing.causes.known import Cause, Cell
 from dmat.testing.record import Ended
 
 COUNTEREXAMPLES, AHEAD = "counterexamples", "unsettled"  # folders of a run
 
 
 AT_A_LOSS = "the law itself raised"  # a bug of dmat: it is reported, but accuses no kernel
-
-
-class Cell(Struct, frozen=True):
-    """A law and an implementation, both by name, with a dtype and a device: the unit that is tested."""
-
-    law: str
-    implementation: str
-    dtype: str
-    device: str
 
 
 class PlannedCell(Struct, frozen=True):
@@ -64,17 +56,6 @@ class Setup(Struct, frozen=True):
     devices: tuple[str, ...] = ()
     sharing: int = 1
     cutoff: float = float("inf")
-
-
-class Cause(Struct, frozen=True):
-    """A distinct cause of failures: its smallest case as a line of JSON, its cell, symptom and signs."""
-
-    number: int
-    cell: Cell
-    recipe: str
-    symptom: str
-    ended: Ended = "broken"
-    signs: tuple[str, ...] = ()
 
 
 class Turn(Struct, frozen=True):

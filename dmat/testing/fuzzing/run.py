@@ -22,16 +22,17 @@ from typing import Any
 
 import msgspec
 
+from dmat.testing.causes.known import Cell, words_of
 from dmat.testing.contract.names import require_known
 from dmat.testing.counterexample.replay import FILE
 from dmat.testing.errors import CannotRun, RunError
 from dmat.testing.fuzzing.gpus import processes, visible
 from dmat.testing.fuzzing.log import Ended, Happened, Log, Noted, Request
-from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Cell, Done, Found, Layout, Setup, Turn
+from dmat.testing.fuzzing.messages import AHEAD, COUNTEREXAMPLES, Done, Found, Layout, Setup, Turn
 from dmat.testing.fuzzing.pool import Gone, Pool
 from dmat.testing.fuzzing.progress import Progress
 from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
-from dmat.testing.fuzzing.report.result import EXITS, result
+from dmat.testing.fuzzing.report.result import EXITS, result, with_causes_of_findings
 from dmat.testing.fuzzing.schedule import Schedule
 from dmat.testing.fuzzing.tally import Sum
 from dmat.testing.interpret.choice import caveat
@@ -60,6 +61,8 @@ def fuzz(options: argparse.Namespace) -> int:
                 run.hands.stop()
     finally:
         log.close()
+    for number, cause in enumerate(report.causes, 1):
+        print(*words_of(number, cause), sep="\n")
     print(_last_line(report, options.out))
     if report.interpreter is not None:
         print(caveat(report.interpreter))
@@ -190,6 +193,7 @@ class Run:
         self.total.elapsed = self.elapsed
         counts = {"sittings": self.sitting, "processes": self.processes}
         report = result(self.total, self.request, layout, self.folder, self.shared, **counts)
+        report = with_causes_of_findings(report)
         write(report, self.folder)
         return report
 

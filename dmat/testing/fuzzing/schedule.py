@@ -9,7 +9,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from random import Random
 
-from dmat.testing.fuzzing.messages import Cell, Turn
+from dmat.testing.causes.known import Cell
+from dmat.testing.fuzzing.messages import Turn
 from dmat.testing.fuzzing.tally import Sum
 
 FIRST, LONGEST = 0.05, 10.0  # seconds of a turn

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dmat.testing.fuzzing.messages import Cause, Cell, Done, Found, PlannedCell
+from dmat.testing.causes.known import Cause, Cell
+from dmat.testing.fuzzing.messages import Done, Found, PlannedCell
 
 
 @dataclass

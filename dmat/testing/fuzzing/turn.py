@@ -18,11 +18,11 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.regimes import regimes_of
 from dmat.strategies.shapes import length_class
 from dmat.testing.case_file import FILE, encoded, text_of
+from dmat.testing.causes.compare import alike, explains, one_cause, signs, symptom
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.counterexample.folder import case_file
 from dmat.testing.errors import Refused
 from dmat.testing.fuzzing.balance import balanced
-from dmat.testing.fuzzing.causes import alike, explains, one_cause, signs, symptom
 from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
 from dmat.testing.fuzzing.schedule import EXPENSIVE
 from dmat.testing.law.subject import Subject

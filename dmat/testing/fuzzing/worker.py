@@ -15,15 +15,14 @@ from typing import Any
 import torch
 
 from dmat.testing.case_file import FILE, case_of, decoded, encoded, read
+from dmat.testing.causes.compare import alike, explains, one_cause
+from dmat.testing.causes.known import Cause, Cell
 from dmat.testing.counterexample.corpus import Corpus, current, require_there
 from dmat.testing.counterexample.folder import machine, versions
 from dmat.testing.errors import CaseError, DidNotEnd
-from dmat.testing.fuzzing.causes import alike, explains, one_cause
 from dmat.testing.fuzzing.messages import (
     AHEAD,
     COUNTEREXAMPLES,
-    Cause,
-    Cell,
     Done,
     Found,
     Layout,

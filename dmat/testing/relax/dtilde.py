@@ -45,6 +45,10 @@ class Promises(ABC):
         """Return whether no term is stricter than the other's."""
         return all(options.index(terms[n]) >= options.index(other[n]) for n, options in self.options.items())
 
+    @abstractmethod
+    def terms_of(self, contract: Any) -> Terms:
+        """Return the option of each promise that a contract states."""
+
     def given_up(self, terms: Terms) -> tuple[int, ...]:
         """Return how far each promise is given up, most expensive first. Smaller terms hide fewer bugs."""
         return tuple(options.index(terms[name]) for name, options in self.options.items())
@@ -75,6 +79,12 @@ class DtildePromises(Promises):
         plain = {name: terms[name] for name in self.options if name not in (*DTYPES, *SPECIAL_VALUES)}
         special = tuple(name for name in SPECIAL_VALUES if terms[name])
         return replace(fixed, accumulates_in=narrowed or None, special_values=special, **plain)
+
+    def terms_of(self, contract: Contract) -> Terms:
+        """Return the option of each promise that a contract states."""
+        special = {name: name in contract.special_values for name in SPECIAL_VALUES}
+        known = special | {dtype: contract.accumulator(dtype) for dtype in DTYPES}
+        return {name: known[name] if name in known else getattr(contract, name) for name in self.options}
 
     def variants(self, plain: AnyContract) -> list[AnyContract]:
         """Return one contract per treatment of a cotangent above the diagonal."""

@@ -59,6 +59,14 @@ class FusedPromises(Promises):
             plain["grad_scope"] = None if wanted == implied else wanted
         return replace(fixed, **plain)
 
+    def terms_of(self, contract: FusedContract) -> Terms:
+        """Return the option of each promise that a contract states."""
+        terms = {name: getattr(contract, name) for name in self.options}
+        if "grad_scope" in terms:
+            whole = contract.widest_gradient == "rectangle"
+            terms["grad_scope"] = self.options["grad_scope"][0 if whole else -1]
+        return terms
+
     def variants(self, plain: AnyContract) -> list[AnyContract]:
         """Return one contract per end from which gradients may be summed, if grad_scope is not stated."""
         front = replace(cast(FusedContract, plain), grad_scope="prefix")

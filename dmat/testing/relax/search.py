@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import msgspec
 from hypothesis import Phase, settings
 
 from dmat.testing.case_file import encoded
@@ -26,7 +27,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.processes import Send, apart
-from dmat.testing.record import Report, Wider, stated
+from dmat.testing.record import Refuting, Report, Wider, stated
 from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.relax.answers import Answers, CallSite, Site, answers
 from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
@@ -82,7 +83,8 @@ class Relaxation:
 
     known: cases that break a law. held: trials that need not be repeated. felled: terms under which a law was
     broken, even by a case that is not reproducible. let_pass: terms that a known case does not break. send:
-    receives each case before it is tried, and each case that broke a law.
+    receives each case before it is tried, and each case that broke a law. bugs: for a dtype, the latest case
+    that breaks its law under the widest contract.
     """
 
     implementation: Implementation
@@ -93,6 +95,7 @@ class Relaxation:
     send: Send
     felled: list[tuple[Terms, AnyContract]] = field(default_factory=list)
     let_pass: dict[Counterexample, list[tuple[Terms, AnyContract]]] = field(default_factory=dict)
+    bugs: dict[str, Counterexample] = field(default_factory=dict)
 
     @cached_property
     def promises(self) -> Promises:
@@ -147,6 +150,7 @@ class Relaxation:
             if breaking is None:
                 break
             left.remove(breaking.dtype)
+            self.bugs[breaking.dtype] = breaking
         return tuple(left)
 
     def _refuting(self, terms: Terms, fixed: AnyContract) -> Counterexample | None:
@@ -304,8 +308,12 @@ def _search_here(
 
     torch.set_num_threads(1)
     implementation = load(name)
-    contract = nearest_contract(implementation, sites, known, held, deadly, send)
-    return _outcome(contract, sites, promises_of(implementation.contract))
+    search = _relaxation(implementation, sites, known, held, deadly, send)
+    contract = None if search is None else search.nearest()
+    found = _outcome(contract, sites, promises_of(implementation.contract))
+    bugs = search.bugs.values() if search is not None and (contract is None or found.wrong_in) else ()
+    cases = [Refuting(bug.law, bug.dtype, bug.device, bug.case) for bug in bugs if not bug.deadly]
+    return msgspec.structs.replace(found, refuted_by=cases)
 
 
 def nearest_contract(
@@ -322,6 +330,19 @@ def nearest_contract(
     (dtype, device, length) that killed a process. send: receives ("trying", case or call site) and ("broke",
     case).
     """
+    search = _relaxation(implementation, sites, known, held, deadly, send)
+    return None if search is None else search.nearest()
+
+
+def _relaxation(
+    implementation: Implementation,
+    sites: list[Site],
+    known: Iterable[Counterexample],
+    held: Iterable[tuple[str, Site]],
+    deadly: Iterable[CallSite],
+    send: Callable[[Any], None],
+) -> Relaxation | None:
+    """Return the search, not yet begun; None if the implementation cannot be called."""
     answered = answers(implementation, sites, set(deadly), lambda call_site: send(("trying", call_site)))
     if answered is None:
         return None
@@ -331,7 +352,7 @@ def nearest_contract(
         for law, site in held
         for part in ("ladder", "search")
     ]
-    return Relaxation(implementation, sites, answered, list(known), trials, send).nearest()
+    return Relaxation(implementation, sites, answered, list(known), trials, send)
 
 
 def _outcome(contract: AnyContract | None, sites: list[Site], promises: Promises) -> Wider:

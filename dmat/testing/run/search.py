@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -24,6 +25,7 @@ from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
 from dmat.testing.run.journal import LADDER
 from dmat.testing.run.session import Session
+from dmat.testing.run.shapes import cases_at
 from dmat.testing.run.shrink import attempted, minimal
 from dmat.testing.verdict.finding import Failure, LawBroken
 
@@ -78,6 +80,11 @@ def _key(law: Law, subject: Subject) -> tuple[str, str, str, str]:
     return law.name, subject.implementation.name, subject.dtype, subject.device
 
 
+def hash_of(*parts: object) -> int:
+    """Return a seed made of these parts, the same in every process."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+
+
 def ladder(law: Law, subject: Subject) -> list[Case]:
     """Return the cases of the law's ladder in the order in which they are tried."""
     return list(spread(law.cases.ladder(subject.domain)))
@@ -117,6 +124,7 @@ class _Search:
             self._require_one_answer()
         if self.subject.part != "ladder":
             self._random()
+            self._at_shapes()
             self._require_one_answer()
 
     def _stored(self) -> None:
@@ -140,9 +148,16 @@ class _Search:
         most = min(law.max_examples or profile.max_examples, profile.max_examples)
         if law.cases.inside is not None:
             blocks = 1 + math.ceil((most - 1) / BLOCK)
-            self._draw(st.binary(min_size=8, max_size=8), blocks, lambda seed: self._block(seed, most))
+            self._draw(st.binary(min_size=8, max_size=8), blocks, lambda block: self._block(block, most))
         else:
             self._draw(law.cases.search(self.subject.domain), most, self._in_time)
+
+    def _at_shapes(self) -> None:
+        """Try random cases at each shape of the session."""
+        for sizes in self.session.shapes:
+            block = hash_of(self.session.seed, *_key(self.law, self.subject), sizes).to_bytes(8, "little")
+            for case in cases_at(self.law, self.subject, sizes, block):
+                self._try(case)
 
     def _block(self, seed: bytes, most: int) -> None:
         """Try a block of random cases, until `most` were tried. The seed 0, drawn by every run, has one."""
@@ -179,6 +194,8 @@ class _Search:
         def draws(drawn: Any) -> None:
             attempt(drawn)
 
+        if self.session.seed is not None:
+            draws = seed(hash_of(self.session.seed, *_key(self.law, self.subject)))(draws)
         digest = " ".join(_key(self.law, self.subject)).encode()
         draws.hypothesis.inner_test._hypothesis_internal_add_digest = digest  # type: ignore[attr-defined]
         with suppress(Unsatisfiable):  # an empty domain; run() reports a law that has no case at all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from dmat.testing.explain import message as explain
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.run.journal import Journal
+from dmat.testing.run.shapes import Sizes
 from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
 
@@ -25,6 +26,8 @@ class Session:
     example a test's id. corpus: cases to try first, and known failures. folder: gets a folder for each
     counterexample. explains: failures get their full message, which tries longer cases too.
     replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
+    seed: of the random cases; None: Hypothesis chooses. milder: returns a failure with a milder case, and
+    with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
     """
 
     journal: Journal | None = None
@@ -33,6 +36,9 @@ class Session:
     name: str = ""
     explains: bool = True
     replaceable: bool = False
+    seed: int | None = None
+    shapes: tuple[Sizes, ...] = ()
+    milder: Callable[[Law, Subject, Failure, Session], tuple[Failure, str]] | None = None
 
     def trying(
         self, case: Case, *, plainest: bool = False, number: int | None = None

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from dmat.testing.record import FORMAT, Count, Device, Dtype, Ended, Format, Interpreted, Seconds, Target
+from dmat.testing.record import (
+    FORMAT,
+    CauseEntry,
+    Count,
+    Device,
+    Dtype,
+    Ended,
+    Format,
+    Interpreted,
+    Seconds,
+    Target,
+)
 
 Drawn = Annotated[
     dict[Annotated[str, Meta(pattern="^[a-z]+, S .+$")], Annotated[int, Meta(ge=1)]],
@@ -118,4 +129,8 @@ class FuzzReport(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     laws: list[LawEntry]
     cells: Annotated[list[CellEntry], Meta(description="one a law x implementation x dtype x device")]
     findings: Annotated[list[FindingEntry], Meta(description="one a distinct cause")]
+    causes: Annotated[
+        list[CauseEntry],
+        Meta(description="the causes of the findings, as `dmat check` tells them: bugs, then promises"),
+    ]
     events: list[EventEntry]

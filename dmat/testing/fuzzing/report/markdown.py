@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dmat.testing.causes.known import words_of
 from dmat.testing.fuzzing.report.entries import CellEntry, FindingEntry, FuzzReport
 from dmat.testing.fuzzing.report.text import legible, short
 from dmat.testing.fuzzing.report.words import figures, verdict
 
 TABLE = 45_000  # bytes of each of the two tables; GitHub accepts a page of 1 MiB
+MOST_LINES = 40  # of the causes
 LONGEST = 600  # characters of a text; no valid name or command is longer
 
 
@@ -21,7 +23,7 @@ def markdown(report: FuzzReport) -> str:
     lines += [code(report.command), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {code(text)} |" for name, text in figures(report).items()]
     if report.findings:
-        lines += ["", "### Findings", "", *_findings(report)]
+        lines += ["", "### Causes", "", *_causes(report), "", "### Findings", "", *_findings(report)]
     if worst := _worst(report):
         lines += ["", "### Worst error over bound that was let pass, by law", "", *_worst_rows(worst)]
     return "\n".join(lines)
@@ -36,6 +38,12 @@ def code(text: str, most: int = LONGEST) -> str:
         return f"`{text}`"
     safe = (c if c.isalnum() or c == " " or not c.isascii() else f"&#{ord(c)};" for c in text)
     return f"<code>{''.join(safe)}</code>"
+
+
+def _causes(report: FuzzReport) -> list[str]:
+    """Return the words of each cause, as code, which escapes them."""
+    lines = [line for n, cause in enumerate(report.causes, 1) for line in words_of(n, cause)]
+    return [f"- {code(line.strip())}" for line in lines[:MOST_LINES]]
 
 
 def _findings(report: FuzzReport) -> list[str]:

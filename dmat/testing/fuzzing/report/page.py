@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import to_builtins
 
+from dmat.testing.causes.known import words_of
 from dmat.testing.fuzzing.report.cells import packed
 from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
 from dmat.testing.fuzzing.report.text import legible, short
@@ -36,6 +37,7 @@ def html(report: FuzzReport, folder: Path) -> str:
             report=shown,
             verdict=verdict(shown),
             figures=figures(shown),
+            causes=[words_of(number, cause) for number, cause in enumerate(shown.causes, 1)],
             findings=[_finding(shown, *pair) for pair in findings],
             data=packed(shown),
             style=Markup(style),

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from dmat.testing.fuzzing.log import Request
 from dmat.testing.fuzzing.messages import COUNTEREXAMPLES, Layout, PlannedCell
 from dmat.testing.fuzzing.report.entries import (
@@ -21,6 +23,7 @@ from dmat.testing.fuzzing.report.entries import (
 from dmat.testing.fuzzing.tally import Finding, Sum
 from dmat.testing.interpret.choice import interpreter_record
 from dmat.testing.output import output_path
+from dmat.testing.record import Broken, CauseEntry, LawRecord, Report
 
 EXITS = {"nothing found": 0, "found": 1, "did not fuzz": 2}
 
@@ -73,6 +76,7 @@ def result(
         laws=[LawEntry(name, text) for name, text in layout.statements.items()],
         cells=[_cell(total, planned) for planned in total.cells.values()],
         findings=[_finding(finding, folder, shared) for finding in total.findings],
+        causes=[],
         events=[EventEntry(round(after, 1), what) for after, what in total.events],
     )
 
@@ -134,4 +138,46 @@ def _finding(finding: Finding, folder: Path, shared: Path) -> FindingEntry:
         after_seconds=round(finding.after, 1),
         times=finding.times,
         also=[AlsoEntry(other.law, other.dtype, other.device) for other in finding.also],
+    )
+
+
+# The causes of the findings
+
+
+def with_causes_of_findings(report: FuzzReport) -> FuzzReport:
+    """Return the report with the causes of its findings, each implementation's searched by itself."""
+    from dmat.testing.causes.search import with_causes
+
+    causes: list[CauseEntry] = []
+    for implementation in report.implementations:
+        findings = [one for one in report.findings if one.implementation == implementation.name]
+        if findings:
+            fallen = Report.of(implementation.name, implementation.contract, list(map(_record, findings)))
+            found = with_causes(replace(fallen, interpreter=report.interpreter), None).causes
+            causes += [_with_all_breaks(cause, findings) for cause in found]
+    return replace(report, causes=causes)
+
+
+def _record(finding: FindingEntry) -> LawRecord:
+    return LawRecord(
+        finding.law,
+        finding.implementation,
+        finding.dtype,
+        finding.device,
+        "failed",
+        finding.message,
+        case=finding.case,
+        recipe=finding.recipe,
+        folder=finding.folder,
+        ended=finding.ended,
+    )
+
+
+def _with_all_breaks(cause: CauseEntry, findings: list[FindingEntry]) -> CauseEntry:
+    """Return the cause with all that its findings break."""
+    own = {(one.law, one.dtype, one.device) for one in cause.breaks}
+    of = [finding for finding in findings if (finding.law, finding.dtype, finding.device) in own]
+    also = [Broken(other.law, other.dtype, other.device) for finding in of for other in finding.also]
+    return replace(
+        cause, breaks=list({(b.law, b.dtype, b.device): b for b in [*cause.breaks, *also]}.values())
     )

@@ -18,9 +18,9 @@ from dmat.strategies import Cotangent, Gates
 from dmat.strategies.recipes.backgrounds import Constant, Cycle, Ramp
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded
+from dmat.testing.causes.known import Cause
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.errors import DidNotEnd
-from dmat.testing.fuzzing.messages import Cause
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import What

@@ -1,0 +1,117 @@
+"""A failure of a report, and the question whether a contract still finds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import decoded, encoded
+from dmat.testing.causes.compare import symptom
+from dmat.testing.causes.known import Cause, Cell
+from dmat.testing.causes.mildest import Mildness, mildness
+from dmat.testing.errors import Refused
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.record import LawRecord
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import Finding, LawBroken
+
+TRIES = 3  # of a case: a kernel may be wrong by chance
+
+
+class TimeIsUp(Exception):
+    """The search for causes has used its time."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time that a search may take, and what hears that a failure is tried."""
+
+    until: float
+    trying: Callable[[int], None] = lambda number: None
+
+    def check(self) -> None:
+        """Raise TimeIsUp if the time is used."""
+        if time.monotonic() > self.until:
+            raise TimeIsUp
+
+    def at_most(self, seconds: float) -> Clock:
+        """Return a clock that ends in so many seconds, or earlier with this one."""
+        return replace(self, until=min(self.until, time.monotonic() + seconds))
+
+
+def broken(law: Law, subject: Subject, case: Case) -> LawBroken | None:
+    """Try a case. Return how it breaks the law, or None: it holds, is refused, or is not allowed."""
+    if law.why_not(subject, case) is not None:
+        return None
+    try:
+        law.check(subject, **case)
+    except LawBroken as error:
+        return error
+    except Refused:
+        return None
+    except Exception:  # an error of the law itself is no finding
+        return None
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """A broken law of a report, or a milder case of one.
+
+    number: its place in the report. finding: of its case, tried again; None if it held or is not tried.
+    """
+
+    number: int
+    record: LawRecord
+    law: Law
+    subject: Subject
+    case: Case
+    finding: Finding | None = None
+
+    @classmethod
+    def of(cls, number: int, record: LawRecord, own: Implementation) -> Failure:
+        """Read the failure from its record, and try its case again."""
+        law = law_named(record.law, own.kind)
+        subject = subject_of(own, record.dtype, record.device)
+        failure = cls(number, record, law, subject, decoded(record.recipe or "{}"))
+        return failure if failure.deadly else failure.tried()
+
+    @property
+    def deadly(self) -> bool:
+        """Whether the case ended its process, or has none: it is not tried again."""
+        return self.record.ended != "broken" or not self.record.recipe
+
+    def tried(self) -> Failure:
+        """Return the failure with the finding of its case under the kernel's own contract."""
+        found = next(filter(None, (broken(self.law, self.subject, self.case) for _ in range(TRIES))), None)
+        return replace(self, finding=None if found is None else found.finding)
+
+    @cached_property
+    def mildness(self) -> Mildness:
+        """The sort key: the mildest failure first."""
+        return mildness(self.law, self.subject, self.case)
+
+    @property
+    def symptom(self) -> str:
+        """The symptom of its finding."""
+        return "" if self.finding is None else symptom(self.finding)
+
+    def under(self, implementation: Implementation) -> Subject:
+        """Return the subject of the same dtype and device, with another contract."""
+        return replace(self.subject.in_dtype(self.subject.dtype), implementation=implementation)
+
+    def falls_under(self, implementation: Implementation) -> bool:
+        """Whether its case breaks its law under this contract too."""
+        return broken(self.law, self.under(implementation), self.case) is not None
+
+    def as_cause(self, number: int, signs: tuple[str, ...] = ()) -> Cause:
+        """Return the failure as a cause that others are compared with."""
+        record = self.record
+        cell = Cell(record.law, record.implementation, record.dtype, record.device)
+        return Cause(number, cell, encoded(self.case), self.symptom, "broken", signs)

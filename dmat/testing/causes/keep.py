@@ -1,0 +1,104 @@
+"""Keep one counterexample folder for each cause, after the verdict: its repro.py takes calls to confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from dmat.testing.case_file import decoded
+from dmat.testing.counterexample.folder import REPORT, add_also, case_file, write
+from dmat.testing.errors import Died, OutOfTime
+from dmat.testing.explain import message as explain
+from dmat.testing.kernel.select import implementation_named
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.output import output_path
+from dmat.testing.processes import Send, apart
+from dmat.testing.record import CauseEntry, LawRecord, Report
+from dmat.testing.registry import law_named
+from dmat.testing.run.session import Session
+from dmat.testing.verdict.finding import Example, Failure, LawBroken
+
+SECONDS = 120.0  # for the folders of one report
+CAUSE = "**Cause.**"
+
+Key = tuple[str, str, str]  # law, dtype, device
+
+
+def with_folders(report: Report) -> Report:
+    """Write the folder of each cause, and gather its other cases there. Return the report with the folders.
+
+    A cause whose folder cannot be written keeps the folders of its laws as they are.
+    """
+    homes: dict[Key, str] = {}
+    for cause in report.causes:
+        if cause.kind == "unsorted" or cause.folder is None:
+            continue
+        try:
+            apart(_keep_here, report, cause, heard=lambda news: None, seconds=SECONDS)
+        except (Died, OutOfTime, RuntimeError):
+            continue
+        homes |= {(one.law, one.dtype, one.device): cause.folder for one in cause.breaks}
+    return replace(report, laws=[_at_home(record, homes) for record in report.laws])
+
+
+def _at_home(record: LawRecord, homes: Mapping[Key, str]) -> LawRecord:
+    """Return the record with the folder of its cause, in its message too."""
+    home = homes.get((record.law, record.dtype, record.device))
+    if home is None or record.folder is None:
+        return record
+    old, new = (str(output_path(Path(folder))) for folder in (record.folder, home))
+    return replace(record, folder=home, reason=record.reason.replace(old, new))
+
+
+def _keep_here(report: Report, cause: CauseEntry, send: Send) -> None:
+    """Write the folder of a cause, unless it is there, and move the cases of its other laws into it."""
+    import torch
+
+    torch.set_num_threads(1)
+    assert cause.folder is not None
+    home = Path(cause.folder)
+    if not home.is_dir():
+        _write(report.implementation, cause, home)
+    by_key = {(r.law, r.dtype, r.device): r for r in report.broken()}
+    several = len({one.device for one in cause.breaks}) > 1
+    for one in cause.breaks:
+        record = by_key.get((one.law, one.dtype, one.device))
+        if record is not None and record.folder is not None:
+            add_also(home, Path(record.folder), f"-{one.device}" if several else "")
+    _write_words(home / REPORT, cause)
+
+
+def _write(target: str, cause: CauseEntry, home: Path) -> None:
+    own = implementation_named(target)
+    law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
+    case = decoded(cause.recipe or "{}")
+    try:
+        law.check(subject, **case)
+    except LawBroken as broken:
+        failure, session = Failure(case, broken), Session()
+        further = explain.longer(law, subject, case, session.trying)
+        examples = [Example(case, broken.finding), *([further] if further is not None else [])]
+        file = case_file(law, subject, failure)
+        write(home, law, subject, failure, file, examples, cause.message, session)
+
+
+def _write_words(report: Path, cause: CauseEntry) -> None:
+    """Write the words of the cause below the title of report.md."""
+    if not report.is_file():
+        return
+    title, _, rest = report.read_text().partition("\n")
+    if CAUSE in rest:
+        return
+    report.write_text("\n".join([title, "", *in_markdown(cause), rest]))
+
+
+def in_markdown(cause: CauseEntry) -> list[str]:
+    """Return the words of a cause: what it is, with which gates, what it breaks, what promises it not."""
+    bug = "A bug: " if cause.kind == "bug" else ""
+    breaks = ", ".join(f"{one.law} ({one.dtype})" for one in cause.breaks)
+    lines = [f"{CAUSE} {bug}{cause.sentence} Seen {cause.gates}. It breaks {breaks}."]
+    if cause.decorator is not None:
+        lines.append(f"Not promised with `{cause.decorator}`, tried on {cause.tried}.")
+    return lines
