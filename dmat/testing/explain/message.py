@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,12 +12,11 @@ from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.shrinking.steps import shaped
-from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.explain.decays import read_out
-from dmat.testing.explain.hints_dtilde import explanation
-from dmat.testing.explain.hints_fused import explanation as of_fused
+from dmat.testing.explain.hints import hints
 from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.explain.tries import Tries, Trying
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.verdict.finding import Example, Finding, LawBroken, as_array
@@ -27,12 +25,6 @@ if TYPE_CHECKING:
     from dmat.testing.law.law import Law
 
 INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
-Trying = Callable[[Case], AbstractContextManager[None]]
-
-DISPUTES: Mapping[str, Callable[[Any, Sequence[Example]], list[str]]] = {
-    DTILDE: lambda subject, examples: explanation(subject, examples[0].case, examples[0].finding),
-    FUSED: of_fused,
-}  # explanations of often disputed errors, by kind of kernel
 LONGER = (64, 40, 24)  # lengths S at which the same gates are tried again
 MOST_GATES = 8  # gates of a window that are listed
 
@@ -65,10 +57,27 @@ def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Example | 
     return None
 
 
+def what_is_tried(
+    law: Law, subject: Subject, examples: Sequence[Example], found: Sequence[Example], trying: Trying
+) -> list[str]:
+    """Return the sentences of hints.py on a failure. trying: the guard of every try."""
+    return _whatever_it_says(lambda: hints(Tries(law, subject, trying), examples, found))
+
+
 def message(
-    law: Law, subject: Subject, examples: Sequence[Example], *, reproducible: bool, after: Sequence[str]
+    law: Law,
+    subject: Subject,
+    examples: Sequence[Example],
+    *,
+    reproducible: bool,
+    tried: Sequence[str] = (),
+    after: Sequence[str],
 ) -> str:
-    """Return the message. examples: the smallest case, then perhaps a longer one. after: the last lines."""
+    """Return the message.
+
+    examples: the smallest case, then perhaps a longer one. tried: the lines of `what_is_tried`. after: the
+    last lines.
+    """
     case, finding = examples[0].case, examples[0].finding
     where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
     lines = [
@@ -77,7 +86,7 @@ def message(
         *(f"  {line}" for line in finding.lines()),
         *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
         *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(examples))),
-        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, examples))),
+        *(f"  {line}" for line in tried),
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
@@ -86,11 +95,6 @@ def message(
     if not reproducible:
         lines.append(INCONSTANT)
     return "\n".join([*lines, *after])
-
-
-def _disputed(subject: Subject, examples: Sequence[Example]) -> list[str]:
-    """Return the explanation of an often disputed error, or no line."""
-    return DISPUTES[subject.kind](subject, examples)
 
 
 def building(case: Case, device: str) -> list[str]:

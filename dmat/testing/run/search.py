@@ -55,7 +55,7 @@ def search(
     except LawBroken:
         failure = tried.failures[-1]
         if Phase.shrink in profile.phases and failure.ended == "broken":
-            failure = smallest(failure, law, subject, session)
+            failure = replace(smallest(failure, law, subject, session), found=failure)
     except (Flaky, BaseExceptionGroup):
         if not tried.failures:
             raise

@@ -64,14 +64,15 @@ def explained_and_kept(
     """Return the failure with its full message, and its counterexample folder, or None."""
     session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case, session.trying) if failure.reproducible else None
-    examples += [further] if further is not None else []
+    again, tried = failure.reproducible, list[str]()
+    if again:
+        further = explain.longer(law, subject, failure.case, session.trying)
+        examples += [further] if further is not None else []
+        tried = explain.what_is_tried(law, subject, examples, failure.known[1:], session.trying)
 
     def composed(after: Sequence[str]) -> LawBroken:
-        again = failure.reproducible
-        return _with_message(
-            failure, explain.message(law, subject, examples, reproducible=again, after=after)
-        )
+        text = explain.message(law, subject, examples, reproducible=again, tried=tried, after=after)
+        return _with_message(failure, text)
 
     if session.folder is None:
         return composed(()), None
