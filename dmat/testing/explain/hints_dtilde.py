@@ -51,8 +51,8 @@ HALVES = ("bfloat16", "float16")
 def explanation(tries: Tries, examples: Sequence[Example], found: Sequence[Example] = ()) -> Iterator[str]:
     """Yield two lines on why this is an error, if it is of an often disputed kind; else no line.
 
-    A disputed kind must account for every example. The contract that allows it is named if it held when tried.
-    found: further failing cases, to try the contract on.
+    A disputed kind must account for every example. The contract that allows it is named if it held when
+    tried. found: further failing cases, to try the contract on.
     """
     if tries.subject.kind != DTILDE:
         return

@@ -78,12 +78,12 @@ def explained_and_kept(
         return composed(()), None
     file = case_file(law, subject, failure)
     home = session.folder / folder_name(file)
-    broken = composed(next_steps(home, file))
+    steps = next_steps(home, file)
     try:
-        write(home, law, subject, failure, file, examples, str(broken), session)
+        remarks = write(home, law, subject, failure, file, examples, str(composed(steps)), session)
     except OSError as error:  # disk full or not writable: the finding is reported all the same
         return composed([f"not kept: {session.folder}: {error}"]), None
-    return broken, home
+    return composed([*remarks, *steps]), home
 
 
 def _with_message(failure: Failure, message: str) -> LawBroken:
