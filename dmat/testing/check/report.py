@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmat.testing.check.coverage import covered, untried
 from dmat.testing.check.plan import Plan
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, output_path, plain, written
-from dmat.testing.record import LawRecord, Record, Report, Unreached, text_of
+from dmat.testing.record import LawRecord, Record, Report, Tried, Unreached, text_of
 
 OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "folder", "ended")
 
@@ -47,7 +48,10 @@ def gather(records: Iterable[Record], plan: Plan, *, first: bool = False) -> lis
         judged = [_record(key, came.get(key, {})) for key in keys]
         if first and any(r.status == "failed" for r in judged):
             judged = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in judged]
-        reports.append(Report.of(name, contract, judged))
+        tried = Tried()
+        for record in (record for key in keys for record in came.get(key, {}).values()):
+            tried.add(record.tried)
+        reports.append(Report.of(name, contract, judged, tried))
     return reports
 
 
@@ -100,13 +104,14 @@ def show(report: Report, console: Console) -> None:
         return
     console.print(_matrix(report))
     reasons = sorted({f"{r.law}: {r.reason}" for r in report.laws if _excluded(r)})
-    if reasons:
+    unreached = sum(isinstance(r, Unreached) for r in report.laws)
+    lines = [*_grouped(reasons), *(() if unreached or report.verdict == "sound" else untried(report))]
+    if lines:
         console.print("not run, with the reason:", style="dim")
-        for reason in _grouped(reasons):
+        for reason in lines:
             console.print(f"  {reason}", style="dim", markup=False, highlight=False)
     if uncallable:
         plain(console, f"not run: {in_places(uncallable)}: {next(iter(uncallable.values()))}")
-    unreached = sum(isinstance(r, Unreached) for r in report.laws)
     if unreached:
         plain(console, f"{unreached} checks not reached: the run stopped before")
     for record in [r for r in report.unfinished() if not isinstance(r, Unreached)]:
@@ -115,6 +120,8 @@ def show(report: Report, console: Console) -> None:
         plain(console, f"known: {record.law} ({record.dtype}): {record.reason}")
     _show_broken(report, console)
     plain(console, _verdict_line(whole))
+    for line in covered(whole) if whole.verdict == "sound" else ():
+        plain(console, f"  {line}")
     _show_rest(whole, console)
 
 

@@ -19,7 +19,8 @@ from dmat.testing.explain.tries import Tries
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.registry import law_named
-from dmat.testing.verdict.finding import Finding, LawBroken
+from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+from dmat.testing.verdict.require import require_within
 
 BLOCKS = (2, 4, 8, 16, 32, 64)  # chunk sizes that are looked for
 PERIODS = 3  # lengths or cuts are tried over so many chunks
@@ -212,11 +213,9 @@ def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str:
     return ""
 
 
-def _is_right(output: Tensor, expected: object) -> bool:
-    from dmat.testing.verdict.require import require_within
-
+def _is_right(output: Tensor, expected: Expected) -> bool:
     try:
-        require_within(np.asarray(output.detach().double().cpu().numpy()), expected)  # type: ignore[arg-type]
+        require_within(np.asarray(output.detach().double().cpu().numpy()), expected)
     except LawBroken:
         return False
     return True

@@ -129,7 +129,8 @@ def _predicted(subject: Subject, example: Example, of: Formula) -> Predicted | N
     if not all(np.isfinite(gate).all() for gate in gates.values()):
         return None
     if subject.kind == DTILDE:
-        return _of_dtilde(cast(DtildeSubject, subject), *gates.values(), evidence, of)
+        igate, fgate = gates.values()
+        return _of_dtilde(cast(DtildeSubject, subject), igate, fgate, evidence, of)
     return _of_output(cast(FusedSubject, subject), example, evidence, of)
 
 

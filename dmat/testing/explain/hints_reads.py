@@ -115,7 +115,8 @@ class _Entry:
         """Say that the entry changes when only inputs of later times change."""
         t = self.index[2]
         later = np.zeros(self.shape, dtype=bool)
-        later[(*self.index[:2], slice(t + 1, None))] = True
+        b, h = self.index[:2]
+        later[b, h, t + 1 :] = True
         if later.any() and self.reads(later):
             gates = self._takes_gate and self.reads(later, self.gate)
             which = "only the forget gates" if gates else "only inputs"
