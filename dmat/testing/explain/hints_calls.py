@@ -181,13 +181,14 @@ def state_hints(tries: Tries, case: Case, finding: Finding) -> Iterator[str]:
     inside = tries.law.cases.inside
     if longer is not None and not (inside and inside(cases[-1], subject.domain)):
         return  # a case of two times cannot tell a state that lacks a step from none
-    sentences = [_of_state(tries, subject, one) for one in cases]
-    if sentences[0] and len(set(sentences)) == 1:
-        yield sentences[0]
+    first, *others = [_of_state(tries, subject, one) for one in cases]
+    neutral = {first, None} if first and "transposed" in first else {first}
+    if first and set(others) <= neutral:
+        yield first
 
 
-def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str:
-    """Return the sentence on the state of one case, or ""."""
+def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str | None:
+    """Return the sentence on the state of one case, "" for none; None if its state cannot be transposed."""
     cut = case["cut"]
     inputs = subject.inputs(case["gates"], case["qkv"])
     behind = inputs.part(cut, case["gates"].shape[-1])
@@ -205,12 +206,12 @@ def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str:
     )
     if _is_right(given, expected):
         return ""
+    if turned is not None and _is_right(turned, expected):
+        return "with the state transposed it is right: its axes of K and V are swapped."
     if torch.equal(given.nan_to_num(), without.nan_to_num()):
         name = subject.contract.states
         return f"the output is bit for bit that of {name}=None: as if no state had been given."
-    if turned is not None and _is_right(turned, expected):
-        return "with the state transposed it is right: its axes of K and V are swapped."
-    return ""
+    return None if turned is None else ""
 
 
 def _is_right(output: Tensor, expected: Expected) -> bool:

@@ -27,7 +27,7 @@ Fields = dict[str, Any]
 Cases = Callable[[Tries, Sequence[Case], Subject], Iterator[tuple[Law, Case]]]
 
 LENGTH = 64  # a small case lies just over any bound: hints are tried at this length too
-RANDOM = 25  # random cases of the law on which a hint is tried
+RANDOM = 15  # random cases of the law on which a hint is tried
 SEED = b"dmathint"
 
 # OTHER_READINGS: the kernel computes another formula. LESS_CARE: the right formula, with larger errors.

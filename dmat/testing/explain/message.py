@@ -132,7 +132,7 @@ def wrong_entries(examples: Sequence[Example]) -> Iterator[str]:
 
 
 def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
-    """Yield the error in units in the last place, plain torch's result, and the gates that the entry reads."""
+    """Yield the error in units in the last place, plain torch's result, and the gates that are read."""
     gates, evidence = case.get("gates"), finding.evidence
     if gates is None or evidence is None:
         return

@@ -36,7 +36,10 @@ def likely_place(examples: Sequence[Example]) -> Iterator[str]:
     gates, pattern = largest.case.get("gates"), failing_entries(read_out(largest.finding))
     if gates is None or pattern is None:
         return
-    place = WHOLE.get(pattern.split(", in ")[0]) or _of_chunks(pattern, gates.shape[-1]) or _of_gates(largest)
+    evidence = largest.finding.evidence
+    others = evidence is not None and evidence.judged.sum() >= 2 * evidence.wrong.sum()
+    whole = WHOLE.get(pattern.split(", in ")[0]) if others or "future" in pattern else ""
+    place = whole or _of_chunks(pattern, gates.shape[-1]) or _of_gates(largest)
     if place:
         yield f"likely place: {place}."
 

@@ -14,7 +14,7 @@ from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.verdict.finding import Finding, LawBroken
 
-MOST_SECONDS = 4.0  # CPU seconds of this process for all tries of one failure
+MOST_SECONDS = 6.0  # CPU seconds of this process for all tries of one failure
 MOST_WAITING = 5.0  # factor to wall-clock seconds, for a kernel that sleeps or runs on a GPU
 
 Trying = Callable[[Case], AbstractContextManager[None]]
