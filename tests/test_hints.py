@@ -23,8 +23,8 @@ from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 from dmat.testing.verdict.finding import Example, LawBroken
 
-from .zoo.fused_mutants import FUSED_MUTANTS
-from .zoo.fused_sound import by_windows, chunkwise, product, widen
+from .zoo.fused_mutants import FUSED_MUTANTS, over
+from .zoo.fused_sound import by_windows, chunkwise, widen
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
 
@@ -66,12 +66,12 @@ def transposing(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = Non
 
 def of_pre_activations(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
     """Takes log gates for gates before their activation."""
-    return product(*widen(q, k, v), by_windows(logsigmoid(f.float())).exp()).to(v.dtype)
+    return over(q, k, v, by_windows(logsigmoid(f.float())).exp())
 
 
 def powers_of_two(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
     """Computes 2 ** l for exp(l)."""
-    return product(*widen(q, k, v), torch.exp2(by_windows(log_f.float()))).to(v.dtype)
+    return over(q, k, v, torch.exp2(by_windows(log_f.float())))
 
 
 KERNELS |= {
@@ -139,7 +139,7 @@ def with_epsilon() -> Callable[..., Tensor]:
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
         log = torch.log2(log_f.float().exp() + 1e-10) * torch.log(torch.tensor(2.0))
-        return product(*widen(q, k, v), by_windows(log).exp()).to(v.dtype)
+        return over(q, k, v, by_windows(log).exp())
 
     return kernel
 
