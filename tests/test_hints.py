@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, settings
@@ -15,13 +16,14 @@ from torch.nn.functional import logsigmoid
 from dmat.strategies import QKV, Constant, Gates
 from dmat.testing import fused
 from dmat.testing.explain import tries as explain_tries
+from dmat.testing.explain.hints_values import value_hints
 from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.explain.place import likely_place
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
-from dmat.testing.verdict.finding import Example, LawBroken
+from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
 from .zoo.fused_mutants import FUSED_MUTANTS, over
 from .zoo.fused_sound import by_windows, chunkwise, widen
@@ -180,3 +182,17 @@ def test_a_message_has_units_and_the_formula() -> None:
     assert [line.split()[0] for line in lines] == ["units", "torch", "gates"]
     assert "in the last place of float32" in lines[0]
     assert "torch's formula is 0" in lines[0]
+
+
+def test_values_about_zero_are_not_those_of_another_head() -> None:
+    """A head of values about 0 has those of any head whose exact values are about 0, too."""
+    exact = np.array([[[0.5, -0.9], [6e-9, 7e-9]]])
+    computed = np.array([[[1e-8, -6e-8], [6e-9, 7e-9]]])
+    for values, told in ((computed, False), (computed + np.array([[[3.0, 4.0], [3.0, 4.0]]]), True)):
+        shift = values - computed
+        truth = exact + shift * np.array([[[0.0], [1.0]]])
+        wrong = np.abs(values - truth) > 1e-4
+        evidence = Evidence(values, truth, np.full(exact.shape, 1e-4), wrong, np.ones_like(wrong))
+        finding = Finding("dl", (0, 0, 1), "", "", 1.0, 1e-4, evidence=evidence, what="value")
+        lines = list(value_hints([Example({}, finding)]))
+        assert any("another head" in line for line in lines) == told

@@ -27,6 +27,7 @@ from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.processes import end_with_parent
 
 CALL, RESULT = "call.pickle", "result.pickle"
+SLOW = "torch.fx.experimental.symbolic_shapes"  # torch.autograd.grad imports it when it is first called
 FORKS = hasattr(os, "fork") and sys.platform.startswith("linux")
 
 
@@ -123,6 +124,7 @@ def _fork_for_each(module: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    importlib.import_module(SLOW)
     with suppress(Exception):  # the script will say what is wrong with it
         importlib.import_module(module)
     for line in sys.stdin:
