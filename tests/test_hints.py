@@ -104,6 +104,7 @@ SENTENCES = {
     "log_forgotten": "the result is that of sigmoid(f) for log sigmoid(f): the log is left out.",
     "log_gate_clamped": "the result is that of max(l, -20) for l: a clamp.",
     "fused_delta_dv_doubled": "every wrong entry is the exact value times 2.",
+    "fused_softmax_dk": "every wrong entry is the exact value times 1 / scale = 2: the scale, once too often",
     "two_tiles_only": "likely place: the carry into the third chunk of 16, and later ones.",
     "fused_carry_forgotten": "likely place: the carry into the third chunk of 4, and later ones.",
     "fused_chunks_of_64": "it is within what error_scope=64 or a wider one allows:",

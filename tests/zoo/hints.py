@@ -1,8 +1,7 @@
 """Count the hints on every mutant: right, absent, wrong. `python -m tests.zoo.hints [MUTANT ...]`
 
-A label says the kind of a mutant's fault, and the words of the sentences that are true of it. A sentence of
-any other kind is wrong. A contract that is suggested must also be found by the search for a wider contract,
-which tries all laws: the fields that it gives up must be among those of the suggestion.
+A label says which kinds of sentences are true of a mutant, by its fault. Any other sentence is wrong.
+"contract" stands where a wider or another contract admits the mutant, as far as the laws that the hint tries.
 """
 
 from __future__ import annotations
@@ -140,6 +139,8 @@ LABELS = {
     "fused_softmax_own_gate": "window",
     "fused_undeclared_truncation": "contract",
     "fused_softmax_rescaling": "chunk",
+    "fused_softmax_dk": "factor",
+    "fused_softmax_narrow_lse": "contract",
     "fused_mean_of_the_sequence": "future",
     "fused_anchored_on_whole_head": "future",
     "fused_anchored_on_all_heads": "head",

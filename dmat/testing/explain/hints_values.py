@@ -110,7 +110,7 @@ def _transposed(finding: Finding, evidence: Evidence) -> tuple[Array, Mask] | No
 
 def _of_factors(scales: Sequence[tuple[str, float]]) -> Iterator[tuple[str, Predict]]:
     named = [(f"times {name} = {x:.4g}: the scale, once too often or left out", x) for name, x in scales]
-    for words, factor in (*((words, x) for x, words in FACTORS.items()), *named):
+    for words, factor in (*named, *((words, x) for x, words in FACTORS.items())):
         if factor != 1.0:
             yield f"every wrong entry is the exact value {words}.", _times(factor)
 
