@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dmat.testing import fused
-from dmat.testing.explain.hints_fused import explanation
-from dmat.testing.explain.message import longer
+from dmat.testing.explain import tries
+from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.registry import law_named
@@ -134,13 +134,16 @@ def told(implementation: Implementation, law: str = "values") -> str:
         Example(case, found.failure.broken.finding),
         longer(entry, subject, case, lambda case: nullcontext()),
     ]
-    return "\n".join(explanation(subject, [look for look in looks if look is not None]))
+    known = [look for look in looks if look is not None]
+    return "\n".join(
+        what_is_tried(entry, subject, known, found.failure.known[1:], lambda case: nullcontext())
+    )
 
 
 QUICK = settings(max_examples=50, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
 HINTS: list[tuple[Callable[..., Any], dict[str, Any], str, str]] = [
-    (chunks, {}, "values", "it is within what error_scope="),  # 4 suffices for a case of two times
-    (prefixes, {"error_scope": 16}, "values", "it is within what error_scope="),
+    (chunks, {}, "values", "it is within what error_scope=16 or a wider one allows:"),
+    (prefixes, {"error_scope": 16}, "values", 'it is within what error_scope="prefix" allows:'),
     (
         scaled,
         {"K": 4, "error_scope": 16},
@@ -168,9 +171,13 @@ def test_a_misunderstanding_is_named(
 ) -> None:
     """Where another contract accounts for all entries of the case, short and long, the message names it."""
     monkeypatch.setattr(shrink, "MOST_SECONDS", float("inf"))  # a busy machine finds the same
-    assert hint in told(of(kernel, **stated), law)
+    monkeypatch.setattr(tries, "MOST_SECONDS", float("inf"))
+    lines = told(of(kernel, **stated), law)
+    assert hint in lines
+    assert "tried: under it the law holds on" in lines
 
 
 def test_a_bug_is_no_misunderstanding() -> None:
     """What no other contract accounts for is not excused."""
-    assert told(of(one_early)) == ""
+    assert "allows" not in told(of(one_early))
+    assert "is that meant" not in told(of(one_early))

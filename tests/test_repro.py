@@ -23,11 +23,15 @@ from dmat.testing.explain.repro.literals import memory_of, written
 from dmat.testing.explain.repro.recorder import ScriptRecorder
 from dmat.testing.kernel import runtime
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
 from dmat.testing.kernel.recording import Recorder
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
+from dmat.testing.processes import apart
 from dmat.testing.registry import law_named
+from dmat.testing.run.session import Session, explained_and_kept
+from dmat.testing.verdict.finding import Failure, LawBroken
 
 from .zoo.mutants import MUTANTS, Mutant
 from .zoo.trial import first_rejection, subjects
@@ -68,10 +72,10 @@ def imported(script: Path) -> set[str]:
 def test_wrong_after_other_calls_only(name: str) -> None:
     """A kernel that is right in a new process is shown with a call on other gates before."""
     told = (*found(ON_CPU[name]), f"tests.zoo.named:{name}", ROOT)
-    made, runs = repro.confirmed(*told, repro.script(*told))
-    assert made
-    assert runs
-    assert repro.exit_code(made, "dmat:dtilde") == 0
+    made = repro.confirmed(*told, repro.script(*told))
+    assert made.repro
+    assert made.remark == repro.EARLIER
+    assert repro.exit_code(made.repro, "dmat:dtilde") == 0
 
 
 KERNEL = """\
@@ -117,6 +121,56 @@ def swapped_heads(i, f):  # (B, S, NH)
 def right_heads(i, f):
     return right(*(x.transpose(1, 2).unsqueeze(-1) for x in (i, f)))
 """
+FORGETFUL = """\
+{KERNEL}
+
+_SEEN, _CALLS = {{}}, []
+
+
+def cached(i, f):
+    return _SEEN.setdefault((i.shape, i.dtype), right(i, f).detach()).clone()
+
+
+def wrong_from_the_200th(i, f):
+    _CALLS.append(1)
+    return right(i, f) * (2 if len(_CALLS) >= 200 else 1)
+"""
+
+
+def kept_by_a_worker(folder: str, name: str, send: Any) -> tuple[str, str]:
+    """Call the kernel 200 times, find a failure and keep it; return the message and the folder."""
+    target = f"{folder}/kernel.py:{name}"
+    subject, law = DtildeSubject(load(target), "float32"), law_named("values")
+    case: Case = {"gates": Gates("float32", (1, 1, 1), Constant(1.0))}
+    for _ in range(200):
+        subject.answer(case, Gates("float32", (1, 1, 1)))
+    with pytest.raises(LawBroken) as broken:
+        law.check(subject, **case)
+    failure = Failure(case, broken.value)
+    told, home = explained_and_kept(law, subject, failure, Session(folder=Path(folder, "kept")))
+    return str(told), str(home)
+
+
+@pytest.mark.parametrize(
+    ("name", "remark"),
+    [("cached", "EARLIER"), pytest.param("wrong_from_the_200th", "UNCONFIRMED", marks=pytest.mark.night)],
+)
+def test_no_script_calls_the_accused_kernel_fixed(name: str, remark: str, tmp_path: Path) -> None:
+    """A kernel with memory: its script exits 1 in every new process, or the folder says why it has none.
+
+    As in `dmat check`, a daemon keeps the failure: it may start no process of multiprocessing.
+    """
+    (tmp_path / "kernel.py").write_text(FORGETFUL.format(KERNEL=KERNEL))
+    told, home = apart(kept_by_a_worker, str(tmp_path), name, heard=lambda message: None)
+    said = getattr(repro, remark)
+    assert said in told
+    assert said in Path(home, "report.md").read_text()
+    script = Path(home, "repro.py")
+    assert script.exists() == (name == "cached")
+    if script.exists():
+        assert [subprocess.run([sys.executable, script], check=False).returncode for _ in range(2)] == [1, 1]
+
+
 GATES = Gates("float32", (1, 2, 3), Ramp(0.1, 0.1, 1.0), Ramp(-1.0, 0.3, 0.5), "strided", "offset")
 
 

@@ -56,6 +56,24 @@ Interpreted = Annotated[
 ]
 
 
+class Tried(Struct, forbid_unknown_fields=True):
+    """The inputs tried: lengths S, heads (B, NH), sizes K and V, kinds of q, k, v, and layouts by input."""
+
+    lengths: set[int] = set()
+    heads: set[tuple[int, int]] = set()
+    K: set[int] = set()
+    V: set[int] = set()
+    products: set[str] = set()
+    layouts: dict[str, set[str]] = {}
+
+    def add(self, other: Tried) -> None:
+        """Add what another one has."""
+        for name in ("lengths", "heads", "K", "V", "products"):
+            getattr(self, name).update(getattr(other, name))
+        for name, layouts in other.layouts.items():
+            self.layouts.setdefault(name, set()).update(layouts)
+
+
 class LawRecord(Struct, forbid_unknown_fields=True):
     """What became of one law for one implementation, dtype and device."""
 
@@ -102,12 +120,14 @@ class Record(LawRecord, tag="record", tag_field="line"):
 
     refused: number of examples that the implementation refused with an error that its contract allows.
     drawn: number of different gate sequences by regime and class of lengths: keys "REGIME, LENGTHS".
-    part: "all", "ladder" or "search". traceback: the error that the law itself raised, else "".
+    part: "all", "ladder" or "search". tried: the inputs of these examples. traceback: the error that the law
+    itself raised, else "".
     """
 
     refused: int = 0
     drawn: dict[str, int] = {}
     part: str = "all"
+    tried: Tried = msgspec.field(default_factory=Tried)
     traceback: str = ""
 
     def count(self, shape: tuple[int, ...], kinds: list[str]) -> None:
@@ -120,7 +140,7 @@ class Record(LawRecord, tag="record", tag_field="line"):
 
 def text_of(document: Any, indent: int | None = None) -> str:
     """Return structs as JSON. Unpaired surrogates in strings are escaped; msgspec's encoder would raise."""
-    return json.dumps(msgspec.to_builtins(document), indent=indent)
+    return json.dumps(msgspec.to_builtins(document, order="deterministic"), indent=indent)
 
 
 def stated(contract: dict[str, object]) -> dict[str, Any]:
@@ -236,12 +256,23 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = {}
     seed: Annotated[int | None, Meta(description="of the random cases; --seed repeats them")] = None
     interpreter: Interpreted = None
+    tried: Annotated[Tried | None, Meta(description="the inputs of all examples together")] = None
 
     @classmethod
-    def of(cls, implementation: str, contract: dict[str, object], laws: list[LawRecord]) -> Report:
+    def of(
+        cls,
+        implementation: str,
+        contract: dict[str, object],
+        laws: list[LawRecord],
+        tried: Tried | None = None,
+    ) -> Report:
         """Make the report of an implementation. The verdict follows from the records."""
         return cls(
-            implementation=implementation, verdict=_verdict(laws), contract=stated(contract), laws=laws
+            implementation=implementation,
+            verdict=_verdict(laws),
+            contract=stated(contract),
+            laws=laws,
+            tried=tried,
         )
 
     def broken(self) -> list[LawRecord]:

@@ -53,14 +53,13 @@ def _at_home(record: LawRecord, homes: Mapping[Key, str]) -> LawRecord:
 
 
 def _keep_here(report: Report, cause: CauseEntry, send: Send) -> None:
-    """Write the folder of a cause, unless it is there, and move the cases of its other laws into it."""
+    """Write the folder of a cause, and move the cases of its other laws into it."""
     import torch
 
     torch.set_num_threads(1)
     assert cause.folder is not None
     home = Path(cause.folder)
-    if not home.is_dir():
-        _write(report.implementation, cause, home)
+    _write(report.implementation, cause, home)
     by_key = {(r.law, r.dtype, r.device): r for r in report.broken()}
     several = len({one.device for one in cause.breaks}) > 1
     for one in cause.breaks:

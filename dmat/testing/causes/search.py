@@ -24,7 +24,6 @@ from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import implementation_named
 from dmat.testing.processes import Send, apart
 from dmat.testing.record import AtLength, CauseEntry, LawRecord, Refuting, Report
-from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, LawBroken
 from dmat.testing.verdict.finding import Failure as Found
 
@@ -181,7 +180,7 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
 
 
 def _shown(failure: Failure, folder: Path | None) -> LawRecord:
-    """Return the record of the case to show: its own, or one with the message of a milder case."""
+    """Return the record of the case to show: its own, or one with a milder case. Its message is brief."""
     record = failure.record
     told = failure.number >= 0 and encoded(failure.case) == record.recipe
     if failure.deadly or failure.finding is None or told:
@@ -189,8 +188,6 @@ def _shown(failure: Failure, folder: Path | None) -> LawRecord:
     law, subject = failure.law, failure.subject
     found = Found(failure.case, LawBroken(failure.finding))
     examples = [Example(failure.case, failure.finding)]
-    further = explain.longer(law, subject, failure.case, Session().trying)
-    examples += [further] if further is not None else []
     file = case_file(law, subject, found)
     home = None if folder is None else folder / folder_name(file)
     after = [] if home is None else next_steps(home, file)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.console import Console
 
 from dmat.testing.causes.known import unsorted, words_of
+from dmat.testing.check.coverage import covered, untried
 from dmat.testing.check.matrix import matrix
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, plain
@@ -34,7 +35,8 @@ def show(
     if uncallable and not callable_.laws:
         lines: Iterable[str] = ()
     else:
-        lines = (*_causes(report, verbose), *_held(callable_, families or {}), *_not_run(callable_, verbose))
+        held, left = _held(callable_, families or {}), _not_run(callable_, verbose)
+        lines = (*_causes(report, verbose), *held, *_coverage(report), *left)
     for line in lines:
         plain(console, line)
     if uncallable and callable_.laws:
@@ -157,6 +159,13 @@ def _held(report: Report, families: Mapping[str, str]) -> Iterator[str]:
     if report.verdict == "sound" and report.regimes:
         tried = ", ".join(f"{name} {count}" for name, count in report.regimes.items())
         yield f"gate sequences by regime: {tried}"
+
+
+def _coverage(report: Report) -> list[str]:
+    """Return what was tried of a sound kernel; of any other that was tried to the end, what was not."""
+    if report.verdict == "sound":
+        return covered(report)
+    return [] if any(isinstance(r, Unreached) for r in report.laws) else untried(report)
 
 
 def _worst(laws: Mapping[str, Sequence[LawRecord]], held: Sequence[str]) -> str:

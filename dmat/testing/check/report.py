@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from dmat.testing.check.plan import Plan
 from dmat.testing.output import written
-from dmat.testing.record import LawRecord, Record, Report, Unreached, text_of
+from dmat.testing.record import LawRecord, Record, Report, Tried, Unreached, text_of
 
 OF_A_PART = ("status", "reason", "promised", "uncallable", "case", "recipe", "folder", "ended", "gates")
 
@@ -45,7 +45,10 @@ def gather(records: Iterable[Record], plan: Plan, *, first: bool = False) -> lis
         if first and any(r.status == "failed" for r in judged):
             judged = [replace(r, promised=False) if isinstance(r, Unreached) else r for r in judged]
         drawn = [record for key in keys for record in came.get(key, {}).values()]
-        reports.append(replace(Report.of(name, contract, judged), regimes=_regimes(drawn)))
+        tried = Tried()
+        for record in drawn:
+            tried.add(record.tried)
+        reports.append(replace(Report.of(name, contract, judged, tried), regimes=_regimes(drawn)))
     return reports
 
 

@@ -45,6 +45,7 @@ def work(request: Request, name: str, send: Send) -> None:
         corpus,
         request.counterexamples,
         name=name,
+        brief=not request.first,
         replaceable=True,
         seed=request.seed,
         shapes=request.shapes,

@@ -39,7 +39,7 @@ from dmat.testing.case_file import (
     with_stored_randoms,
 )
 from dmat.testing.errors import DidNotEnd
-from dmat.testing.explain.repro.script import best_script, deadly_script
+from dmat.testing.explain.repro.script import REPRO, Made, best_script, deadly_script, runs_red
 from dmat.testing.interpret.choice import TRITON, config_index
 from dmat.testing.law.subject import Subject
 from dmat.testing.output import output_path
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from dmat.testing.law.law import Law
 
 ALSO = "also"  # the folder of other laws of the same cause
-PICTURE, REPRO, REPORT = "picture.png", "repro.py", "report.md"
+PICTURE, REPORT = "picture.png", "report.md"
+ALIVE = "there is no repro.py: in a new process the call did not end it. The replay is needed."
 PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
 
@@ -155,19 +156,32 @@ def write(
     examples: Sequence[Example],
     message: str,
     watch: Watch,
-) -> None:
-    """Write a whole folder, then move it to `home`. It replaces a folder of the same name."""
+) -> list[str]:
+    """Write a whole folder, then move it to `home`. It replaces a folder of the same name.
+
+    Return what is to be said of repro.py: that it makes earlier calls, or why there is none.
+    """
     home.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
     try:
         write_case(beside, file, failure.case)
-        extras = [
-            _or_why_not(lambda: _write_repro(beside, law, subject, failure, watch), REPRO),
-            _or_why_not(lambda: _draw(examples, beside / PICTURE, watch), PICTURE),
-        ]
-        (beside / REPORT).write_text(
-            report(file, message, replay_command(home, file), [text for text in extras if text])
-        )
+        remarks = _remarks(REPRO, lambda: _write_repro(beside, law, subject, failure, watch))
+        others = _remarks(PICTURE, lambda: _draw(examples, beside / PICTURE, watch))
+        kept = (beside / REPRO).exists()
+        text = report(file, message, replay_command(home, file), [*remarks, *others], repro=kept)
+        (beside / REPORT).write_text(text)
+        put(beside, home)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return remarks
+
+
+def write_alone(home: Path, file: CaseFile, case: Any) -> None:
+    """Write a folder with case.json alone, then move it to `home`. It replaces a folder of the same name."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
+    try:
+        write_case(beside, file, case)
         put(beside, home)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -194,28 +208,29 @@ def put(beside: Path, home: Path) -> None:
             raise
 
 
-def _or_why_not(make: Callable[[], object], name: str) -> str:
-    """Make a file. Return "", or why it failed: a finding is reported even without its picture."""
+def _remarks(name: str, make: Callable[[], str]) -> list[str]:
+    """Make a file. Return the remark on it, or why it failed: a finding is reported without it, too."""
     try:
-        make()
+        remark = make()
     except Exception as error:
-        return f"{name} could not be made: {type(error).__name__}: {error}"
-    return ""
+        remark = f"{name} could not be made: {type(error).__name__}: {error}"
+    return [remark] if remark else []
 
 
 def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _draw(examples: Sequence[Example], file: Path, watch: Watch) -> None:
+def _draw(examples: Sequence[Example], file: Path, watch: Watch) -> str:
     watch.pause_watchdog()
     from dmat.testing.explain.picture.figure import draw
 
     draw(examples, file)
+    return ""
 
 
-def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, watch: Watch) -> None:
-
+def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, watch: Watch) -> str:
+    """Write repro.py, unless it finds the kernel right in a fresh process. Return the remark on it, or ""."""
     where = subject.implementation.name, Path.cwd()
     if failure.ended == "broken":
         try:
@@ -224,15 +239,22 @@ def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, wat
         except DidNotEnd:
             raise TimeoutError("tried again, the case did not end") from None
     else:
-        became = failure.broken.finding.computed
-        made = deadly_script(law, subject, failure.case, *where, became)
-    if made is None:
+        deadly = deadly_script(law, subject, failure.case, *where, failure.broken.finding.computed)
+        dies = deadly is None or failure.ended != "died" or runs_red(deadly, subject, where[0])
+        made = Made(deadly) if dies else Made(None, ALIVE)
+    if made.repro is not None:
+        made.repro.write(folder / REPRO)
+    elif not made.remark:
         raise ValueError("tried again, the case held")
-    made.write(folder / REPRO)
+    return made.remark
 
 
-def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) -> str:
-    """Return report.md: the message, the picture, the next steps, the machine and the versions."""
+def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str], *, repro: bool) -> str:
+    """Return report.md: the message, the picture, the next steps, the machine and the versions.
+
+    repro: whether there is a repro.py.
+    """
+    alone = "needs torch and the kernel alone; it exits 1 while the kernel is wrong here."
     lines = [
         f"# {file.law} does not hold for {file.implementation}",
         "",
@@ -242,7 +264,7 @@ def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str]) ->
         "",
         f"![exact, computed, error over allowed]({PICTURE})",
         "",
-        f"- `python {REPRO}` needs torch and the kernel alone; it exits 1 while the kernel is wrong here.",
+        *([f"- `python {REPRO}` {alone}"] if repro else []),
         f"- `{replay}` tries it again; with `--keep` it joins `corpus/`, which later runs try first.",
         "",
         f"{file.dtype} on {file.device} ({file.machine}); {_listed(file.versions)}",

@@ -1,12 +1,14 @@
 """Explain errors of D~ kernels that authors often dispute: docs/spec.md section 7.
 
 Each explanation is a hypothesis on how the kernel computes. It is given only if it accounts for every wrong
-entry: there, the predicted and the computed value differ by no more than the bound.
+entry of every example: there, the predicted and the computed value differ by no more than the bound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,16 +17,21 @@ from dmat.strategies import Gates
 from dmat.strategies.recipes.backgrounds import rounded
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.dtilde import fgate_gradient_bound, forward_bound
+from dmat.testing.contract import DTILDE
+from dmat.testing.explain.hints_contract import admitted
+from dmat.testing.explain.tries import Tries
 from dmat.testing.law.dtilde import DtildeSubject
-from dmat.testing.oracle.arithmetic import Array, Pair
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.arithmetic import FINITE, Array, Pair
 from dmat.testing.oracle.dtilde import Forward
 from dmat.testing.oracle.gates import GateTerms, window_sums
-from dmat.testing.verdict.finding import Evidence, Finding, as_array
+from dmat.testing.verdict.finding import Evidence, Example, Finding, as_array
 
 ABSOLUTE = (
     "1 - sigmoid(f) and log(1 + exp(-f)) keep an error relative to 1 and lose what is small beside it:",
-    'logsigmoid(f) and sigmoid(-f) keep it. If that loss is meant, declare gates="absolute".',
+    "logsigmoid(f) and sigmoid(-f) keep it.",
 )
+DECLARE = 'if that loss is meant, declare gates="absolute".'
 THRESHOLD = (
     "it computes as softplus does in float64 beyond its threshold of 20: log sigmoid(f) = f for f < -20,",
     "which drops up to 2e-9, ten million times float64's rounding; logsigmoid(f) does not.",
@@ -38,9 +45,33 @@ TRUNCATED = (
     "as it was stored. The bound allows for rounding to the nearest, which is half of that.",
 )
 
+HALVES = ("bfloat16", "float16")
 
-def explanation(subject: DtildeSubject, case: Case, finding: Finding) -> list[str]:
-    """Return two lines on why this is an error, if it is of an often disputed kind; else no line."""
+
+def explanation(tries: Tries, examples: Sequence[Example], found: Sequence[Example] = ()) -> Iterator[str]:
+    """Yield two lines on why this is an error, if it is of an often disputed kind; else no line.
+
+    A disputed kind must account for every example. The contract that allows it is named if it held when
+    tried. found: further failing cases, to try the contract on.
+    """
+    if tries.subject.kind != DTILDE:
+        return
+    subject = cast(DtildeSubject, tries.subject)
+    lines = [_of_example(subject, example.case, example.finding) for example in examples]
+    if any(one != lines[0] for one in lines):
+        return
+    if lines[0] != list(ABSOLUTE):
+        halves = [half for half in HALVES if lines[0] == [line.format(half=half) for line in HALF_LOGS]]
+        if not any(all(_sums_are_rounded(example, half) for example in examples) for half in halves):
+            yield from lines[0]
+        return
+    yield from ABSOLUTE
+    tried = admitted(tries, [example.case for example in (*examples, *found)], {"gates": "absolute"})
+    yield from (DECLARE, tried) if tried else ()
+
+
+def _of_example(subject: DtildeSubject, case: Case, finding: Finding) -> list[str]:
+    """Return the lines on a disputed error that account for every wrong entry of one example."""
     evidence, gates = finding.evidence, case.get("gates")
     if evidence is None or gates is None or not np.isfinite(evidence.allowed[evidence.wrong]).all():
         return []
@@ -67,11 +98,20 @@ def _of_dtilde(subject: DtildeSubject, gates: Gates, evidence: Evidence) -> list
     log = GateTerms.of(fgate, wide=False).log.hi
     if subject.dtype == "float64" and _explained(evidence, _sums(igate, np.where(fgate < -20, fgate, log))):
         return list(THRESHOLD)
-    for half in ("bfloat16", "float16"):
+    for half in HALVES:
         logs = as_array(rounded(log, getattr(torch, half)))
         if _explained(evidence, _sums(igate, logs)):
             return [line.format(half=half) for line in HALF_LOGS]
     return []
+
+
+def _sums_are_rounded(example: Example, half: str) -> bool:
+    """Return whether sums rounded to a half type account for the error too: it may be either."""
+    evidence = cast(Evidence, example.finding.evidence)
+    igate, fgate = example.case["gates"].values()
+    sums = window_sums(GateTerms.of(fgate, wide=False).log, wide=False).hi
+    narrow = as_array(rounded(sums, getattr(torch, half)))
+    return _explained(evidence, np.asarray(narrow + np.where(np.isfinite(igate), igate, 0.0)[..., None, :]))
 
 
 def _of_df(subject: DtildeSubject, case: Case, evidence: Evidence) -> list[str]:
@@ -104,3 +144,23 @@ def _truncated(evidence: Evidence, subject: DtildeSubject) -> bool:
     computed, exact = (np.abs(x[evidence.wrong]) for x in (evidence.computed, evidence.exact))
     unit = np.spacing(computed) * 2.0**52 * 2 * subject.rounding.u  # the stored value's ulp in dtype
     return bool(((computed <= exact) & (exact - computed < unit)).all())
+
+
+def transposed(subject: Subject, examples: Sequence[Example]) -> Iterator[str]:
+    """Say that each wrong entry [t, s] has the exact value of [s, t], if at least two different values do."""
+    values: set[float] = set()
+    for example in examples:
+        evidence, gates = example.finding.evidence, example.case.get("gates")
+        if evidence is None or gates is None or not isinstance(subject, DtildeSubject):
+            return
+        truth = Forward.of(*gates.values(), wide=subject.wide)
+        wrong = evidence.wrong
+        if truth.value.hi.shape != evidence.computed.shape or (wrong & ~np.isfinite(evidence.computed)).any():
+            return
+        allowed = forward_bound(truth, subject.rounding).bound
+        value, bound, kind = (x.swapaxes(-1, -2)[wrong] for x in (truth.value.hi, allowed, truth.kind))
+        if (kind != FINITE).any() or not (np.abs(evidence.computed[wrong] - value) <= bound).all():
+            return
+        values |= set(value.tolist())
+    if len(values) >= 2:
+        yield "it is the entry of the transposed place: [s, t] for [t, s]."

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 
-from dmat.reference import masked_cumulative_sum
-from dmat.strategies import Cotangent, Gates
+from dmat.strategies import Gates
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.shrinking.steps import shaped
-from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.contract import DTILDE
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.explain.decays import read_out
-from dmat.testing.explain.hints_dtilde import explanation
-from dmat.testing.explain.hints_fused import explanation as of_fused
+from dmat.testing.explain.hints import hints
 from dmat.testing.explain.pattern import failing_entries
+from dmat.testing.explain.place import likely_place
+from dmat.testing.explain.plain import plain_torch
+from dmat.testing.explain.tries import Tries, Trying
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.verdict.finding import Example, Finding, LawBroken, as_array
+from dmat.testing.verdict.finding import Example, Finding, LawBroken
 
 if TYPE_CHECKING:
     from dmat.testing.law.law import Law
 
 INCONSTANT = "Tried again, this case held: the implementation does not answer the same call alike."
-Trying = Callable[[Case], AbstractContextManager[None]]
-
-DISPUTES: Mapping[str, Callable[[Any, Sequence[Example]], list[str]]] = {
-    DTILDE: lambda subject, examples: explanation(subject, examples[0].case, examples[0].finding),
-    FUSED: of_fused,
-}  # explanations of often disputed errors, by kind of kernel
 LONGER = (64, 40, 24)  # lengths S at which the same gates are tried again
 MOST_GATES = 8  # gates of a window that are listed
 
@@ -65,10 +60,27 @@ def longer(law: Law, subject: Subject, case: Case, trying: Trying) -> Example | 
     return None
 
 
+def what_is_tried(
+    law: Law, subject: Subject, examples: Sequence[Example], found: Sequence[Example], trying: Trying
+) -> list[str]:
+    """Return the sentences of hints.py on a failure. trying: the guard of every try."""
+    return _whatever_it_says(lambda: hints(Tries(law, subject, trying), examples, found))
+
+
 def message(
-    law: Law, subject: Subject, examples: Sequence[Example], *, reproducible: bool, after: Sequence[str]
+    law: Law,
+    subject: Subject,
+    examples: Sequence[Example],
+    *,
+    reproducible: bool,
+    tried: Sequence[str] = (),
+    after: Sequence[str],
 ) -> str:
-    """Return the message. examples: the smallest case, then perhaps a longer one. after: the last lines."""
+    """Return the message.
+
+    examples: the smallest case, then perhaps a longer one. tried: the lines of `what_is_tried`. after: the
+    last lines.
+    """
     case, finding = examples[0].case, examples[0].finding
     where = f"{subject.implementation.name}, {subject.dtype} on {subject.device}"
     lines = [
@@ -77,7 +89,8 @@ def message(
         *(f"  {line}" for line in finding.lines()),
         *(f"    {line}" for line in _whatever_it_says(lambda: beside(subject, case, finding))),
         *(f"  {line}" for line in _whatever_it_says(lambda: wrong_entries(examples))),
-        *(f"  {line}" for line in _whatever_it_says(lambda: _disputed(subject, examples))),
+        *(f"  {line}" for line in tried),
+        *(f"  {line}" for line in _whatever_it_says(lambda: likely_place(examples))),
         "on the case",
         "  from dmat.strategies import *",
         *(f"  {line}" for line in shown(case).splitlines()),
@@ -86,11 +99,6 @@ def message(
     if not reproducible:
         lines.append(INCONSTANT)
     return "\n".join([*lines, *after])
-
-
-def _disputed(subject: Subject, examples: Sequence[Example]) -> list[str]:
-    """Return the explanation of an often disputed error, or no line."""
-    return DISPUTES[subject.kind](subject, examples)
 
 
 def building(case: Case, device: str) -> list[str]:
@@ -120,58 +128,91 @@ def wrong_entries(examples: Sequence[Example]) -> Iterator[str]:
             yield f"wrong{length}: {fitted}"
 
 
-# The gates of the window, and the result of plain torch
+# Units in the last place, the result of plain torch, and the gates of the window
 
 
 def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
-    """Yield plain torch's result for the entry, in the same dtype, and the gates that the entry reads."""
+    """Yield the error in units in the last place, plain torch's result, and the gates that are read."""
     gates, evidence = case.get("gates"), finding.evidence
     if gates is None or evidence is None:
         return
-    B, NH, S = gates.shape
-    vector, matrix = (B, NH, S), (B, NH, S, S)
-    if finding.quantity == "D~" and evidence.computed.shape == matrix:
-        yield from _plain_torch(subject, case, finding)
+    plain = plain_torch(subject, case, finding.quantity)
+    plain = plain if plain is not None and _same_call(plain, finding) else None
+    yield from _units(subject, finding, plain)
+    if plain is not None:
+        yield from _plain_torch(subject, finding, float(plain[finding.index]))
+        yield from _gates_of(subject, gates, read_out(finding))
+
+
+def _same_call(plain: Array, finding: Finding) -> bool:
+    """Return whether the law judged this plain call: its exact value is about that of the formula."""
+    evidence = finding.evidence
+    if evidence is None or plain.shape != evidence.exact.shape or len(finding.index) != plain.ndim:
+        return False
+    here, exact = plain[finding.index], evidence.exact[finding.index]
+    alike = np.isclose(here, exact, rtol=0.1, atol=0.0) or not np.isfinite(exact) or not np.isfinite(here)
+    return bool(alike or finding.quantity in ("D~", "di", "df"))
+
+
+def _units(subject: Subject, finding: Finding, plain: Array | None) -> Iterator[str]:
+    """Yield the error and the allowed error in units in the last place of the exact value."""
+    form = cast(DtildeSubject | FusedSubject, subject).rounding.output
+    if finding.error is None or not finding.allowed or finding.evidence is None:
+        return
+    exact = float(finding.evidence.exact[finding.index])
+    if not np.isfinite(exact) or abs(exact) < form.smallest_normal:
+        return
+    unit = 2 * form.u * 2.0 ** np.floor(np.log2(abs(exact)))
+    error, allowed = (_counted(x / unit) for x in (finding.error, finding.allowed))
+    torchs = ""
+    if plain is not None and np.isfinite(plain[finding.index]):
+        torchs = f"; torch's formula is {_counted(abs(float(plain[finding.index]) - exact) / unit)} off"
+    yield f"units     {error} in the last place of {form.name}, {allowed} allowed{torchs}"
+
+
+def _counted(units: float) -> str:
+    return f"{units:.2g}" if units < 100 or units >= 1e6 else f"{units:.0f}"
+
+
+def _gates_of(subject: Subject, gates: Gates, finding: Finding) -> Iterator[str]:
+    """Yield the gates that an entry of D~ or exp(D~), or of a gate's gradient, reads."""
+    forget = "f" if subject.kind == DTILDE else subject.name_of("g")
+    igate = subject.kind == DTILDE or getattr(subject.contract, "igate", False)
+    if finding.quantity in ("D~", "exp(D~)") and len(finding.index) == 4:
         b, h, t, s = finding.index
-        yield f"gates     {_gates(gates, (b, h), t, s)}"
-    if finding.quantity in ("di", "df") and evidence.computed.shape == vector and "cotangent" in case:
-        yield from _plain_torch(subject, case, finding)
+        yield f"gates     {_gates(gates, (b, h), t, s, forget, igate=igate)}"
+    elif finding.quantity in ("di", "df", "dl"):
         b, h, k = finding.index
-        gate = gates.values()[finding.quantity == "df"][b, h, k].item()
-        name = "f[k]" if finding.quantity == "df" else "i[s]"
-        yield f"gates     {name} = {gate!r}"
+        gate = gates.values()[finding.quantity != "di"][b, h, k].item()
+        yield f"gates     {'i[s]' if finding.quantity == 'di' else f'{forget}[k]'} = {gate!r}"
 
 
-def _gates(gates: Gates, head: tuple[int, int], t: int, s: int) -> str:
-    """Return i[s] and f over the window s+1 .. t, at most MOST_GATES different ones."""
-    igate, fgate = gates.values()
+def _gates(gates: Gates, head: tuple[int, int], t: int, s: int, forget: str, *, igate: bool) -> str:
+    """Return i[s], if the kernel takes it, and f over the window s+1 .. t, at most MOST_GATES of them."""
+    inputs, fgate = gates.values()
     window = fgate[(*head, slice(s + 1, t + 1))].tolist()
-    words = f"i[{s}] = {igate[(*head, s)].item()!r}"
+    words = f"i[{s}] = {inputs[(*head, s)].item()!r}, " if igate else ""
     if not window:
-        return f"{words}, no forget gate"
+        return f"{words}no forget gate"
     if len(set(map(repr, window))) == 1 and len(window) > 1:
-        return f"{words}, f[{s + 1}..{t}] = {window[0]!r}"
+        return f"{words}{forget}[{s + 1}..{t}] = {window[0]!r}"
     many = ", ..." if len(window) > MOST_GATES else ""
     some = ", ".join(map(repr, window[:MOST_GATES]))
-    return f"{words}, f[{s + 1}..{t}] = {some}{many}" if len(window) > 1 else f"{words}, f[{t}] = {some}"
+    return (
+        f"{words}{forget}[{s + 1}..{t}] = {some}{many}"
+        if len(window) > 1
+        else f"{words}{forget}[{t}] = {some}"
+    )
 
 
-def _plain_torch(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
-    """Yield the value that a masked cumulative sum in plain torch gives for this entry, and its error."""
-    value = float(_computed_by_plain_torch(case, finding.quantity)[finding.index])
+def _plain_torch(subject: Subject, finding: Finding, value: float) -> Iterator[str]:
+    """Yield the value that the formula in plain torch gives for this entry, and its error."""
     exact = finding.evidence.exact[finding.index] if finding.evidence else np.nan
     if finding.allowed and np.isfinite(value) and np.isfinite(exact):
         times = f" (error {abs(value - exact) / finding.allowed:.2g} x the allowed)"
     else:
         times = ""
-    yield f"torch     {value!r}{times} by a masked cumulative sum in {subject.dtype}"
-
-
-def _computed_by_plain_torch(case: Case, quantity: str) -> Array:
-    igate, fgate = (gate.requires_grad_() for gate in case["gates"].dense())
-    output = masked_cumulative_sum(igate, fgate)
-    if quantity == "D~":
-        return as_array(output)
-    cotangent: Cotangent = case["cotangent"]
-    found = torch.autograd.grad(output, (igate, fgate), cotangent.build(case["gates"]).contiguous())
-    return as_array(found[quantity == "df"])[..., 0]
+    by = f"a masked cumulative sum in {subject.dtype}" if subject.kind == DTILDE else "the formula in float32"
+    if subject.kind != DTILDE and subject.dtype == "float64":
+        by = "the formula in float64"
+    yield f"torch     {value!r}{times} by {by}"

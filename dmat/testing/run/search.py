@@ -21,6 +21,7 @@ from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
 from dmat.testing.law.subject import Subject
+from dmat.testing.law.tried import note
 from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
 from dmat.testing.run.journal import LADDER
@@ -58,7 +59,7 @@ def search(
     except LawBroken:
         failure = tried.failures[-1]
         if Phase.shrink in profile.phases and failure.ended == "broken":
-            failure = smallest(failure, law, subject, session)
+            failure = replace(smallest(failure, law, subject, session), found=failure)
     except (Flaky, BaseExceptionGroup):
         if not tried.failures:
             raise
@@ -210,6 +211,7 @@ class _Search:
         if self.failures and self.failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise self.failures[-1].broken
         self.record.count(case["gates"].shape if "gates" in case else (1, 1), kinds_of(case))
+        note(self.record.tried, case, self.subject.domain)
         outcome = attempt(self.law, self.subject, case, self.session, number)
         if isinstance(outcome, Refused):
             outcome = self._alone(case, outcome)

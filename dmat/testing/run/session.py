@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.counterexample.corpus import Corpus
-from dmat.testing.counterexample.folder import case_file, folder_name, next_steps, write
+from dmat.testing.counterexample.folder import case_file, folder_name, next_steps, write, write_alone
 from dmat.testing.explain import message as explain
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
@@ -25,6 +25,7 @@ class Session:
     journal: writes each case down before it is tried. name: the name of this run's line in the journal, for
     example a test's id. corpus: cases to try first, and known failures. folder: gets a folder for each
     counterexample. explains: failures get their full message, which tries longer cases too.
+    brief: the message tries nothing, and a folder has case.json alone: the causes get the rest later.
     replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
     seed: of the random cases; None: Hypothesis chooses. milder: returns a failure with a milder case, and
     with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
@@ -35,6 +36,7 @@ class Session:
     folder: Path | None = None
     name: str = ""
     explains: bool = True
+    brief: bool = False
     replaceable: bool = False
     seed: int | None = None
     shapes: tuple[Sizes, ...] = ()
@@ -70,25 +72,29 @@ def explained_and_kept(
     """Return the failure with its full message, and its counterexample folder, or None."""
     session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
-    further = explain.longer(law, subject, failure.case, session.trying) if failure.reproducible else None
-    examples += [further] if further is not None else []
+    again, tried = failure.reproducible, list[str]()
+    if again and not session.brief:
+        further = explain.longer(law, subject, failure.case, session.trying)
+        examples += [further] if further is not None else []
+        tried = explain.what_is_tried(law, subject, examples, failure.known[1:], session.trying)
 
     def composed(after: Sequence[str]) -> LawBroken:
-        again = failure.reproducible
-        return _with_message(
-            failure, explain.message(law, subject, examples, reproducible=again, after=after)
-        )
+        text = explain.message(law, subject, examples, reproducible=again, tried=tried, after=after)
+        return _with_message(failure, text)
 
     if session.folder is None:
         return composed(()), None
     file = case_file(law, subject, failure)
     home = session.folder / folder_name(file)
-    broken = composed(next_steps(home, file))
+    steps = next_steps(home, file)
     try:
-        write(home, law, subject, failure, file, examples, str(broken), session)
+        if session.brief:
+            write_alone(home, file, failure.case)
+            return composed(steps[:1]), home
+        remarks = write(home, law, subject, failure, file, examples, str(composed(steps)), session)
     except OSError as error:  # disk full or not writable: the finding is reported all the same
         return composed([f"not kept: {session.folder}: {error}"]), None
-    return broken, home
+    return composed([*remarks, *steps]), home
 
 
 def _with_message(failure: Failure, message: str) -> LawBroken:

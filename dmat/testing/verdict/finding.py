@@ -185,10 +185,18 @@ class Example:
 class Failure:
     """A case that broke a law. reproducible: the failure is reproducible: the case failed in every retry.
 
-    ended: "broken" if the law failed, "died" or "did not end" if the process did.
+    ended: "broken" if the law failed, "died" or "did not end" if the process did. found: the failure
+    before its case was made smaller; None if this is it.
     """
 
     case: Case
     broken: LawBroken
     reproducible: bool = True
     ended: Ended = "broken"
+    found: Failure | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def known(self) -> list[Example]:
+        """The case, and the case as it was found if that is another one."""
+        each = (self,) if self.found is None or self.found.case == self.case else (self, self.found)
+        return [Example(one.case, one.broken.finding) for one in each]

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +24,7 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.contract import FUSED, Contract
 from dmat.testing.errors import Died, OutOfTime
+from dmat.testing.explain.repro import fresh
 from dmat.testing.explain.repro.ending import ending
 from dmat.testing.explain.repro.recorder import ScriptRecorder
 from dmat.testing.explain.repro.transcript import Transcript
@@ -37,14 +34,26 @@ from dmat.testing.kernel.runtime import IMPORTS, sources
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
-from dmat.testing.processes import apart
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Finding, LawBroken
 
 SEEDS = 20  # seeds to try, for kernels that draw random numbers or vary from call to call
-MANY_CALLS = 4  # with more calls, the failure may depend on the number of calls: run the script to confirm it
+RUNS = 2  # a script must exit 1 in so many fresh processes
+REPEATS = 12  # the law is recorded so many times in a new process, until it breaks
+HISTORIES = ("", "other", "repeated")  # the calls that a new process makes before, see `alone_script`
 WIDTH = 110
 PATIENCE = 60.0  # seconds until a child process is ended
+REPRO = "repro.py"
+
+EARLIER = (
+    "an earlier call is needed: alone, the call is right in a new process. repro.py makes those before it."
+)
+UNWRITABLE = "there is no repro.py: no code without dmat checks this finding. The replay tries the law."
+UNCONFIRMED = (
+    "there is no repro.py: in a new process its calls are right, also after a call on other gates and after"
+    f" {REPEATS} repeats. The result depends on what the process did before, or on chance. The replay is"
+    " needed: it tries the law itself, again and again."
+)
 
 
 @dataclass(frozen=True)
@@ -97,18 +106,19 @@ def _broken(law: Law, subject: Subject, case: Case, seed: int, recorded: Transcr
 
 
 def alone_script(
-    law: Law, subject: Subject, case: Case, target: str, folder: Path, *, warm: bool = False
+    law: Law, subject: Subject, case: Case, target: str, folder: Path, history: str = ""
 ) -> Repro | None:
     """Like `script`, but in a new process without earlier kernel calls. None if the law holds there.
 
-    warm: call the kernel on other gates of the same shape first.
+    history: the calls before. "": none. "other": a call on other gates of the same shape. "repeated": the law
+    again and again, and calls on other gates between, until it breaks.
     """
     # A fused contract may hold functions, which cannot be pickled: the child reads it from the target.
     contract = None if subject.kind == FUSED else subject.contract
     place = target, contract, subject.dtype, subject.device
-    arguments = law.name, place, encoded(law.arguments(case)), str(folder), warm
+    arguments = law.name, place, encoded(law.arguments(case)), str(folder), history
     try:
-        found: Repro | None = apart(_in_a_child, *arguments, heard=lambda message: None, seconds=PATIENCE)
+        found: Repro | None = fresh.called(_in_a_child, *arguments, seconds=PATIENCE)
         return found
     except Died as error:
         return deadly_script(law, subject, case, target, folder, f"the process died: {error}")
@@ -139,8 +149,7 @@ def _in_a_child(
     place: tuple[str, Contract | None, str, str],
     case: str,
     folder: str,
-    warm: bool,
-    send: Callable[[Any], None],
+    history: str,
 ) -> Repro | None:
 
     target, contract, dtype, device = place
@@ -148,65 +157,76 @@ def _in_a_child(
     implementation = load(target) if contract is None else replace(load(target), contract=contract)
     law, read = law_named(name, implementation.kind), decoded(case)
     subject = subject_of(implementation, dtype, device, recorder=ScriptRecorder(recorded))
-    for gates in (part for part in read.values() if warm and isinstance(part, Gates)):
+    if history == "other":
+        _other_call(subject, read)
+    for _ in range(REPEATS if history == "repeated" else 1):
+        finding = _broken(law, subject, read, 0, recorded)
+        if finding is not None:
+            return _script(law, subject, finding, recorded, 0, target, Path(folder))
+        _other_call(subject, read)
+    return None
+
+
+def _other_call(subject: Subject, case: Case) -> None:
+    """Call the kernel on other gates of the same shape: a wrong kernel may return a cached result."""
+    for gates in (part for part in case.values() if isinstance(part, Gates)):
         with suppress(LawBroken):
-            subject.answer(read, subject.other_gates(gates))
-    finding = _broken(law, subject, read, 0, recorded)
-    return _script(law, subject, finding, recorded, 0, target, Path(folder)) if finding else None
+            subject.answer(case, subject.other_gates(gates))
 
 
-def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> Repro | None:
-    """Return a script. Run it to confirm it if the kernel seems to cache results, or the calls are many."""
+@dataclass(frozen=True)
+class Made:
+    """A script that exits 1 in fresh processes, or None. remark: what the message says of it, or ""."""
+
+    repro: Repro | None
+    remark: str = ""
+
+
+def best_script(law: Law, subject: Subject, case: Case, target: str, folder: Path) -> Made:
+    """Return a script that shows the broken law in fresh processes, or why there is none."""
     first = script(law, subject, case, target, folder)
-    if remembers(subject, case) or (first is not None and first.calls > MANY_CALLS):
-        return confirmed(law, subject, case, target, folder, first)[0]
-    return first
+    if first is None and _broken(law, subject, case, 0, Transcript()) is not None:
+        return Made(None, UNWRITABLE)
+    return confirmed(law, subject, case, target, folder, first)
 
 
-def remembers(subject: Subject, case: Case) -> bool:
-    """Return whether the kernel gives equal results for the case's gates and other gates of their shape."""
-    gates = case.get("gates")
-    if gates is None or 0 in gates.shape:
-        return False
-    try:
-        here, there = (subject.answer(case, g) for g in (gates, subject.other_gates(gates)))
-    except LawBroken:
-        return False
-    return bool(torch.equal(here.nan_to_num(), there.nan_to_num()))
+def exit_code(
+    repro: Repro, target: str | None = None, seconds: float = PATIENCE, *, module: str | None = None
+) -> int:
+    """Run a script in a fresh process. Return its exit code, or 1 if it does not end in time.
 
-
-def exit_code(repro: Repro, target: str | None = None, seconds: float = PATIENCE) -> int:
-    """Run a script in a child process. Return its exit code, or 1 if it does not end in time."""
+    module: as in fresh.py.
+    """
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
-        path = Path(folder) / "repro.py"
+        path = Path(folder) / REPRO
         repro.write(path)
-        command = [sys.executable, str(path), *([] if target is None else [target])]
-        try:
-            return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
-        except subprocess.TimeoutExpired:
-            return 1
+        return fresh.exit_code(path, [] if target is None else [target], seconds, module)
 
 
-def confirmed(
-    law: Law, subject: Subject, case: Case, target: str, folder: Path, first: Repro | None
-) -> tuple[Repro | None, bool]:
-    """Return a script, and whether it exited with 1 when run in a child process.
+def confirmed(law: Law, subject: Subject, case: Case, target: str, folder: Path, first: Repro | None) -> Made:
+    """Return the first script that exits with 1 in every one of RUNS fresh processes.
 
     first: the result of `script`.
 
     The result of a kernel may depend on earlier calls, so that `first` may find it right in a new process.
-    Then try a script recorded in a new process, then one recorded there after a call on other gates.
+    Then try a script recorded in a new process; one recorded there after a call on other gates; and one that
+    repeats the calls of the law until it breaks.
     """
-    ways: tuple[Callable[[], Repro | None], ...] = (
-        lambda: first,
-        lambda: alone_script(law, subject, case, target, folder),
-        lambda: alone_script(law, subject, case, target, folder, warm=True),
-    )
-    for way in ways:
-        repro = way()
-        if repro is not None and exit_code(repro) == 1:
-            return repro, True
-    return first, False
+    if first is not None and runs_red(first, subject, target):
+        return Made(first)
+    for history in HISTORIES:
+        repro = alone_script(law, subject, case, target, folder, history)
+        if repro is not None and runs_red(repro, subject, target):
+            return Made(repro, EARLIER if first is not None or history else "")
+    return Made(None, UNCONFIRMED)
+
+
+def runs_red(repro: Repro, subject: Subject, target: str) -> bool:
+    """Return whether a script exits with 1 in every one of RUNS fresh processes."""
+    plain = subject.device == "cpu" and config_index() is None
+    where = target.rpartition(":")[0]
+    module = None if not plain else "" if where.endswith(".py") else where
+    return all(exit_code(repro, module=module) == 1 for _ in range(RUNS))
 
 
 # The script

@@ -1,0 +1,79 @@
+"""Compose the message of each cause that is shown, in a child process: a try may end the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import decoded
+from dmat.testing.causes.failure import broken
+from dmat.testing.counterexample.attempt import in_dtype
+from dmat.testing.counterexample.folder import case_file, next_steps
+from dmat.testing.errors import Died, OutOfTime
+from dmat.testing.explain import message as explain
+from dmat.testing.kernel.select import implementation_named
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.processes import Send, apart
+from dmat.testing.record import CauseEntry, Report
+from dmat.testing.registry import law_named
+from dmat.testing.run.session import Session
+from dmat.testing.verdict.finding import Example, Failure
+
+SECONDS = 20.0  # for the messages of one report
+
+
+def with_messages(report: Report) -> Report:
+    """Return the report with the whole message of each cause whose message is shown.
+
+    A cause for which there is no time, or whose case no longer fails, keeps its brief message.
+    """
+    until = time.monotonic() + SECONDS
+    causes = []
+    for number, cause in enumerate(report.causes):
+        shown = cause.kind != "unsorted" or number == 0
+        left = until - time.monotonic()
+        if shown and cause.ended == "broken" and cause.recipe and left > 0:
+            with suppress(Died, OutOfTime, RuntimeError):  # RuntimeError: a law itself raised
+                cause = apart(_message_here, report, cause, heard=lambda news: None, seconds=left)
+        causes.append(cause)
+    return replace(report, causes=causes)
+
+
+def _message_here(report: Report, cause: CauseEntry, send: Send) -> CauseEntry:
+    import torch
+
+    torch.set_num_threads(1)
+    own = implementation_named(report.implementation)
+    law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
+    case, trying = decoded(cause.recipe or "{}"), Session().trying
+    found = broken(law, subject, case)
+    if found is None:
+        return cause
+    examples = [Example(case, found.finding)]
+    further = explain.longer(law, subject, case, trying)
+    examples += [further] if further is not None else []
+    others = list(_others(report, cause, law, subject))
+    tried = explain.what_is_tried(law, subject, examples, others, trying)
+    home = None if cause.folder is None else Path(cause.folder)
+    after = [] if home is None else next_steps(home, case_file(law, subject, Failure(case, found)))
+    text = explain.message(law, subject, examples, reproducible=True, tried=tried, after=after)
+    return replace(cause, message=text)
+
+
+def _others(report: Report, cause: CauseEntry, law: Law, subject: Subject) -> Iterator[Example]:
+    """Yield the cases of other dtypes that break the law of the cause in its dtype too."""
+    places = {(one.law, one.dtype, one.device) for one in cause.breaks}
+    for record in report.broken():
+        alike = record.law == cause.law and (record.law, record.dtype, record.device) in places
+        if alike and record.recipe and record.recipe != cause.recipe:
+            case: Case = in_dtype(decoded(record.recipe), subject.domain.dtype)
+            found = broken(law, subject, case)
+            if found is not None:
+                yield Example(case, found.finding)

@@ -1,0 +1,152 @@
+"""What a verdict covers: the inputs that were tried, the gradients that were judged, and what no law reads.
+
+`covered` and `untried` return lines for people. They follow from the records of a run and from the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from dmat.testing.record import Report, Tried
+
+INPUTS = ("gates", "q, k, v", "cotangent")
+LISTED = 8  # stretches of numbers, or heads, that are listed
+
+# The gradients that each law compares with their exact values, by the letter of their input. g is the forget
+# gate. Those of the second group are of one-hot q, k, v, and of calls that are given a state, or are packed.
+OF_DENSE = {"product_gradients": "qkv"}
+OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgi"}
+OF_CALLS = {"handover": "qkvgi", "packed": "qkvgi"}
+
+
+def covered(report: Report) -> list[str]:
+    """Return one line each: lengths, heads, sizes, layouts, gradients; then the lines of `untried`."""
+    tried = report.tried
+    if tried is None or not tried.lengths:
+        return []
+    sizes = [f"sizes      K = {numbers(tried.K)}; V = {numbers(tried.V)}"] if tried.K else []
+    return [
+        f"lengths    S = {numbers(tried.lengths)}",
+        f"heads      (B, NH) = {_heads(tried)}",
+        *sizes,
+        f"layouts    {'; '.join(_layouts(tried))}",
+        *_gradients(report),
+        *untried(report),
+    ]
+
+
+def untried(report: Report) -> list[str]:
+    """Return what was stated but never tried together, and what no law reads: at most one line each."""
+    fused = _is_fused(report)
+    together = list(_never_together(report.contract)) if fused else []
+    unread = list(_unread_of_fused(report) if fused else _unread_of_dtilde(report))
+    lines = [f"never tried together: {'; '.join(together)}"] if together else []
+    return lines + ([f"no law reads: {'; '.join(unread)}"] if unread else [])
+
+
+def _is_fused(report: Report) -> bool:
+    return "reads" in report.contract
+
+
+def numbers(values: Iterable[int]) -> str:
+    """Return numbers as stretches: "1 .. 40, 64, 65"; if they are many, the first ones and the largest."""
+    ordered = sorted(set(values))
+    starts = [ordered[0], *(b for a, b in pairwise(ordered) if b > a + 1)]
+    ends = [*(a for a, b in pairwise(ordered) if b > a + 1), ordered[-1]]
+    parts = [str(a) if a == b else f"{a} .. {b}" for a, b in zip(starts, ends, strict=True)]
+    if len(parts) <= LISTED:
+        return ", ".join(parts)
+    return f"{', '.join(parts[: LISTED - 1])}, ..., {parts[-1]} ({len(ordered)} in all)"
+
+
+def _heads(tried: Tried) -> str:
+    heads = sorted(tried.heads)
+    few = ", ".join(f"({B}, {NH})" for B, NH in heads[:LISTED])
+    most = [max(axis) for axis in zip(*heads, strict=True)]
+    return (
+        few if len(heads) <= LISTED else f"{few}, ...: {len(heads)} in all, B to {most[0]}, NH to {most[1]}"
+    )
+
+
+def _layouts(tried: Tried) -> Iterator[str]:
+    for name, layouts in sorted(tried.layouts.items(), key=lambda item: INPUTS.index(item[0])):
+        others = sorted(layouts - {"contiguous"})
+        yield f"{name}: {', '.join(['contiguous', *others] if 'contiguous' in layouts else others)}"
+
+
+# Gradients
+
+
+def _gradients(report: Report) -> Iterator[str]:
+    """Yield the line of the gradients that laws which held compared with their exact values."""
+    held = {r.law for r in report.laws if r.status == "passed" and r.examples}
+    if not _is_fused(report):
+        laws = {"di": "input_gradient", "df": "forget_gradient"}
+        judged = [name for name, law in laws.items() if law in held]
+        yield f"gradients  {', '.join(judged)}" if judged else "gradients  none was judged"
+        return
+    contract = report.contract
+    groups = [
+        ("of dense q, k, v", _judged(held, OF_DENSE, contract)),
+        ("of one-hot q, k, v", _judged(held, OF_ONE_HOT, contract)),
+    ]
+    for law, field in (("handover", "states"), ("packed", "packed")):
+        if contract.get(field):
+            groups.append(
+                (f"of a call with {contract[field]}", _judged(held, {law: OF_CALLS[law]}, contract))
+            )
+    said = [f"{', '.join(names)} {words}" for words, names in groups if names]
+    yield f"gradients  {'; '.join(said)}" if said else "gradients  none was judged"
+
+
+def _judged(held: set[str], laws: dict[str, str], contract: dict[str, Any]) -> list[str]:
+    """Return the names of the gradients that these laws judge, if they held."""
+    letters = {letter for law, letters in laws.items() if law in held for letter in letters}
+    absent = set() if contract.get("igate") else {"i"}
+    absent |= {"g"} if contract.get("gate") == "fixed" else set()
+    absent |= {"k"} if contract.get("keys") == "orthonormal" else set()
+    absent |= {"v"} if contract.get("positive") and laws is not OF_DENSE else set()
+    absent |= set("qkvgi") if contract.get("gradient") == "none" else set()
+    gate = "df" if contract.get("gate") == "preact" else "dl"
+    return [gate if letter == "g" else f"d{letter}" for letter in "qkvgi" if letter in letters - absent]
+
+
+# What is not tried
+
+
+def _never_together(contract: dict[str, Any]) -> Iterator[str]:
+    """Yield pairs of stated promises of a fused kernel of which no case has both."""
+    states, packed = contract.get("states"), contract.get("packed")
+    if states and packed:
+        yield f"{states} with {packed}"
+    if states:
+        yield f"{states} with dense q, k, v; more than one handover of {states}"
+    if packed:
+        yield f"{packed} with dense q, k, v, with strided inputs, with more than one batch"
+
+
+def _unread_of_fused(report: Report) -> Iterator[str]:
+    contract = report.contract
+    if contract.get("states"):
+        yield "the returned state, but through the output of the next call"
+    if contract.get("gradient") != "none":
+        if contract.get("states"):
+            yield "the gradient of the state"
+        if contract.get("keys") == "orthonormal":
+            yield "dk of a delta rule"
+        if contract.get("gradient") == "truncated":
+            yield "gradients where the normaliser is above 1"
+        yield "second derivatives and forward mode"
+    yield "torch.compile, vmap, export and autocast"
+    if any(r.device == "cuda" for r in report.laws):
+        yield "streams, CUDA graphs and offsets past 2^31"
+
+
+def _unread_of_dtilde(report: Report) -> Iterator[str]:
+    contract = report.contract
+    if contract.get("differentiable", True):
+        yield "derivatives beyond the second"
+        if "export" in contract.get("transforms", ()):
+            yield "gradients of the exported kernel"

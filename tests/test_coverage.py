@@ -1,0 +1,147 @@
+"""What a SOUND verdict says it covers is what was called and judged; what it says was not tried was not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from torch import Tensor
+
+from dmat.strategies import QKV, Constant, Cotangent, Gates
+from dmat.testing import fused
+from dmat.testing.check import coverage
+from dmat.testing.check.coverage import covered, numbers, untried
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.dtilde import DtildeSubject
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.law import Law
+from dmat.testing.law.tried import note
+from dmat.testing.record import LawRecord, Report, Tried, stated
+from dmat.testing.registry import laws
+from dmat.testing.verdict import require
+
+from .zoo.fused_sound import by_windows, product, widen
+
+CASES = 4  # of the ladder of each law
+CALLS: list[tuple[str, frozenset[str]]] = []  # the law and the keywords of each call
+
+
+def both(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = None, ends: Any = None) -> Any:
+    """Takes states and packed sequences, and is right in neither: only its calls are looked at."""
+    wide_q, wide_k, wide_v = widen(q, k, v)
+    o = product(wide_q, wide_k, wide_v, by_windows(widen(log_f)[0]).exp()).to(v.dtype)
+    return o, o.detach()
+
+
+def ended(law: str, status: str = "passed") -> LawRecord:
+    return LawRecord(law, "k", "float32", "cpu", status, examples=1)  # type: ignore[arg-type]
+
+
+def report(contract: dict[str, Any], *names: str, tried: Tried | None = None) -> Report:
+    return Report.of("k", contract, [ended(name) for name in names], tried)
+
+
+@pytest.fixture(scope="module")
+def judged() -> dict[str, set[str]]:
+    """Run the first cases of each law, and return the quantities that each law compares with bounds."""
+    subject = FusedSubject(Implementation.of("both", fused(both, states="state", packed="ends")), "float32")
+    found: dict[str, set[str]] = {}
+    own, function = require._ratios, subject.implementation.function
+
+    def seen(law: Law) -> None:
+        def ratios(computed: Any, expected: Any) -> Any:
+            found.setdefault(law.name, set()).add(expected.quantity)
+            return expected.bound.bound * 0, expected.bound.bound * 0  # right, whatever it is
+
+        def called(*inputs: Tensor, **more: Any) -> Any:
+            CALLS.append((law.name, frozenset(name for name, x in more.items() if x is not None)))
+            return function(*inputs, **more)
+
+        patch.setattr(require, "_ratios", ratios)
+        patch.setattr(require, "require_kinds", lambda computed, expected: None)
+        for case in islice(law.cases.ladder(subject.domain), CASES):
+            with suppress(AssertionError):
+                law.check(subject.calling(called, "kernel"), **law.arguments(case))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for law in laws("fused"):
+            if not law.not_applicable(subject):
+                seen(law)
+    assert require._ratios is own
+    return found
+
+
+@pytest.mark.parametrize("law", [*coverage.OF_DENSE, *coverage.OF_ONE_HOT, *coverage.OF_CALLS])
+def test_the_gradients_that_are_said_to_be_judged_are(law: str, judged: dict[str, set[str]]) -> None:
+    """Each law compares just the gradients with their bounds that the line names for it."""
+    if law not in judged:
+        assert law == "input_gradient"  # the kernel takes no input gate
+        return
+    table = coverage.OF_DENSE | coverage.OF_ONE_HOT | coverage.OF_CALLS
+    names = coverage._judged({law}, {law: table[law]}, {})
+    assert {x for x in judged[law] if x.startswith("d")} == set(names)
+
+
+def test_what_is_said_never_to_be_tried_together_never_is(judged: dict[str, set[str]]) -> None:
+    """No law calls a kernel with a state and packed ends at once, nor with either and dense q, k, v."""
+    assert judged
+    assert {keywords for _, keywords in CALLS} == {frozenset(), frozenset({"state"}), frozenset({"ends"})}
+    dense = {keywords for law, keywords in CALLS if law in ("dense", "product_gradients")}
+    assert dense == {frozenset()}
+    line = untried(report({"reads": "linear", "states": "state", "packed": "ends"}))[0]
+    assert line.startswith("never tried together: state with ends; state with dense q, k, v;")
+    assert not any(line.startswith("never") for line in untried(report({"reads": "linear"})))
+
+
+def test_numbers_are_told_as_stretches() -> None:
+    """Neighbours are one stretch; of many stretches the largest number is told."""
+    assert numbers([3, 1, 2, 64, 64]) == "1 .. 3, 64"
+    assert numbers(range(0, 40, 2)) == "0, 2, 4, 6, 8, 10, 12, ..., 38 (20 in all)"
+
+
+def test_lines_tell_what_was_noted() -> None:
+    """Lengths, heads, sizes, layouts: of the cases, and of no other."""
+    subject = FusedSubject(Implementation.of("both", fused(both, K=4)), "float32")
+    tried = Tried()
+    for S, layout in ((2, "contiguous"), (5, "strided")):
+        gates = Gates("float32", (1, S, S), fgate=Constant(-1.0), fgate_layout=layout)
+        note(tried, {"gates": gates, "qkv": QKV(K=4)}, subject.domain)
+    contract = stated(subject.contract.stated())
+    lines = covered(report(contract, "forget_gradient", "product_gradients", tried=tried))
+    assert lines[:5] == [
+        "lengths    S = 2, 5",
+        "heads      (B, NH) = (1, 2), (1, 5)",
+        "sizes      K = 4; V = 2, 5",
+        "layouts    gates: contiguous, strided; q, k, v: contiguous; cotangent: contiguous",
+        "gradients  dq, dk, dv of dense q, k, v; dl of one-hot q, k, v",
+    ]
+
+
+def test_a_gradient_that_was_not_judged_is_not_named() -> None:
+    """A law that was not run judges none; nor is dk of a delta rule judged."""
+    tried = Tried(lengths={1}, heads={(1, 1)})
+    none = report({"reads": "linear", "gradient": "none"}, "forget_gradient", tried=tried)
+    assert "gradients  none was judged" in covered(none)
+    delta = report({"reads": "linear", "keys": "orthonormal"}, "product_gradients", tried=tried)
+    assert "gradients  dq, dv of dense q, k, v" in covered(delta)
+    assert any("dk of a delta rule" in line for line in untried(delta))
+    failed = replace(delta, laws=[ended("product_gradients", "failed")])
+    assert "gradients  none was judged" in covered(failed)
+
+
+def test_a_dtilde_kernel_has_no_sizes() -> None:
+    """K and V are told of fused kernels alone; both gradients of D~ are told."""
+    subject = DtildeSubject(Implementation.of("k", lambda i, f: i), "float32")
+    tried = Tried()
+    note(tried, {"gates": Gates("float32", (2, 3, 4)), "cotangent": Cotangent()}, subject.domain)
+    lines = covered(report({}, "input_gradient", "forget_gradient", tried=tried))
+    assert lines == [
+        "lengths    S = 4",
+        "heads      (B, NH) = (2, 3)",
+        "layouts    gates: contiguous; cotangent: contiguous",
+        "gradients  di, df",
+        "no law reads: derivatives beyond the second",
+    ]
