@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded
 from dmat.testing.causes.failure import broken
+from dmat.testing.causes.search import with_causes
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.counterexample.folder import case_file, next_steps
 from dmat.testing.errors import Died, OutOfTime
@@ -29,11 +30,14 @@ from dmat.testing.verdict.finding import Example, Failure
 SECONDS = 20.0  # for the messages of one report
 
 
-def with_messages(report: Report) -> Report:
-    """Return the report with the whole message of each cause whose message is shown.
+def with_causes_told(report: Report, folder: Path | None) -> Report:
+    """Return the report with the causes of its failures, and the whole message of each that is shown.
+
+    folder: where counterexamples are kept.
 
     A cause for which there is no time, or whose case no longer fails, keeps its brief message.
     """
+    report = with_causes(report, folder)
     until = time.monotonic() + SECONDS
     causes = []
     for number, cause in enumerate(report.causes):

@@ -65,11 +65,10 @@ def with_sorted_causes(report: Report, folder: Path | None) -> Report:
     """Return the report of a broken kernel with the causes of its failures."""
     if report.verdict != "broken":
         return report
-    from dmat.testing.causes.message import with_messages
-    from dmat.testing.causes.search import with_causes
+    from dmat.testing.causes.message import with_causes_told
 
     progress("looking for the causes")
-    found = with_messages(with_causes(report, folder))
+    found = with_causes_told(report, folder)
     progress("")
     return found
 
