@@ -224,7 +224,7 @@ def test_a_kernel_that_rounds_its_terms(tmp_path: Path) -> None:
     run, report = checked(tmp_path, "--first", f"{KERNELS}:sums_rounded_terms", "--dtype", "bfloat16")
     assert run.returncode == 1, run.stdout + run.stderr
     assert report["verdict"] == "broken"
-    assert "log sigmoid(f) was rounded to bfloat16 before it was summed" in run.stdout
+    assert "as if log sigmoid(f), or a sum of it, was rounded to bfloat16 before i was added" in run.stdout
     (home,) = (tmp_path / "kept").iterdir()
     again = ran(str(home / "repro.py"))
     assert again.returncode == 1, again.stdout + again.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from dmat.strategies import QKV, Cotangent, Gates
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import FUSED
 from dmat.testing.explain.tries import Tries
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.arithmetic import Array
@@ -85,9 +87,8 @@ def _equal(one: Array, other: Array) -> bool:
 def order_hints(tries: Tries, case: Case) -> Iterator[str]:
     """Say that the kernel is right with two of its inputs exchanged. The law must hold on its ladder then."""
     subject = tries.subject
-    pairs = (
-        ((0, 1, "q and k"), (1, 2, "k and v")) if isinstance(subject, FusedSubject) else ((0, 1, "i and f"),)
-    )
+    of_fused = (0, 1, "q and k"), (1, 2, "k and v")
+    pairs = of_fused if subject.kind == FUSED else ((0, 1, "i and f"),)
     law, function = tries.law, subject.implementation.function
     for one, two, words in pairs:
 
@@ -173,9 +174,9 @@ def _others(block: int, end: int) -> list[int]:
 
 def state_hints(tries: Tries, case: Case, finding: Finding) -> Iterator[str]:
     """Say that a state is not read, or that it is right transposed. Of the law `handover` alone."""
-    subject = tries.subject
-    if not isinstance(subject, FusedSubject) or tries.law.name != "handover" or finding.quantity != "o":
+    if tries.subject.kind != FUSED or tries.law.name != "handover" or finding.quantity != "o":
         return
+    subject = cast(FusedSubject, tries.subject)
     longer = tries.with_length(case, LONG)
     cases = [case, *([] if longer is None else [{**longer, "cut": LONG // 2}])]
     inside = tries.law.cases.inside

@@ -40,6 +40,10 @@ HALF_LOGS = (
     "it computes as if log sigmoid(f) was rounded to {half} before it was summed: each gate then brings",
     "an error of its own, that a wide sum does not undo. Keep the logs in the accumulator's format.",
 )
+HALF_LOGS_OR_SUMS = (
+    "it computes as if log sigmoid(f), or a sum of it, was rounded to {half} before i was added.",
+    "Keep both in the accumulator's format.",
+)
 TRUNCATED = (
     "it lies between the exact value and 0, less than one unit of {dtype} away: the result was truncated",
     "as it was stored. The bound allows for rounding to the nearest, which is half of that.",
@@ -62,8 +66,8 @@ def explanation(tries: Tries, examples: Sequence[Example], found: Sequence[Examp
         return
     if lines[0] != list(ABSOLUTE):
         halves = [half for half in HALVES if lines[0] == [line.format(half=half) for line in HALF_LOGS]]
-        if not any(all(_sums_are_rounded(example, half) for example in examples) for half in halves):
-            yield from lines[0]
+        either = [half for half in halves if all(_sums_are_rounded(example, half) for example in examples)]
+        yield from [line.format(half=either[0]) for line in HALF_LOGS_OR_SUMS] if either else lines[0]
         return
     yield from ABSOLUTE
     tried = admitted(tries, [example.case for example in (*examples, *found)], {"gates": "absolute"})
@@ -151,13 +155,14 @@ def transposed(subject: Subject, examples: Sequence[Example]) -> Iterator[str]:
     values: set[float] = set()
     for example in examples:
         evidence, gates = example.finding.evidence, example.case.get("gates")
-        if evidence is None or gates is None or not isinstance(subject, DtildeSubject):
+        if evidence is None or gates is None or subject.kind != DTILDE:
             return
-        truth = Forward.of(*gates.values(), wide=subject.wide)
+        own = cast(DtildeSubject, subject)
+        truth = Forward.of(*gates.values(), wide=own.wide)
         wrong = evidence.wrong
         if truth.value.hi.shape != evidence.computed.shape or (wrong & ~np.isfinite(evidence.computed)).any():
             return
-        allowed = forward_bound(truth, subject.rounding).bound
+        allowed = forward_bound(truth, own.rounding).bound
         value, bound, kind = (x.swapaxes(-1, -2)[wrong] for x in (truth.value.hi, allowed, truth.kind))
         if (kind != FINITE).any() or not (np.abs(evidence.computed[wrong] - value) <= bound).all():
             return

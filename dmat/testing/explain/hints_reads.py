@@ -15,6 +15,7 @@ import numpy as np
 
 from dmat.strategies import Constant, Gates
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import FUSED
 from dmat.testing.explain.decays import read_out
 from dmat.testing.explain.pattern import head_name
 from dmat.testing.explain.tries import NoAnswer, Tries
@@ -186,12 +187,11 @@ class _Entry:
 
     def _one_window(self) -> bool:
         """Whether an entry of the output reads one window alone."""
-        subject = self.subject
-        if not isinstance(subject, FusedSubject):
+        if self.subject.kind != FUSED:
             return True
-        return (
-            subject.contract.gate != "fixed" and not subject.reads.normalised and not subject.contract.weight
-        )
+        subject = cast(FusedSubject, self.subject)
+        alone = not subject.reads.normalised and not subject.contract.weight
+        return subject.contract.gate != "fixed" and alone
 
 
 def _rival(other: Gates, own: Gates) -> Gates | None:

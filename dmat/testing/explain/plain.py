@@ -6,6 +6,7 @@ D~ is a masked cumulative sum here. A fused kernel's output is E = exp(D~) on al
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract import FUSED
 from dmat.testing.kernel.fused import Inputs
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
@@ -23,8 +25,8 @@ from dmat.testing.verdict.finding import as_array
 
 def plain_torch(subject: Subject, case: Case, quantity: str) -> Array | None:
     """Return this quantity of the case's plain call by the formula in torch; None if it is no result."""
-    if isinstance(subject, FusedSubject):
-        return _of_fused(subject, case, quantity)
+    if subject.kind == FUSED:
+        return _of_fused(cast(FusedSubject, subject), case, quantity)
     if quantity not in ("D~", "di", "df") or (quantity != "D~" and "cotangent" not in case):
         return None
     igate, fgate = (gate.requires_grad_() for gate in case["gates"].dense())
