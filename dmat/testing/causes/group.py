@@ -215,7 +215,7 @@ class Grouping:
         return one_cause(failure.case, failure.symptom, cause, failure.law, subject, unguarded)
 
     def _only_bug(self, failure: Failure) -> bool:
-        """A failure that cannot be repeated joins a bug, if there is just one."""
+        """Whether a failure did not occur again, and there is a single bug, to which it then counts."""
         return failure.finding is None and len(self.bugs) == 1
 
     def _dtype_alone(self, first: Failure, failure: Failure) -> bool:

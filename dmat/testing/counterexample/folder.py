@@ -16,8 +16,8 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -161,27 +161,29 @@ def write(
 
     Return what is to be said of repro.py: that it makes earlier calls, or why there is none.
     """
-    home.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
-    try:
+    with _moved_to(home) as beside:
         write_case(beside, file, failure.case)
         remarks = _remarks(REPRO, lambda: _write_repro(beside, law, subject, failure, watch))
         others = _remarks(PICTURE, lambda: _draw(examples, beside / PICTURE, watch))
         kept = (beside / REPRO).exists()
         text = report(file, message, replay_command(home, file), [*remarks, *others], repro=kept)
         (beside / REPORT).write_text(text)
-        put(beside, home)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return remarks
 
 
 def write_alone(home: Path, file: CaseFile, case: Any) -> None:
     """Write a folder with case.json alone, then move it to `home`. It replaces a folder of the same name."""
+    with _moved_to(home) as beside:
+        write_case(beside, file, case)
+
+
+@contextmanager
+def _moved_to(home: Path) -> Iterator[Path]:
+    """Give an empty folder beside `home`, and move it there if the body ends without an error."""
     home.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
     try:
-        write_case(beside, file, case)
+        yield beside
         put(beside, home)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -110,7 +110,7 @@ def _of_dtilde(subject: DtildeSubject, gates: Gates, evidence: Evidence) -> list
 
 
 def _sums_are_rounded(example: Example, half: str) -> bool:
-    """Return whether sums rounded to a half type account for the error too: it may be either."""
+    """Return whether rounding the sums to a half type, in place of the logs, gives the wrong entries too."""
     evidence = cast(Evidence, example.finding.evidence)
     igate, fgate = example.case["gates"].values()
     sums = window_sums(GateTerms.of(fgate, wide=False).log, wide=False).hi

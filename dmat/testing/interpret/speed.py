@@ -44,7 +44,7 @@ def _block_type(plain: Any) -> Any:
     return __init__
 
 
-def _tensor(self: Any, handle: Any, type: Any) -> None:  # Triton's name
+def _tensor(self: Any, handle: Any, type: Any) -> None:
     """Replace the initialiser of tensors: tensors whose types share a shape share one too."""
     self.handle, self.type, self.dtype = handle, type, type.scalar
     sizes = type.shape if type.is_block() else _SCALAR
