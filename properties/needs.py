@@ -105,6 +105,19 @@ states = promised("states", "A state can be handed over.")
 packed = promised("packed", "Sequences can be packed.")
 
 
+def beta(subject: FusedSubject) -> str | None:
+    """The kernel takes beta: it is a delta rule."""
+    return None if subject.contract.erases else f'contract: reads="{subject.contract.reads}" has no beta'
+
+
+def sums(subject: FusedSubject) -> str | None:
+    """The operator is a sum of terms, each of one entry of D~."""
+    return 'contract: reads="delta": see forget_gradient' if subject.contract.erases else None
+
+
+PLAIN = ("positive", "exact_sums", "homogeneous")
+
+
 def integers(subject: FusedSubject) -> str | None:
     """Integers in, integers out: gates of 0 or far below, signs, a scale that is a power of two."""
     lacks = subject.contract.why_not
@@ -112,7 +125,8 @@ def integers(subject: FusedSubject) -> str | None:
         return subject.reads.inexact
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
-    for name in ("gate", "positive", "exact_sums", "homogeneous"):
+    ungated = subject.contract.erases and subject.contract.has_open_gates  # a delta rule without gates
+    for name in PLAIN if ungated else ("gate", *PLAIN):
         if lacks(name):
             return lacks(name)
     if lacks("eps"):

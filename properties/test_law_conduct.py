@@ -11,6 +11,7 @@ from dmat.properties import needs
 from dmat.strategies import Constant, Cotangent, Gates
 from dmat.strategies.cases.dtilde import COTANGENTS, FEW, GATES, POWERS_OF_TWO, WINDOWS
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.fused import FusedBounds
@@ -88,7 +89,10 @@ def test_law_inputs_untouched(subject: DtildeSubject, gates: Gates) -> None:
 
 @law(
     RIVAL,
-    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: (EQUAL_BITS, FusedBounds.output)},
+    bound={
+        DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound),
+        FUSED: (EQUAL_BITS, FusedBounds.output, *delta_bounds.RESULTS),
+    },
     kinds=BOTH,
 )
 def test_law_results_kept(subject: Subject, call: Case, rival: Gates) -> None:
@@ -157,7 +161,7 @@ def test_law_one_sided(subject: DtildeSubject, gates: Gates, cotangent: Cotangen
     BACKWARD,
     bound={
         DTILDE: (EQUAL_BITS, *dtilde_bounds.GRADIENT_BOUNDS),
-        FUSED: (EQUAL_BITS, *fused_bounds.GRADIENT_BOUNDS),
+        FUSED: (EQUAL_BITS, *fused_bounds.GRADIENT_BOUNDS, *delta_bounds.GRADIENT_BOUNDS),
     },
     needs=(needs.gradients,),
     kinds=BOTH,

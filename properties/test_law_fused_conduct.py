@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PROBED
+from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
+from dmat.testing.kernel.fused import NAMES
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_same, require_within
@@ -25,7 +26,7 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> 
     """
     inputs = subject.inputs(gates, qkv)
     before = {name: subject.read(x) for name, x in inputs.named.items()}
-    needed = ("q", "k", "v", "i", "g") if subject.contract.has_gradients else ()
+    needed = NAMES if subject.contract.has_gradients else ()
     subject.pull_of(inputs, qkv, needed)
     for name, x in inputs.named.items():
         note = "the input after the call, against before"
@@ -34,7 +35,7 @@ def test_law_inputs_untouched(subject: FusedSubject, gates: Gates, qkv: QKV) -> 
 
 @law(
     PROBED,
-    bound=fused_bounds.ALL_BOUNDS,
+    bound=(*fused_bounds.ALL_BOUNDS, DeltaBounds.output, *delta_bounds.GRADIENT_BOUNDS),
     kinds=(FUSED,),
     needs=(needs.gradients,),
 )
@@ -46,7 +47,7 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """
     inputs = subject.inputs(gates, qkv)
     taken = list(inputs.named)
-    for asked in ("qk", "v", "ig"):
+    for asked in ("qk", "v", "ig", "b"):
         needed = [name for name in asked if name in taken]
         if not needed:
             continue
@@ -59,7 +60,7 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
 
 @law(
     PROBED,
-    bound=(EQUAL_BITS, FusedBounds.output),
+    bound=(EQUAL_BITS, FusedBounds.output, *delta_bounds.RESULTS),
     kinds=(FUSED,),
     needs=(needs.determinism, needs.homogeneous),
 )
@@ -72,12 +73,6 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     inputs = subject.inputs(gates, qkv)
     once = subject.run_of(inputs)
     twice = subject.run_of(inputs.with_(v=2 * inputs.v))
-    rounding = subject.rounding
-    expected = subject.expected(twice)
-    bounds = subject.latest.bounds(subject.truth(twice.inputs), subject.contract, rounding)
-    normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
-    size, S = np.abs(once.o), gates.shape[-1]
-    # In a stabilised kernel o e^-m is subnormal before o is.
-    enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
-    where = enough & ~expected.bound.overflow & ~expected.bound.free
-    require_same("o", twice.o, once.o, where, "the output for 2 v, against twice that for v", times=2)
+    for name, where in subject.scaled(once, twice).items():
+        note = f"{name} for 2 v, against twice that for v"
+        require_same(name, twice.of(name), once.of(name), where, note, times=2)

@@ -7,6 +7,7 @@ import numpy as np
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PLACES
+from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
@@ -40,7 +41,7 @@ def test_law_nan_containment(
     require_same("o", subject.read(after), before.o, rows, f"the gate of head {head} at {t} is NaN")
 
 
-@law(PLACES, bound=FusedBounds.output, kinds=(FUSED,), needs=(needs.gate, needs.resets))
+@law(PLACES, bound=(FusedBounds.output, DeltaBounds.output), kinds=(FUSED,), needs=(needs.gate, needs.resets))
 def test_law_closed_gates(
     subject: FusedSubject, gates: Gates, qkv: QKV, head: tuple[int, int], t: int
 ) -> None:

@@ -5,27 +5,32 @@ from __future__ import annotations
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
-from dmat.testing.kernel.fused import FusedGradients
+from dmat.testing.kernel.fused import PER_TIME, FusedGradients
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
-@law(DENSE, bound=FusedBounds.output, kinds=(FUSED,))
+@law(DENSE, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
+
+    Of a delta rule that begins with a state, its last state too.
 
     Why: Channels left out, a tile transposed, a head's width: one channel cannot show them.
     Bound: docs/fused.md section 2, the output.
     """
     run = subject.run(gates, qkv)
-    subject.observe(require_within(run.o, subject.expected(run)))
+    for name, must in subject.expected_outputs(run).items():
+        subject.observe(require_within(run.of(name), must))
 
 
-@law(PROBED, bound=FusedBounds.output, kinds=(FUSED,))
+@law(PROBED, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
 def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Finite inputs give finite outputs, unless they overflow.
 
@@ -33,19 +38,25 @@ def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     Bound: none but overflow.
     """
     run = subject.run(gates, qkv)
-    require_kinds(run.o, subject.expected(run))
+    for name, must in subject.expected_outputs(run).items():
+        require_kinds(run.of(name), must)
 
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
     """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
     for name in subject.distinct_values(gradients.tensors):
         expected = subject.expected_gradient(gradients, name, note)
-        times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name in ("q", "k", "v")))
+        times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name not in PER_TIME))
         expected = expected.part(times)
         subject.observe(require_within(gradients.of(name), expected))
 
 
-@law(CUTS, bound=fused_bounds.ALL_BOUNDS, kinds=(FUSED,), needs=(needs.states,))
+@law(
+    CUTS,
+    bound=(*fused_bounds.ALL_BOUNDS, *delta_bounds.RESULTS, *delta_bounds.GRADIENT_BOUNDS),
+    kinds=(FUSED,),
+    needs=(needs.states,),
+)
 def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
@@ -56,7 +67,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
     call_inputs = subject.read_inputs(inputs, (0, cut))
     first, state = subject.call_with_state(inputs.part(0, cut), None)
-    second, _ = subject.call_with_state(inputs.part(cut, S), state)
+    second, last = subject.call_with_state(inputs.part(cut, S), state)
     expected = subject.expected_of(call_inputs, state=state)
     for output, times, note in (
         (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
@@ -64,13 +75,19 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
     ):
         part = expected.part((slice(None), slice(None), times, slice(None)))
         subject.observe(require_within(subject.read(output), part.noted(note)))
+    subject.require_last_state(last, call_inputs)
     if subject.defines_gradients(qkv) and subject.contract.has_gradients:
         note = f"of the call that was given the state of the times before {cut}"
         gradients = subject.pull_going_on(inputs, qkv, cut)
-        _require_gradients(gradients, subject, cut, note)
+        _require_gradients(gradients, subject, subject.first_pulled(cut), note)
 
 
-@law(PACKED, bound=fused_bounds.ALL_BOUNDS, kinds=(FUSED,), needs=(needs.packed,))
+@law(
+    PACKED,
+    bound=(*fused_bounds.ALL_BOUNDS, DeltaBounds.output, *delta_bounds.GRADIENT_BOUNDS),
+    kinds=(FUSED,),
+    needs=(needs.packed,),
+)
 def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
     """Sequences packed one behind another do not see each other, nor do their gradients.
 

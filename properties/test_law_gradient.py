@@ -8,8 +8,10 @@ from dmat.properties import needs
 from dmat.strategies import Cotangent, Gates
 from dmat.strategies.cases.dtilde import COTANGENTS, FINITE_COTANGENTS, MASKED_COTANGENTS
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds import fused as fused_bounds
+from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.contract import DTILDE, FUSED
@@ -39,7 +41,7 @@ def require_gradient(subject: Subject, call: Case, name: str) -> None:
 
 @law(
     BACKWARD,
-    bound={DTILDE: dtilde_bounds.fgate_gradient_bound, FUSED: FusedBounds.gate},
+    bound={DTILDE: dtilde_bounds.fgate_gradient_bound, FUSED: (FusedBounds.gate, DeltaBounds.gate)},
     needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.gate)},
     kinds=BOTH,
 )
@@ -73,7 +75,10 @@ def test_law_input_gradient(subject: Subject, call: Case) -> None:
 
 @law(
     BACKWARD,
-    bound={DTILDE: dtilde_bounds.GRADIENT_BOUNDS, FUSED: fused_bounds.GRADIENT_BOUNDS},
+    bound={
+        DTILDE: dtilde_bounds.GRADIENT_BOUNDS,
+        FUSED: (*fused_bounds.GRADIENT_BOUNDS, *delta_bounds.GRADIENT_BOUNDS),
+    },
     needs=NEEDS,
     kinds=BOTH,
 )
@@ -128,7 +133,7 @@ def test_law_gradient_shape(subject: Subject, call: Case) -> None:
         DTILDE: (EQUAL_BITS, dtilde_bounds.fgate_gradient_bound),
         FUSED: (EQUAL_BITS, FusedBounds.gate),
     },
-    needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.gate)},
+    needs={DTILDE: NEEDS, FUSED: (*NEEDS, needs.gate, needs.sums)},
     kinds=BOTH,
 )
 def test_law_first_forget_gradient(subject: Subject, call: Case) -> None:

@@ -9,6 +9,7 @@ from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import WINDOWS
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds import dtilde as dtilde_bounds
+from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import DTILDE, FUSED
@@ -40,7 +41,10 @@ def test_law_locality(subject: Subject, call: Case, head: tuple[int, int], t: in
 
 @law(
     CHANGED,
-    bound={DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound), FUSED: (EQUAL_BITS, FusedBounds.output)},
+    bound={
+        DTILDE: (EQUAL_BITS, dtilde_bounds.forward_bound),
+        FUSED: (EQUAL_BITS, FusedBounds.output, DeltaBounds.output),
+    },
     kinds=BOTH,
 )
 def test_law_causality(subject: Subject, call: Case, t: int) -> None:

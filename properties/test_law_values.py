@@ -8,6 +8,7 @@ from dmat.properties import needs
 from dmat.strategies import Gates
 from dmat.strategies.cases.dtilde import CUTS, GATES
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import DTILDE, FUSED
@@ -19,10 +20,14 @@ from dmat.testing.oracle.gates import decay_from
 from dmat.testing.verdict.require import require_agreement, require_within
 
 
-@law(FORWARD, bound={DTILDE: dtilde_bounds.forward_bound, FUSED: FusedBounds.output}, kinds=BOTH)
+@law(
+    FORWARD,
+    bound={DTILDE: dtilde_bounds.forward_bound, FUSED: (FusedBounds.output, *delta_bounds.RESULTS)},
+    kinds=BOTH,
+)
 def test_law_values(subject: Subject, call: Case) -> None:
     """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
-    o[t] in column s is E[t, s] times a power of two, for every regime}.
+    o[t] in column s is E[t, s] times a power of two, for every regime; a delta rule's last state too}.
 
     Why: {The law that all others lean on: no entry may be further off than its own sum explains //
         One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide}.

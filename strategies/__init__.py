@@ -23,7 +23,7 @@ from dmat.strategies.recipes.backgrounds import (
 from dmat.strategies.recipes.cotangents import Cotangent, cotangents, exact_cotangents
 from dmat.strategies.recipes.gates import Gates, MinusWindow
 from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS, lay_out
-from dmat.strategies.recipes.qkv import QKV
+from dmat.strategies.recipes.qkv import QKV, DeltaQKV
 from dmat.strategies.shapes import shapes
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Constant",
     "Cotangent",
     "Cycle",
+    "DeltaQKV",
     "Diagonal",
     "Edited",
     "Gates",

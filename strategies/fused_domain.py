@@ -20,6 +20,7 @@ from dmat.strategies.regimes import FUSED, GateFormat, palettes
 from dmat.strategies.shapes import FEW, heads_for
 
 LONG = 100
+LONG_OF_DELTA = 40  # its bounds go from chunk to chunk, or step to step
 LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
 MANY = ((1, 8), (2, 5))
 
@@ -65,12 +66,12 @@ class FusedDomain(Domain):
         return dict(self.scales)[K]
 
     def key_sizes(self, S: int) -> list[int]:
-        """Return the sizes K of q and k that are tried for this S. Distinct keys need K >= S."""
+        """Return the sizes K of q and k that are tried for this S."""
         sizes = [K for K, _ in self.scales]
         enough = [K for K in sizes if K >= S]
         if self.contract.V_equals_K and isinstance(self.contract.V, int):
             return enough[:1] or sizes[-1:]
-        return enough[:2] if self.contract.distinct_keys else sizes
+        return sizes
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.
@@ -92,11 +93,10 @@ class FusedDomain(Domain):
     @cached_property
     def all_lengths(self) -> tuple[int, ...]:
         """The lengths S >= 1 that are allowed and tried, shortest first."""
-        past_chunks = max(LONG, 4 * (self.contract.chunk or 0) + 2)
+        long = LONG_OF_DELTA if self.scaling.erases else LONG
+        past_chunks = max(long, 4 * (self.contract.chunk or 0) + 2)
         longest = LONG_OF_FLOAT64 if self.accumulator == "float64" else past_chunks
         longest = min(longest, self.max_seq or longest)
-        if self.contract.distinct_keys:
-            longest = min(longest, max(K for K, _ in self.scales))
         if (only := self.contract.lengths) is not None:
             return tuple(S for S in only if S <= max(longest, only[0])) or only[:1]
         step = self.seq_multiple_of
@@ -109,8 +109,7 @@ class FusedDomain(Domain):
             return self.zero_length
         if self.contract.lengths is not None:
             return S in self.contract.lengths
-        enough_keys = not self.contract.distinct_keys or max(K for K, _ in self.scales) >= S
-        return super().has_length(S) and S >= self.contract.min_seq and enough_keys
+        return super().has_length(S) and S >= self.contract.min_seq
 
     def shortest(self, number: int) -> list[int]:
         """Return the shortest of all_lengths, `number` of them."""

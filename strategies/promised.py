@@ -35,10 +35,9 @@ class FusedPromised(Promised, Protocol):
     i_range: tuple[float, float]
     l_min: float | None
     strided: bool
-
-    @property
-    def distinct_keys(self) -> bool:
-        """Whether each source must have its own key, orthogonal to all others. Then K >= S."""
+    beta_max: float
+    l2norm: float | bool
+    states: str | None
 
     @property
     def chunk(self) -> int | None:
@@ -55,12 +54,14 @@ class Scaling:
     regimes: has "small" if the operator has a normaliser of at least 1; the recipe can make it exactly 1.
     near: the levels for every format; a repeated level is drawn more often. far: the levels if no format is
     float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot recipes have q = k = 0.
+    erases: whether a token erases what the state holds for its key: then keys overlap, and beta is drawn.
     """
 
     regimes: tuple[str, ...] = ("unit",)
     near: tuple[int, ...] = (0,)
     far: tuple[int, ...] = (0,)
     multiplies: bool = True
+    erases: bool = False
 
     @property
     def integers(self) -> str:

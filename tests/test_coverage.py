@@ -17,16 +17,19 @@ from dmat.testing.check.coverage import covered, numbers, untried
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.tried import note
 from dmat.testing.record import LawRecord, Report, Tried, stated
 from dmat.testing.registry import laws
 from dmat.testing.verdict import require
 
+from .zoo.delta_rules import in_steps
 from .zoo.fused_sound import by_windows, product, widen
 
 CASES = 4  # of the ladder of each law
-CALLS: list[tuple[str, frozenset[str]]] = []  # the law and the keywords of each call
+# The kind of operator, the quantities that each law judges, and the law and the keywords of each call.
+Judged = tuple[str, dict[str, set[str]], list[tuple[str, frozenset[str]]]]
 
 
 def both(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Any = None, ends: Any = None) -> Any:
@@ -44,11 +47,24 @@ def report(contract: dict[str, Any], *names: str, tried: Tried | None = None) ->
     return Report.of("k", contract, [ended(name) for name in names], tried)
 
 
-@pytest.fixture(scope="module")
-def judged() -> dict[str, set[str]]:
+def both_of_delta(
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, beta: Tensor, state: Any = None, ends: Any = None
+) -> Any:
+    """Is a delta rule that takes states and packed sequences, and is right in no sequence but the first."""
+    return in_steps(q, k, v, log_f, beta, state)
+
+
+KERNELS = {
+    "linear": fused(both, states="state", packed="ends"),
+    "delta": fused(both_of_delta, reads="delta", states="state", packed="ends"),
+}
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def judged(request: pytest.FixtureRequest) -> Judged:
     """Run the first cases of each law, and return the quantities that each law compares with bounds."""
-    subject = FusedSubject(Implementation.of("both", fused(both, states="state", packed="ends")), "float32")
-    found: dict[str, set[str]] = {}
+    subject = subject_of(Implementation.of("both", KERNELS[request.param]), "float32")
+    found, calls = dict[str, set[str]](), list[tuple[str, frozenset[str]]]()
     own, function = require._ratios, subject.implementation.function
 
     def seen(law: Law) -> None:
@@ -57,7 +73,7 @@ def judged() -> dict[str, set[str]]:
             return expected.bound.bound * 0, expected.bound.bound * 0  # right, whatever it is
 
         def called(*inputs: Tensor, **more: Any) -> Any:
-            CALLS.append((law.name, frozenset(name for name, x in more.items() if x is not None)))
+            calls.append((law.name, frozenset(name for name, x in more.items() if x is not None)))
             return function(*inputs, **more)
 
         patch.setattr(require, "_ratios", ratios)
@@ -71,29 +87,32 @@ def judged() -> dict[str, set[str]]:
             if not law.not_applicable(subject):
                 seen(law)
     assert require._ratios is own
-    return found
+    return request.param, found, calls
 
 
 @pytest.mark.parametrize("law", [*coverage.OF_DENSE, *coverage.OF_ONE_HOT, *coverage.OF_CALLS])
-def test_the_gradients_that_are_said_to_be_judged_are(law: str, judged: dict[str, set[str]]) -> None:
+def test_the_gradients_that_are_said_to_be_judged_are(law: str, judged: Judged) -> None:
     """Each law compares just the gradients with their bounds that the line names for it."""
-    if law not in judged:
-        assert law == "input_gradient"  # the kernel takes no input gate
+    reads, found, _ = judged
+    if law not in found:
+        assert law in ("input_gradient", "beta_gradient", "state_gradient")  # the kernel takes no such input
         return
     table = coverage.OF_DENSE | coverage.OF_ONE_HOT | coverage.OF_CALLS
-    names = coverage._judged({law}, {law: table[law]}, {})
-    assert {x for x in judged[law] if x.startswith("d")} == set(names)
+    names = coverage._judged({law}, {law: table[law]}, {"reads": reads})
+    assert {x for x in found[law] if x.startswith("d")} == set(names)
 
 
-def test_what_is_said_never_to_be_tried_together_never_is(judged: dict[str, set[str]]) -> None:
-    """No law calls a kernel with a state and packed ends at once, nor with either and dense q, k, v."""
-    assert judged
-    assert {keywords for _, keywords in CALLS} == {frozenset(), frozenset({"state"}), frozenset({"ends"})}
-    dense = {keywords for law, keywords in CALLS if law in ("dense", "product_gradients")}
-    assert dense == {frozenset()}
-    line = untried(report({"reads": "linear", "states": "state", "packed": "ends"}))[0]
-    assert line.startswith("never tried together: state with ends; state with dense q, k, v;")
-    assert not any(line.startswith("never") for line in untried(report({"reads": "linear"})))
+def test_what_is_said_never_to_be_tried_together_never_is(judged: Judged) -> None:
+    """No law calls a kernel with a state and packed ends at once, nor a sum with either and dense q, k, v."""
+    reads, _, calls = judged
+    assert {keywords for _, keywords in calls} == {frozenset(), frozenset({"state"}), frozenset({"ends"})}
+    dense = {keywords for law, keywords in calls if law in ("dense", "product_gradients")}
+    with_state = {frozenset({"state"})} if reads == "delta" else set()
+    assert dense == {frozenset()} | with_state
+    line = untried(report({"reads": reads, "states": "state", "packed": "ends"}))[0]
+    assert line.startswith("never tried together: state with ends;")
+    assert ("state with dense q, k, v;" in line) == (reads != "delta")
+    assert not any(line.startswith("never") for line in untried(report({"reads": reads})))
 
 
 def test_numbers_are_told_as_stretches() -> None:
@@ -121,15 +140,27 @@ def test_lines_tell_what_was_noted() -> None:
 
 
 def test_a_gradient_that_was_not_judged_is_not_named() -> None:
-    """A law that was not run judges none; nor is dk of a delta rule judged."""
+    """A law that was not run judges none, nor does one that failed."""
     tried = Tried(lengths={1}, heads={(1, 1)})
     none = report({"reads": "linear", "gradient": "none"}, "forget_gradient", tried=tried)
     assert "gradients  none was judged" in covered(none)
-    delta = report({"reads": "linear", "keys": "orthonormal"}, "product_gradients", tried=tried)
-    assert "gradients  dq, dv of dense q, k, v" in covered(delta)
-    assert any("dk of a delta rule" in line for line in untried(delta))
-    failed = replace(delta, laws=[ended("product_gradients", "failed")])
+    plain = report({"reads": "linear"}, "product_gradients", tried=tried)
+    assert "gradients  dq, dk, dv of dense q, k, v" in covered(plain)
+    failed = replace(plain, laws=[ended("product_gradients", "failed")])
     assert "gradients  none was judged" in covered(failed)
+
+
+def test_a_state_is_said_to_be_judged_where_its_gradient_was_compared() -> None:
+    """Of a delta rule whose state's layout is unknown, the law of its gradient holds without a comparison."""
+    tried, contract = Tried(lengths={1}, heads={(1, 1)}), {"reads": "delta", "states": "state"}
+    laws = ("product_gradients", "beta_gradient", "state_gradient")
+    opaque = report(contract, *laws, tried=tried)
+    assert "gradients  dq, dk, dv, dbeta of dense q, k, v" in covered(opaque)
+    assert any("the gradient of the state" in line for line in untried(opaque))
+    compared = [replace(record, worst=0.1) for record in opaque.laws]
+    known = replace(opaque, laws=compared)
+    assert "gradients  dq, dk, dv, dbeta, dS0 of dense q, k, v" in covered(known)
+    assert not any("state," in line for line in untried(known))
 
 
 def test_a_dtilde_kernel_has_no_sizes() -> None:

@@ -109,7 +109,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"reads": "softmax", "igate": True}, "igate is True"),
     ({"layout": "SBHD"}, "layout is 'SBHD'; expected one of BHSD, BSHD"),
     ({"states": "initial state"}, "states is 'initial state'; expected the name of a keyword"),
-    ({"keys": "none"}, "keys is 'none'; expected one of"),
+    ({"beta_max": 2.0}, 'expected 1.0: it is a field of reads="delta" alone'),
+    ({"l2norm": 1e-6}, 'expected False: it is a field of reads="delta" alone'),
+    ({"reads": "delta", "beta_max": 1.5}, "beta_max is 1.5; expected 1.0 or 2.0"),
+    ({"reads": "delta", "l2norm": True}, "l2norm is True; expected False, or what is added to |k|^2"),
+    ({"reads": "delta", "state_layout": "BKHV"}, "state_layout (or None) is 'BKHV'; expected one of"),
+    ({"reads": "delta", "doubling": 0}, "doubling is 0; expected a positive integer"),
+    ({"reads": "delta", "igate": True}, "a delta rule has beta"),
+    ({"reads": "delta", "positive": True}, 'positive is True with reads="delta"; expected False'),
+    ({"reads": "delta", "gradient": "truncated"}, 'expected "full" or "none"'),
     ({"K": 0}, "K is 0; expected a positive integer"),
     ({"V": ()}, "V is empty"),
     ({"lengths": 64}, "lengths is 64; expected a collection"),
@@ -433,3 +441,9 @@ def test_findings_are_shown_as_decays() -> None:
     np.testing.assert_allclose(
         shown.evidence.exact[0, 0], np.tril(np.exp([[0, 0, 0], [-1, 0, 0], [-2, -1, 0]]))
     )
+
+
+def test_a_field_that_is_gone_says_what_to_write() -> None:
+    """An old contract with keys= is told of reads="delta"."""
+    with pytest.raises(TypeError, match=r'keys.* is no field of fused.* any more; write reads="delta"'):
+        fused(lambda q, k, v, log_f: q, keys="orthonormal")

@@ -9,8 +9,10 @@ from dmat.testing import fused
 from dmat.testing.contract import FusedContract
 from dmat.testing.grade.fused import grade_fused
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.delta.subject import DeltaSubject
 from dmat.testing.law.fused import FusedSubject
 
+from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import Kernel, chunkwise, widen
 from .zoo.right import FUSED_RIGHT
 
@@ -29,7 +31,6 @@ TOLD = (
     "chunks_packed",
     "chunks_own_backward",
     "recurrent",
-    "gated_delta_rule",
     "doubling_scan",
     "log_space_scan",
     "mlstm_parallel",
@@ -68,6 +69,33 @@ def test_the_grade_is_what_the_source_says(name: str) -> None:
     assert (forward.error_scope, forward.accumulates_in) == (contract.error_scope, "float32")
     scope = contract.widest_gradient
     assert gradients.error_scope == ("window" if scope == "rectangle" else scope)
+
+
+DELTA = {
+    right.__name__: right
+    for right in DELTA_SOUND
+    if right.__name__
+    in (
+        "delta_steps",
+        "delta_chunks",
+        "delta_chunks_together",
+        "delta_merged_by_rows",
+        "delta_whole_sequence",
+    )
+}
+
+
+@pytest.mark.parametrize("name", DELTA)
+def test_the_grade_of_a_delta_rule_is_its_chunk(name: str) -> None:
+    """The chunk of outputs and of gradients is the one whose contract the style truly keeps."""
+    torch.set_num_threads(1)
+    subject = DeltaSubject(Implementation.of(name, DELTA[name]), "float32")
+    graded = grade_fused(subject, 20, lambda told: None)
+    for quantity in ("forward", "gradients"):
+        strictest = graded.ledgers[quantity].strictest
+        assert strictest is not None
+        found = (strictest.error_scope, strictest.accumulates_in)
+        assert found == (subject.contract.error_scope, "float32")
 
 
 def test_every_style_is_told_or_left_out() -> None:

@@ -12,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from dmat.strategies import QKV, Constant, Edited, Gates
+from dmat.strategies import QKV, Constant, DeltaQKV, Edited, Gates
 from dmat.strategies.cases.fused import PACKED, sequence_ends
 from dmat.testing import fused
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.fused import FusedSubject
+from dmat.testing.law.kinds import subject_of
 from dmat.testing.registry import law_named
 
+from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import by_differences, by_windows, causal, chunks_factored, product, widen
 
 
@@ -75,6 +77,7 @@ def gates(dtype: str, *log: float, igate: float = 0.0) -> Gates:
 
 STREAM: dict[str, Any] = {"packed": "starts", "factors": "one"}
 CLOSED_BEFORE = {"gates": gates("float32", -2e7, -1.0, -1.0), "qkv": QKV(), "cut": 1, "t": 3}
+DELTA = {style.__name__: style for style in DELTA_SOUND}
 ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
     "a prefix before a packed sequence": (
         fused(one_sum_over_the_stream, error_scope="prefix", **STREAM),
@@ -123,6 +126,21 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
         "float16",
         {"gates": gates("float16", 0.0, -2.0, igate=12.0), "qkv": QKV()},
     ),
+    "a delta rule whose sums of gates have lost all digits": (
+        DELTA["delta_chunks"],
+        "values",
+        "float32",
+        {
+            "gates": Gates("float32", (1, 1, 3), fgate=Edited(Constant(-747.0), (((0, 0, 0), -1e15),))),
+            "qkv": DeltaQKV(K=16, seed=1, keys="few", beta="uniform"),
+        },
+    ),
+    "a delta rule whose float16 output is subnormal": (
+        DELTA["delta_merged_by_rows"],
+        "scaling",
+        "float16",
+        {"gates": Gates("float16", (1, 1, 15)), "qkv": DeltaQKV(seed=1, keys="dense", beta="uniform")},
+    ),
 }
 
 
@@ -130,7 +148,7 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
 def test_it_is_not_accused_again(name: str) -> None:
     """The law holds on the case that once broke it."""
     kernel, law, dtype, case = ACCUSED[name]
-    subject, entry = FusedSubject(Implementation.of(name, kernel), dtype), law_named(law, "fused")
+    subject, entry = subject_of(Implementation.of(name, kernel), dtype), law_named(law, "fused")
     assert entry.why_not(subject, entry.arguments(case)) is None
     entry.check(subject, **entry.arguments(case))
 

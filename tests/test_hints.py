@@ -25,7 +25,8 @@ from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
-from .zoo.fused_mutants import FUSED_MUTANTS, over
+from .zoo.delta_mutants import FUSED_MUTANTS
+from .zoo.fused_mutants import over
 from .zoo.fused_sound import by_windows, chunkwise, widen
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
@@ -103,7 +104,6 @@ SENTENCES = {
     "powers_of_two": "the result is that of 2 ** l for exp(l).",
     "log_forgotten": "the result is that of sigmoid(f) for log sigmoid(f): the log is left out.",
     "log_gate_clamped": "the result is that of max(l, -20) for l: a clamp.",
-    "fused_delta_dv_doubled": "every wrong entry is the exact value times 2.",
     "fused_softmax_dk": "every wrong entry is the exact value times 1 / scale = 2: the scale, once too often",
     "two_tiles_only": "likely place: the carry into the third chunk of 16, and later ones.",
     "fused_carry_forgotten": "likely place: the carry into the third chunk of 4, and later ones.",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dmat.testing import bounds
 from dmat.testing import fused as fused_contract
-from dmat.testing.bounds import derivative, dtilde, fused
+from dmat.testing.bounds import delta, derivative, dtilde, fused
 from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import BOTH, subject_of
@@ -26,6 +26,7 @@ from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
 from dmat.testing.verdict.require import require_same
 
+from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import FUSED_SOUND, by_windows, widen
 from .zoo.sound import SOUND
 
@@ -44,6 +45,9 @@ RIGHT = {
         "mlstm_parallel_far_gates",
         "mlstm_chunks",
         "packed_with_input_gate",
+        "delta_steps",
+        "delta_packed",
+        "delta_chunks_solved",
     ),
 }
 
@@ -60,7 +64,7 @@ def packed_with_input_gate(
 
 
 PACKED = fused_contract(packed_with_input_gate, igate=True, factors="one", packed="cu_seqlens")
-ZOO: dict[str, list[Callable[..., Any]]] = {"D~": SOUND, "fused": [*FUSED_SOUND, PACKED]}
+ZOO: dict[str, list[Callable[..., Any]]] = {"D~": SOUND, "fused": [*FUSED_SOUND, PACKED, *DELTA_SOUND]}
 EVERY = [law for kind in BOTH for law in laws(kind)]
 
 
@@ -70,7 +74,7 @@ def _returns_a_bound(function: Any) -> bool:
 
 def bound_functions() -> Iterator[FunctionType]:
     """Yield every public function and method of dmat/testing/bounds/ that returns a Bound."""
-    for owner in (dtilde, derivative, fused, fused.FusedBounds):
+    for owner in (dtilde, derivative, fused, fused.FusedBounds, delta, delta.DeltaBounds):
         for name, function in vars(owner).items():
             if name[0] != "_" and _returns_a_bound(function):
                 yield function

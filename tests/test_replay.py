@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmat.strategies import Constant, Gates, Normal
+from dmat.strategies import QKV, Constant, Gates, Normal
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import CaseFile, parts_of
 from dmat.testing.cli import main
@@ -35,6 +35,18 @@ def ends_badly(i, f):
     while f.shape[2] == 3:
         time.sleep(1)
     return right(i, f)
+"""
+
+
+OLD_DELTA = """
+from dmat.testing import fused
+
+rule = fused(lambda q, k, v, l: v, keys="orthonormal")
+"""
+NEW_DELTA = """
+from dmat.testing import fused
+
+rule = fused(lambda q, k, v, l, beta: v, reads="delta")
 """
 
 
@@ -109,6 +121,21 @@ def test_nothing_is_accused_of_what_it_does_not_promise(
 
     status, text = tried(law, Implementation("k", wrong, contract), "float32", "cpu", parts)
     assert (status, why in text) == (COULD_NOT, True)
+
+
+def test_an_old_case_of_a_delta_rule_says_what_to_write(folder: Path) -> None:
+    """With an old contract it could not run, and says what to write; with a new one, that the case is old."""
+    parts: Case = {"gates": Gates("float32", (1, 1, 2)), "qkv": QKV(K=4)}
+    file = CaseFile("values", "delta.py:rule", "float32", "cpu", parts_of(parts))
+    (folder / "old").mkdir()
+    write_case(folder / "old", file, parts)
+    for source, wanted in (
+        (OLD_DELTA, 'write reads="delta" in its place, and let fn take beta'),
+        (NEW_DELTA, 'keys="orthonormal", which is gone'),
+    ):
+        (folder / "delta.py").write_text(source)
+        (one,) = replay.replay([folder / "old" / "case.json"], Wanted("delta.py:rule", None, None))
+        assert (one.status, wanted in one.text) == (COULD_NOT, True), one.text
 
 
 def test_a_kernel_that_is_wrong_by_chance_is_not_fixed() -> None:

@@ -47,7 +47,7 @@ def result(law: str, status: str, **more: Any) -> dict[str, Any]:
     record |= {"case": "gates = Gates('float32', (1, 1, 4), fgate=Constant(-30.0))\nprobe = Probe(K=4)"}
     record["reason"] = "does not hold for x, float32 on cpu:\n  dq[t=0]\n    computed  NaN\n    exact     1.0"
     verdict = {"failed": "broken", "passed": "sound"}[status]
-    report = {"verdict": verdict, "contract": {"keys": "orthonormal"}, "laws": [record | more]}
+    report = {"verdict": verdict, "contract": {"reads": "delta"}, "laws": [record | more]}
     confirmed = {"f": "yes"} if status == "failed" else {}
     told: list[str] = ["--examples", "6"]
     return {"report": report, "confirmed": confirmed, "told": told, "date": "2026-01-01", "grades": None}
@@ -90,7 +90,7 @@ def test_page(check: Any, page: Any) -> None:
     note = {"title": "A title", "accuses": ["fla.*"], "laws": ["gradient_finite"], **words}
     versions = {"fla_core": "0.6.0", "torch": "2.13.0", "triton": "3.7.1"}
     text = page.Page(results, {"note": [note]}, versions, 2).text()
-    row = "| fla-core 0.6.0 | `fla.py:naive_chunk_kda` | errors of the window, one-hot keys | **breaks** |"
+    row = "| fla-core 0.6.0 | `fla.py:naive_chunk_kda` | delta rule, errors of the window | **breaks** |"
     assert row in text
     assert "gradient_finite at S = 4 | yes |" in text
     assert "`naive_chunk_kda`: gradient_finite, float32: dq[t=0] computed NaN, exact 1.0, on `gates" in text

@@ -23,7 +23,7 @@ from dmat.strategies.recipes.backgrounds import Background, Normal, Palette, Sto
 from dmat.strategies.recipes.cotangents import Cotangent
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
-from dmat.strategies.recipes.qkv import QKV
+from dmat.strategies.recipes.qkv import QKV, DeltaQKV
 from dmat.strategies.recipes.recipe import Case, Recipe
 from dmat.testing.errors import CaseError
 from dmat.testing.record import Ended, What
@@ -150,13 +150,13 @@ FORMS: dict[type[Recipe], Any] = {kind: _form(kind) for kind in BACKGROUNDS}
 AnyBackground = Union[tuple(FORMS.values())]  # type: ignore[valid-type]  # noqa: UP007
 
 
-FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, QKV)}
+FORMS |= {kind: _form(kind) for kind in (Gates, Cotangent, QKV, DeltaQKV)}
 
 
 KINDS = {form: kind for kind, form in FORMS.items()}
 
 
-GatesForm, CotangentForm, QKVForm = FORMS[Gates], FORMS[Cotangent], FORMS[QKV]
+GatesForm, CotangentForm, QKVForm = FORMS[Gates], FORMS[Cotangent], FORMS[QKV] | FORMS[DeltaQKV]
 
 
 class Parts(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

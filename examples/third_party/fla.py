@@ -1,8 +1,8 @@
 """fla-core 0.6.0, its plain PyTorch forms: simple GLA, GLA, (gated) delta rules, retention, forgetting
 attention.
 
-Install: pip install --no-deps fla-core==0.6.0, and einops. Of the delta rules, only what D~ stands in:
-one-hot keys that do not overlap, beta = 1. Chunks are 4 long here, an argument of theirs, so that cases are
+Install: pip install --no-deps fla-core==0.6.0, and einops. Of KDA, gates
+that are one a head. Chunks are 4 long here, an argument of theirs, so that cases are
 small.
 """
 
@@ -25,7 +25,7 @@ WIDENED = {"dtypes": ("float32", "bfloat16"), "output_dtype": "float32"}  # they
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 KEPT = {"output_final_state": True}
 SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
-ONE_HOT = {"keys": "orthonormal", "K": (1, 2, 4, 8, 16), "max_seq": 16, "states": "initial_state"}
+DELTA = {"reads": "delta", "states": "initial_state"}
 
 # fmt: off
 
@@ -42,21 +42,21 @@ naive_recurrent_gla = fused(
     lambda q, k, v, g, **s: gla.naive_recurrent_gla(q, k, v, channels(g, k), **KEPT, **s),
     scale="K**-0.5", states="initial_state", **HALF, **F32)
 naive_recurrent_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: delta.naive_recurrent_gated_delta_rule(
-        q, k, v, torch.ones_like(g), g, scale=1.0, **KEPT, **s),
-    **WIDENED, **(F32 | ONE_HOT))
+    lambda q, k, v, g, b, **s: delta.naive_recurrent_gated_delta_rule(
+        q, k, v, b, g, scale=1.0, **KEPT, **s),
+    **WIDENED, **(F32 | DELTA))
 naive_chunk_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: delta.naive_chunk_gated_delta_rule(
-        q, k, v, g, torch.ones_like(g), chunk_size=4, scale=1.0, **KEPT, **s),
-    **CHUNKS, **WIDENED, **(F32 | ONE_HOT))
+    lambda q, k, v, g, b, **s: delta.naive_chunk_gated_delta_rule(
+        q, k, v, g, b, chunk_size=4, scale=1.0, **KEPT, **s),
+    **CHUNKS, **WIDENED, **(F32 | DELTA))
 naive_recurrent_kda = fused(
-    lambda q, k, v, g, **s: kda.naive_recurrent_kda(
-        q, k, v, channels(g, k), torch.ones_like(g), scale=1.0, **KEPT, **s),
-    **HALF, **(F32 | ONE_HOT))
+    lambda q, k, v, g, b, **s: kda.naive_recurrent_kda(
+        q, k, v, channels(g, k), b, scale=1.0, **KEPT, **s),
+    **HALF, **(F32 | DELTA))
 naive_chunk_kda = fused(
-    lambda q, k, v, g, **s: kda.naive_chunk_kda(
-        q, k, v, channels(g, k), torch.ones_like(g), chunk_size=4, scale=1.0, **KEPT, **s),
-    seq_multiple_of=4, **CHUNKS, **HALF, **(F32 | ONE_HOT))
+    lambda q, k, v, g, b, **s: kda.naive_chunk_kda(
+        q, k, v, channels(g, k), b, chunk_size=4, scale=1.0, **KEPT, **s),
+    seq_multiple_of=4, **CHUNKS, **HALF, **(F32 | DELTA))
 naive_forgetting_attn = fused(
     lambda q, k, v, g: forgetting.naive_forgetting_attn(q, k, v, g),
     reads="softmax", scale="K**-0.5", V_equals_K=True, error_scope="prefix", factors="one",

@@ -1,7 +1,7 @@
 """fla-core 0.6.0, its Triton kernels: (simple) GLA, gated delta rule, KDA, forgetting attention, retention.
 
 Install: pip install --no-deps fla-core==0.6.0, and einops, triton==3.7.1; `dmat check --interpret` runs
-them on the CPU. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1.
+them on the CPU. Of KDA, gates that are one a head.
 Gates are float32, as its layers give them.
 """
 
@@ -20,18 +20,13 @@ SHORT = {"lengths": (1, 2, 17, 33)}
 CHUNKS = {"error_scope": 64, "factors": 64, "grad_scope": "suffix", **LENGTHS}
 PARALLEL = {**CHUNKS, "error_scope": "prefix"}
 STEPS = {"grad_scope": "suffix", **SHORT}
-ONE_HOT = {"keys": "orthonormal", "K": (16, 64, 128)}
+DELTA = {"reads": "delta"}
 STATES = {"states": "initial_state"}
 
 
 def going_on(fn):
     """Ask a kernel for its last state."""
     return lambda *tensors, **more: fn(*tensors, output_final_state=True, **more)
-
-
-def ones(q):
-    """Return beta = 1, in the dtype of q."""
-    return torch.ones(q.shape[:3], dtype=q.dtype)
 
 
 # fmt: off
@@ -56,21 +51,21 @@ fused_recurrent_gla = fused(
         q, k, v, channels(g, k).contiguous(), scale=1, **s),
     **STATES, **STEPS, **FLA)
 chunk_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(
-        q, k, v, g, ones(q), scale=1.0, **s),
-    **STATES, **CHUNKS, **(FLA | ONE_HOT))
+    lambda q, k, v, g, b, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(
+        q, k, v, g, b, scale=1.0, **s),
+    **STATES, **CHUNKS, **(FLA | DELTA))
 fused_recurrent_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: going_on(gated_delta_rule.fused_recurrent_gated_delta_rule)(
-        q, k, v, g, beta=ones(q), scale=1.0, **s),
-    gradient="none", **STATES, **SHORT, **(FLA | ONE_HOT))
+    lambda q, k, v, g, b, **s: going_on(gated_delta_rule.fused_recurrent_gated_delta_rule)(
+        q, k, v, g, beta=b, scale=1.0, **s),
+    gradient="none", **STATES, **SHORT, **(FLA | DELTA))
 chunk_kda = fused(
-    lambda q, k, v, g, **s: going_on(kda.chunk_kda)(
-        q, k, v, channels(g, k).contiguous(), ones(q), scale=1.0, **s),
-    **STATES, **CHUNKS, **(FLA | ONE_HOT))
+    lambda q, k, v, g, b, **s: going_on(kda.chunk_kda)(
+        q, k, v, channels(g, k).contiguous(), b, scale=1.0, **s),
+    **STATES, **CHUNKS, **(FLA | DELTA))
 fused_recurrent_kda = fused(
-    lambda q, k, v, g, **s: going_on(kda.fused_recurrent_kda)(
-        q, k, v, channels(g, k).contiguous(), ones(q), scale=1.0, **s),
-    gradient="none", **STATES, **SHORT, **(FLA | ONE_HOT))
+    lambda q, k, v, g, b, **s: going_on(kda.fused_recurrent_kda)(
+        q, k, v, channels(g, k).contiguous(), b, scale=1.0, **s),
+    gradient="none", **STATES, **SHORT, **(FLA | DELTA))
 parallel_forgetting_attn = fused(
     lambda q, k, v, g, **s: forgetting_attn.parallel_forgetting_attn(q, k, v, g, **s),
     reads="softmax", scale="K**-0.5", V_equals_K=True, **PARALLEL, **FLA)

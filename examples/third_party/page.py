@@ -269,14 +269,13 @@ def promise(contract: dict) -> str:
     """Say in a line what a contract holds a function to."""
     scope = contract.get("error_scope", "window")
     words = [SCOPES.get(scope, f"errors of chunks of {scope}")]
-    if contract.get("reads", "linear") in ("mlstm", "softmax"):
-        words.insert(0, {"mlstm": "mLSTM", "softmax": "softmax"}[contract["reads"]])
+    if contract.get("reads", "linear") in ("mlstm", "softmax", "delta"):
+        words.insert(0, {"mlstm": "mLSTM", "softmax": "softmax", "delta": "delta rule"}[contract["reads"]])
     gradients = {"none": "no gradients", "truncated": "normaliser a constant in gradients"}
     words += [gradients[contract["gradient"]]] if contract.get("gradient") in gradients else []
     words += ["gradients by suffix sums"] if contract.get("grad_scope") == "suffix" else []
     words += [f"i from {low:g} to {high:g}" for low, high in [contract.get("i_range", (0, 0))] if low or high]
     words += [f"sums in {contract['accumulates_in']}"] if contract.get("accumulates_in") == "float16" else []
-    words += ["one-hot keys"] if contract.get("keys") == "orthonormal" else []
     return ", ".join(words)
 
 

@@ -2,11 +2,9 @@
 
 Install: pip install transformers==5.24.0. Its mLSTM is defined only where the package xlstm is not
 installed: that is said here. Kernels from a hub would replace some of the others: their plain form is
-__wrapped__. Of the delta rules, only what D~ stands in: one-hot keys that do not overlap, beta = 1. Chunks
-are 4 long, an argument of theirs.
+__wrapped__. Of KDA, gates that are one a head. Chunks are 4 long, an argument of theirs.
 """
 
-import torch
 import transformers.utils as utils
 from around import channels
 
@@ -20,7 +18,7 @@ from transformers.models.xlstm import modeling_xlstm as xlstm
 from dmat.testing import fused
 
 DELTA = {
-    "layout": "BSHD", "keys": "orthonormal", "K": (4, 16), "max_seq": 16, "scale": "K**-0.5",
+    "reads": "delta", "layout": "BSHD", "K": (4, 16), "scale": "K**-0.5",
     "states": "initial_state", "accumulates_in": "float32", "dtypes": ("float32", "bfloat16"),
 }  # fmt: skip
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
@@ -46,20 +44,20 @@ def initial(state):
 # fmt: off
 
 torch_chunk_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: plain(qwen.torch_chunk_gated_delta_rule)(
-        q, k, v, g, torch.ones_like(g), chunk_size=4, **KEPT, **s),
+    lambda q, k, v, g, b, **s: plain(qwen.torch_chunk_gated_delta_rule)(
+        q, k, v, g, b, chunk_size=4, **KEPT, **s),
     **CHUNKS, **DELTA)
 torch_recurrent_gated_delta_rule = fused(
-    lambda q, k, v, g, **s: plain(qwen.torch_recurrent_gated_delta_rule)(
-        q, k, v, g, torch.ones_like(g), **(KEPT | {"initial_state": None} | s)),
+    lambda q, k, v, g, b, **s: plain(qwen.torch_recurrent_gated_delta_rule)(
+        q, k, v, g, b, **(KEPT | {"initial_state": None} | s)),
     **DELTA)
 chunk_kimi_delta_attention = fused(
-    lambda q, k, v, g, **s: plain(kimi.chunk_kimi_delta_attention)(
-        q, k, v, channels(g, k), torch.ones_like(g), chunk_size=4, **KEPT, **s),
+    lambda q, k, v, g, b, **s: plain(kimi.chunk_kimi_delta_attention)(
+        q, k, v, channels(g, k), b, chunk_size=4, **KEPT, **s),
     **CHUNKS, **DELTA)
 recurrent_kimi_delta_attention = fused(
-    lambda q, k, v, g, **s: plain(kimi.recurrent_kimi_delta_attention)(
-        q, k, v, channels(g, k), torch.ones_like(g), **(KEPT | {"initial_state": None} | s)),
+    lambda q, k, v, g, b, **s: plain(kimi.recurrent_kimi_delta_attention)(
+        q, k, v, channels(g, k), b, **(KEPT | {"initial_state": None} | s)),
     **DELTA)
 segment_sum = fused(of_mamba2, **SUMS)
 mlstm_recurrent_sequence_native = fused(

@@ -14,7 +14,7 @@ from dmat.strategies.drawing import draw_background
 from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Background, Constant, Edited, Ramp
 from dmat.strategies.recipes.gates import Gates
-from dmat.strategies.recipes.qkv import QKV, draw_qkv, is_qkv, plain_qkv
+from dmat.strategies.recipes.qkv import QKV, delta_ladder, draw_qkv, is_qkv, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.regimes import constants, spikes
 
@@ -121,6 +121,8 @@ def _recipes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
     """Return the canonical QKV recipes for these gates: a plain one, and a seeded one with mixed signs."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
+    if domain.scaling.erases:
+        return [qkv for qkv in delta_ladder(domain, S, kind, several=several) if is_qkv(qkv, gates, domain)]
     wider = domain.key_sizes(S)[:2][-1]  # with K = 1, a wrong scale and left-out channels do not show
     seeded = replace(plain_qkv(domain, S, kind, seed=1, pull=1), K=wider)
     plain = [plain_qkv(domain, S, kind)] if kind != "dense" and not several else []
@@ -153,7 +155,8 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
 def _exact_values(domain: FusedDomain) -> tuple[float, ...]:
     """Return a fully open gate and, if the contract allows it, a fully closed one."""
     opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
-    return (opened, CLOSED_FOR_GOOD) if domain.least <= CLOSED_FOR_GOOD else (opened,)
+    closes = domain.contract.gate != "fixed" and domain.least <= CLOSED_FOR_GOOD
+    return (opened, CLOSED_FOR_GOOD) if closes else (opened,)
 
 
 def _draw_exact(draw: Draw, domain: FusedDomain) -> Case:
@@ -185,6 +188,12 @@ def _exact_ladder(domain: FusedDomain) -> Iterator[Case]:
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
                 gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
+                if domain.scaling.erases:
+                    several = heads != (1, 1)
+                    for qkv in delta_ladder(domain, S, "integers", several=several):
+                        if _exact_inside({"gates": gates, "qkv": qkv}, domain):
+                            yield {"gates": gates, "qkv": qkv}
+                    continue
                 qkv = plain_qkv(
                     domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=int(heads != (1, 1))
                 )

@@ -8,8 +8,10 @@ find errors in sums of several terms, which one-hot ones cannot.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import numpy.typing as npt
 from dmat.strategies.choose import Draw, choose, seed
 from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Array
+from dmat.strategies.recipes.delta import DeltaHead, draw_fields, has_fields, ladder_fields, plain_fields
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Recipe
 
@@ -34,13 +37,16 @@ Places = npt.NDArray[np.int_]
 class Products:
     """q, k (B, NH, S, K) and v (B, NH, S, V), float64.
 
-    column[s]: the column of v that only source s fills, or -1.
+    column[s]: the column of v that only source s fills, or -1. beta: (B, NH, S), and state: (B, NH, K, V), of
+    a delta rule; state is None where the call begins with none.
     """
 
     q: Array
     k: Array
     v: Array
     column: Places
+    beta: Array | None = None
+    state: Array | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +97,47 @@ class QKV(Recipe):
         return np.random.default_rng(self.pull).integers(-2, 3, size=shape).astype(np.float64)
 
 
+@dataclass(frozen=True, repr=False)
+class DeltaQKV(QKV):
+    """A recipe for the inputs of a delta rule, beta and a state among them (delta.py).
+
+    keys: how they overlap. beta: how it is drawn. block: the order of the frame's blocks. few: how many
+    columns of the frame are keys. thin: an index of THINNED. state: 1 if the call begins with a state.
+    """
+
+    keys: str = "equal"
+    beta: str = "one"
+    block: int = 1
+    few: int = 0
+    thin: int = 0
+    state: int = 0
+
+    def cotangent(self, shape: tuple[int, ...]) -> Array:
+        """Return the cotangent of an output of this shape: ones, or integers of -2 .. 2."""
+        S, V = shape[2:]
+        if self.pull == 0:
+            return np.ones(shape)
+        return _of_heads(shape, lambda b, h: self.head(S, V, self.pull, b, h).pulled())
+
+    def cotangent_of_state(self, shape: tuple[int, ...]) -> Array:
+        """Return the cotangent of a last state of this shape, (B, NH, K, V): zeros, or -1, 0 and 1."""
+        if self.pull == 0:
+            return np.zeros(shape)
+        V = shape[-1]
+        return _of_heads(shape, lambda b, h: self.head(1, V, self.pull, b, h).pulled_state())
+
+    def head(self, S: int, V: int, seed: int, b: int, h: int, *, normalised: bool = False) -> DeltaHead:
+        """Return the inputs of head (b, h) of a delta rule. seed: 0 for the plainest ones."""
+        own = (seed, b, h) if seed else None
+        fields = (self.keys, self.beta, self.block, self.few, self.thin)
+        return DeltaHead(self.K, V, S, *fields, normalised, own)
+
+
+def _of_heads(shape: tuple[int, ...], make: Callable[[int, int], Array]) -> Array:
+    """Return the arrays of all heads as one of this shape, (B, NH, ...)."""
+    return np.array([[make(b, h) for h in range(shape[1])] for b in range(shape[0])]).reshape(shape)
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Builds q, k, v from a QKV recipe, the gates of its case and the domain."""
@@ -113,6 +160,8 @@ class _Builder:
 
     @property
     def products(self) -> Products:
+        if self.domain.scaling.erases:
+            return self._of_delta_rule()
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.qkv.kind]()
         q = products.q * 2.0 ** self.power(products)
@@ -144,22 +193,31 @@ class _Builder:
         sources = np.flatnonzero(column >= 0)
         v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
-        if self.domain.contract.distinct_keys:
-            k = self._distinct_keys()
-            q[:] = self.powers(B, NH, S, 1) * self.powers(B, NH, 1, K) / self.domain.scale_of(K)
-        elif self.domain.scaling.multiplies:
+        if self.domain.scaling.multiplies:
             channel = 0 if self.plain else int(self.random.integers(K))
             lift = 2.0 ** round(-math.log2(self.domain.scale_of(K)) / 2)
             q[..., channel] = self.powers(B, NH, S) * lift
             k[..., channel] = self.powers(B, NH, S) / self.domain.scale_of(K) / lift
         return Products(q, k, v, column)
 
-    def _distinct_keys(self) -> Array:
-        """Return keys (B, NH, S, K) of one channel each; the keys of a head all differ."""
-        (B, NH, S), K = self.gates.shape, self.qkv.K
-        k = np.zeros((B, NH, S, K))
-        k[:, :, np.arange(S), self._order(K)[:S]] = 1.0
-        return k
+    def _of_delta_rule(self) -> Products:
+        (B, NH, S), K, V, qkv = self.gates.shape, self.qkv.K, self.V, cast(DeltaQKV, self.qkv)
+        normalised = self.domain.contract.l2norm is not False
+        heads = [[qkv.head(S, V, qkv.seed, b, h, normalised=normalised) for h in range(NH)] for b in range(B)]
+        parts = [[(*head.q_k_beta, head.values()) for head in row] for row in heads]
+        q, k, beta, v = (
+            np.array([[part[n] for part in row] for row in parts]).reshape(B, NH, *shape)
+            for n, shape in enumerate(((S, K), (S, K), (S,), (S, V)))
+        )
+        column = np.full(S, -1)
+        if qkv.kind == "one-hot":
+            column, v = self._columns(S, V), np.zeros((B, NH, S, V))
+            sources = np.flatnonzero(column >= 0)
+            v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
+        state = None
+        if qkv.state:
+            state = np.array([[head.state() for head in row] for row in heads]).reshape(B, NH, K, V)
+        return Products(q, k, v, column, beta, state)
 
     def _order(self, size: int) -> Places:
         return np.arange(size) if self.plain else self.random.permutation(size)
@@ -183,8 +241,6 @@ class _Builder:
         v = self.random.standard_normal((B, NH, S, V))
         if self.domain.contract.positive:
             q, k, v = np.ones_like(q), np.ones_like(k), np.abs(v) + 0.1
-        if self.domain.contract.distinct_keys:
-            k = self._distinct_keys()
         return Products(q, k, v, np.full(S, -1))
 
     def _integers(self) -> Products:
@@ -193,8 +249,6 @@ class _Builder:
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
         q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
         q[..., 16:] = 0.0
-        if self.domain.contract.distinct_keys:
-            k = self._distinct_keys()
         return Products(q / self.domain.scale_of(K), k, v, np.full(S, -1))
 
 
@@ -207,6 +261,8 @@ def _largest_product(products: Products) -> float:
 def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
     """Draw a QKV recipe of this kind for these gates."""
     S = gates.shape[-1]
+    if domain.scaling.erases:
+        return _draw_delta(draw, domain, S, kind)
     K = choose(draw, domain.key_sizes(S))
     some = (1, 3, 4, 1, 3, 4, 130) if S <= SHORT else (1, 3, 4)  # past a block of 128
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(choose(draw, some), K)
@@ -228,6 +284,34 @@ def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
     return qkv
 
 
+def _draw_delta(draw: Draw, domain: FusedDomain, S: int, kind: str) -> QKV:
+    """Draw a QKV recipe of this kind for a delta rule."""
+    K = choose(draw, domain.key_sizes(S))
+    V = (
+        0
+        if kind == "one-hot" or domain.contract.V_equals_K
+        else domain.value_size(choose(draw, (1, 3, 4)), K)
+    )
+    layout = choose(draw, ("contiguous", *QKV_LAYOUTS)) if domain.contract.strided else "contiguous"
+    fields = draw_fields(draw, domain.contract, kind, K)
+    return DeltaQKV(kind, K, V, layout=layout, **fields)  # type: ignore[arg-type]  # the fields by name
+
+
+def _plain_delta(domain: FusedDomain, S: int, kind: str, **more: object) -> QKV:
+    """Return the simplest recipe of this kind for a delta rule."""
+    V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, 1)
+    fields = {"K": domain.key_sizes(S)[0], **plain_fields(kind), **more}
+    return DeltaQKV(kind, V=V, **fields)  # type: ignore[arg-type]
+
+
+def delta_ladder(domain: FusedDomain, S: int, kind: str, *, several: bool) -> list[QKV]:
+    """Return the canonical recipes of a delta rule: a plain one if there is one head, then seeded ones."""
+    K = domain.key_sizes(S)[-1]
+    seeded = ladder_fields(domain.contract, kind, K, several=several)
+    plain = [] if several else [_plain_delta(domain, S, kind)]
+    return plain + [_plain_delta(domain, S, kind, K=K, **more) for more in seeded]
+
+
 def levels(domain: FusedDomain, kind: str) -> tuple[int, ...]:
     """Return the levels that are drawn for a kind of recipe. The range of float16 allows only near ones."""
     scaling = domain.scaling
@@ -240,6 +324,8 @@ def levels(domain: FusedDomain, kind: str) -> tuple[int, ...]:
 
 def plain_qkv(domain: FusedDomain, S: int, kind: str = "one-hot", **more: object) -> QKV:
     """Return the simplest recipe of this kind for length S."""
+    if domain.scaling.erases:
+        return _plain_delta(domain, S, kind, **more)
     K = domain.key_sizes(S)[0]
     V = 0 if kind == "one-hot" or domain.contract.V_equals_K else domain.value_size(1, K)
     return QKV(kind, K, V, **more)  # type: ignore[arg-type]
@@ -263,6 +349,10 @@ def is_qkv(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
     if not 0 <= qkv.V <= LARGEST or qkv.K not in domain.key_sizes(S):
         return False
     if domain.contract.V_equals_K and qkv.V != 0:
+        return False
+    if domain.scaling.erases != isinstance(qkv, DeltaQKV):
+        return False
+    if domain.scaling.erases and not has_fields(domain.contract, vars(qkv)):
         return False
     layouts = QKV_LAYOUTS if domain.contract.strided else ("contiguous",)
     fits = (

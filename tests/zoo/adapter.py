@@ -30,7 +30,8 @@ from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict import require
 from dmat.testing.verdict.finding import Finding, LawBroken
 
-from .fused_mutants import FUSED_MUTANTS
+from .delta_mutants import FUSED_MUTANTS
+from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
 from .mutants import MUTANTS
 from .sound import SOUND
@@ -43,6 +44,7 @@ EXAMPLES = (
     "masked_cumsum.py:dtilde",
     "wrong_gradient.py:dtilde",
     "fused/chunkwise.py:linear_attention",
+    "fused/gated_deltanet.py:gated_deltanet",
     "fused/mlstm.py:mlstm",
     "fused/wrong_carry.py:linear_attention",
 )
@@ -55,7 +57,7 @@ OWN_LAW = {f"wrong.{m.name}": m.law for m in MUTANTS} | {
 def kernels() -> dict[str, Any]:
     """Return every kernel by a name that no move of modules changes: "wrong.carry_forgotten"."""
     found = {f"right.{x.__name__}": x for x in SOUND} | {f"wrong.{m.name}": m.implementation for m in MUTANTS}
-    found |= {f"fused_right.{x.__name__}": x for x in FUSED_SOUND}
+    found |= {f"fused_right.{x.__name__}": x for x in [*FUSED_SOUND, *DELTA_SOUND]}
     found |= {f"fused_wrong.{m.name}": m.kernel for m in FUSED_MUTANTS}
     names = {x: x.replace(".py:", ".").replace("/", ".") for x in EXAMPLES}
     return found | {f"example.{name}": load(f"{ROOT}/examples/{x}").function for x, name in names.items()}
@@ -73,10 +75,6 @@ def kind(kernel: str) -> str:
 
 def dtypes(kernel: str) -> tuple[str, ...]:
     return implementation(kernel).contract.dtypes
-
-
-def has_orthonormal_keys(kernel: str) -> bool:
-    return getattr(implementation(kernel).contract, "keys", "any") == "orthonormal"
 
 
 def subject(kernel: str, dtype: str) -> Subject:

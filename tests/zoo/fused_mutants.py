@@ -790,8 +790,3 @@ def products_kept(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
         _products.clear()
     products = _products.setdefault(key, (q @ k.mT).float())
     return (products * by_windows(log_f.float()).exp() @ v.float()).to(v.dtype)
-
-
-@mutant("product_gradients", "dv of a delta rule doubled", keys="orthonormal", **WINDOWS)
-def delta_dv_doubled(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    return parallel(q, k, 2 * v - v.detach(), log_f)

@@ -365,22 +365,6 @@ def recurrent_time_first(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
     return torch.stack(outputs, 1).to(v.dtype)
 
 
-@sound(keys="orthonormal", states="state", special_values=SPECIAL)
-def gated_delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """State <- exp(l) state; then the value that the state holds for key k is replaced by v (beta = 1)."""
-    q, k, v_, log_f = widen(q, k, v, log_f)
-    state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
-    outputs = []
-    for t in range(q.shape[2]):
-        state = log_f[:, :, t, None, None].exp() * state
-        held = (k[:, :, t, :, None] * state).sum(-2)
-        state = state + k[:, :, t, :, None] * (v_[:, :, t] - held)[..., None, :]
-        outputs.append((q[:, :, t, :, None] * state).sum(-2))
-    return torch.stack(outputs, 2).to(v.dtype), state
-
-
 # Scans.
 
 

@@ -20,7 +20,7 @@ from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.explain.place import likely_place
 from dmat.testing.registry import law_named
 
-from .fused_mutants import FUSED_MUTANTS
+from .delta_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .trial import first_rejection, subjects
 
@@ -147,7 +147,6 @@ LABELS = {
     "fused_padding_from_empty": "chunk",
     "fused_strides_of_q": "layout",
     "fused_cotangent_taken_as_flat": "layout",
-    "fused_delta_dv_doubled": "factor",
 }
 
 

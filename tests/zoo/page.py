@@ -18,7 +18,8 @@ from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
-from .fused_mutants import FUSED_MUTANTS, FusedMutant
+from .delta_mutants import FUSED_MUTANTS
+from .fused_mutants import FusedMutant
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
 
@@ -101,7 +102,8 @@ def _named(bound: NamedBound) -> str:
 def _rejects(entry: Law, rejected: list[tuple[str, str, str]]) -> list[str]:
     """Return what is said of the mutant: what it is, what it restates, and the case that shows it."""
     (first, museum), *others = [(name, museum) for law, name, museum in rejected if law == entry.name]
-    zoo = "tests/zoo/fused_mutants.py" if entry.kind == FUSED else "tests/zoo/mutants.py"
+    of_delta = "delta" if first.startswith("delta_") else "fused"
+    zoo = f"tests/zoo/{of_delta}_mutants.py" if entry.kind == FUSED else "tests/zoo/mutants.py"
     lines = [f"- Rejects: `{first}` in {_link(zoo)}, {museum}."]
     lines += [f"  Also: {', '.join(f'`{name}`' for name, _ in others)}."] if others else []
     if entry.kind == FUSED:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .delta_sound import DELTA_SOUND
 from .ends import ENDS
 from .fused_ends import FUSED_ENDS
 from .fused_sound import FUSED_SOUND
 from .sound import SOUND
 
 RIGHT = [*SOUND, *ENDS]
-FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS]
+FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS, *DELTA_SOUND]

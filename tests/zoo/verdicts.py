@@ -100,7 +100,7 @@ def folders(home: Path, most: int = 40) -> None:
     done: set[str] = set()
     for kernel in sorted(OWN_LAW, key=lambda kernel: crc32(kernel.encode())):  # both kinds mixed
         law = laws_of(adapter.kind(kernel)).get(OWN_LAW[kernel])
-        fits = law is not None and kernel not in UNSTEADY and not adapter.has_orthonormal_keys(kernel)
+        fits = law is not None and kernel not in UNSTEADY
         if not fits or law is None or law.name in done or len(told) == most:
             continue
         folder = adapter.keep_folder(kernel, law, home)

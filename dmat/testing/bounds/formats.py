@@ -85,7 +85,8 @@ class Rounding:
         )
 
 
-def _format(name: str) -> Format:
+def format_of(name: str) -> Format:
+    """Return the format of this name, a torch dtype or tf32."""
     if name == TF32:  # 2^-10, because tensor cores may truncate instead of rounding
         single = Format.of("float32")
         return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
@@ -110,14 +111,14 @@ class FusedRounding:
     def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
         """Return the formats that the contract names."""
         names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
-        return cls(*map(_format, (*names, contract.gates_in(dtype), dtype, dtype)))
+        return cls(*map(format_of, (*names, contract.gates_in(dtype), dtype, dtype)))
 
     def handing_over(self, name: str | None) -> FusedRounding:
         """Return these formats with a state that is handed over in the named format; None if unknown.
 
         A state may be rounded to the format of q, k, v, but not to a coarser one.
         """
-        form = self.products if name is None else _format(name)
+        form = self.products if name is None else format_of(name)
         return replace(self, handed=min(form, self.products, key=lambda form: form.u))
 
     @property

@@ -25,9 +25,9 @@ from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
 
 STRUCTURAL = 1e3  # a larger error over its bound is no rounding
-OUTPUTS = ("D~", "o", "exp(D~)", "call")
+OUTPUTS = ("D~", "o", "S", "exp(D~)", "call")
 INPUTS = frozenset({*SPECIAL_VALUES, "zero_length", "l_min", "seq_multiple_of", "max_seq"})
-HALF_SUMS = frozenset({"bfloat16", "float16", "accumulates_in", "multiplies_in"})
+HALF_SUMS = frozenset({"bfloat16", "float16", "accumulates_in", "multiplies_in", "inverse_in"})
 FINER = ("float64", "float32")
 MUCH_SHORTER = 2  # times
 

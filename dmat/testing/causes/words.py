@@ -28,6 +28,8 @@ PROMISES: Mapping[str, str] = {
     "l_min": "log gates below {} are not handled",
     "accumulates_in": "the half types are summed in the half type",
     "multiplies_in": "operands of products are rounded to a narrower format",
+    "doubling": "powers of A are multiplied within blocks of {} rows",
+    "inverse_in": "operands inside the inversion of I + A are rounded to a narrower format",
     "causal": "rounding depends on later rows",
     "homogeneous": "2 v does not give 2 o bit for bit",
     "gradient": "the gradient holds the normaliser constant",
@@ -65,6 +67,9 @@ QUANTITIES = {
     "dq": "the gradient of q",
     "dk": "the gradient of k",
     "dv": "the gradient of v",
+    "dbeta": "the gradient of beta",
+    "S": "the last state",
+    "dS0": "the gradient of the first state",
     "J v": "the derivative in forward mode",
 }
 

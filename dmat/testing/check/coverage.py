@@ -15,10 +15,12 @@ INPUTS = ("gates", "q, k, v", "cotangent")
 LISTED = 8  # stretches of numbers, or heads, that are listed
 
 # The gradients that each law compares with their exact values, by the letter of their input. g is the forget
-# gate. Those of the second group are of one-hot q, k, v, and of calls that are given a state, or are packed.
-OF_DENSE = {"product_gradients": "qkv"}
-OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgi"}
-OF_CALLS = {"handover": "qkvgi", "packed": "qkvgi"}
+# gate, b beta, s the first state. Those of the second group are of one-hot q, k, v (of a delta rule, v), and
+# of calls that are given a state, or are packed.
+OF_DENSE = {"product_gradients": "qkv", "beta_gradient": "b", "state_gradient": "s"}
+OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgib"}
+OF_CALLS = {"handover": "qkvgib", "packed": "qkvgib"}
+NAMES = {"i": "di", "b": "dbeta", "s": "dS0"}
 
 
 def covered(report: Report) -> list[str]:
@@ -48,6 +50,15 @@ def untried(report: Report) -> list[str]:
 
 def _is_fused(report: Report) -> bool:
     return "reads" in report.contract
+
+
+def _erases(contract: dict[str, Any]) -> bool:
+    return contract.get("reads") == "delta"
+
+
+def _has_known_state(report: Report) -> bool:
+    """Return whether the layout of a delta rule's states was known: then a gradient of one was compared."""
+    return any(r.law == "state_gradient" and r.worst is not None for r in report.laws)
 
 
 def numbers(values: Iterable[int]) -> str:
@@ -82,6 +93,8 @@ def _layouts(tried: Tried) -> Iterator[str]:
 def _gradients(report: Report) -> Iterator[str]:
     """Yield the line of the gradients that laws which held compared with their exact values."""
     held = {r.law for r in report.laws if r.status == "passed" and r.examples}
+    if not _has_known_state(report):
+        held -= {"state_gradient"}
     if not _is_fused(report):
         laws = {"di": "input_gradient", "df": "forget_gradient"}
         judged = [name for name, law in laws.items() if law in held]
@@ -90,7 +103,7 @@ def _gradients(report: Report) -> Iterator[str]:
     contract = report.contract
     groups = [
         ("of dense q, k, v", _judged(held, OF_DENSE, contract)),
-        ("of one-hot q, k, v", _judged(held, OF_ONE_HOT, contract)),
+        ("of one-hot v" if _erases(contract) else "of one-hot q, k, v", _judged(held, OF_ONE_HOT, contract)),
     ]
     for law, field in (("handover", "states"), ("packed", "packed")):
         if contract.get(field):
@@ -106,11 +119,11 @@ def _judged(held: set[str], laws: dict[str, str], contract: dict[str, Any]) -> l
     letters = {letter for law, letters in laws.items() if law in held for letter in letters}
     absent = set() if contract.get("igate") else {"i"}
     absent |= {"g"} if contract.get("gate") == "fixed" else set()
-    absent |= {"k"} if contract.get("keys") == "orthonormal" else set()
+    absent |= set() if _erases(contract) else set("bs")
     absent |= {"v"} if contract.get("positive") and laws is not OF_DENSE else set()
-    absent |= set("qkvgi") if contract.get("gradient") == "none" else set()
-    gate = "df" if contract.get("gate") == "preact" else "dl"
-    return [gate if letter == "g" else f"d{letter}" for letter in "qkvgi" if letter in letters - absent]
+    absent |= set("qkvgibs") if contract.get("gradient") == "none" else set()
+    names = NAMES | {"g": "df" if contract.get("gate") == "preact" else "dl"}
+    return [names.get(letter, f"d{letter}") for letter in "qkvgibs" if letter in letters - absent]
 
 
 # What is not tried
@@ -122,20 +135,20 @@ def _never_together(contract: dict[str, Any]) -> Iterator[str]:
     if states and packed:
         yield f"{states} with {packed}"
     if states:
-        yield f"{states} with dense q, k, v; more than one handover of {states}"
+        dense = "" if _erases(contract) else f"{states} with dense q, k, v; "
+        yield f"{dense}more than one handover of {states}"
     if packed:
         yield f"{packed} with dense q, k, v, with strided inputs, with more than one batch"
 
 
 def _unread_of_fused(report: Report) -> Iterator[str]:
     contract = report.contract
-    if contract.get("states"):
+    known = _has_known_state(report) or contract.get("state_layout") in ("BHKV", "BHVK")
+    if contract.get("states") and not known:
         yield "the returned state, but through the output of the next call"
     if contract.get("gradient") != "none":
-        if contract.get("states"):
+        if contract.get("states") and not known:
             yield "the gradient of the state"
-        if contract.get("keys") == "orthonormal":
-            yield "dk of a delta rule"
         if contract.get("gradient") == "truncated":
             yield "gradients where the normaliser is above 1"
         yield "second derivatives and forward mode"

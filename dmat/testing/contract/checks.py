@@ -208,6 +208,22 @@ def eps(value: Any, name: str) -> float:
     return value
 
 
+def beta_max(value: Any, name: str) -> float:
+    """Take 1 or 2."""
+    if isinstance(value, bool) or value not in (1, 2):
+        raise ValueError(f"{name} is {value!r}; expected 1.0 or 2.0")
+    return float(value)
+
+
+def l2norm(value: Any, name: str) -> float | bool:
+    """Take False, or a number with 0 <= eps < 1."""
+    if value is False:
+        return False
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} is {value!r}; expected False, or what is added to |k|^2, 0 <= eps < 1")
+    return float(value)
+
+
 # The call of a fused kernel
 
 

@@ -158,7 +158,41 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Fused(Conduct, Inputs, Rounding):
+class Delta:
+    """What a delta rule promises beside the rest: docs/fused.md section 5."""
+
+    beta_max: float = row(
+        1.0,
+        checks.beta_max,
+        "the largest beta: 1.0, or 2.0 (transitions with eigenvalues down to -1)",
+    )
+    l2norm: float | bool = row(
+        False,
+        checks.l2norm,
+        "what the kernel adds to |k|^2 and |q|^2 before it divides k and q by the root; False: it does not",
+    )
+    state_layout: str | None = row(
+        None,
+        optional(one_of("BHKV", "BHVK", "opaque", label="{name} (or None)")),
+        'the axes of a state: "BHKV" or "BHVK"; "opaque": only handed on; None: found by writing one token',
+    )
+    doubling: int | None = row(
+        None,
+        optional(checks.positive),
+        "powers of A are multiplied within blocks of so many rows (Neumann); None: substitution",
+        relaxations=(None, 8, 16, 32, 64),
+    )
+    inverse_in: Any = row(
+        None,
+        checks.multiplies_in,
+        "what operands inside the inversion of I + A are rounded to, as multiplies_in; None: the "
+        "accumulator's format",
+        relaxations=(None, HALVES, "input"),
+    )
+
+
+@dataclass(frozen=True)
+class Fused(Delta, Conduct, Inputs, Rounding):
     """How D~ stands in a fused kernel, its arguments, and how far it rounds."""
 
     error_scope: str | int = row(
@@ -218,9 +252,6 @@ class Fused(Conduct, Inputs, Rounding):
         "the name of the keyword that takes the ends of packed sequences",
         off=None,
         reason=NOT_STATED,
-    )
-    keys: str = row(
-        "any", one_of("any", "orthonormal"), '"any", or "orthonormal" keys alone, for delta rules'
     )
     positive: bool = row(False, flag, "values must be above 0 (log-space scans)")
     K: int | tuple[int, ...] = row(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmat.testing.contract import checks
-from dmat.testing.contract.fields import ANY_K, Fused
-from dmat.testing.contract.names import FUSED, READS
-from dmat.testing.contract.rows import BaseContract, described
+from dmat.testing.contract.fields import Delta, Fused
+from dmat.testing.contract.names import FUSED, READS, Form
+from dmat.testing.contract.rows import BaseContract, described, rows
 
 
 def implied_grad_scope(error_scope: object) -> str:
@@ -15,10 +15,13 @@ def implied_grad_scope(error_scope: object) -> str:
     return "rectangle" if error_scope == "window" else "suffix"
 
 
+SOME_HEADS = 8  # fixed gates are looked at for so many heads
+
+
 @described
 @dataclass(frozen=True)
 class FusedContract(Fused, BaseContract):
-    """The promises of an operator o = fn(q, k, v, [i,] [l or f]) in which D~ stands.
+    """The promises of an operator o = fn(q, k, v, [i,] [l or f,] [beta]) in which D~ stands.
 
     ValueError names the field, its value and what was expected. With E = exp(D~), w = 1 (or dt),
     a[t, s] = w[s] E[t, s] scale (q_t . k_s), the fields:
@@ -30,8 +33,7 @@ class FusedContract(Fused, BaseContract):
     def _require_consistent(self) -> None:
         super()._require_consistent()
         self._require_gates()
-        if self.distinct_keys and self.K == ANY_K:
-            self._set("K", (*ANY_K, 64))  # each source has its own key, so longer sequences need larger K
+        self._require_delta(READS[self.reads])
         if self.max_seq is not None and self.max_seq < self.min_seq:
             raise ValueError(f"max_seq is {self.max_seq}; expected at least min_seq = {self.min_seq}")
 
@@ -51,6 +53,20 @@ class FusedContract(Fused, BaseContract):
             )
         if self.igate and form.without_igate:
             raise ValueError(f'igate is True with reads="{self.reads}"; expected False: {form.without_igate}')
+
+    def _require_delta(self, form: Form) -> None:
+        """Raise ValueError for a field of delta rules elsewhere, or a field that no delta rule has."""
+        own = "" if form.erases else 'a field of reads="delta" alone'
+        for name, each in rows(Delta).items() if own else ():  # type: ignore[arg-type]  # Delta has rows
+            if getattr(self, name) != each.default:
+                found = f"{name} is {getattr(self, name)!r} with reads={self.reads!r}"
+                raise ValueError(f"{found}; expected {each.default!r}: it is {own}")
+        foreign = {"positive": False, "eps": 0.0} if form.erases else {}
+        for name, wanted in foreign.items():
+            if getattr(self, name) != wanted:
+                raise ValueError(f'{name} is {getattr(self, name)!r} with reads="delta"; expected {wanted!r}')
+        if form.erases and self.gradient == "truncated":
+            raise ValueError('gradient is "truncated" with reads="delta"; expected "full" or "none"')
 
     def scale_of(self, K: int) -> float:
         """Return the factor of q.k for this K."""
@@ -78,9 +94,18 @@ class FusedContract(Fused, BaseContract):
         return self.grad_scope or implied_grad_scope(self.error_scope)
 
     @property
-    def distinct_keys(self) -> bool:
-        """Whether each source must have its own key, orthogonal to all others. Then K >= S."""
-        return self.keys == "orthonormal"
+    def erases(self) -> bool:
+        """Whether it is a delta rule: it takes beta, and a token erases what the state holds for its key."""
+        return READS[self.reads].erases
+
+    def inverts(self, dtype: str) -> str:
+        """Return the name of the format to which operands inside the inversion of I + A are rounded."""
+        return checks.multiplied(self.inverse_in).get(dtype, self.accumulator(dtype))
+
+    @property
+    def has_open_gates(self) -> bool:
+        """Whether its gates are fixed at l = 0, so that nothing decays."""
+        return self.fixed is not None and not any(float(log) for log in self.fixed(SOME_HEADS))
 
     @property
     def chunk(self) -> int | None:

@@ -34,11 +34,13 @@ class Form:
     """A kind of operator: the formula that help() shows, and the inputs that it may take besides q, k, v, l.
 
     weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, or "".
+    erases: whether it takes beta, and a token erases what the state holds for its key.
     """
 
     formula: str
     weighted: bool = False
     without_igate: str = ""
+    erases: bool = False
 
 
 # The kinds of operator; dmat/testing/oracle/reads.py has a class for each.
@@ -48,6 +50,12 @@ READS = {
     "softmax": Form(
         "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
         without_igate="forgetting attention has none",
+    ),
+    "delta": Form(
+        "fn takes beta after the gate; u_t = beta_t (v_t - k_t' exp(l_t) S), S <- exp(l_t) S + k_t u_t', "
+        "o_t = scale S' q_t",
+        without_igate="a delta rule has beta",
+        erases=True,
     ),
 }
 

@@ -56,6 +56,11 @@ class BaseContract:
     kind: ClassVar[str]
     of_gradients: ClassVar[str]
 
+    @property
+    def erases(self) -> bool:
+        """Whether it is a delta rule: a token erases what the state holds for its key."""
+        return False
+
     def __post_init__(self) -> None:
         """Check every field and set it to its canonical form. Then check fields that depend on each other."""
         for name, each in rows(type(self)).items():

@@ -46,6 +46,8 @@ OTHER_READINGS: Mapping[str, tuple[Fields, ...]] = {
         {"layout": "BSHD"},
         {"layout": "BHSD"},
         {"gradient": "truncated"},
+        {"l2norm": 1e-6},
+        {"l2norm": False},
     ),
 }
 
@@ -56,6 +58,9 @@ LESS_CARE: Mapping[str, tuple[Fields, ...]] = {
         {"gates": "absolute"},
         {"grad_scope": "suffix"},
         {"grad_scope": "prefix"},
+        {"doubling": 16},
+        {"doubling": 64},
+        {"inverse_in": HALVES},
         {"multiplies_in": HALVES},
         {"accumulates_in": HALVES},
         {"error_scope": "prefix", "multiplies_in": HALVES},
@@ -123,7 +128,8 @@ def _held(tries: Tries, known: Sequence[Case], fields: Fields, cases: Cases) -> 
     A format that the contract states is never suggested again: the kernel breaks what its author knows of.
     """
     own = tries.subject.contract
-    stated = {"multiplies_in", "accumulates_in", "gates"} & own.stated().keys() & fields.keys()
+    formats = {"multiplies_in", "accumulates_in", "inverse_in", "doubling", "gates"}
+    stated = formats & own.stated().keys() & fields.keys()
     contract = None if stated else _contract(own, fields)
     subject = None if contract is None else tries.under(contract)
     if subject is None or tries.law.not_applicable(subject):
@@ -143,14 +149,17 @@ def _is_rounding(example: Example) -> bool:
 
 
 def _contract(own: AnyContract, fields: Fields) -> AnyContract | None:
-    """Return the contract with these fields; None if they contradict others, or change nothing."""
+    """Return the contract with these fields; None if they contradict others, or change nothing.
+
+    A delta rule stays one: it takes other inputs than sums do.
+    """
     try:
         contract = replace(own, **fields)
     except ValueError:
         return None
     pointless = "gates" in fields and getattr(own, "gate", "preact") != "preact"
     pointless |= fields == {"gradient": "truncated"} and getattr(own, "reads", "") != "mlstm"
-    return None if contract == own or pointless else contract
+    return None if contract == own or pointless or contract.erases != own.erases else contract
 
 
 def _telling_cases(tries: Tries, known: Sequence[Case], subject: Subject) -> Iterator[tuple[Law, Case]]:

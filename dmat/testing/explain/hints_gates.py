@@ -17,10 +17,12 @@ import numpy as np
 
 from dmat.testing.contract import DTILDE
 from dmat.testing.explain.hints_values import LEAST
+from dmat.testing.law.delta.subject import DeltaSubject
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array, single
+from dmat.testing.oracle.delta import DeltaTruth
 from dmat.testing.oracle.dtilde import Forward
 from dmat.testing.oracle.fused import Truth
 from dmat.testing.oracle.gates import GateTerms, window_sums
@@ -150,13 +152,17 @@ def _of_output(subject: FusedSubject, example: Example, evidence: Evidence, of: 
     if subject.contract.gate == "fixed" or "qkv" not in example.case:
         return None
     inputs = subject.read_inputs(subject.inputs(example.case["gates"], example.case["qkv"]))
-    exact = Truth(subject.contract, inputs).o
+    exact = subject.truth(inputs).o
     if exact.shape != evidence.exact.shape or not _same(exact, evidence):
         return None
-    truth = Truth(replace(subject.contract, gate="log"), replace(inputs, fgate=of(inputs.fgate)))
-    terms = 1 + inputs.S + np.abs(truth.windows) + np.abs(inputs.igate)[..., None, :]
-    sizes = (truth.sizes * terms) @ np.abs(inputs.v) / np.abs(truth.normaliser)
-    return truth.o, ROUNDINGS * max(subject.rounding.output.u, subject.rounding.accumulator.u) * sizes
+    contract, given = replace(subject.contract, gate="log"), replace(inputs, fgate=of(inputs.fgate))
+    if isinstance(subject, DeltaSubject):
+        truth = DeltaTruth(contract, given)
+        return truth.o, subject.bounds_of(truth, contract, subject.own_rounding).output().bound
+    sums = Truth(contract, given)
+    terms = 1 + inputs.S + np.abs(sums.windows) + np.abs(inputs.igate)[..., None, :]
+    sizes = (sums.sizes * terms) @ np.abs(inputs.v) / np.abs(sums.normaliser)
+    return sums.o, ROUNDINGS * max(subject.rounding.output.u, subject.rounding.accumulator.u) * sizes
 
 
 def _same(exact: Array, evidence: Evidence) -> bool:

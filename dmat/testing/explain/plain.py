@@ -1,6 +1,7 @@
 """The formula in plain torch, in float32 or wider: what a result is shown beside in a message.
 
-D~ is a masked cumulative sum here. A fused kernel's output is E = exp(D~) on all pairs (t, s) at once.
+D~ is a masked cumulative sum here. A fused kernel's output is E = exp(D~) on all pairs (t, s) at once; a
+delta rule's, its recurrence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FUSED
-from dmat.testing.kernel.fused import Inputs
+from dmat.testing.kernel.fused import LAST, PER_TIME, Inputs, as_bhkv
+from dmat.testing.law.delta.subject import DeltaSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
@@ -42,30 +44,73 @@ def _of_fused(subject: FusedSubject, case: Case, quantity: str) -> Array | None:
     if set(case) != {"gates", "qkv"}:
         return None
     inputs = subject.inputs(case["gates"], case["qkv"])
-    W = subject.cotangent(inputs, case["qkv"])
     leaves = {name: _wide(x).requires_grad_() for name, x in inputs.named.items()}
-    output = formula(subject, inputs.with_(**leaves))
-    if quantity == "o":
-        return as_array(output)
+    outputs = results(subject, inputs.with_(**leaves))
+    if quantity in outputs:
+        return _axes(subject, outputs[quantity], quantity)
     names = {subject.gradient_name(name): name for name in leaves}
     if quantity not in names:
         return None
-    (found,) = torch.autograd.grad(output, leaves[names[quantity]], _wide(W), materialize_grads=True)
-    return as_array(found[..., 0] if names[quantity] in "ig" else found)
+    given = subject.cotangents_of(outputs, inputs, case["qkv"], None)
+    cotangents = [_wide(given[name]) for name in outputs]
+    leaf = leaves[names[quantity]]
+    (found,) = torch.autograd.grad(tuple(outputs.values()), leaf, cotangents, materialize_grads=True)
+    return _axes(subject, found, names[quantity])
+
+
+def _axes(subject: FusedSubject, x: Tensor, name: str) -> Array:
+    """Return a result with the axes of a finding: a gate (B, NH, S), a state (B, NH, K, V)."""
+    if name in PER_TIME:
+        return as_array(x[..., 0])
+    form = subject.state_form if isinstance(subject, DeltaSubject) and name in ("s", LAST) else None
+    return as_array(x) if form is None else as_bhkv(as_array(x), form.layout)
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32)).contiguous()
 
 
-def formula(subject: FusedSubject, inputs: Inputs) -> Tensor:
-    """Return o of these inputs, (B, NH, S, V), as docs/fused.md section 1 writes it."""
+def results(subject: FusedSubject, inputs: Inputs) -> dict[str, Tensor]:
+    """Return o of these inputs, (B, NH, S, V), and a delta rule's last state if it is judged, by name."""
+    if not isinstance(subject, DeltaSubject):
+        return {"o": formula(subject, inputs)}
+    form = subject.state_form
+    swapped = form is not None and form.layout == "BHVK"
+    o, last = recurrence(subject, inputs, inputs.s.mT if inputs.s is not None and swapped else inputs.s)
+    return {"o": o} if form is None else {"o": o, LAST: last.mT if swapped else last}
+
+
+def recurrence(subject: FusedSubject, inputs: Inputs, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return o and the last state, (B, NH, K, V), of a delta rule as docs/fused.md section 5 writes it."""
     contract, (B, NH, S, K) = subject.contract, inputs.q.shape
+    q, k, beta = inputs.q, inputs.k, inputs.b
+    assert beta is not None
+    if contract.l2norm is not False:
+        q, k = (x / (x.square().sum(-1, keepdim=True) + contract.l2norm).sqrt() for x in (q, k))
+    log = _log(subject, inputs)
+    state = q.new_zeros(B, NH, K, inputs.v.shape[-1]) if state is None else state
+    outputs = []
+    for t in range(S):
+        decayed = log[:, :, t, None, None].exp() * state
+        written = beta[:, :, t] * (inputs.v[:, :, t] - (k[:, :, t, None] @ decayed)[..., 0, :])
+        state = decayed + k[:, :, t, :, None] * written[..., None, :]
+        outputs.append(contract.scale_of(K) * (q[:, :, t, None] @ state)[..., 0, :])
+    return torch.stack(outputs, 2), state
+
+
+def _log(subject: FusedSubject, inputs: Inputs) -> Tensor:
+    """Return the log gates, (B, NH, S)."""
+    contract, (B, NH, S, _) = subject.contract, inputs.q.shape
     if inputs.g is None:
         assert contract.fixed is not None
-        log = torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)[None, :, None].expand(B, NH, S)
-    else:
-        log = logsigmoid(inputs.g[..., 0]) if contract.gate == "preact" else inputs.g[..., 0]
+        return torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)[None, :, None].expand(B, NH, S)
+    return logsigmoid(inputs.g[..., 0]) if contract.gate == "preact" else inputs.g[..., 0]
+
+
+def formula(subject: FusedSubject, inputs: Inputs) -> Tensor:
+    """Return o of these inputs, (B, NH, S, V), as docs/fused.md section 1 writes it."""
+    contract, (_, _, S, K) = subject.contract, inputs.q.shape
+    log = _log(subject, inputs)
     past = torch.ones(S, S, dtype=torch.bool).tril()
     windows = torch.where(past.tril(-1), log.unsqueeze(-1), 0.0).cumsum(-2)
     D = windows if inputs.i is None else windows + inputs.i.mT

@@ -2,7 +2,8 @@
 
 The method is that of dtilde.py for D~ kernels. For each case the kernel is called once, and its result is
 compared with the bounds of all classes that still stand. Scope of the gradients: "window" if only rectangles
-are summed, "suffix" if whole rows are summed, "prefix" if whole columns are summed.
+are summed, "suffix" if whole rows are summed, "prefix" if whole columns are summed. That of a delta rule is
+its chunk.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from dataclasses import replace
 from dmat.strategies import QKV, Constant, Edited, Gates, Ramp
 from dmat.strategies.cases.fused import PROBED
 from dmat.strategies.fused_domain import FusedDomain
-from dmat.strategies.recipes.qkv import is_qkv
+from dmat.strategies.recipes.qkv import DeltaQKV, is_qkv
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.bounds.formats import FusedRounding
-from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.contract.written import SCOPES
 from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search
@@ -38,7 +38,8 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     """Return the classes, strictest first. The format of a half dtype itself comes after float32."""
     longest = subject.domain.all_lengths[-1]  # a chunk as long as the longest case is a prefix
     chunks = [s for s in SCOPES if isinstance(s, str) or s < longest]
-    scopes = chunks if quantity == "forward" else ["window", "suffix", "prefix"]
+    of_chunks = quantity == "forward" or subject.contract.erases  # a delta rule's gradients are of its chunks
+    scopes = chunks if of_chunks else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
     absolute = subject.contract.gate == "preact"
@@ -52,7 +53,11 @@ def _promised(
     """Return the contract that promises this class, and its rounding."""
     wide = {subject.dtype: accuracy.accumulates_in}
     contract = replace(subject.contract, accumulates_in=wide, gates=accuracy.gates)
-    if quantity == "forward":
+    if contract.erases:
+        size = accuracy.error_scope
+        factors = {"window": "steps", "prefix": "one"}.get(str(size), size)
+        contract = replace(contract, error_scope=size, factors=factors)
+    elif quantity == "forward":
         contract = replace(contract, error_scope=accuracy.error_scope)
     else:
         scope = "rectangle" if accuracy.error_scope == "window" else str(accuracy.error_scope)
@@ -71,12 +76,12 @@ def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
 
 
 def judge_gradients(subject: FusedSubject, gradients: FusedGradients) -> Judge:
-    """Return the judge of the gate gradients. The exact gradients are computed once."""
+    """Return the judge of the gradients of gates and beta. The exact gradients are computed once."""
     pulled = gradients.pulled
-    names = [name for name in ("g", "i") if name in gradients.tensors]
+    names = [name for name in ("g", "i", "b") if name in gradients.tensors]
 
     def judge(accuracy: AccuracyClass) -> float:
-        bounds = FusedBounds(pulled.truth, *_promised(subject, accuracy, "gradients"))
+        bounds = subject.bounds_under(pulled.truth, *_promised(subject, accuracy, "gradients"))
         expected = (subject.gradient_of(pulled, name, bounds) for name in names)
         return max(require_within(gradients.of(n), e) for n, e in zip(names, expected, strict=True))
 
@@ -108,7 +113,7 @@ def quantities(subject: FusedSubject) -> tuple[str, ...]:
 def telling(domain: FusedDomain) -> Iterator[Case]:
     """Yield cases that discriminate between scopes: a spike early in a chunk, then windows of small gates."""
     lengths = [S for S in domain.all_lengths if S <= max(LONG_ENOUGH, domain.all_lengths[0])]
-    qkvs = [QKV(K=domain.key_sizes(S)[0], regime=r) for S in lengths[-1:] for r in ("small", "unit")]
+    qkvs = [qkv for S in lengths[-1:] for qkv in _telling_qkvs(domain, domain.key_sizes(S)[0])]
     high = domain.contract.i_range[1]
     igate = Ramp(0.0, min(0.01, high / 256)) if domain.contract.igate and high > 0 else Constant(0.0)
     for S in lengths[-1:]:
@@ -124,6 +129,13 @@ def telling(domain: FusedDomain) -> Iterator[Case]:
         for qkv in (replace(qkv, pull=pull) for qkv in qkvs for pull in range(1, 7)):
             if domain.has_gates(faint) and is_qkv(qkv, faint, domain):
                 yield {"gates": faint, "qkv": qkv}
+
+
+def _telling_qkvs(domain: FusedDomain, K: int) -> list[QKV]:
+    """Return the recipes of these cases. A delta rule erases little in them, so that all windows are read."""
+    if domain.scaling.erases:
+        return [DeltaQKV(K=K, seed=seed, pull=seed, keys="equal", beta="tiny") for seed in (1, 2)]
+    return [QKV(K=K, regime=regime) for regime in ("small", "unit")]
 
 
 def ladder(subject: FusedSubject) -> Iterator[Case]:

@@ -68,6 +68,8 @@ def _declared(contract: dict[str, object]) -> str:
     """Return the accuracy class that a fused kernel's contract declares."""
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
+    if contract.get("reads") == "delta":
+        return f"forward and gradients {shown}, {wide}"
     rows = contract.get("grad_scope") or implied_grad_scope(scope)
     graded = "window" if rows == "rectangle" else rows
     return f"forward {shown}, {wide}; gradients {graded} (grad_scope {rows})"

@@ -129,19 +129,21 @@ def called(
 
 
 def pulled(
-    output: Tensor, leaves: Mapping[str, Tensor], cotangent: Tensor, *, retain: bool
+    outputs: Mapping[str, tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], *, retain: bool
 ) -> dict[str, Tensor | None]:
-    """Return the gradient of each leaf; None for a leaf that the output does not depend on.
+    """Return the gradient of each leaf; None for a leaf that no output depends on.
 
-    retain: keep the graph. Raises LawBroken if the backward raises.
+    outputs: each output with its cotangent. retain: keep the graph. Raises LawBroken if the backward raises.
     """
-    if not (output.requires_grad and leaves):
+    differentiable = [pair for pair in outputs.values() if pair[0].requires_grad]
+    if not (differentiable and leaves):
         return dict.fromkeys(leaves)
+    tensors, cotangents = zip(*differentiable, strict=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = torch.autograd.grad(
-                output, list(leaves.values()), cotangent, retain_graph=retain, allow_unused=True
+                tensors, list(leaves.values()), cotangents, retain_graph=retain, allow_unused=True
             )
     except (Exception, SystemExit) as error:  # a user's backward may raise anything
         raise LawBroken(raised("gradients", error)) from error

@@ -6,27 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dmat.strategies.recipes.qkv import Places
-from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.fused import Pulled
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import as_array
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-NAMES = ("q", "k", "v", "i", "g")  # the tensors of a call; "g" is l or f, by the contract
+# The tensors of a call. "g" is l or f, by the contract; "b" and "s", beta and S_0, are of delta rules.
+NAMES = ("q", "k", "v", "i", "g", "b", "s")
+PER_TIME = ("i", "g", "b")  # one number a time
+LAST = "S"  # the name of the last state
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g (B, NH, S, 1).
+    """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g, b (B, NH, S, 1).
 
-    i or g is None if the kernel does not take it.
+    i, g or b is None if the kernel does not take it. s: the state that the call begins with, in the kernel's
+    own layout, or None.
     """
 
     q: Tensor
@@ -35,15 +39,20 @@ class Inputs:
     i: Tensor | None
     g: Tensor | None
     column: Places = field(repr=False, compare=False)
+    b: Tensor | None = None
+    s: Tensor | None = None
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """Return the tensors that the kernel takes, in the order of the call."""
+        """Return the tensors that the kernel takes, in the order of the call; a state comes last."""
         return {name: x for name in NAMES if (x := getattr(self, name)) is not None}
 
     def part(self, start: int, end: int) -> Inputs:
-        """Return the inputs restricted to the times start <= t < end."""
-        cut = {name: x[:, :, start:end] for name, x in self.named.items()}
+        """Return the inputs restricted to the times start <= t < end, without a state if start > 0."""
+        cut: dict[str, Tensor | None] = {
+            name: x[:, :, start:end] for name, x in self.named.items() if name != "s"
+        }
+        cut["s"] = None if start else self.s
         return replace(self, **cut)  # type: ignore[arg-type]  # only tensors are named
 
     def with_(self, **tensors: Tensor | None) -> Inputs:
@@ -55,21 +64,29 @@ class Inputs:
 class FusedRun:
     """One forward call: the exact values of its inputs, and the output that it returned, (B, NH, S, V).
 
-    read: the function that copies a result's values to float64.
+    read: the function that copies a result's values to float64. state: the last state of a delta rule, in the
+    kernel's own layout; None if it is not judged. state_layout: that layout.
     """
 
     inputs: CallInputs
     output: Tensor
     read: Callable[[Tensor], Array] = field(default=as_array, repr=False, compare=False)
+    state: Tensor | None = None
+    state_layout: str = "BHKV"
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """The output tensor, by name."""
-        return {"o": self.output}
+        """The output tensor, by name, and the last state as (B, NH, K, V) if it is judged."""
+        if self.state is None:
+            return {"o": self.output}
+        return {"o": self.output, LAST: self.state.mT if self.state_layout == "BHVK" else self.state}
 
     def of(self, name: str) -> Array:
         """Return the values of the named output as float64."""
-        return {"o": self.o}[name]
+        if name == "o":
+            return self.o
+        assert self.state is not None
+        return as_bhkv(self.read(self.state), self.state_layout)
 
     @cached_property
     def o(self) -> Array:
@@ -81,17 +98,17 @@ class FusedRun:
 class FusedGradients:
     """One backward call: its cotangent W, and the gradient of each input, by name, float64.
 
-    The gradients of i and g are (B, NH, S); those of q, k and v have the input's shape. detached: the output
+    The gradients of i, g and b are (B, NH, S); the others have the input's shape. detached: the output
     did not require a gradient, so all gradients are zeros. pulled: the true gradients. bounds: their allowed
-    errors. Both compute a value when it is first read.
+    errors. Both compute a value when it is first read; their classes are those of the kind of operator.
     """
 
     run: FusedRun
     W: Array
     tensors: dict[str, Tensor]
     detached: bool
-    pulled: Pulled
-    bounds: FusedBounds
+    pulled: Any
+    bounds: Any
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -101,12 +118,19 @@ class FusedGradients:
     def of(self, name: str) -> Array:
         """Return the values of the named input's gradient."""
         gradient = self.run.read(self.tensors[name])
-        return gradient[..., 0] if name in ("i", "g") else gradient
+        if name == "s":
+            return as_bhkv(gradient, self.run.state_layout)
+        return gradient[..., 0] if name in PER_TIME else gradient
+
+
+def as_bhkv(state: Array, layout: str) -> Array:
+    """Return a state in a kernel's layout, "BHKV" or "BHVK", as (B, NH, K, V); or one so in that layout."""
+    return np.swapaxes(state, -1, -2) if layout == "BHVK" else state
 
 
 def arranged(x: Tensor, name: str, layout: str) -> Tensor:
     """Return a tensor (B, NH, S, n) in the kernel's axes. A gate, n = 1, loses its last axis."""
-    flat = x.squeeze(-1) if name in ("i", "g") else x
+    flat = x.squeeze(-1) if name in PER_TIME else x
     if layout == "BHSD":
         return flat
     swapped = flat.transpose(1, 2)

@@ -153,15 +153,17 @@ class Recorder:
 
     def pull_fused(
         self,
-        output: Tensor,
+        outputs: Mapping[str, tuple[Tensor, Tensor]],
         leaves: Mapping[str, Tensor],
-        W: Tensor,
         names: Mapping[str, str],
         layout: str,
         *,
         retain: bool,
     ) -> None:
-        """Record that W, (B, NH, S, V), is about to be pulled back. retain: the graph is kept."""
+        """Record that cotangents are about to be pulled back. retain: the graph is kept.
+
+        outputs: each output with its cotangent: o, (B, NH, S, V), and of a delta rule its last state.
+        """
 
     def pulled_fused(self, gradients: Sequence[Tensor]) -> None:
         """Record the gradients of the leaves."""

@@ -223,7 +223,7 @@ class DtildeCalls(Subject):
         """Return both gradients. They are zeros for an unused gate, or for an output outside the graph."""
         self.recorder.pull(output, leaves, G, retain=retain)
         asked = {name: leaf for name, leaf in zip(("di", "df"), leaves, strict=True) if leaf.requires_grad}
-        found = pulled(output, asked, G, retain=retain)
+        found = pulled({"D~": (output, G)}, asked, retain=retain)
         di, df = (
             _gradient(name, leaf, found.get(name)) for name, leaf in zip(("di", "df"), leaves, strict=True)
         )

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,17 +60,15 @@ class FusedSubject(FusedCalls):
     def _taken(self) -> dict[str, bool]:
         """Whether the kernel takes each input."""
         gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
+        gates |= {"b": self.contract.erases, "s": False}  # one-hot recipes begin with no state
         return {name: gates.get(name, True) for name in NAMES}
 
     def distinct_values(self, names: Iterable[str]) -> list[str]:
         """Return the inputs of `names` whose gradients can be judged with one-hot q, k, v.
 
-        Not k in a delta rule: the erased part contributes to its gradient too. Not v in log space: the
-        gradient of a v of 0 is no number.
+        Not v in log space: the gradient of a v of 0 is no number.
         """
-        alike = {"k"} if self.contract.distinct_keys else set()
-        alike |= {"v"} if self.contract.positive else set()
-        return [name for name in names if name not in alike]
+        return [name for name in names if name != "v" or not self.contract.positive]
 
     def defines_gradients(self, qkv: QKV) -> bool:
         """Return whether the contract defines the gradients for these q, k, v.
@@ -86,9 +85,15 @@ class FusedSubject(FusedCalls):
             return self.latest.truth(self.contract, call_inputs)
 
     def judged(
-        self, run: FusedRun, W: Array, every: Sequence[dict[str, Tensor]], *, detached: bool
+        self,
+        run: FusedRun,
+        cotangents: Mapping[str, Array],
+        every: Sequence[dict[str, Tensor]],
+        *,
+        detached: bool,
     ) -> list[FusedGradients]:
         """Return the gradients of each pullback with their true values and their bounds."""
+        W = cotangents["o"]
         truth = self.truth(run.inputs)
         bounds = self.latest.bounds(truth, self.contract, self.rounding)
         pulled = self.latest.pulled(truth, W)
@@ -112,6 +117,24 @@ class FusedSubject(FusedCalls):
         rounding = self.rounding.handing_over(coarsest(state))
         bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
         return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
+
+    def first_pulled(self, cut: int) -> int:
+        """Return the first time at which the gradients of `pull_going_on` are judged."""
+        return cut
+
+    def require_last_state(self, state: object, call_inputs: CallInputs) -> None:
+        """Require nothing: only a delta rule's states are known."""
+
+    def scaled(self, once: FusedRun, twice: FusedRun) -> dict[str, Mask]:
+        """Return where the outputs for 2 v must be twice those for v, by name."""
+        rounding = self.rounding
+        expected = self.expected(twice)
+        bounds = self.latest.bounds(self.truth(twice.inputs), self.contract, rounding)
+        normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
+        size, S = np.abs(once.o), once.o.shape[2]
+        # In a stabilised kernel o e^-m is subnormal before o is.
+        enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
+        return {"o": enough & ~expected.bound.overflow & ~expected.bound.free}
 
     def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
         """Return the expected value of the output, by name."""
@@ -141,6 +164,10 @@ class FusedSubject(FusedCalls):
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
+
+    def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
+        """Return the bounds of true values under another contract and rounding."""
+        return FusedBounds(truth, contract, rounding)
 
     def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
         """Return the expected value of one input's gradient."""

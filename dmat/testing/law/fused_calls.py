@@ -6,52 +6,32 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmat.strategies.fused_domain import FusedDomain
-from dmat.strategies.recipes.backgrounds import Constant, rounded
+from dmat.strategies.recipes.backgrounds import Constant
 from dmat.strategies.recipes.gates import Gates
-from dmat.strategies.recipes.layouts import lay_out
-from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
+from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.contract import FusedContract
 from dmat.testing.errors import UNCALLABLE
-from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
-from dmat.testing.law.subject import Subject
+from dmat.testing.law.fused_inputs import FusedInputs
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.reads import READS, Reads
 from dmat.testing.verdict.finding import Finding, LawBroken
 
 
 @dataclass
-class FusedCalls(Subject):
+class FusedCalls(FusedInputs):
     """A fused kernel in a dtype on a device, as a law calls it."""
 
-    @property
-    def contract(self) -> FusedContract:
-        """The implementation's contract."""
-        return cast(FusedContract, self.implementation.contract)
-
-    @property
-    def reads(self) -> type[Reads]:
-        """The kind of operator."""
-        return READS[self.contract.reads]
-
-    @property
-    def letters(self) -> dict[str, str]:
-        """The printed name of each tensor of a call."""
-        return dict(
-            zip(NAMES, ("q", "k", "v", "i", "f" if self.contract.gate == "preact" else "l"), strict=True)
-        )
-
     # Calls by name
+
+    doubled: ClassVar[str] = "qkv"  # the inputs that `overwrite` doubles
 
     @property
     def gates(self) -> tuple[str, str]:
@@ -63,13 +43,12 @@ class FusedCalls(Subject):
         return self.inputs(call["gates"], call["qkv"], poison)
 
     def overwrite(self, inputs: Inputs, rival: Gates) -> None:
-        """Overwrite the gates in place with those of `rival`. Double q, v and, where keys are free, k."""
+        """Overwrite the gates in place with those of `rival`, and double q, k and v."""
         for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
             if x is not None:
                 x.copy_(other)
-        for name in "qkv":
-            if name != "k" or not self.contract.distinct_keys:
-                inputs.named[name].mul_(2)
+        for name in self.doubled:
+            inputs.named[name].mul_(2)
 
     def forward_on(self, inputs: Inputs) -> FusedRun:
         """Call the kernel."""
@@ -95,7 +74,7 @@ class FusedCalls(Subject):
     def changed(self, call: Case, keep: Mask | Mapping[str, Mask]) -> tuple[FusedRun, FusedRun]:
         """Call on the inputs, and on inputs that agree with them just in `keep`; shapes and strides alike.
 
-        Keys and queries stay as they are if the keys are orthonormal or if v is positive.
+        Keys and queries stay as they are if v is positive.
         """
         before, after = self.build(call), self.build(call)
         random = np.random.default_rng(call["noise"])
@@ -103,14 +82,17 @@ class FusedCalls(Subject):
         for name, x in after.named.items():
             if name in other:
                 values = other[name].to(x.device)
-            elif name != "v" and (self.contract.distinct_keys or self.contract.positive):
+            elif name != "v" and self.contract.positive:
                 continue
             else:
-                low = 0.5 if self.contract.positive else -2.0
-                values = torch.from_numpy(random.uniform(low, 2.0, size=tuple(x.shape))).to(x.device, x.dtype)
+                values = torch.from_numpy(self.other_values(name, random, x)).to(x.device, x.dtype)
             kept = torch.from_numpy(keep[name] if isinstance(keep, Mapping) else keep)[..., None]
             x[...] = torch.where(kept.to(x.device), x, values)
         return self.run_of(before), self.run_of(after)
+
+    def other_values(self, name: str, random: np.random.Generator, x: Tensor) -> Array:
+        """Draw other values of an input, in its shape."""
+        return random.uniform(0.5 if self.contract.positive else -2.0, 2.0, size=tuple(x.shape))
 
     def name_of(self, name: str) -> str:
         """Return the name of an input in findings."""
@@ -121,14 +103,6 @@ class FusedCalls(Subject):
         return f"d{self.letters[name]}"
 
     # The cases, and the smoke call
-
-    @cached_property
-    def domain(self) -> FusedDomain:
-        """The cases that the strategies may draw for this kernel."""
-        contract, dtype = self.contract, self.dtype
-        formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
-        more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
-        return FusedDomain.of(contract, **more, **formats, slow=is_interpreted())
 
     @property
     def plainest(self) -> Gates:
@@ -201,57 +175,6 @@ class FusedCalls(Subject):
         tensors = zip(inputs.named, self.arguments(inputs), strict=True)
         return {self.letters[name]: x for name, x in tensors}
 
-    # Inputs
-
-    def inputs(self, gates: Gates, qkv: QKV, poison: float = NAN) -> Inputs:
-        """Build the tensors of a call, each in the memory layout of its recipe."""
-        products = qkv.build(gates, self.domain)
-        return self.inputs_of(gates, qkv, products, *gates.build(self.device, poison), poison)
-
-    def inputs_of(
-        self,
-        gates: Gates,
-        qkv: QKV,
-        products: Products,
-        igate: Tensor,
-        fgate: Tensor,
-        poison: float = NAN,
-    ) -> Inputs:
-        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
-        dtype = getattr(torch, self.dtype)
-        q, k, v = (
-            lay_out(rounded(x, dtype).to(self.device), layout, poison)
-            for x, layout in zip((products.q, products.k, products.v), qkv.layouts, strict=True)
-        )
-        fixed = self.contract.gate == "fixed"
-        return Inputs(
-            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
-        )
-
-    def read_inputs(
-        self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
-    ) -> CallInputs:
-        """Return the exact values of the inputs of a call. A gate that the kernel does not take is zeros.
-
-        begins, packed: the fields of CallInputs.
-        """
-        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
-        zeros = np.zeros(q.shape[:3])
-        igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
-        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
-        return CallInputs(q, k, v, igate, fgate, begins, packed)
-
-    def _fixed(self, zeros: Array) -> Array:
-        assert self.contract.fixed is not None
-        log = np.asarray(torch.as_tensor(self.contract.fixed(zeros.shape[1])).double(), dtype=np.float64)
-        return zeros + log[None, :, None]
-
-    def cotangent(self, inputs: Inputs, qkv: QKV) -> Tensor:
-        """Build the recipe's cotangent of the output of these inputs, (B, NH, S, V)."""
-        dtype = getattr(torch, self.contract.returns(self.dtype))
-        dense = torch.from_numpy(qkv.cotangent(tuple(inputs.v.shape))).to(self.device, dtype)
-        return lay_out(dense, qkv.pull_layout) if qkv.pull_layout else dense
-
     # Forward calls
 
     def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
@@ -311,7 +234,18 @@ class FusedCalls(Subject):
 
     def run_of(self, inputs: Inputs) -> FusedRun:
         """Call the kernel on these inputs."""
-        return FusedRun(self.read_inputs(inputs), self.call_fused(inputs), self.read)
+        call_inputs = self.read_inputs(inputs)
+        return self.run_from(call_inputs, self.outputs_of(inputs, NOTHING, call_inputs))
+
+    def outputs_of(
+        self, inputs: Inputs, more: Mapping[str, object], call_inputs: CallInputs
+    ) -> dict[str, Tensor]:
+        """Call the kernel; return its outputs by name. more: keyword arguments of the call."""
+        return {"o": self.call_fused(inputs, **more)}
+
+    def run_from(self, call_inputs: CallInputs, outputs: Mapping[str, Tensor]) -> FusedRun:
+        """Return the forward call that had these inputs and these outputs."""
+        return FusedRun(call_inputs, outputs["o"], self.read)
 
     # Pullbacks
 
@@ -352,15 +286,22 @@ class FusedCalls(Subject):
         call_inputs, named = call_inputs or self.read_inputs(inputs), inputs.named
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
         self.recorder.fused_leaves(named, leaves, self.letters)
-        output = self.call_fused(inputs.with_(**leaves), **more)
-        tensor = self.cotangent(inputs, qkv) if W is None else W
-        cotangent_W = self.read(tensor)  # a backward may overwrite it
-        run = FusedRun(call_inputs, output.detach(), self.read)
-        self.recorder.detached(output, run.output)
-        every = [
-            self._pulled(output, leaves, tensor, needed, retain=left > 0) for left in reversed(range(times))
-        ]
-        return self.judged(run, cotangent_W, every, detached=not output.requires_grad)
+        outputs = self.outputs_of(inputs.with_(**leaves), more, call_inputs)
+        given = self.cotangents_of(outputs, inputs, qkv, W)
+        cotangents = {name: self.read(x) for name, x in given.items()}  # a backward may overwrite them
+        copies = {name: x.detach() for name, x in outputs.items()}
+        for name, x in outputs.items():
+            self.recorder.detached(x, copies[name])
+        both = {name: (x, given[name]) for name, x in outputs.items()}
+        every = [self._pulled(both, leaves, needed, retain=left > 0) for left in reversed(range(times))]
+        detached = not any(x.requires_grad for x in outputs.values())
+        return self.judged(self.run_from(call_inputs, copies), cotangents, every, detached=detached)
+
+    def cotangents_of(
+        self, outputs: Mapping[str, Tensor], inputs: Inputs, qkv: QKV, W: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the cotangent of each output. W: that of o; None for the recipe's."""
+        return {"o": self.cotangent(inputs, qkv) if W is None else W}
 
     def pull_packed(
         self, inputs: Inputs, qkv: QKV, call_inputs: CallInputs, ends: Sequence[int]
@@ -370,16 +311,15 @@ class FusedCalls(Subject):
 
     def _pulled(
         self,
-        output: Tensor,
+        outputs: dict[str, tuple[Tensor, Tensor]],
         leaves: dict[str, Tensor],
-        W: Tensor,
         needed: Sequence[str],
         *,
         retain: bool,
     ) -> dict[str, Tensor]:
         asked = {name: leaf for name, leaf in leaves.items() if name in needed}
-        self.recorder.pull_fused(output, asked, W, self.letters, self.contract.layout, retain=retain)
-        found = pulled(output, asked, W, retain=retain)
+        self.recorder.pull_fused(outputs, asked, self.letters, self.contract.layout, retain=retain)
+        found = pulled(outputs, asked, retain=retain)
         result = {}
         for name, leaf in leaves.items():
             gradient = found.get(name)
@@ -389,6 +329,14 @@ class FusedCalls(Subject):
 
     @abstractmethod
     def judged(
-        self, run: FusedRun, W: Array, every: Sequence[dict[str, Tensor]], *, detached: bool
+        self,
+        run: FusedRun,
+        cotangents: Mapping[str, Array],
+        every: Sequence[dict[str, Tensor]],
+        *,
+        detached: bool,
     ) -> list[FusedGradients]:
-        """Return the gradients of each pullback with their true values and their bounds."""
+        """Return the gradients of each pullback with their true values and their bounds.
+
+        cotangents: those of the outputs, by name.
+        """

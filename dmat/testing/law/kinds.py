@@ -10,12 +10,14 @@ from dmat.strategies.cases import fused as fused_cases
 from dmat.strategies.cases.dtilde import Cases
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.delta.subject import DeltaSubject
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import Calls
 from dmat.testing.law.subject import Subject
 
-SUBJECTS: Mapping[str, type[Subject]] = {DTILDE: DtildeSubject, FUSED: FusedSubject}
+DELTA = "delta"  # a fused kernel whose subject has a state and beta
+SUBJECTS: Mapping[str, type[Subject]] = {DTILDE: DtildeSubject, FUSED: FusedSubject, DELTA: DeltaSubject}
 
 
 BOTH = (DTILDE, FUSED)
@@ -40,4 +42,5 @@ ENTRY = _cases(dtilde_cases.WINDOWS, "gates rival s", fused_cases.RIVALS, "gates
 
 def subject_of(implementation: Implementation, dtype: str, device: str = "cpu", **more: Any) -> Subject:
     """Return the subject for the laws of this implementation's kind. more: the other fields of a Subject."""
-    return SUBJECTS[implementation.kind](implementation, dtype, device, **more)
+    name = DELTA if implementation.contract.erases else implementation.kind
+    return SUBJECTS[name](implementation, dtype, device, **more)

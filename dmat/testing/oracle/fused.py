@@ -16,24 +16,17 @@ from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, single
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.oracle.gates import GateTerms, window_sums
-from dmat.testing.oracle.reads import READS, Reads
+from dmat.testing.oracle.reads import SUMS, Sums
 
 U64 = 2.0**-53
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The true values of one call."""
+class Gated:
+    """The gates of one call."""
 
     contract: FusedContract
     inputs: CallInputs
-
-    @property
-    def reads(self) -> type[Reads]:
-        """The kind of operator."""
-        return READS[self.contract.reads]
-
-    # Gates
 
     @cached_property
     def terms(self) -> GateTerms | None:
@@ -58,6 +51,21 @@ class Truth:
         """|f| sigmoid(-f), the condition of l in f, (B, NH, S); 0 where l is given."""
         return np.zeros_like(self.log) if self.terms is None else self.terms.log_condition
 
+    @property
+    def scale(self) -> float:
+        """The factor of q.k."""
+        return self.contract.scale_of(self.inputs.q.shape[-1])
+
+
+@dataclass(frozen=True)
+class Truth(Gated):
+    """The true values of one call of a sum."""
+
+    @property
+    def reads(self) -> type[Sums]:
+        """The kind of operator."""
+        return SUMS[self.contract.reads]
+
     @cached_property
     def windows(self) -> Array:
         """The sum of l over s < k <= t; 0 for s >= t."""
@@ -70,11 +78,6 @@ class Truth:
         return weight[..., None, :]
 
     # Products
-
-    @property
-    def scale(self) -> float:
-        """The factor of q.k."""
-        return self.contract.scale_of(self.inputs.q.shape[-1])
 
     @cached_property
     def dtilde(self) -> Array:

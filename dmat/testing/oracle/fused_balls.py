@@ -9,7 +9,7 @@ from flint import arb
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, log_sigmoid, sigmoid_minus
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.reads import ONE, READS, ZERO
+from dmat.testing.oracle.reads import ONE, SUMS, ZERO
 
 
 class HeadBalls:
@@ -20,7 +20,7 @@ class HeadBalls:
     ) -> None:
         """Take the inputs of head (b, h)."""
         self.contract, self.place, self.W = contract, (b, h), W
-        self.reads = READS[contract.reads]
+        self.reads = SUMS[contract.reads]
         self.q, self.k, self.v = (x[b, h] for x in (inputs.q, inputs.k, inputs.v))
         self.igate, self.fgate = inputs.igate[b, h], inputs.fgate[b, h]
         self.unread = inputs.unread[b, h] if inputs.unread.ndim == 4 else inputs.unread

@@ -17,6 +17,7 @@ class CallInputs:
     q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S). igate is zeros if the kernel takes none;
     fgate is l itself for gate="log" and "fixed". begins: the times at which calls and packed sequences begin,
     0 first. packed: True if `begins` separates packed sequences, False if a state is handed over there.
+    beta: (B, NH, S), and state: S_0, (B, NH, K, V), of a delta rule; None elsewhere, and S_0 = 0.
     """
 
     q: Array
@@ -26,6 +27,8 @@ class CallInputs:
     fgate: Array
     begins: tuple[int, ...] = (0,)
     packed: bool = False
+    beta: Array | None = None
+    state: Array | None = None
 
     @property
     def S(self) -> int:

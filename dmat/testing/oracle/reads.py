@@ -1,7 +1,7 @@
 """The kinds of operator, one class each: how E = exp(D~) and q.k make an output (docs/fused.md section 1).
 
-A class has the functions that the oracle, the bounds and the QKV recipes call, always in the same order. A
-new kind is one more class in READS, and one more name in READS of dmat.testing.contract.names.
+A class of a sum has the functions that the oracle, the bounds and the QKV recipes call, always in the same
+order. A new kind is one more class in READS, and one more name in READS of dmat.testing.contract.names.
 """
 
 from __future__ import annotations
@@ -22,19 +22,26 @@ Number = TypeVar("Number", Array, arb)
 
 
 class Reads(ABC):
-    """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
+    """A kind of operator.
 
     normalised: whether o is divided by N, so that a kernel may subtract a stabiliser m from the exponent.
-    from_zero: whether m may start from 0, before the first gate. truncates: whether a backward may hold N
-    constant (gradient="truncated"). inexact: why no integers give exact results, "" if some do.
-    scaling: the scaling of its QKV recipes.
+    truncates: whether a backward may hold N constant (gradient="truncated"). inexact: why no integers give
+    exact results, "" if some do. scaling: the scaling of its QKV recipes.
     """
 
-    normalised: ClassVar[bool]
-    from_zero: ClassVar[bool]
-    truncates: ClassVar[bool]
-    inexact: ClassVar[str]
+    normalised: ClassVar[bool] = False
+    truncates: ClassVar[bool] = False
+    inexact: ClassVar[str] = ""
     scaling: ClassVar[Scaling]
+
+
+class Sums(Reads):
+    """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
+
+    from_zero: whether m may start from 0, before the first gate.
+    """
+
+    from_zero: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -88,13 +95,9 @@ class Reads(ABC):
         """
 
 
-class Linear(Reads):
+class Linear(Sums):
     """o[t] = sum over s of a[t, s] v_s, a = w E scale q.k."""
 
-    normalised = False
-    from_zero = False
-    truncates = False
-    inexact = ""
     scaling = Scaling(far=(0, 0, 0, 8))  # so large that a clamp changes the result
 
     @staticmethod
@@ -143,13 +146,12 @@ class Linear(Reads):
         return 1.0
 
 
-class MLSTM(Reads):
+class MLSTM(Sums):
     """o[t] = (sum over s of a[t, s] v_s) / max(|n[t]|, 1), a = w E scale q.k, for any stabiliser."""
 
     normalised = True
     from_zero = True
     truncates = True
-    inexact = ""
     scaling = Scaling(regimes=("unit", "small"), near=(0, 0, -4, 4), far=(0, 0, -4, 4))
 
     @staticmethod
@@ -201,12 +203,10 @@ class MLSTM(Reads):
         return np.asarray(np.exp(np.minimum(reach, LARGEST_LOG)))
 
 
-class Softmax(Reads):
+class Softmax(Sums):
     """o[t] = (sum over s of a[t, s] v_s) / n[t], a = E e^(scale q.k), n the sum of a."""
 
     normalised = True
-    from_zero = False
-    truncates = False
     inexact = "a softmax divides: it is exact on no integers"
     scaling = Scaling(far=(0, 0, 0, 6), multiplies=False)  # exp overflows unless a maximum is subtracted
 
@@ -260,4 +260,14 @@ def _sign(n: arb) -> arb:
     return ONE if n > 0 else -ONE if n < 0 else arb(0, 1)
 
 
-READS: dict[str, type[Reads]] = {"linear": Linear, "mlstm": MLSTM, "softmax": Softmax}
+class Delta(Reads):
+    """S_t = exp(l_t) S_(t-1) + k_t u_t', u_t = beta_t (v_t - k_t' exp(l_t) S_(t-1)), o_t = scale S_t' q_t.
+
+    No sum of terms a[t, s] v_s: dmat/testing/oracle/delta.py has its recurrence.
+    """
+
+    scaling = Scaling(erases=True)
+
+
+SUMS: dict[str, type[Sums]] = {"linear": Linear, "mlstm": MLSTM, "softmax": Softmax}
+READS: dict[str, type[Reads]] = {**SUMS, "delta": Delta}

@@ -27,7 +27,7 @@ from dmat.testing.relax.dtilde import Promises, Terms, options
 OPTIONS = options(
     FusedContract,
     *("deterministic", "strided", "l_min", "accumulates_in", "multiplies_in", "error_scope", "grad_scope"),
-    *("gates", "gradient", "causal", "homogeneous", "exact_sums"),
+    *("doubling", "inverse_in", "gates", "gradient", "causal", "homogeneous", "exact_sums"),
 )
 
 
@@ -43,7 +43,9 @@ class FusedPromises(Promises):
         none = not own.has_gradients
         absent = {
             "gradient": none or not READS[own.reads].truncates,
-            "grad_scope": none,
+            "grad_scope": none or own.erases,
+            "doubling": not own.erases,
+            "inverse_in": not own.erases,
             "gates": own.gate != "preact",
             "l_min": own.gate == "fixed",
         }

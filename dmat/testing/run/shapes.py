@@ -11,7 +11,8 @@ from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 
 Sizes = tuple[int, ...]  # B, NH, S, and K, V of a fused kernel
-LAWS = ("values", "dense", "input_gradient", "forget_gradient", "product_gradients")
+GRADIENTS = ("input_gradient", "forget_gradient", "product_gradients", "beta_gradient", "state_gradient")
+LAWS = ("values", "dense", *GRADIENTS)
 DRAWS = 4  # for each shape
 MOST_DRAWS = 40  # until that many are allowed
 MOST_ENTRIES = 2**26  # of D~: the oracle holds some ten arrays of so many float64

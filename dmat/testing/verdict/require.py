@@ -28,7 +28,7 @@ def _shown(value: float) -> str:
 
 
 def _exactly(ball: arb) -> str:
-    return str(ball.str(20, radius=False))
+    return "0" if ball.contains(0) else str(ball.str(20, radius=False))
 
 
 def _first(mask: Mask) -> tuple[int, ...]:

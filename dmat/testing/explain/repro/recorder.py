@@ -269,6 +269,8 @@ class ScriptRecorder(Recorder):
             return f"torch.tensor({value.tolist()})" + (
                 "" if value.device.type == "cpu" else f".to({value.device.type!r})"
             )
+        if isinstance(value, Tensor) and id(value) not in self._states:
+            return self._script.name(value, "S0")
         return "None" if value is None else self._states[id(value)][0]
 
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
@@ -278,23 +280,29 @@ class ScriptRecorder(Recorder):
             left = f"{self._output}, {state}" + (", *_" if len(rest) > 1 else "")
             lines = self._script.lines
             lines[-1] = lines[-1].replace(f"{self._output} = ", f"{left} = ", 1)
+            if isinstance(rest[0], Tensor):
+                self._script.stands_for(state, rest[0], given=False)
         self._script.returned(self._output, output)
 
     def pull_fused(
         self,
-        output: Tensor,
+        outputs: Mapping[str, tuple[Tensor, Tensor]],
         leaves: Mapping[str, Tensor],
-        W: Tensor,
         names: Mapping[str, str],
         layout: str,
         *,
         retain: bool,
     ) -> None:
+        (output, W), *states = outputs.values()
         cotangent = self._script.name(W, "W") + ("" if layout == "BHSD" else ".transpose(1, 2)")
+        pulled = self._script.name(output, "")
+        for state, W_state in states:
+            pulled = f"({pulled}, {self._states[id(state)][0]})"
+            cotangent = f"({cotangent}, {self._script.name(W_state, 'W_S')})"
         self._gradients = [self._script.fresh(f"d{names[role]}") for role in leaves]
         of = ", ".join(self._script.name(leaf, "") for leaf in leaves.values())
         into = ", ".join(self._gradients) + ","
-        self._write_pull(into, self._script.name(output, ""), f"({of},)", cotangent, retain=retain)
+        self._write_pull(into, pulled, f"({of},)", cotangent, retain=retain)
 
     def pulled_fused(self, gradients: Sequence[Tensor]) -> None:
         for name, gradient in zip(self._gradients, gradients, strict=True):
@@ -312,5 +320,5 @@ def arranged_text(name: str, layout: str, contiguous: bool) -> str:
 
 def fused_text(name: str, role: str, layout: str, contiguous: bool) -> str:
     """Return code that converts a tensor (B, NH, S, n) to a fused kernel's axes, like law.fused."""
-    flat = f"{name}.squeeze(-1)" if role in ("i", "g") else name
+    flat = f"{name}.squeeze(-1)" if role in ("i", "g", "b") else name
     return flat if layout == "BHSD" else f"{flat}.transpose(1, 2)" + (".contiguous()" if contiguous else "")

@@ -1,0 +1,1 @@
+"""What the laws see of a delta rule: its calls, its expected values, its exact regime."""

@@ -1,0 +1,231 @@
+"""The calls of a delta rule that laws make: beta and a state go in, and the last state comes out.
+
+A state is judged only if its layout is known: the contract states it, or a call of one token shows it.
+An opaque state is only handed on from the kernel's own first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmat.strategies.recipes.backgrounds import Constant
+from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.layouts import lay_out
+from dmat.strategies.recipes.qkv import QKV, DeltaQKV, Products, plain_qkv
+from dmat.testing.kernel.call import NAN
+from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, Inputs, as_bhkv
+from dmat.testing.law.fused import FusedSubject
+from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.verdict.finding import Finding, LawBroken, as_array
+
+OPENED = 1024.0  # a pre-activation at which nothing decays
+_NO_GATES = Gates("float32", (0, 0, 0))
+
+
+@dataclass(frozen=True)
+class StateForm:
+    """The layout of a kernel's states, "BHKV" or "BHVK", and their dtype."""
+
+    layout: str
+    dtype: torch.dtype
+
+    def shape(self, inputs: Inputs) -> tuple[int, ...]:
+        """Return the shape of a state of a call on these inputs."""
+        (B, NH, _, K), V = inputs.q.shape, inputs.v.shape[-1]
+        return (B, NH, K, V) if self.layout == "BHKV" else (B, NH, V, K)
+
+
+@dataclass
+class DeltaCalls(FusedSubject):
+    """A delta rule in a dtype on a device, as a law calls it."""
+
+    doubled: ClassVar[str] = "qv"  # twice a key would no longer contract a state
+
+    # The state
+
+    @cached_property
+    def state_form(self) -> StateForm | None:
+        """The form of the kernel's states; None if it has none, or an opaque one."""
+        if self.contract.states is None or self.contract.state_layout == "opaque":
+            return None
+        inputs = self._one_token()
+        _, state = self.unrecorded().call_with_state(inputs, None)
+        if not isinstance(state, Tensor) or not state.is_floating_point():
+            return None
+        layout = self.contract.state_layout or _layout_of(as_array(state), inputs)
+        return None if layout is None else StateForm(layout, state.dtype)
+
+    def _one_token(self) -> Inputs:
+        """Build a call of one head whose first token writes v = e_1 (of the last column) at k = e_0."""
+        S, most = self.domain.all_lengths[0], self.domain.scales[-1][0]
+        V = self.domain.value_size(most + 1, most)
+        gates = Gates(self.domain.dtype, (1, 1, S), Constant(0.0), Constant(self._open))
+        q, k = np.ones((1, 1, S, most)), np.zeros((1, 1, S, most))
+        v, beta = np.zeros((1, 1, S, V)), np.zeros((1, 1, S))
+        k[..., 0], v[..., 0, -1], beta[..., 0] = 1.0, 1.0, 1.0
+        qkv = plain_qkv(self.domain, S, "dense")
+        products = Products(q, k, v, np.full(S, -1), beta)
+        return self._inputs_of(qkv, products, *gates.build(self.device, NAN), NAN, None)
+
+    @property
+    def _open(self) -> float:
+        if self.contract.gate == "preact":
+            return min(OPENED, self.domain.most)
+        return 0.0
+
+    # Inputs
+
+    def inputs_of(
+        self,
+        gates: Gates,
+        qkv: QKV,
+        products: Products,
+        igate: Tensor,
+        fgate: Tensor,
+        poison: float = NAN,
+    ) -> Inputs:
+        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
+        return self._inputs_of(qkv, products, igate, fgate, poison, self.state_form)
+
+    def _inputs_of(
+        self,
+        qkv: QKV,
+        products: Products,
+        igate: Tensor,
+        fgate: Tensor,
+        poison: float,
+        form: StateForm | None,
+    ) -> Inputs:
+        inputs = super().inputs_of(_NO_GATES, qkv, products, igate, fgate, poison)
+        assert products.beta is not None
+        dtype = getattr(torch, self.contract.gates_in(self.dtype))
+        beta = torch.from_numpy(products.beta[..., None]).to(self.device, dtype)
+        state = None
+        if form is not None and products.state is not None:
+            state = torch.from_numpy(as_bhkv(products.state, form.layout).copy())
+            state = state.to(self.device, form.dtype)
+        return replace(inputs, b=lay_out(beta, qkv.layouts[0], poison), s=state)
+
+    def read_inputs(
+        self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
+    ) -> CallInputs:
+        """Return the exact values of the inputs of a call."""
+        plain = super().read_inputs(inputs, begins, packed=packed)
+        assert inputs.b is not None
+        form = self.state_form
+        state = None
+        if inputs.s is not None and form is not None:
+            state = as_bhkv(self.read(inputs.s), form.layout)
+        return replace(plain, beta=self.read(inputs.b)[..., 0], state=state)
+
+    def other_values(self, name: str, random: np.random.Generator, x: Tensor) -> Array:
+        """Draw other values of an input: keys and beta under which a state does not grow."""
+        low, high = {"b": (0.0, self.contract.beta_max), "k": (-1.0, 1.0)}.get(name, (-2.0, 2.0))
+        over = np.sqrt(x.shape[-1]) if name == "k" else 1.0
+        return random.uniform(low, high, size=tuple(x.shape)) / over
+
+    # Calls
+
+    def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
+        """Call the kernel with its state, None at the start, unless it reads packed sequences."""
+        name = self.contract.states
+        if name is not None and name not in more and self.contract.packed not in more:
+            more = {**more, name: inputs.s}
+        return super()._called(replace(inputs, s=None), more)
+
+    def outputs_of(
+        self, inputs: Inputs, more: Mapping[str, object], call_inputs: CallInputs
+    ) -> dict[str, Tensor]:
+        """Call the kernel; return its output, and its last state if that is judged.
+
+        Where call_inputs has several calls, each begins with the state that the one before it returned.
+        """
+        if self.contract.packed in more:
+            return {"o": self.call_fused(inputs, **more)}
+        ends = (*call_inputs.begins, call_inputs.S)
+        outputs, given = [], dict(more)
+        for start, end in pairwise(ends) if len(ends) > 2 else [(0, call_inputs.S)]:
+            output, rest = self._called(inputs.part(start, end) if len(ends) > 2 else inputs, given)
+            outputs.append(output)
+            given = {str(self.contract.states): rest[0]} if rest else given
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
+        form = self.state_form
+        return {"o": joined} if form is None else {"o": joined, LAST: self._require_state(rest, form, inputs)}
+
+    def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
+        """Call the kernel up to a cut, and on from its state; pull the cotangents back through both calls."""
+        return self.pull_of(inputs, qkv, call_inputs=self.read_inputs(inputs, (0, cut)))
+
+    def first_pulled(self, cut: int) -> int:
+        """Return 0: the gradients of `pull_going_on` go through the state that was handed over."""
+        return 0
+
+    def _require_state(self, rest: tuple[object, ...], form: StateForm, inputs: Inputs) -> Tensor:
+        """Return the last state. Raises LawBroken for a wrong shape, dtype or device."""
+        wanted = (form.shape(inputs), form.dtype, inputs.v.device)
+        state = rest[0] if rest else None
+        if isinstance(state, Tensor) and (tuple(state.shape), state.dtype, state.device) == wanted:
+            return state
+        found = f"a {type(state).__name__}"
+        if isinstance(state, Tensor):
+            found = f"a {state.dtype} tensor {tuple(state.shape)} on {state.device}"
+        exact = f"a {wanted[1]} tensor {wanted[0]} on {wanted[2]}"
+        raise LawBroken(Finding(LAST, (), found, exact, what="shape"))
+
+    def run_from(self, call_inputs: CallInputs, outputs: Mapping[str, Tensor]) -> FusedRun:
+        """Return the forward call that had these inputs and these outputs."""
+        layout = "BHKV" if self.state_form is None else self.state_form.layout
+        return FusedRun(call_inputs, outputs["o"], self.read, outputs.get(LAST), layout)
+
+    def cotangents_of(
+        self, outputs: Mapping[str, Tensor], inputs: Inputs, qkv: QKV, W: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the cotangent of each output. W: that of o; None for the recipe's."""
+        cotangents = super().cotangents_of(outputs, inputs, qkv, W)
+        if LAST not in outputs:
+            return cotangents
+        form = self.state_form
+        assert form is not None
+        (B, NH, _, K), V = inputs.q.shape, inputs.v.shape[-1]
+        dense = as_bhkv(cast(DeltaQKV, qkv).cotangent_of_state((B, NH, K, V)), form.layout)
+        return {**cotangents, LAST: torch.from_numpy(dense.copy()).to(outputs[LAST])}
+
+    def stand_in(self) -> Callable[..., object]:
+        """Return a function whose result is zeros that depend on all inputs."""
+        states, layout = self.contract.states, self.contract.state_layout or "BHKV"
+        dtype = getattr(torch, self.contract.returns(self.dtype))
+
+        def zeros(*tensors: Tensor, **more: object) -> object:
+            given = [*tensors, *(x for x in more.values() if isinstance(x, Tensor))]
+            none: Tensor = sum((x.double().sum() for x in given), torch.zeros((), device=tensors[2].device))
+            q, v = tensors[0], tensors[2]
+            o = (0 * none + 0 * v.double()).to(dtype)
+            K, V, heads = (
+                q.shape[-1],
+                v.shape[-1],
+                (q if self.contract.layout == "BHSD" else q.transpose(1, 2)),
+            )
+            shape = (*heads.shape[:2], K, V) if layout == "BHKV" else (*heads.shape[:2], V, K)
+            return (o, (0 * none).float().expand(shape).clone()) if states in more else o
+
+        return zeros
+
+
+def _layout_of(state: Array, inputs: Inputs) -> str | None:
+    """Return the layout of a state by its shape; of a square one by where the one token stands.
+
+    The token stands at (0, last column) or the other way. None: a state of another shape is opaque.
+    """
+    (_, _, _, K), V = inputs.q.shape, inputs.v.shape[-1]
+    if K == V and state.shape == (1, 1, K, V):
+        return "BHVK" if state[0, 0, -1, 0] != 0 and K > 1 else "BHKV"
+    return {(1, 1, K, V): "BHKV", (1, 1, V, K): "BHVK"}.get(state.shape)
