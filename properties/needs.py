@@ -110,6 +110,13 @@ def beta(subject: FusedSubject) -> str | None:
     return None if subject.contract.erases else f'contract: reads="{subject.contract.reads}" has no beta'
 
 
+def parameters(subject: FusedSubject) -> str | None:
+    """The kernel makes its gates of A_log or dt_bias."""
+    return (
+        None if subject.contract.parameters else f'contract: gate="{subject.contract.gate}" has no parameters'
+    )
+
+
 def sums(subject: FusedSubject) -> str | None:
     """The operator is a sum of terms, each of one entry of D~."""
     return 'contract: reads="delta": see forget_gradient' if subject.contract.erases else None

@@ -11,6 +11,7 @@ from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import NAMES
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
@@ -47,7 +48,7 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """
     inputs = subject.inputs(gates, qkv)
     taken = list(inputs.named)
-    for asked in ("qk", "v", "ig", "b"):
+    for asked in (("q", "k"), ("v",), ("i", "g"), ("b",), PARAMETERS):
         needed = [name for name in asked if name in taken]
         if not needed:
             continue

@@ -54,3 +54,22 @@ def test_law_state_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> No
     Bound: docs/fused.md section 5, gradients.
     """
     _require_own(subject, gates, qkv, "s")
+
+
+@law(
+    DENSE,
+    bound=(FusedBounds.parameter, DeltaBounds.parameter),
+    kinds=(FUSED,),
+    needs=(*NEEDS, needs.parameters),
+)
+def test_law_parameter_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
+    """The gradients of A_log and dt_bias are sums over batches and times, within their bounds.
+
+    Why: A sum that leaves out the last chunk, a softplus without its derivative, a bias of another head.
+    Bound: docs/fused.md section 2, gates made inside the kernel.
+    """
+    if not subject.defines_gradients(qkv):
+        return
+    gradients = subject.pull(gates, qkv)
+    for name in subject.contract.parameters:
+        subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))

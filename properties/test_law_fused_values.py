@@ -10,7 +10,8 @@ from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
-from dmat.testing.kernel.fused import PER_TIME, FusedGradients
+from dmat.testing.contract.names import PARAMETERS
+from dmat.testing.kernel.fused import FusedGradients
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_kinds, require_within
@@ -43,17 +44,27 @@ def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
 
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:
-    """Require the gradients of what a call takes: the times from start on, of all that its truth has."""
+    """Require the gradients of what a call takes: the times from start on, of all that its truth has.
+
+    Parameters of the gates have no times: they are judged where all times are.
+    """
     for name in subject.distinct_values(gradients.tensors):
+        if start and name in PARAMETERS:
+            continue
         expected = subject.expected_gradient(gradients, name, note)
-        times = (slice(None), slice(None), slice(start, None), *[slice(None)] * (name not in PER_TIME))
-        expected = expected.part(times)
+        further = len(expected.kind.shape) - 3
+        expected = expected.part((slice(None), slice(None), slice(start, None), *[slice(None)] * further))
         subject.observe(require_within(gradients.of(name), expected))
 
 
 @law(
     CUTS,
-    bound=(*fused_bounds.ALL_BOUNDS, *delta_bounds.RESULTS, *delta_bounds.GRADIENT_BOUNDS),
+    bound=(
+        FusedBounds.output,
+        *(bound for bound in fused_bounds.GRADIENT_BOUNDS if bound is not FusedBounds.parameter),
+        *delta_bounds.RESULTS,
+        *delta_bounds.GRADIENT_BOUNDS,
+    ),
     kinds=(FUSED,),
     needs=(needs.states,),
 )

@@ -23,6 +23,7 @@ LONG = 100
 LONG_OF_DELTA = 40  # its bounds go from chunk to chunk, or step to step
 LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
 MANY = ((1, 8), (2, 5))
+LARGEST_STEP = 2.0**20  # the largest dt
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,20 @@ class FusedDomain(Domain):
     @property
     def gate_format(self) -> GateFormat:
         """The format of the gates: kind of kernel, dtype, log gates or pre-activations."""
-        return GateFormat(FUSED, self.dtype, log=self.contract.gate != "preact")
+        return GateFormat(FUSED, self.dtype, log=not self.contract.from_preact)
 
     @cached_property
     def least(self) -> float:
-        """The smallest forget gate that the contract and the dtype allow."""
+        """The smallest forget gate of a recipe that the contract and the dtype allow."""
         largest = float(torch.finfo(getattr(torch, self.dtype)).max)
+        if self.contract.parameters:  # times exp(A_log), and a float64 softplus is often y itself from 20 on
+            largest = 16.0 if self.accumulator == "float64" else min(largest, LARGEST_STEP)
         return -largest if self.contract.l_min is None else max(self.contract.l_min, -largest)
 
     @cached_property
     def most(self) -> float:
         """The largest forget gate: 0 for log gates, the largest number of the dtype for pre-activations."""
-        return float(torch.finfo(getattr(torch, self.dtype)).max) if self.contract.gate == "preact" else 0.0
+        return float(torch.finfo(getattr(torch, self.dtype)).max) if self.contract.from_preact else 0.0
 
     # Sizes
 
@@ -205,7 +208,13 @@ class FusedDomain(Domain):
         layouts = set(SAME_VALUES) if self.contract.strided else {"contiguous"}
         if not {gates.igate_layout, gates.fgate_layout} <= layouts:
             return False
-        return self.has_values(*gates.values())
+        return self.has_values(*gates.wider(self.width).values())
+
+    @cached_property
+    def width(self) -> int:
+        """How many sequences of gates a head has at most: those of its value heads and channels."""
+        channels = max(K for K, _ in self.scales) if self.contract.by_channel else 1
+        return self.contract.group * channels
 
     def has_values(self, igate: Array, fgate: Array) -> bool:
         """Whether the values lie in their ranges, and no sum of log gates can overflow."""
@@ -220,7 +229,7 @@ class FusedDomain(Domain):
         if fgate.shape[-1] * (max(-smallest, 0.0) + 1) < self.largest_sum:  # -log sigmoid(f) < max(-f, 0) + 1
             return True
         with np.errstate(over="ignore", invalid="ignore"):
-            logs = np.logaddexp(0.0, -fgate) if self.contract.gate == "preact" else -fgate  # -l
+            logs = np.logaddexp(0.0, -fgate) if self.contract.from_preact else -fgate  # -l
             return bool(logs.sum(-1).max() < self.largest_sum)
 
     @cached_property

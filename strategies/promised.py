@@ -26,6 +26,8 @@ class FusedPromised(Promised, Protocol):
 
     gate: str
     igate: bool
+    group: int
+    group_order: str
     positive: bool
     K: int | tuple[int, ...]
     V: int | tuple[int, ...]
@@ -38,6 +40,18 @@ class FusedPromised(Promised, Protocol):
     beta_max: float
     l2norm: float | bool
     states: str | None
+
+    @property
+    def from_preact(self) -> bool:
+        """Whether a recipe of gates says pre-activations f, not log gates."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of its gates that it takes, of A_log and dt_bias."""
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether each channel of k has a gate of its own."""
 
     @property
     def chunk(self) -> int | None:

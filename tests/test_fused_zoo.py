@@ -14,9 +14,9 @@ from hypothesis import Phase, settings
 from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
-from .zoo.delta_mutants import FUSED_MUTANTS
 from .zoo.fused_mutants import FusedMutant
 from .zoo.fused_sound import Kernel
+from .zoo.gate_mutants import FUSED_MUTANTS
 from .zoo.right import FUSED_RIGHT
 from .zoo.trial import first_rejection, rejection, subjects
 

@@ -25,9 +25,9 @@ from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
-from .zoo.delta_mutants import FUSED_MUTANTS
 from .zoo.fused_mutants import over
 from .zoo.fused_sound import by_windows, chunkwise, widen
+from .zoo.gate_mutants import FUSED_MUTANTS
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
 

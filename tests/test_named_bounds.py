@@ -28,6 +28,7 @@ from dmat.testing.verdict.require import require_same
 
 from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import FUSED_SOUND, by_windows, widen
+from .zoo.gate_kernels import GATES_SOUND, GDN, gdn_steps, steps_parallel
 from .zoo.sound import SOUND
 
 FOLDER = str(Path(bounds.__file__).parent)
@@ -48,6 +49,10 @@ RIGHT = {
         "delta_steps",
         "delta_packed",
         "delta_chunks_solved",
+        "steps_parallel",
+        "gdn_steps",
+        "packed_steps",
+        "packed_gdn",
     ),
 }
 
@@ -63,8 +68,26 @@ def packed_with_input_gate(
     return torch.cat(outputs, 2).to(v.dtype)
 
 
+def packed(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a kernel that calls another, (q, k, v, gates .., A_log, dt_bias), on each packed sequence."""
+
+    def of_sequences(*tensors: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        ends = [0, tensors[0].shape[2]] if cu_seqlens is None else cu_seqlens.tolist()
+        spans = [slice(start, end) for start, end in pairwise(ends) if start < end]
+        found = [kernel(*(x if x.ndim < 3 else x[:, :, span] for x in tensors)) for span in spans]
+        return torch.cat([one[0] if isinstance(one, tuple) else one for one in found], 2)
+
+    of_sequences.__name__ = f"packed_{kernel.__name__.split('_')[0]}"
+    return of_sequences
+
+
+STEPS = fused_contract(packed(steps_parallel), gate="dt", factors="one", packed="cu_seqlens", K=(1, 4))
+GDN_STEPS = fused_contract(
+    packed(gdn_steps), packed="cu_seqlens", **{**GDN, "states": None}, l2norm=1e-6
+)  # fmt: skip
 PACKED = fused_contract(packed_with_input_gate, igate=True, factors="one", packed="cu_seqlens")
-ZOO: dict[str, list[Callable[..., Any]]] = {"D~": SOUND, "fused": [*FUSED_SOUND, PACKED, *DELTA_SOUND]}
+OF_SUMS, OF_GATES = [*FUSED_SOUND, PACKED], [*GATES_SOUND, STEPS, GDN_STEPS]
+ZOO: dict[str, list[Callable[..., Any]]] = {"D~": SOUND, "fused": [*OF_SUMS, *DELTA_SOUND, *OF_GATES]}
 EVERY = [law for kind in BOTH for law in laws(kind)]
 
 

@@ -1,11 +1,6 @@
-"""What several adapters put around a function: gates for every channel, scans without q and k."""
+"""What several adapters put around a function: scans without q and k, chunks one after another."""
 
 import torch
-
-
-def channels(gates, k):
-    """Give every channel of the keys the gate of its head, in float32: the sum that comes back is ours."""
-    return gates.float()[..., None].expand(k.shape)
 
 
 def scan(solve):

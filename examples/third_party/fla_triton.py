@@ -1,12 +1,11 @@
 """fla-core 0.6.0, its Triton kernels: (simple) GLA, gated delta rule, KDA, forgetting attention, retention.
 
 Install: pip install --no-deps fla-core==0.6.0, and einops, triton==3.7.1; `dmat check --interpret` runs
-them on the CPU. Of KDA, gates that are one a head.
+them on the CPU.
 Gates are float32, as its layers give them.
 """
 
 import torch
-from around import channels
 from fla.ops import forgetting_attn, gated_delta_rule, gla, kda, retention, simple_gla
 
 from dmat.testing import fused
@@ -22,6 +21,8 @@ PARALLEL = {**CHUNKS, "error_scope": "prefix"}
 STEPS = {"grad_scope": "suffix", **SHORT}
 DELTA = {"reads": "delta"}
 STATES = {"states": "initial_state"}
+BY_CHANNEL = {"gates_by": "channel"}
+INSIDE = {"use_beta_sigmoid_in_kernel": True}
 
 
 def going_on(fn):
@@ -44,28 +45,37 @@ fused_recurrent_simple_gla = fused(
     lambda q, k, v, g, **s: going_on(simple_gla.fused_recurrent_simple_gla)(q, k, v, g, scale=1.0, **s),
     **STATES, **STEPS, **FLA)
 chunk_gla = fused(
-    lambda q, k, v, g, **s: going_on(gla.chunk_gla)(q, k, v, channels(g, k).contiguous(), scale=1, **s),
-    **STATES, **CHUNKS, **FLA)
+    lambda q, k, v, g, **s: going_on(gla.chunk_gla)(q, k, v, g, scale=1, **s),
+    **BY_CHANNEL, **STATES, **CHUNKS, **FLA)
 fused_recurrent_gla = fused(
     lambda q, k, v, g, **s: going_on(gla.fused_recurrent_gla)(
-        q, k, v, channels(g, k).contiguous(), scale=1, **s),
-    **STATES, **STEPS, **FLA)
+        q, k, v, g, scale=1, **s),
+    **BY_CHANNEL, **STATES, **STEPS, **FLA)
 chunk_gated_delta_rule = fused(
     lambda q, k, v, g, b, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(
         q, k, v, g, b, scale=1.0, **s),
     **STATES, **CHUNKS, **(FLA | DELTA))
+chunk_gated_delta_rule_grouped = fused(
+    lambda q, k, v, g, b, **s: going_on(gated_delta_rule.chunk_gated_delta_rule)(
+        q, k, v, g, b, scale=1.0, use_qk_l2norm_in_kernel=True, **INSIDE, **s),
+    group=2, l2norm=1e-6, beta_in="logit", **STATES, **CHUNKS, **(FLA | DELTA))
 fused_recurrent_gated_delta_rule = fused(
     lambda q, k, v, g, b, **s: going_on(gated_delta_rule.fused_recurrent_gated_delta_rule)(
         q, k, v, g, beta=b, scale=1.0, **s),
     gradient="none", **STATES, **SHORT, **(FLA | DELTA))
 chunk_kda = fused(
     lambda q, k, v, g, b, **s: going_on(kda.chunk_kda)(
-        q, k, v, channels(g, k).contiguous(), b, scale=1.0, **s),
-    **STATES, **CHUNKS, **(FLA | DELTA))
+        q, k, v, g, b, scale=1.0, **s),
+    **BY_CHANNEL, **STATES, **CHUNKS, **(FLA | DELTA))
+chunk_kda_gates = fused(
+    lambda q, k, v, dt, b, A_log, dt_bias, **s: going_on(kda.chunk_kda)(
+        q, k, v, dt, b, A_log=A_log, dt_bias=dt_bias.flatten(), use_gate_in_kernel=True, scale=1.0, **INSIDE,
+        **s),
+    gate="dt", beta_in="logit", **BY_CHANNEL, **STATES, **CHUNKS, **(FLA | DELTA))
 fused_recurrent_kda = fused(
     lambda q, k, v, g, b, **s: going_on(kda.fused_recurrent_kda)(
-        q, k, v, channels(g, k).contiguous(), b, scale=1.0, **s),
-    gradient="none", **STATES, **SHORT, **(FLA | DELTA))
+        q, k, v, g, b, scale=1.0, **s),
+    gradient="none", **BY_CHANNEL, **STATES, **SHORT, **(FLA | DELTA))
 parallel_forgetting_attn = fused(
     lambda q, k, v, g, **s: forgetting_attn.parallel_forgetting_attn(q, k, v, g, **s),
     reads="softmax", scale="K**-0.5", V_equals_K=True, **PARALLEL, **FLA)

@@ -2,11 +2,10 @@
 
 Install: pip install transformers==5.24.0. Its mLSTM is defined only where the package xlstm is not
 installed: that is said here. Kernels from a hub would replace some of the others: their plain form is
-__wrapped__. Of KDA, gates that are one a head. Chunks are 4 long, an argument of theirs.
+__wrapped__. Chunks are 4 long, an argument of theirs.
 """
 
 import transformers.utils as utils
-from around import channels
 
 utils.is_xlstm_available = utils.import_utils.is_xlstm_available = lambda: False
 
@@ -53,12 +52,12 @@ torch_recurrent_gated_delta_rule = fused(
     **DELTA)
 chunk_kimi_delta_attention = fused(
     lambda q, k, v, g, b, **s: plain(kimi.chunk_kimi_delta_attention)(
-        q, k, v, channels(g, k), b, chunk_size=4, **KEPT, **s),
-    **CHUNKS, **DELTA)
+        q, k, v, g, b, chunk_size=4, **KEPT, **s),
+    gates_by="channel", gate_dtype="float32", **CHUNKS, **DELTA)
 recurrent_kimi_delta_attention = fused(
     lambda q, k, v, g, b, **s: plain(kimi.recurrent_kimi_delta_attention)(
-        q, k, v, channels(g, k), b, **(KEPT | {"initial_state": None} | s)),
-    **DELTA)
+        q, k, v, g, b, **(KEPT | {"initial_state": None} | s)),
+    gates_by="channel", gate_dtype="float32", **DELTA)
 segment_sum = fused(of_mamba2, **SUMS)
 mlstm_recurrent_sequence_native = fused(
     lambda q, k, v, i, f, state=None: xlstm.mlstm_recurrent_sequence_native(

@@ -154,9 +154,11 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
 
 def _exact_values(domain: FusedDomain) -> tuple[float, ...]:
     """Return a fully open gate and, if the contract allows it, a fully closed one."""
-    opened = -CLOSED_FOR_GOOD if domain.contract.gate == "preact" else 0.0
-    closes = domain.contract.gate != "fixed" and domain.least <= CLOSED_FOR_GOOD
-    return (opened, CLOSED_FOR_GOOD) if closes else (opened,)
+    contract = domain.contract
+    opened = -CLOSED_FOR_GOOD if contract.from_preact else 0.0
+    never = contract.gate in ("fixed", "bounded")
+    never |= contract.gate == "decay" and "-inf" not in contract.special_values
+    return (opened,) if never or domain.least > CLOSED_FOR_GOOD else (opened, CLOSED_FOR_GOOD)
 
 
 def _draw_exact(draw: Draw, domain: FusedDomain) -> Case:

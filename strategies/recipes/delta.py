@@ -192,6 +192,15 @@ class DeltaHead:
                 return np.asarray(1 / (1 + np.exp(-normal)))
         return some
 
+    def beta_with(self, of_key: Array) -> Array:
+        """Return beta of a further value head, (S,). of_key: that of the first value head with these keys.
+
+        In a frame it is that one, or 0 at some times.
+        """
+        if self.seed is None:
+            return of_key
+        return of_key * (self.random(23).random(self.S) < 0.7) if self.exact else self.drawn_beta
+
     # What both kinds of keys give
 
     @cached_property

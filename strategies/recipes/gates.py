@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -57,6 +57,11 @@ class Gates(Recipe):
     fgate: Background = Constant(0.0)
     igate_layout: str = "contiguous"
     fgate_layout: str = "contiguous"
+
+    def wider(self, times: int) -> Gates:
+        """Return the recipe for so many times the heads, (B, times NH, S)."""
+        B, NH, S = self.shape
+        return self if times == 1 else replace(self, shape=(B, times * NH, S))
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Return both gates contiguous on the CPU, (B, NH, S, 1), before an expanded layout repeats any."""

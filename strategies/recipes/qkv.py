@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dmat.strategies.choose import Draw, choose, seed
 from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.heads import HeadForm
 from dmat.strategies.recipes.backgrounds import Array
 from dmat.strategies.recipes.delta import DeltaHead, draw_fields, has_fields, ladder_fields, plain_fields
 from dmat.strategies.recipes.gates import Gates
@@ -35,7 +36,7 @@ Places = npt.NDArray[np.int_]
 
 @dataclass(frozen=True)
 class Products:
-    """q, k (B, NH, S, K) and v (B, NH, S, V), float64.
+    """q, k (B, NH, S, K) and v (B, NH, S, V), float64. With groups, v, beta and state have group NH heads.
 
     column[s]: the column of v that only source s fills, or -1. beta: (B, NH, S), and state: (B, NH, K, V), of
     a delta rule; state is None where the call begins with none.
@@ -72,6 +73,11 @@ class QKV(Recipe):
     def build(self, gates: Gates, domain: FusedDomain) -> Products:
         """Return q, k, v for these gates, not yet rounded to their dtype."""
         return _Builder(self, gates, domain).products
+
+    @property
+    def gate_block(self) -> int:
+        """How many channels have one gate, where gates differ by channel."""
+        return 1
 
     @property
     def layouts(self) -> tuple[str, str, str]:
@@ -111,6 +117,11 @@ class DeltaQKV(QKV):
     few: int = 0
     thin: int = 0
     state: int = 0
+
+    @property
+    def gate_block(self) -> int:
+        """How many channels have one gate, where gates differ by channel: those of a block of the frame."""
+        return self.block
 
     def cotangent(self, shape: tuple[int, ...]) -> Array:
         """Return the cotangent of an output of this shape: ones, or integers of -2 .. 2."""
@@ -167,12 +178,18 @@ class _Builder:
         q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
+    @property
+    def heads(self) -> int:
+        """The number of value heads."""
+        return self.gates.shape[1] * self.domain.contract.group
+
     def power(self, products: Products) -> int:
         """Return the exponent of the power of two by which q is multiplied."""
         if self.qkv.regime != "small":
             return self.qkv.level
         sizes = self.domain.scale_of(self.qkv.K) * _largest_product(products)
-        igate = self.gates.values()[0] if self.domain.contract.igate else np.zeros(1)
+        group = self.domain.contract.group
+        igate = self.gates.wider(group).values()[0] if self.domain.contract.igate else np.zeros(1)
         reach = max(0.0, float(igate.max(initial=0.0)) / math.log(2))
         longest = math.log2(max(self.gates.shape[-1], 1))
         return -(math.ceil(reach) + math.ceil(longest + math.log2(max(sizes, 1.0))) + 1)
@@ -189,34 +206,50 @@ class _Builder:
     def _one_hot(self) -> Products:
         (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         column = self._columns(S, V)
-        v = np.zeros((B, NH, S, V))
+        v = np.zeros((B, self.heads, S, V))
         sources = np.flatnonzero(column >= 0)
-        v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
+        v[:, :, sources, column[sources]] = self.powers(B, self.heads, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
         if self.domain.scaling.multiplies:
-            channel = 0 if self.plain else int(self.random.integers(K))
+            each = (
+                NH if self.domain.contract.by_channel else 1
+            )  # gates of all channels are read, head by head
+            channel = [0 if self.plain else int(self.random.integers(K)) for _ in range(each)]
             lift = 2.0 ** round(-math.log2(self.domain.scale_of(K)) / 2)
-            q[..., channel] = self.powers(B, NH, S) * lift
-            k[..., channel] = self.powers(B, NH, S) / self.domain.scale_of(K) / lift
+            there = np.eye(K)[channel][:, None]  # (NH or 1, 1, K)
+            q = q + there * (self.powers(B, NH, S) * lift)[..., None]
+            k = k + there * (self.powers(B, NH, S) / self.domain.scale_of(K) / lift)[..., None]
         return Products(q, k, v, column)
 
     def _of_delta_rule(self) -> Products:
         (B, NH, S), K, V, qkv = self.gates.shape, self.qkv.K, self.V, cast(DeltaQKV, self.qkv)
         normalised = self.domain.contract.l2norm is not False
-        heads = [[qkv.head(S, V, qkv.seed, b, h, normalised=normalised) for h in range(NH)] for b in range(B)]
-        parts = [[(*head.q_k_beta, head.values()) for head in row] for row in heads]
-        q, k, beta, v = (
-            np.array([[part[n] for part in row] for row in parts]).reshape(B, NH, *shape)
-            for n, shape in enumerate(((S, K), (S, K), (S,), (S, V)))
-        )
+        contract = self.domain.contract
+        form, own = HeadForm(contract.group, contract.group_order), range(self.heads)
+
+        def head(b: int, h: int) -> DeltaHead:
+            return qkv.head(S, V, qkv.seed, b, h, normalised=normalised)
+
+        keys = [[head(b, h).q_k_beta for h in range(NH)] for b in range(B)]
+        q, k = (np.array([[each[n] for each in row] for row in keys]).reshape(B, NH, S, K) for n in (0, 1))
+
+        def beta_of(b: int, h: int) -> Array:
+            key = form.key_of(h, NH)
+            first = h == form.members(key, NH)[0]
+            return keys[b][key][2] if first else head(b, h).beta_with(keys[b][key][2])
+
+        beta = np.array([[beta_of(b, h) for h in own] for b in range(B)]).reshape(B, self.heads, S)
         column = np.full(S, -1)
         if qkv.kind == "one-hot":
-            column, v = self._columns(S, V), np.zeros((B, NH, S, V))
+            column, v = self._columns(S, V), np.zeros((B, self.heads, S, V))
             sources = np.flatnonzero(column >= 0)
-            v[:, :, sources, column[sources]] = self.powers(B, NH, len(sources))
+            v[:, :, sources, column[sources]] = self.powers(B, self.heads, len(sources))
+        else:
+            v = np.array([[head(b, h).values() for h in own] for b in range(B)]).reshape(B, self.heads, S, V)
         state = None
         if qkv.state:
-            state = np.array([[head.state() for head in row] for row in heads]).reshape(B, NH, K, V)
+            each = [[head(b, h).state() for h in own] for b in range(B)]
+            state = np.array(each).reshape(B, self.heads, K, V)
         return Products(q, k, v, column, beta, state)
 
     def _order(self, size: int) -> Places:
@@ -238,7 +271,7 @@ class _Builder:
     def _dense(self) -> Products:
         (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         q, k = (self.random.standard_normal((B, NH, S, K)) for _ in range(2))
-        v = self.random.standard_normal((B, NH, S, V))
+        v = self.random.standard_normal((B, self.heads, S, V))
         if self.domain.contract.positive:
             q, k, v = np.ones_like(q), np.ones_like(k), np.abs(v) + 0.1
         return Products(q, k, v, np.full(S, -1))
@@ -247,7 +280,7 @@ class _Builder:
         """Return q, k, v of -1, 0, 1. q has at most 16 nonzero channels: half types then hold the sums."""
         (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         draw = np.ones if self.plain else lambda shape: self.random.integers(-1, 2, size=shape).astype(float)
-        q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, NH, S, V))
+        q, k, v = draw((B, NH, S, K)), draw((B, NH, S, K)), draw((B, self.heads, S, V))
         q[..., 16:] = 0.0
         return Products(q / self.domain.scale_of(K), k, v, np.full(S, -1))
 

@@ -30,9 +30,9 @@ from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict import require
 from dmat.testing.verdict.finding import Finding, LawBroken
 
-from .delta_mutants import FUSED_MUTANTS
 from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
+from .gate_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .sound import SOUND
 from .trial import first_rejection

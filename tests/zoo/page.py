@@ -18,8 +18,8 @@ from dmat.testing.law.subject import Subject
 from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
-from .delta_mutants import FUSED_MUTANTS
 from .fused_mutants import FusedMutant
+from .gate_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .channels import CHANNELS_SOUND
 from .delta_sound import DELTA_SOUND
 from .ends import ENDS
 from .fused_ends import FUSED_ENDS
 from .fused_sound import FUSED_SOUND
+from .gate_kernels import GATES_SOUND
 from .sound import SOUND
 
 RIGHT = [*SOUND, *ENDS]
-FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS, *DELTA_SOUND]
+FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS, *DELTA_SOUND, *CHANNELS_SOUND, *GATES_SOUND]

@@ -10,17 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from dmat.testing.bounds.delta_back import ChunkBack
-from dmat.testing.bounds.delta_chunk import Chunk, Given, Rates
+from dmat.testing.bounds.delta_chunk import LOGIT_ULPS, Chunk, Given, Rates
 from dmat.testing.bounds.delta_inverse import Inversion
-from dmat.testing.bounds.formats import CONDITION_ULPS, EVALUATION, RATE_ULPS, Bound, Format, FusedRounding
+from dmat.testing.bounds.formats import (
+    EVALUATION,
+    Bound,
+    Format,
+    FusedRounding,
+    gamma,
+)
+from dmat.testing.bounds.gate_forms import GateErrors
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth, of_rows
 
 # The parts of a chunk that no error of the state enters.
 OWN = (
@@ -85,23 +93,27 @@ class DeltaBounds:
         """How far a factor rounds."""
         K, contract = self.truth.inputs.q.shape[-1], self.contract
         normalised = contract.l2norm is not False
-        return Rates(self.rounding, K, self.size_of_chunk == 1, normalised, contract.gates == "absolute")
+        steps, logit = self.size_of_chunk == 1, contract.beta_in == "logit"
+        return Rates(self.rounding, K, steps, normalised, contract.gates == "absolute", logit)
 
     def given(self, start: int, end: int) -> Given:
         """Return what the chunk of these times is made of."""
         truth, inputs, times = self.truth, self.truth.inputs, np.s_[:, :, start:end]
         reset = start in truth.resets
         state = np.zeros_like(truth.first) if reset else truth.passed.states[:, :, start]
-        closed = (inputs.fgate[times] == -np.inf)[..., None]
+
+        def per_row(x: Any) -> Any:
+            return x[times] if inputs.by_channel else x[times][..., None]
+
         return Given(
             truth.q[times],
             truth.k[times],
             inputs.v[times],
             truth.beta[times][..., None],
             truth.passed.written[times],
-            truth.log[times][..., None],
-            truth.condition[times][..., None],
-            closed,
+            per_row(truth.log),
+            per_row(truth.condition),
+            per_row(inputs.closed),
             state,
             truth.scale,
         )
@@ -182,7 +194,10 @@ class DeltaBounds:
         more = of_heads(self.lost, error) if lost is None else lost
         bound = error * (1 + form.u) + form.u * np.abs(value) + more + form.floor
         free = ~np.isfinite(bound)
-        overflow = of_heads(self.overflows, error) | (np.abs(value) + error >= form.largest / 2)
+        overflows = self.overflows
+        if error.shape[1] != overflows.shape[1]:  # of a key head
+            overflows = self.truth.inputs.heads.gathered(overflows, np.any)
+        overflow = of_heads(overflows, error) | (np.abs(value) + error >= form.largest / 2)
         return Bound(np.where(free, 0.0, bound) * EVALUATION, np.asarray(overflow | free), free)
 
     # Results
@@ -205,11 +220,12 @@ class DeltaBounds:
     def errors_back(self, pulled: DeltaPulled) -> dict[str, Array]:
         """Return the error of each gradient by the role of its input, before it is stored.
 
-        "q" and "k" are those of the divided ones. "size": the magnitude of the gradient of l, (B, NH, S).
+        "q" and "k" are those of the divided ones. "size": the magnitude of the gradient of l, in its shape.
         """
         truth, chunks = self.truth, self.forward[0]
         found = {"q": np.zeros_like(truth.q), "k": np.zeros_like(truth.k), "v": np.zeros_like(truth.inputs.v)}
-        found |= {name: np.zeros_like(truth.beta) for name in ("g", "b", "size", "largest")}
+        found |= {name: np.zeros_like(truth.beta) for name in ("b", "largest")}
+        found |= {name: np.zeros_like(truth.log) for name in ("g", "size")}
         zeros = np.zeros_like(truth.first)
         maps, own, dH, H = _no_maps(zeros), zeros[None][:0], zeros, pulled.W_state
         for (start, end), chunk in reversed(list(zip(self.spans, chunks, strict=True))):
@@ -217,7 +233,7 @@ class DeltaBounds:
             back = ChunkBack(chunk, np.abs(pulled.W[times]), H, dH)
             found["q"][times], found["k"][times], found["v"][times] = back.q[0], back.k[0], back.v
             found["b"][times] = back.b
-            found["g"][times], found["size"][times] = (x.sum(-1) for x in back.g)
+            found["g"][times], found["size"][times] = (self._of_gates(x) for x in back.g)
             found["largest"][times] = back.largest[..., None]
             maps = np.concatenate([chunk.passed_back(maps), _identity(zeros)[None]])
             own = np.concatenate([own, back.state_error[None]])
@@ -230,6 +246,10 @@ class DeltaBounds:
                 own, dH = _added_to_last(own, handed), dH + handed
         return {**found, "s": dH}
 
+    def _of_gates(self, x: Array) -> Array:
+        """Return what channels, (..., K), add to the gradient of a gate: the sum, unless each has a gate."""
+        return x if self.truth.inputs.by_channel else np.asarray(x.sum(-1))
+
     def gradient_before(self, pulled: DeltaPulled, t: int) -> Array:
         """Return the exact gradient of the state before time t, (B, NH, K, V)."""
         truth, d = self.truth, pulled.adjoint
@@ -237,7 +257,7 @@ class DeltaBounds:
             return d["s"]
         after, k = d["after"][:, :, t], truth.k[:, :, t]
         erased = (truth.beta[:, :, t, None] * k)[..., None] * d["lambda"][:, :, t, None, :]
-        return truth.decay[:, :, t, None, None] * (after - erased)
+        return of_rows(truth.decay[:, :, t]) * (after - erased)
 
     def of_gradients(self, pulled: DeltaPulled) -> dict[str, Bound]:
         """Return the bounds of all gradients by the name of their input; the latest are kept."""
@@ -251,19 +271,56 @@ class DeltaBounds:
         values = pulled.gradients
         for name, x, hat in (("q", truth.inputs.q, truth.q), ("k", truth.inputs.k, truth.k)):
             e[name] = self._through_norm(x, hat, pulled.adjoint[name], e[name])
-        if truth.terms is not None:
-            condition = RATE_ULPS * u.u_a + CONDITION_ULPS * u.u_a * truth.terms.rate_condition
-            absolute = RATE_ULPS * u.u_a * e["size"] if self.contract.gates == "absolute" else 0.0
-            e["g"] = truth.rate * (e["g"] + condition * e["size"]) + absolute
-        forms = dict.fromkeys("qkv", u.products) | {"g": u.gates, "b": u.gates, "s": u.handed}
+        gates = GateErrors(truth.gates, self.contract, u)
         reach = 1 + e["largest"].max(-1, initial=0.0)
+        if not gates.plain:  # the gradient of l may underflow before it is multiplied by dl / dx
+            e["g"] = e["g"] + 64 * of_heads(self.lost * reach, e["g"])
+        of_log = e["g"], e["size"]
+        e["g"] = np.where(truth.undefined, np.inf, gates.gate(*of_log)[0])
+        if self.contract.beta_in == "logit":
+            of_beta = np.abs(pulled.adjoint["b"]) + e["b"]  # autograd takes 1 - sigmoid of a rounded sigmoid
+            e["b"] = truth.beta_rate * (e["b"] + LOGIT_ULPS * u.u_a * of_beta)
+            e["b"] = e["b"] + 2 * u.u_a * self.contract.beta_max * of_beta
+        forms = dict.fromkeys("qkv", u.products) | {"g": u.gates, "b": u.gates, "s": u.handed}
         allowed = {}
         for name, form in forms.items():
-            lost = 64 * of_heads(self.lost * reach, e[name])
-            bound = self._stored(e[name], values[name], form, lost)
-            over = of_heads(2 * reach >= self.rounding.largest, e[name])
+            lost, over = self.lost * reach, 2 * reach >= self.rounding.largest
+            if name in "qk":
+                e[name], lost, over = self._of_key_heads(name, pulled, e[name], lost, over)
+            bound = self._stored(e[name], values[name], form, 64 * of_heads(lost, e[name]))
+            over = of_heads(over, e[name])
             allowed[name] = Bound(bound.bound, np.asarray(bound.overflow | over), bound.free)
+        for name in self.contract.parameters:
+            allowed[name] = self._of_parameter(name, *gates.parameter(name, *of_log), values[name], reach)
         return allowed
+
+    def _of_parameter(self, name: str, e: Array, A: Array, value: Array, reach: Array) -> Bound:
+        """Bound the gradient of A_log or dt_bias, a sum over batches and times: (1, NH, 1), or (1, NH, K)."""
+        inputs, u = self.truth.inputs, self.rounding
+        e, A = (inputs.of_parameter(name, x) for x in (e, A))
+        e = e + gamma(inputs.fgate.size, u.u_a) * A
+        lost = 64 * inputs.S * (self.lost * reach).sum(0, keepdims=True)[..., None] * (1 + A)
+        bound = e * (1 + u.parameters.u) + u.parameters.u * np.abs(value) + lost + u.parameters.floor
+        free = ~np.isfinite(bound)
+        heads: Mask = np.asarray(self.overflows, dtype=bool) | np.asarray(2 * reach >= u.largest)
+        large: Mask = np.asarray(2 * A >= u.largest / 2)
+        over = large | np.asarray(heads.any(0))[None, :, None]
+        return Bound(np.where(free, 0.0, bound) * EVALUATION, np.asarray(over | free), free)
+
+    def parameter(self, name: str, pulled: DeltaPulled) -> Bound:
+        """Bound the gradient of A_log or dt_bias."""
+        return self.of_gradients(pulled)[name]
+
+    def _of_key_heads(
+        self, name: str, pulled: DeltaPulled, error: Array, lost: Array, over: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return error, loss and overflow of the gradient of a key head, which may be stored part by part."""
+        heads, u = self.truth.inputs.heads, self.rounding
+        if heads.group == 1:
+            return error, lost, over
+        size = np.abs(pulled.of_keys[name]) + error
+        error = error + u.products.u * size + u.products.floor + gamma(heads.group, u.u_a) * size
+        return heads.gathered(error), heads.gathered(lost), heads.gathered(over, np.any)
 
     def _through_norm(self, x: Array, hat: Array, d: Array, error: Array) -> Array:
         """Return the error of the gradient of k or q from that of the divided one, whose exact value is d."""
@@ -313,4 +370,4 @@ def _added_to_last(own: Array, more: Array) -> Array:
 
 
 RESULTS = (DeltaBounds.output, DeltaBounds.state)
-GRADIENT_BOUNDS = (DeltaBounds.product, DeltaBounds.gate, DeltaBounds.beta)
+GRADIENT_BOUNDS = (DeltaBounds.product, DeltaBounds.gate, DeltaBounds.beta, DeltaBounds.parameter)

@@ -26,6 +26,7 @@ EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): the relative error of its argument, 
 PER_FACTOR = 6  # an exponential, and the product with it, in u_a
 PRODUCT = 8  # scale, copies, casts, in u_a
 NORM = 4  # root, division, product, store of a normalised key, in u_a
+LOGIT_ULPS = 24  # beta = beta_max sigmoid(b), |b| at most 16 unless beta is 0 or beta_max, in u_a
 LARGEST_LOG = 700.0  # exp of it is finite in float64
 
 
@@ -56,6 +57,7 @@ class Rates:
 
     steps: whether chunks are of one time, so that nothing between rows is exponentiated. normalised: whether
     the kernel divides k and q by their norms. absolute: whether log sigmoid keeps an absolute error only.
+    logit: whether the kernel computes beta as a sigmoid.
     """
 
     rounding: FusedRounding
@@ -63,6 +65,7 @@ class Rates:
     steps: bool
     normalised: bool
     absolute: bool
+    logit: bool = False
 
     def factor(self, normed: int, operands: int) -> float:
         """Return the error of the logarithm of a factor, without its gates.
@@ -72,7 +75,8 @@ class Rates:
         u_a, u_m = self.rounding.u_a, self.rounding.u_m
         norm = (self.K / 2 + NORM) * u_a + u_m if self.normalised else 0.0
         exponentials = 1 if self.steps else 3
-        return u_a * (PER_FACTOR * exponentials + self.K + PRODUCT) + operands * u_m + normed * norm
+        more = LOGIT_ULPS * self.logit
+        return u_a * (PER_FACTOR * exponentials + self.K + PRODUCT + more) + operands * u_m + normed * norm
 
     def gates(self, sums: Sequence[Array], n: int) -> Array:
         """Return the error of sums of log gates in chunks of n: their magnitudes, conditions, and counts."""

@@ -113,6 +113,11 @@ class FusedRounding:
         names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
         return cls(*map(format_of, (*names, contract.gates_in(dtype), dtype, dtype)))
 
+    @property
+    def parameters(self) -> Format:
+        """The format of A_log and dt_bias: float32, float64 for a float64 kernel."""
+        return format_of("float64" if self.products.name == "float64" else "float32")
+
     def handing_over(self, name: str | None) -> FusedRounding:
         """Return these formats with a state that is handed over in the named format; None if unknown.
 

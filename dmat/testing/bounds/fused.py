@@ -12,145 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 from dmat.testing.bounds.formats import (
-    CONDITION_ULPS,
     EVALUATION,
-    LOG_SIGMOID_ULPS,
-    RATE_ULPS,
     Bound,
     Format,
-    FusedRounding,
     gamma,
 )
+from dmat.testing.bounds.fused_terms import TermErrors
+from dmat.testing.bounds.gate_forms import GateErrors
 from dmat.testing.bounds.heads import largest, of_heads
 from dmat.testing.bounds.latest import latest
-from dmat.testing.bounds.scope import no_larger, product, scope_sums
-from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array, Mask, single
-from dmat.testing.oracle.fused import Pulled, Truth, columns_before, rectangles, rows_from
-from dmat.testing.oracle.gates import window_sums
+from dmat.testing.bounds.scope import no_larger, product
+from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.oracle.fused import Pulled, columns_before, rectangles, rows_from
 from dmat.testing.oracle.reads import LARGEST_LOG
 
-EXP_ARGUMENT = 4  # exp(x) is 2^(x log2 e): the relative error of its argument, in u_a
-PER_FACTOR = 6  # an exponential, and the product with it, in u_a
-OPERANDS = 4  # roundings of the operands of one term: q, k, the coefficient or the state, v
-OPERANDS_BACK = 6  # the same for a term of a gradient
-PRODUCT = 8  # scale, copies, casts, in u_a
-PULLED = 24  # the same for a gradient
+OPERANDS_BACK = 6  # roundings of the operands of a term of a gradient
+PULLED = 24  # scale, copies, casts of a gradient, in u_a
 
 
 @dataclass(frozen=True)
-class FusedBounds:
-    """The bounds of one call. Their contract may differ from the truth's, which defines the true values."""
-
-    truth: Truth
-    contract: FusedContract
-    rounding: FusedRounding
-
-    # One term
-
-    @cached_property
-    def factors(self) -> Array:
-        """J, the number of exponentials whose product is E, [t, s]."""
-        inputs, stated = self.truth.inputs, self.contract.factors
-        t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
-        handed_over = 3.0 * inputs.crossing
-        if stated == "one":
-            return np.asarray(1.0 + handed_over)
-        if stated == "steps":
-            return np.asarray(np.maximum(t - s, 0) + 1.0 + handed_over)
-        chunk = np.asarray((np.arange(inputs.S) - inputs.begin) // int(stated) + inputs.begin)
-        return np.maximum(chunk[:, None] - chunk[None, :], 0) + 3.0 + handed_over
-
-    @cached_property
-    def starts(self) -> list[Array]:
-        """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
-
-        A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
-        counted from the start of a packed sequence, or from the start of all sequences.
-        """
-        inputs, scope = self.truth.inputs, self.contract.error_scope
-        if scope == "prefix":
-            return [np.zeros(inputs.S, dtype=np.int64)]
-        begins = [inputs.begin, np.zeros_like(inputs.begin)] if inputs.packed else [inputs.begin]
-        return [np.asarray(n + (np.arange(inputs.S) - n) // int(scope) * int(scope)) for n in begins]
-
-    def over_scope(self, terms: Array, windows: Array) -> Array:
-        """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
-        if self.contract.error_scope == "window":
-            return windows
-        return np.asarray(np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0))
-
-    @cached_property
-    def length(self) -> Array:
-        """n, the number of terms in the error scope, [t, s]."""
-        inputs, scope = self.truth.inputs, self.contract.error_scope
-        t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
-        if scope == "window":
-            return np.asarray(np.maximum(t - s, 0).astype(np.float64))
-        return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
-
-    @cached_property
-    def since(self) -> Array:
-        """The sum of l since the call began, (B, NH, t): the m of a kernel that starts from m = 0."""
-        total, begin = np.cumsum(self.truth.log, -1), self.truth.inputs.begin
-        return np.asarray(total - (total[..., begin] - self.truth.log[..., begin]))
-
-    @cached_property
-    def stabiliser(self) -> tuple[Array, Array]:
-        """The smallest and the largest m of each row, (B, NH, t). The largest ignores decays of i."""
-        with np.errstate(invalid="ignore"):
-            low = np.max(self.truth.exponent, -1, initial=-np.inf)
-        low = np.where(np.isfinite(low), low, 0.0)
-        return low, self.truth.reads.stabiliser(low, self.since, self.truth.inputs.igate)
-
-    @cached_property
-    def log_error(self) -> Array:
-        """The error e of the logarithm of one term a[t, s] v_s.
-
-        e has three parts. The exponent: gamma(n + 12) M + 3 u_a C over the error scope, M = |i| + sum |l|.
-        A stabiliser: 4 (J + 1) u_a |m|. The product: u_a (6 J + K + 8) + [u_m > u_a] 4 u_m.
-        """
-        truth, u_a = self.truth, self.rounding.u_a
-        K = truth.inputs.q.shape[-1]
-        with np.errstate(over="ignore", invalid="ignore"):
-            M = self.over_scope(-truth.log, -truth.windows) + np.abs(truth.inputs.igate)[..., None, :]
-            C = self.over_scope(truth.condition, self._windows_of(truth.condition))
-            e = gamma(self.length + LOG_SIGMOID_ULPS + EXP_ARGUMENT, u_a) * M + CONDITION_ULPS * u_a * C
-            if self.contract.gates == "absolute":
-                e = e + gamma(LOG_SIGMOID_ULPS, u_a) * self.length
-            product = (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
-            e = truth.reads.exponent(e, product)
-            if truth.reads.normalised:
-                sizes = np.maximum(*map(np.abs, self.stabiliser))
-                reached = np.maximum.accumulate(sizes, axis=-1) if truth.inputs.S else sizes
-                e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
-            e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
-            e = e + truth.inputs.crossing * 2 * self.rounding.handed.u
-            return np.where(np.isnan(e), np.inf, e)
-
-    @cached_property
-    def E_error(self) -> Array:
-        """The error of E, with its whole term's rounding: exp(D~ + e) - exp(D~), inf where that overflows.
-
-        E may be 0 in float64 where exp(D~ + e) is large: a difference of sums near -1e15 loses all digits of
-        -1000, and gives 1 for exp(-1000).
-        """
-        e = self.log_error
-        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            error = np.exp(self.truth.exponent + e + np.log(-np.expm1(-e)))
-        return np.where(self.truth.exponent == -np.inf, 0.0, error)
-
-    @cached_property
-    def term_error(self) -> Array:
-        """The error of the coefficient a[t, s], before any normaliser."""
-        return self.truth.reads.coefficient(
-            np.abs(self.truth.weight) * self.E_error, self.truth.product_sizes
-        )
-
-    def _windows_of(self, terms: Array) -> Array:
-        if not terms.any():
-            return np.zeros_like(self.truth.windows)
-        return window_sums(single(terms), wide=False).hi
+class FusedBounds(TermErrors):
+    """The bounds of one call."""
 
     # The output. Magnitudes of a head are (B, NH): a head's bound does not depend on its neighbours.
 
@@ -171,14 +53,16 @@ class FusedBounds:
 
     @property
     def lost(self) -> Array:
-        """A head's loss to underflow of S terms of K products, (B, NH).
+        """A head's loss to underflow of S terms of K products, (B, NH)."""
+        return self.heads.total(self.lost_each)
 
-        A state may lose its own format's floor.
-        """
+    @cached_property
+    def lost_each(self) -> Array:
+        """The loss of each head of the truth. A state may lose its own format's floor."""
         inputs, tiny = self.truth.inputs, self.rounding.tiny
         if inputs.crossing.any():
             tiny = max(tiny, self.rounding.handed.floor)
-        return np.asarray((inputs.S + inputs.q.shape[-1] + 4) * tiny * self.big)
+        return np.asarray((inputs.S + inputs.K + 4) * tiny * self.big)
 
     @cached_property
     def n_error(self) -> Array:
@@ -193,7 +77,7 @@ class FusedBounds:
     @cached_property
     def o_sizes(self) -> Array:
         """The magnitude of the terms of the output, before any normaliser, (B, NH, t, V)."""
-        return self.truth.sizes @ np.abs(self.truth.inputs.v)
+        return self.heads.total(self.truth.sizes @ np.abs(self.truth.inputs.v))
 
     @cached_property
     def o_error(self) -> Array:
@@ -203,9 +87,9 @@ class FusedBounds:
         (dN + |o| dn) / (normaliser - dn). Nothing is promised where dn reaches the normaliser.
         """
         truth = self.truth
-        terms = np.maximum(np.count_nonzero(truth.inputs.v, axis=-2) - 1, 0)[..., None, :]
+        terms = np.maximum(self.heads.total(np.count_nonzero(truth.inputs.v, axis=-2)) - 1, 0)[..., None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            dN = product(self.term_error, np.abs(truth.inputs.v))
+            dN = self.heads.total(product(self.term_error, np.abs(truth.inputs.v)))
             dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
             if not self.truth.reads.normalised:
                 return dN
@@ -216,7 +100,7 @@ class FusedBounds:
     def grown(self) -> Array:
         """The growth of a loss to underflow: 1 + e^m / normaliser, (B, NH, t, 1); 1 without normaliser."""
         if not self.truth.reads.normalised:
-            return np.ones((*self.truth.n.shape, 1))
+            return np.ones((*self.heads.total(self.truth.n).shape, 1))
         with np.errstate(over="ignore"):
             return 1 + np.exp(np.minimum(self.stabiliser[1], LARGEST_LOG))[..., None] / self.truth.normaliser
 
@@ -227,7 +111,7 @@ class FusedBounds:
         q, k, products = map(largest, (inputs.q, inputs.k, self.truth.product_sizes))
         others = largest(inputs.v) * largest(self.truth.weight) * self.largest_igate
         reach = np.maximum(np.maximum(q, k), products) * others
-        return np.asarray(reach >= min(form.largest for form in way) / 2)
+        return np.asarray(self.heads.total(reach) >= min(form.largest for form in way) / 2)
 
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
@@ -259,7 +143,7 @@ class FusedBounds:
         2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
         """
         inputs, u_a = self.truth.inputs, self.rounding.u_a
-        depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.q.shape[-1] + PULLED
+        depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.K + PULLED
         rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m
         return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
 
@@ -338,12 +222,11 @@ class FusedBounds:
                 return 2 * columns_before(X)[..., end]
         return rectangles(X)
 
-    def gate(self, pulled: Pulled) -> Bound:
-        """Bound the gradient of l, or of f: the errors of the rectangle, or twice those of rows or columns.
+    @latest
+    def log_gate(self, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of l: of the rectangle, or of rows or columns.
 
-        A sum of N terms of magnitude A, in any order, adds gamma(N) A. For f: sigmoid(-f) (e + (16 u_a +
-        3 u_a c) A), c the condition of the rate. gates="absolute" allows 1 - sigmoid(f) for sigmoid(-f), and
-        adds 16 u_a A (dmat.testing.bounds.dtilde).
+        A sum of N terms of magnitude A, in any order, adds gamma(N) A.
         """
         truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
         left, from_start = self.left_over(error)
@@ -354,46 +237,93 @@ class FusedBounds:
             column = truth.product_sizes * pulled.slope_sizes
             e = e + (column * self.E_error_back).sum(-2)
             A = A + (column * truth.E).sum(-2)
-        if truth.terms is not None:
-            condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * truth.terms.rate_condition
-            absolute = RATE_ULPS * u_a * A if self.contract.gates == "absolute" else 0.0
-            e = truth.rate * (e + condition * A) + absolute
+        return e, A
+
+    def gate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of the gate that the kernel takes."""
+        gates = GateErrors(self.truth.gates, self.contract, self.rounding)
+        e, A = self.log_gate(pulled)
+        if not gates.plain:  # the gradient of l may underflow before it is multiplied by dl / dx
+            with np.errstate(over="ignore", invalid="ignore"):
+                own = self.lost_each * self.truth.reads.magnified(*self.stabiliser)
+                e = e + 64 * of_heads(own, e) * (1 + A)
+        e, A = map(self.heads.joined, gates.gate(e, A))
+        e = np.where(self.heads.joined(self.truth.undefined), np.inf, e)
         return self._stored(e, pulled.dgate, A, self.rounding.gates)
+
+    def parameter(self, name: str, pulled: Pulled) -> Bound:
+        """Bound the gradient of A_log or dt_bias, a sum over batches and times: (1, NH, 1), or (1, NH, K)."""
+        gates, inputs = GateErrors(self.truth.gates, self.contract, self.rounding), self.truth.inputs
+        each = gates.parameter(name, *self.log_gate(pulled))
+        e, A = (inputs.of_parameter(name, x) for x in each)
+        e = e + gamma(inputs.fgate.shape[0] * inputs.S * inputs.heads.parts, self.rounding.u_a) * A
+        lost = inputs.S * self.lost.sum(0, keepdims=True)
+        overflows = np.asarray(self.overflows.any(0))[None]
+        return self._stored_as(e, pulled.parameters[name], A, self.rounding.parameters, lost, overflows)
 
     def igate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of i: the errors of its column."""
-        A, error = pulled.sizes.sum(-2), self.entry_error(pulled)
-        return self._stored((error + self.left_over(error)[0]).sum(-2), pulled.di, A, self.rounding.gates)
+        error = self.entry_error(pulled)
+        error = (error + self.left_over(error)[0]).sum(-2)
+        e, A = map(self.heads.total, (error, pulled.sizes.sum(-2)))
+        return self._stored(e, pulled.di, A, self.rounding.gates)
 
     def product(self, name: str, pulled: Pulled) -> Bound:
-        """Bound the gradient of q, k or v: the errors of its row or column, times the other factor."""
-        truth, inputs = self.truth, self.truth.inputs
+        """Bound the gradient of q, k or v: the errors of its row or column, times the other factor.
+
+        q and k are those of a key head: each value head's part may be stored before they are summed.
+        """
         if name == "v":
-            sizes = truth.sizes / truth.normaliser
-            error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
-            error = truth.reads.coefficient(error, truth.product_sizes)
-            A = np.swapaxes(sizes, -1, -2) @ np.abs(pulled.W)
-            e = product(np.swapaxes(error, -1, -2), np.abs(pulled.W))
-            return self._stored(e, pulled.dv, A, self.rounding.products)
-        sizes = pulled.per_product_sizes * truth.scale
-        error = self.per_product_error(pulled) * truth.scale
+            error, size = map(self.heads.total, self._of_v(pulled))
+            return self._stored(error, pulled.dv, size, self.rounding.products)
+        error, size = map(self.heads.joined, self._of_key(name, pulled))
+        each, value = (pulled.dq_each, pulled.dq) if name == "q" else (pulled.dk_each, pulled.dk)
+        if self.heads.group > 1:
+            form = self.rounding.products
+            stored = form.u * (np.abs(each) + error) + form.floor
+            error = error + stored + gamma(self.heads.group, self.rounding.u_a) * (size + error)
+        return self._stored(error, value, size, self.rounding.products)
+
+    def _of_v(self, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of v."""
+        truth, W = self.truth, np.abs(pulled.W_each)
+        error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
+        error = truth.reads.coefficient(error, truth.product_sizes)
+        sizes = np.swapaxes(truth.sizes / truth.normaliser, -1, -2) @ W
+        return product(np.swapaxes(error, -1, -2), W), sizes
+
+    def _of_key(self, name: str, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of what a value head reads as q or k."""
+        sizes = pulled.per_product_sizes * self.truth.scale
+        error = self.per_product_error(pulled) * self.truth.scale
         if name == "k":
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
-        other, value = (inputs.k, pulled.dq) if name == "q" else (inputs.q, pulled.dk)
-        return self._stored(
-            product(error, np.abs(other)), value, sizes @ np.abs(other), self.rounding.products
-        )
+        other = np.abs(self.truth.inputs.k if name == "q" else self.truth.inputs.q)
+        return product(error, other), sizes @ other
 
     def _stored(self, error: Array, value: Array, size: Array, output: Format) -> Bound:
-        """Return e (1 + u) + u |value| + the loss to underflow, which e^m or e^-m may magnify."""
+        """Return e (1 + u) + u |value| + the loss to underflow, which e^m or e^-m may magnify.
+
+        Errors and magnitudes are those of value heads, or of the value's own.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
-            grown = self.truth.reads.magnified(*self.stabiliser)
-            lost = 64 * of_heads(self.lost * grown, error) * (1 + size + np.abs(value)) + output.floor
+            lost, overflows = self.lost * self.truth.reads.magnified(*self.stabiliser), self.overflows
+            if error.shape != value.shape:  # of a key head
+                error, size, lost = map(self.heads.gathered, (error, size, lost))
+                overflows = self.heads.gathered(overflows, np.any)
+        return self._stored_as(error, value, size, output, lost, overflows)
+
+    def _stored_as(
+        self, error: Array, value: Array, size: Array, output: Format, lost: Array, overflows: Mask
+    ) -> Bound:
+        """Return e (1 + u) + u |value| + a head's loss to underflow, (B, NH), times what may magnify it."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            lost = 64 * of_heads(lost, error) * (1 + size + np.abs(value)) + output.floor
             bound = error * (1 + output.u) + output.u * np.abs(value) + lost
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
-            overflow = overflow | of_heads(self.overflows, error)
+            overflow = overflow | of_heads(overflows, error)
         return self._bound(bound, overflow)
 
 
-GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate)
+GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate, FusedBounds.parameter)
 ALL_BOUNDS = (FusedBounds.output, *GRADIENT_BOUNDS)

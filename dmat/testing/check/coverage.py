@@ -9,18 +9,25 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
+from dmat.testing.contract.names import GATES, PARAMETERS
 from dmat.testing.record import Report, Tried
 
 INPUTS = ("gates", "q, k, v", "cotangent")
 LISTED = 8  # stretches of numbers, or heads, that are listed
 
 # The gradients that each law compares with their exact values, by the letter of their input. g is the forget
-# gate, b beta, s the first state. Those of the second group are of one-hot q, k, v (of a delta rule, v), and
-# of calls that are given a state, or are packed.
-OF_DENSE = {"product_gradients": "qkv", "beta_gradient": "b", "state_gradient": "s"}
-OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgib"}
-OF_CALLS = {"handover": "qkvgib", "packed": "qkvgib"}
-NAMES = {"i": "di", "b": "dbeta", "s": "dS0"}
+# gate, b beta, s the first state, A and p the parameters A_log and dt_bias of the gates. Those of the second
+# group are of one-hot q, k, v (of a delta rule, v), and of calls that are given a state, or are packed.
+OF_DENSE = {
+    "product_gradients": "qkv",
+    "beta_gradient": "b",
+    "state_gradient": "s",
+    "parameter_gradients": "Ap",
+}
+OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAp"}
+OF_CALLS = {"handover": "qkvgib", "packed": "qkvgibAp"}
+NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "p": "ddt_bias"}
+LETTERS = "qkvgibsAp"
 
 
 def covered(report: Report) -> list[str]:
@@ -121,9 +128,17 @@ def _judged(held: set[str], laws: dict[str, str], contract: dict[str, Any]) -> l
     absent |= {"g"} if contract.get("gate") == "fixed" else set()
     absent |= set() if _erases(contract) else set("bs")
     absent |= {"v"} if contract.get("positive") and laws is not OF_DENSE else set()
-    absent |= set("qkvgibs") if contract.get("gradient") == "none" else set()
-    names = NAMES | {"g": "df" if contract.get("gate") == "preact" else "dl"}
-    return [names.get(letter, f"d{letter}") for letter in "qkvgibs" if letter in letters - absent]
+    absent |= _without_parameters(contract)
+    absent |= set(LETTERS) if contract.get("gradient") == "none" else set()
+    names = NAMES | {"g": f"d{GATES[str(contract.get('gate', 'log'))].letter}"}
+    return [names.get(letter, f"d{letter}") for letter in LETTERS if letter in letters - absent]
+
+
+def _without_parameters(contract: dict[str, Any]) -> set[str]:
+    """Return the letters of the parameters of gates that the kernel does not take."""
+    form = GATES[str(contract.get("gate", "log"))]
+    taken = contract.get("gate_parameters", PARAMETERS) if form.parameters else ()
+    return {letter for letter, name in zip("Ap", PARAMETERS, strict=True) if name not in taken}
 
 
 # What is not tried

@@ -208,6 +208,13 @@ def eps(value: Any, name: str) -> float:
     return value
 
 
+def below_zero(value: Any, name: str) -> float:
+    """Take a finite number below 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float("-inf") < value < 0:
+        raise ValueError(f"{name} is {value!r}; expected a number below 0")
+    return float(value)
+
+
 def beta_max(value: Any, name: str) -> float:
     """Take 1 or 2."""
     if isinstance(value, bool) or value not in (1, 2):

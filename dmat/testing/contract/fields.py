@@ -13,7 +13,16 @@ from typing import Any
 
 from dmat.testing.contract import checks
 from dmat.testing.contract.checks import flag, one_of, optional, subset
-from dmat.testing.contract.names import DEVICES, DTYPES, GATE_LAYOUTS, READS, SPECIAL_VALUES, TRANSFORMS
+from dmat.testing.contract.names import (
+    DEVICES,
+    DTYPES,
+    GATE_LAYOUTS,
+    GATES,
+    PARAMETERS,
+    READS,
+    SPECIAL_VALUES,
+    TRANSFORMS,
+)
 from dmat.testing.contract.rows import row
 
 GAVE_UP = (True, False)
@@ -166,6 +175,11 @@ class Delta:
         checks.beta_max,
         "the largest beta: 1.0, or 2.0 (transitions with eigenvalues down to -1)",
     )
+    beta_in: str = row(
+        "value",
+        one_of("value", "logit"),
+        '"value", or "logit": it takes b, and beta = beta_max sigmoid(b)',
+    )
     l2norm: float | bool = row(
         False,
         checks.l2norm,
@@ -223,10 +237,22 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     )
     gate: str = row(
         "log",
-        one_of("log", "preact", "fixed"),
-        '"log", fn takes l <= 0; "preact", it takes f, and l = log sigmoid(f); "fixed", it takes neither',
+        one_of(*GATES),
+        "; ".join(f'"{name}", {form.formula}' for name, form in GATES.items()),
         off="fixed",
         reason=QUOTED,
+    )
+    gate_parameters: tuple[str, ...] = row(
+        PARAMETERS,
+        subset(*PARAMETERS),
+        'which of "A_log", "dt_bias" it takes, with gate="dt" and "bounded": (NH,), dt_bias (NH, K) where '
+        "each channel has a gate; what it does not take is 0",
+    )
+    lower_bound: float | None = row(None, optional(checks.below_zero), 'the least l, with gate="bounded"')
+    gates_by: str = row(
+        "head",
+        one_of("head", "channel"),
+        '"head", or "channel" where each channel of k has a gate of its own: (B, NH, S, K)',
     )
     igate: bool = row(False, flag, "it takes an input gate", off=False)
     fixed: Callable[[int], Any] | None = row(
@@ -238,6 +264,16 @@ class Fused(Delta, Conduct, Inputs, Rounding):
         '"dt" where the source is weighted by -l (Mamba with A = -1)',
     )
     scale: float | str = row(1.0, checks.scale, "a number, or an expression in K")
+    group: int = row(
+        1,
+        checks.positive,
+        "value heads that share a head of q and k; v and gates have a head for each of them",
+    )
+    group_order: str = row(
+        "consecutive",
+        one_of("consecutive", "modulo"),
+        'which value heads h share a key head: "consecutive", h // group; "modulo", h modulo the key heads',
+    )
     layout: str = row("BHSD", one_of("BHSD", "BSHD"), 'the axes of q, k, v: "BHSD" or "BSHD"')
     states: str | None = row(
         None,

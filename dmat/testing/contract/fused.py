@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dmat.testing.contract import checks
 from dmat.testing.contract.fields import Delta, Fused
-from dmat.testing.contract.names import FUSED, READS, Form
+from dmat.testing.contract.names import FUSED, GATES, READS, Form, GateName
 from dmat.testing.contract.rows import BaseContract, described, rows
 
 
@@ -34,6 +34,7 @@ class FusedContract(Fused, BaseContract):
         super()._require_consistent()
         self._require_gates()
         self._require_delta(READS[self.reads])
+        self._require_channels(READS[self.reads])
         if self.max_seq is not None and self.max_seq < self.min_seq:
             raise ValueError(f"max_seq is {self.max_seq}; expected at least min_seq = {self.min_seq}")
 
@@ -44,6 +45,7 @@ class FusedContract(Fused, BaseContract):
             raise ValueError(f'{found}; expected {wanted}, with gate="fixed" alone')
         if self.fixed is not None and not callable(self.fixed):
             raise ValueError(f"fixed is {self.fixed!r}; expected {wanted.removeprefix('fixed, ')}")
+        self._require_parameters()
         form = READS[self.reads]
         if self.weight is not None and (self.gate != "log" or not form.weighted):
             weighted = " or ".join(f'reads="{name}"' for name, form in READS.items() if form.weighted)
@@ -53,6 +55,29 @@ class FusedContract(Fused, BaseContract):
             )
         if self.igate and form.without_igate:
             raise ValueError(f'igate is True with reads="{self.reads}"; expected False: {form.without_igate}')
+
+    def _require_parameters(self) -> None:
+        """Raise ValueError for lower_bound, or a gate of -inf, where the form of gates has none."""
+        if (self.gate == "bounded") != (self.lower_bound is not None):
+            found = f"gate is {self.gate!r} and lower_bound is {self.lower_bound!r}"
+            raise ValueError(f'{found}; expected a lower_bound below 0 with gate="bounded" alone')
+        if "-inf" in self.special_values and not self.form.closes:
+            raise ValueError(f'special_values has "-inf" with gate={self.gate!r}; expected none of it')
+
+    @property
+    def form(self) -> GateName:
+        """The form of its gates."""
+        return GATES[self.gate]
+
+    @property
+    def from_preact(self) -> bool:
+        """Whether a recipe of gates says pre-activations f, not log gates."""
+        return self.form.preact
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of its gates that it takes, of A_log and dt_bias."""
+        return self.gate_parameters if self.form.parameters else ()
 
     def _require_delta(self, form: Form) -> None:
         """Raise ValueError for a field of delta rules elsewhere, or a field that no delta rule has."""
@@ -67,6 +92,24 @@ class FusedContract(Fused, BaseContract):
                 raise ValueError(f'{name} is {getattr(self, name)!r} with reads="delta"; expected {wanted!r}')
         if form.erases and self.gradient == "truncated":
             raise ValueError('gradient is "truncated" with reads="delta"; expected "full" or "none"')
+
+    def _require_channels(self, form: Form) -> None:
+        """Raise ValueError for gates by channel where a gate of a head alone can stand."""
+        if not self.by_channel:
+            return
+        if not form.by_channel:
+            able = " or ".join(f'reads="{name}"' for name, each in READS.items() if each.by_channel)
+            raise ValueError(f'gates_by is "channel" with reads={self.reads!r}; expected {able}')
+        gates = tuple(name for name in GATES if name != "fixed")
+        for name, wanted in {"gate": gates, "weight": (None,), "positive": (False,)}.items():
+            if getattr(self, name) not in wanted:
+                found = f'gates_by is "channel" with {name}={getattr(self, name)!r}'
+                raise ValueError(f"{found}; expected {' or '.join(map(repr, wanted))}")
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether each channel of k has a gate of its own."""
+        return self.gates_by == "channel"
 
     def scale_of(self, K: int) -> float:
         """Return the factor of q.k for this K."""

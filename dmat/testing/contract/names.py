@@ -35,17 +35,54 @@ class Form:
 
     weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, or "".
     erases: whether it takes beta, and a token erases what the state holds for its key.
+    by_channel: whether the channels of k may have gates of their own.
     """
 
     formula: str
     weighted: bool = False
     without_igate: str = ""
     erases: bool = False
+    by_channel: bool = False
+
+
+@dataclass(frozen=True)
+class GateName:
+    """A form of forget gates: the formula that help() shows, and how dmat makes them of a recipe.
+
+    letter: the printed name of the gate x that fn takes. preact: whether a recipe says f, a pre-activation;
+    else it says l. sign: x is that times the sign, so that a larger recipe always decays less. parameters:
+    whether fn takes A_log and dt_bias. closes: whether a gate may be closed for good by "-inf".
+    """
+
+    formula: str
+    letter: str = "l"
+    preact: bool = False
+    sign: float = 1.0
+    parameters: bool = False
+    closes: bool = True
+
+
+# The forms of gates; dmat/testing/oracle/gate_forms.py has a class for each.
+GATES = {
+    "log": GateName("fn takes l <= 0"),
+    "preact": GateName("it takes f, and l = log sigmoid(f)", "f", preact=True),
+    "fixed": GateName("it takes neither"),
+    "decay": GateName("it takes alpha = exp(l), in (0, 1]; 0 is a gate of -inf", "alpha"),
+    "dt": GateName(
+        "it takes dt, and A_log, dt_bias after beta: l = -exp(A_log) softplus(dt + dt_bias)",
+        "dt", preact=True, sign=-1.0, parameters=True, closes=False,
+    ),
+    "bounded": GateName(
+        "the same three: l = lower_bound sigmoid(exp(A_log) (dt + dt_bias))",
+        "dt", preact=True, sign=-1.0, parameters=True, closes=False,
+    ),
+}  # fmt: skip
+PARAMETERS = ("A_log", "dt_bias")
 
 
 # The kinds of operator; dmat/testing/oracle/reads.py has a class for each.
 READS = {
-    "linear": Form("o = sum of a v", weighted=True),
+    "linear": Form("o = sum of a v", weighted=True, by_channel=True),
     "mlstm": Form("that over max(|n|, 1), n the sum of a"),
     "softmax": Form(
         "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
@@ -56,6 +93,7 @@ READS = {
         "o_t = scale S' q_t",
         without_igate="a delta rule has beta",
         erases=True,
+        by_channel=True,
     ),
 }
 

@@ -45,6 +45,8 @@ OTHER_READINGS: Mapping[str, tuple[Fields, ...]] = {
         {"reads": "linear"},
         {"layout": "BSHD"},
         {"layout": "BHSD"},
+        {"group_order": "modulo"},
+        {"group_order": "consecutive"},
         {"gradient": "truncated"},
         {"l2norm": 1e-6},
         {"l2norm": False},

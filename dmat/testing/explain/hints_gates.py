@@ -149,19 +149,22 @@ def _of_dtilde(
 
 
 def _of_output(subject: FusedSubject, example: Example, evidence: Evidence, of: Formula) -> Predicted | None:
-    if subject.contract.gate == "fixed" or "qkv" not in example.case:
+    if subject.contract.gate not in ("log", "preact") or "qkv" not in example.case:
         return None
     inputs = subject.read_inputs(subject.inputs(example.case["gates"], example.case["qkv"]))
     exact = subject.truth(inputs).o
     if exact.shape != evidence.exact.shape or not _same(exact, evidence):
         return None
-    contract, given = replace(subject.contract, gate="log"), replace(inputs, fgate=of(inputs.fgate))
+    contract, given = (
+        replace(subject.contract, gate="log"),
+        replace(inputs, fgate=of(inputs.fgate), gate="log"),
+    )
     if isinstance(subject, DeltaSubject):
         truth = DeltaTruth(contract, given)
         return truth.o, subject.bounds_of(truth, contract, subject.own_rounding).output().bound
     sums = Truth(contract, given)
     terms = 1 + inputs.S + np.abs(sums.windows) + np.abs(inputs.igate)[..., None, :]
-    sizes = (sums.sizes * terms) @ np.abs(inputs.v) / np.abs(sums.normaliser)
+    sizes = inputs.heads.total((sums.sizes * terms) @ np.abs(inputs.v) / np.abs(sums.normaliser))
     return sums.o, ROUNDINGS * max(subject.rounding.output.u, subject.rounding.accumulator.u) * sizes
 
 

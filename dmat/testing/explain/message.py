@@ -22,7 +22,7 @@ from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.verdict.finding import Example, Finding, LawBroken
+from dmat.testing.verdict.finding import Example, Finding, LawBroken, as_array
 
 if TYPE_CHECKING:
     from dmat.testing.law.law import Law
@@ -141,7 +141,7 @@ def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
     yield from _units(subject, finding, plain)
     if plain is not None:
         yield from _plain_torch(subject, finding, float(plain[finding.index]))
-        yield from _gates_of(subject, gates, read_out(finding))
+        yield from _gates_of(subject, case, read_out(finding))
 
 
 def _same_call(plain: Array, finding: Finding) -> bool:
@@ -174,17 +174,18 @@ def _counted(units: float) -> str:
     return f"{units:.2g}" if units < 100 or units >= 1e6 else f"{units:.0f}"
 
 
-def _gates_of(subject: Subject, gates: Gates, finding: Finding) -> Iterator[str]:
+def _gates_of(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
     """Yield the gates that an entry of D~ or exp(D~), or of a gate's gradient, reads."""
     forget = "f" if subject.kind == DTILDE else subject.name_of("g")
     igate = subject.kind == DTILDE or getattr(subject.contract, "igate", False)
     if finding.quantity in ("D~", "exp(D~)") and len(finding.index) == 4:
         b, h, t, s = finding.index
-        yield f"gates     {_gates(gates, (b, h), t, s, forget, igate=igate)}"
-    elif finding.quantity in ("di", "df", "dl"):
-        b, h, k = finding.index
-        gate = gates.values()[finding.quantity != "di"][b, h, k].item()
-        yield f"gates     {'i[s]' if finding.quantity == 'di' else f'{forget}[k]'} = {gate!r}"
+        yield f"gates     {_gates(case['gates'], (b, h), t, s, forget, igate=igate)}"
+    elif finding.quantity in ("di", "df", "dl", "dalpha", "ddt"):
+        index = finding.index if len(finding.index) == 4 else (*finding.index, 0)
+        gate = as_array(subject.gates_in(case)[finding.quantity != "di"])[index]
+        place = "k" if len(finding.index) == 3 else f"k, d={index[3]}"
+        yield f"gates     {'i[s]' if finding.quantity == 'di' else f'{forget}[{place}]'} = {gate.item()!r}"
 
 
 def _gates(gates: Gates, head: tuple[int, int], t: int, s: int, forget: str, *, igate: bool) -> str:

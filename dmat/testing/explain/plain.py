@@ -11,13 +11,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FUSED
-from dmat.testing.kernel.fused import LAST, PER_TIME, Inputs, as_bhkv
+from dmat.testing.contract.names import PARAMETERS
+from dmat.testing.kernel.fused import LAST, Inputs, as_bhkv
 from dmat.testing.law.delta.subject import DeltaSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
@@ -60,7 +61,9 @@ def _of_fused(subject: FusedSubject, case: Case, quantity: str) -> Array | None:
 
 def _axes(subject: FusedSubject, x: Tensor, name: str) -> Array:
     """Return a result with the axes of a finding: a gate (B, NH, S), a state (B, NH, K, V)."""
-    if name in PER_TIME:
+    if name in PARAMETERS:
+        return as_array(x.reshape(1, len(x), -1))
+    if name in subject.per_time:
         return as_array(x[..., 0])
     form = subject.state_form if isinstance(subject, DeltaSubject) and name in ("s", LAST) else None
     return as_array(x) if form is None else as_bhkv(as_array(x), form.layout)
@@ -82,16 +85,17 @@ def results(subject: FusedSubject, inputs: Inputs) -> dict[str, Tensor]:
 
 def recurrence(subject: FusedSubject, inputs: Inputs, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return o and the last state, (B, NH, K, V), of a delta rule as docs/fused.md section 5 writes it."""
-    contract, (B, NH, S, K) = subject.contract, inputs.q.shape
-    q, k, beta = inputs.q, inputs.k, inputs.b
+    contract, (B, NH, S, V), K = subject.contract, inputs.v.shape, inputs.q.shape[-1]
+    q, k, beta = _of_value_heads(subject, inputs.q), _of_value_heads(subject, inputs.k), inputs.b
     assert beta is not None
+    beta = contract.beta_max * torch.sigmoid(beta) if contract.beta_in == "logit" else beta
     if contract.l2norm is not False:
         q, k = (x / (x.square().sum(-1, keepdim=True) + contract.l2norm).sqrt() for x in (q, k))
     log = _log(subject, inputs)
-    state = q.new_zeros(B, NH, K, inputs.v.shape[-1]) if state is None else state
+    state = q.new_zeros(B, NH, K, V) if state is None else state
     outputs = []
     for t in range(S):
-        decayed = log[:, :, t, None, None].exp() * state
+        decayed = log[:, :, t, :, None].exp() * state
         written = beta[:, :, t] * (inputs.v[:, :, t] - (k[:, :, t, None] @ decayed)[..., 0, :])
         state = decayed + k[:, :, t, :, None] * written[..., None, :]
         outputs.append(contract.scale_of(K) * (q[:, :, t, None] @ state)[..., 0, :])
@@ -99,22 +103,49 @@ def recurrence(subject: FusedSubject, inputs: Inputs, state: Tensor | None) -> t
 
 
 def _log(subject: FusedSubject, inputs: Inputs) -> Tensor:
-    """Return the log gates, (B, NH, S)."""
-    contract, (B, NH, S, _) = subject.contract, inputs.q.shape
+    """Return the log gates, (B, NH, S, 1), or (B, NH, S, K) by channel."""
+    contract, (B, NH, S, _) = subject.contract, inputs.v.shape
     if inputs.g is None:
         assert contract.fixed is not None
-        return torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)[None, :, None].expand(B, NH, S)
-    return logsigmoid(inputs.g[..., 0]) if contract.gate == "preact" else inputs.g[..., 0]
+        fixed = torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)
+        return fixed[None, :, None, None].expand(B, NH, S, 1)
+    A = 0.0 if inputs.A_log is None else inputs.A_log[:, None, None]
+    bias = 0.0 if inputs.dt_bias is None else inputs.dt_bias.reshape(NH, 1, -1)
+    scale = torch.as_tensor(A).exp()
+    match contract.gate:
+        case "preact":
+            return logsigmoid(inputs.g)
+        case "decay":
+            return inputs.g.log()
+        case "dt":
+            return -scale * softplus(inputs.g + bias)
+        case "bounded":
+            assert contract.lower_bound is not None
+            return contract.lower_bound * torch.sigmoid(scale * (inputs.g + bias))
+    return inputs.g
+
+
+def _of_value_heads(subject: FusedSubject, x: Tensor) -> Tensor:
+    """Return q or k with a head for each value head that reads it."""
+    group = subject.contract.group
+    consecutive = subject.contract.group_order == "consecutive"
+    return x.repeat_interleave(group, 1) if consecutive else x.repeat(1, group, 1, 1)
 
 
 def formula(subject: FusedSubject, inputs: Inputs) -> Tensor:
     """Return o of these inputs, (B, NH, S, V), as docs/fused.md section 1 writes it."""
     contract, (_, _, S, K) = subject.contract, inputs.q.shape
-    log = _log(subject, inputs)
+    q, k, log = _of_value_heads(subject, inputs.q), _of_value_heads(subject, inputs.k), _log(subject, inputs)
     past = torch.ones(S, S, dtype=torch.bool).tril()
+    if contract.by_channel:
+        windows = torch.where(past.tril(-1)[..., None], log.unsqueeze(3), 0.0).cumsum(2)
+        D = windows if inputs.i is None else windows + inputs.i.mT[..., None]
+        decay = D.masked_fill(~past[..., None], -math.inf).exp()
+        return contract.scale_of(K) * torch.einsum("bhtd,bhsd,bhtsd->bhts", q, k, decay) @ inputs.v
+    log = log[..., 0]
     windows = torch.where(past.tril(-1), log.unsqueeze(-1), 0.0).cumsum(-2)
     D = windows if inputs.i is None else windows + inputs.i.mT
-    products = contract.scale_of(K) * inputs.q @ inputs.k.mT
+    products = contract.scale_of(K) * q @ k.mT
     if contract.reads == "softmax":
         return torch.softmax((products + D).masked_fill(~past, -math.inf), -1) @ inputs.v
     D = D.masked_fill(~past, -math.inf)

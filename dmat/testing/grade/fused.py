@@ -42,7 +42,7 @@ def classes(subject: FusedSubject, quantity: str) -> list[AccuracyClass]:
     scopes = chunks if of_chunks else ["window", "suffix", "prefix"]
     narrow = [subject.dtype] if subject.dtype in ("bfloat16", "float16") else []
     formats = ["float64", "float32", *narrow]
-    absolute = subject.contract.gate == "preact"
+    absolute = subject.contract.from_preact
     gates = relaxations(FusedContract, "gates") if absolute else ("relative",)
     return [AccuracyClass(scope, name, kind) for name in formats for scope in scopes for kind in gates]
 

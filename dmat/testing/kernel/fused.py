@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from dmat.strategies.recipes.qkv import Places
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import as_array
@@ -19,9 +20,9 @@ from dmat.testing.verdict.finding import as_array
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-# The tensors of a call. "g" is l or f, by the contract; "b" and "s", beta and S_0, are of delta rules.
-NAMES = ("q", "k", "v", "i", "g", "b", "s")
-PER_TIME = ("i", "g", "b")  # one number a time
+# The tensors of a call. "g": the gate in the contract's form. "b", "s": beta and S_0 of delta rules.
+NAMES = ("q", "k", "v", "i", "g", "b", *PARAMETERS, "s")
+PER_TIME = ("i", "g", "b")  # one number a time; "g" one a channel where gates differ by channel
 LAST = "S"  # the name of the last state
 
 
@@ -30,7 +31,7 @@ class Inputs:
     """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g, b (B, NH, S, 1).
 
     i, g or b is None if the kernel does not take it. s: the state that the call begins with, in the kernel's
-    own layout, or None.
+    own layout, or None. A_log: (NH,), and dt_bias: (NH,) or (NH, K), parameters of the gates, or None.
     """
 
     q: Tensor
@@ -41,6 +42,8 @@ class Inputs:
     column: Places = field(repr=False, compare=False)
     b: Tensor | None = None
     s: Tensor | None = None
+    A_log: Tensor | None = None
+    dt_bias: Tensor | None = None
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -50,7 +53,7 @@ class Inputs:
     def part(self, start: int, end: int) -> Inputs:
         """Return the inputs restricted to the times start <= t < end, without a state if start > 0."""
         cut: dict[str, Tensor | None] = {
-            name: x[:, :, start:end] for name, x in self.named.items() if name != "s"
+            name: x[:, :, start:end] for name, x in self.named.items() if name not in ("s", *PARAMETERS)
         }
         cut["s"] = None if start else self.s
         return replace(self, **cut)  # type: ignore[arg-type]  # only tensors are named
@@ -98,7 +101,8 @@ class FusedRun:
 class FusedGradients:
     """One backward call: its cotangent W, and the gradient of each input, by name, float64.
 
-    The gradients of i, g and b are (B, NH, S); the others have the input's shape. detached: the output
+    The gradients of A_log and dt_bias are (1, NH, n), those of i, g and b (B, NH, S), that of g (B, NH, S, K)
+    where gates differ by channel; the others have the input's shape. detached: the output
     did not require a gradient, so all gradients are zeros. pulled: the true gradients. bounds: their allowed
     errors. Both compute a value when it is first read; their classes are those of the kind of operator.
     """
@@ -120,7 +124,9 @@ class FusedGradients:
         gradient = self.run.read(self.tensors[name])
         if name == "s":
             return as_bhkv(gradient, self.run.state_layout)
-        return gradient[..., 0] if name in PER_TIME else gradient
+        if name in PARAMETERS:
+            return gradient.reshape(1, len(gradient), -1)
+        return gradient[..., 0] if name in per_time(self.run.inputs.by_channel) else gradient
 
 
 def as_bhkv(state: Array, layout: str) -> Array:
@@ -128,10 +134,20 @@ def as_bhkv(state: Array, layout: str) -> Array:
     return np.swapaxes(state, -1, -2) if layout == "BHVK" else state
 
 
-def arranged(x: Tensor, name: str, layout: str) -> Tensor:
-    """Return a tensor (B, NH, S, n) in the kernel's axes. A gate, n = 1, loses its last axis."""
-    flat = x.squeeze(-1) if name in PER_TIME else x
+def per_time(by_channel: bool) -> tuple[str, ...]:
+    """Return the inputs that have one number a time and head."""
+    return tuple(name for name in PER_TIME if name != "g" or not by_channel)
+
+
+def arranged(x: Tensor, layout: str, *, flat: bool) -> Tensor:
+    """Return a tensor (B, NH, S, n) in the kernel's axes. flat: whether it loses its last axis, n = 1.
+
+    A parameter of the gates stays as it is.
+    """
+    if x.ndim < 4:
+        return x
+    kept = x.squeeze(-1) if flat else x
     if layout == "BHSD":
-        return flat
-    swapped = flat.transpose(1, 2)
+        return kept
+    swapped = kept.transpose(1, 2)
     return swapped.contiguous() if x.is_contiguous() else swapped

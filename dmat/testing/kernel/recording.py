@@ -6,7 +6,7 @@ explain/repro/recorder.py writes a script of these events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
@@ -141,11 +141,12 @@ class Recorder:
         tensors: Mapping[str, Tensor],
         names: Mapping[str, str],
         layout: str,
+        per_time: Collection[str],
         more: Mapping[str, object],
     ) -> None:
         """Record a call that is about to be made on tensors (B, NH, S, n), by role.
 
-        more: the keyword arguments of the call.
+        per_time: the roles that lose their last axis. more: the keyword arguments of the call.
         """
 
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:

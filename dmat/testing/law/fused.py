@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +17,9 @@ from dmat.strategies.recipes.qkv import QKV
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.formats import FusedRounding
 from dmat.testing.bounds.fused import FusedBounds
+from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import NAMES, FusedGradients, FusedRun, Inputs
 from dmat.testing.law.fused_calls import FusedCalls
 from dmat.testing.law.fused_integers import exact_output, is_held, sums_fit
@@ -27,12 +28,10 @@ from dmat.testing.law.subject import DETACHED
 from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
 from dmat.testing.oracle.decays import Decays
 from dmat.testing.oracle.fused import Pulled, Truth
-from dmat.testing.oracle.fused_balls import HeadBalls
+from dmat.testing.oracle.fused_balls import CallBalls
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import Exact, Expected
 from dmat.testing.verdict.require import require_within
-
-BALLS = {"g": "dgate", "i": "di", "q": "dq", "k": "dk", "v": "dv"}
 
 
 @dataclass
@@ -61,6 +60,7 @@ class FusedSubject(FusedCalls):
         """Whether the kernel takes each input."""
         gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
         gates |= {"b": self.contract.erases, "s": False}  # one-hot recipes begin with no state
+        gates |= {name: name in self.contract.parameters for name in PARAMETERS}
         return {name: gates.get(name, True) for name in NAMES}
 
     def distinct_values(self, names: Iterable[str]) -> list[str]:
@@ -153,17 +153,12 @@ class FusedSubject(FusedCalls):
         self, truth: Truth, contract: FusedContract, rounding: FusedRounding, note: str = ""
     ) -> Expected:
         """Return the expected output under this contract and rounding."""
-        heads = _heads(truth, None)
-
-        def ball(index: tuple[int, ...]) -> arb:
-            b, h, t, c = index
-            return heads(b, h).o(t, c)
-
+        balls = CallBalls(truth.contract, truth.inputs)
         with np.errstate(all="ignore"):
             bound = self.latest.bounds(truth, contract, rounding).output()
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
-            return Expected("o", kind, single(truth.o), truth.o_slack, bound, ball, note, decays)
+            return Expected("o", kind, single(truth.o), truth.o_slack, bound, balls.o, note, decays)
 
     def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
         """Return the bounds of true values under another contract and rounding."""
@@ -180,15 +175,15 @@ class FusedSubject(FusedCalls):
 
     def gradient_of(self, pulled: Pulled, name: str, bounds: FusedBounds, note: str = "") -> Expected:
         """Return the expected gradient of one input, with these bounds."""
-        heads = _heads(pulled.truth, pulled.W)
+        balls = CallBalls(pulled.truth.contract, pulled.truth.inputs, pulled.W)
 
         def ball(index: tuple[int, ...]) -> arb:
-            b, h, *place = index
-            enclosed: arb = getattr(heads(b, h), BALLS[name])(*place)
-            return enclosed
+            return balls.gradient(name, index)
 
         with np.errstate(all="ignore"):
-            if name in ("g", "i"):
+            if name in PARAMETERS:
+                bound, value = bounds.parameter(name, pulled), pulled.parameters[name]
+            elif name in ("g", "i"):
                 bound = bounds.gate(pulled) if name == "g" else bounds.igate(pulled)
                 value = pulled.dgate if name == "g" else pulled.di
             else:
@@ -214,6 +209,13 @@ class FusedSubject(FusedCalls):
     def require_agreeing(self, after: FusedRun, before: FusedRun, where: Mask, note: str) -> None:
         """Require the later run to be within its bound at `where`."""
         require_within(after.o, self.expected(after, note).freed(~where))
+
+    def require_unchanged(
+        self, after: Any, before: Any, where: Mask, note: str, *, bits: bool = False
+    ) -> None:
+        """Require two runs to agree at `where`. where: (B, NH, S, 1), NH counts the heads of q and k."""
+        own = self.head_form(1).repeated(where)
+        super().require_unchanged(after, before, own, note, bits=bits)
 
     def reach(self, call: Case, head: tuple[int, int], t: int) -> tuple[Mapping[str, Mask], Mask]:
         """Return what o[t] reads, all inputs of its head up to t, and the output up to t."""
@@ -242,7 +244,8 @@ class FusedSubject(FusedCalls):
         exact = {"g": pulled.dgate} if self.contract.gate == "log" else {}
         exact |= {"i": pulled.di} if self.contract.igate else {}
         held = {name: is_held(value, gradients.tensors[name].dtype) for name, value in exact.items()}
-        return {name: Exact(self.gradient_name(name), x, held[name] & fits) for name, x in exact.items()}
+        there = {name: held[name] & of_heads(fits, x) for name, x in exact.items()}
+        return {name: Exact(self.gradient_name(name), x, there[name]) for name, x in exact.items()}
 
     def first_gradient(self, gradients: FusedGradients) -> Exact | None:
         """Return 0 at the first forget gate if gradients sum the rectangle alone; else None.
@@ -252,23 +255,14 @@ class FusedSubject(FusedCalls):
         plain = self.contract.weight is None and not self.reads.normalised
         if self.contract.widest_gradient != "rectangle" or not plain:
             return None
-        zeros = np.zeros(gradients.tensors["g"].shape[:-1])
-        first = np.broadcast_to(np.arange(zeros.shape[-1]) == 0, zeros.shape)
+        zeros = np.zeros_like(gradients.of("g"))
+        first = np.zeros(zeros.shape, dtype=bool)
+        first[:, :, :1] = True
         return Exact(self.gradient_name("g"), zeros, first, "no window holds it")
 
     def lent(self, inputs: Inputs, cotangent: Tensor) -> dict[str, Tensor]:
         """Return the cotangent W. The law `inputs_untouched` watches the inputs, in the backward call too."""
         return {"W": cotangent}
-
-
-def _heads(truth: Truth, W: Array | None) -> Callable[[int, int], HeadBalls]:
-    """Return a function (b, h) -> the balls of that head, which makes and caches them."""
-
-    @functools.cache
-    def heads(b: int, h: int) -> HeadBalls:
-        return HeadBalls(truth.contract, truth.inputs, b, h, None if W is None else W[b, h])
-
-    return heads
 
 
 def coarsest(state: object) -> str | None:

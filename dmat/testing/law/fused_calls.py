@@ -16,9 +16,10 @@ from dmat.strategies.recipes.backgrounds import Constant
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import NAN, called, pulled
-from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged
+from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged, per_time
 from dmat.testing.law.fused_inputs import FusedInputs
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.fused_inputs import CallInputs
@@ -44,7 +45,8 @@ class FusedCalls(FusedInputs):
 
     def overwrite(self, inputs: Inputs, rival: Gates) -> None:
         """Overwrite the gates in place with those of `rival`, and double q, k and v."""
-        for x, other in zip((inputs.i, inputs.g), rival.dense(), strict=True):
+        rivals = self.gates_of(rival, inputs.q.shape[-1])
+        for x, other in zip((inputs.i, inputs.g), rivals, strict=True):
             if x is not None:
                 x.copy_(other)
         for name in self.doubled:
@@ -78,15 +80,20 @@ class FusedCalls(FusedInputs):
         """
         before, after = self.build(call), self.build(call)
         random = np.random.default_rng(call["noise"])
-        other = dict(zip("ig", call["rival"].dense(), strict=True))
+        form = self.head_form(before.q.shape[-1])
+        other = dict(zip("ig", self.gates_of(call["rival"], before.q.shape[-1]), strict=True))
         for name, x in after.named.items():
+            if name in PARAMETERS:
+                continue
             if name in other:
                 values = other[name].to(x.device)
             elif name != "v" and self.contract.positive:
                 continue
             else:
                 values = torch.from_numpy(self.other_values(name, random, x)).to(x.device, x.dtype)
-            kept = torch.from_numpy(keep[name] if isinstance(keep, Mapping) else keep)[..., None]
+            own = keep[name] if isinstance(keep, Mapping) else keep
+            own = own if name in ("q", "k") else form.repeated(own)
+            kept = torch.from_numpy(own)[..., None]
             x[...] = torch.where(kept.to(x.device), x, values)
         return self.run_of(before), self.run_of(after)
 
@@ -204,7 +211,8 @@ class FusedCalls(FusedInputs):
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments = self.arguments(inputs)
-        self.recorder.call_fused(self.callee, inputs.named, self.letters, self.contract.layout, more)
+        axes = self.contract.layout, self.per_time
+        self.recorder.call_fused(self.callee, inputs.named, self.letters, *axes, more)
         returned = called("o", self.implementation.function, arguments, more)
         first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
         output = self._require_output(first, inputs)
@@ -213,7 +221,13 @@ class FusedCalls(FusedInputs):
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
         """Return the tensors in the layout that the kernel takes."""
-        return [arranged(x, name, self.contract.layout) for name, x in inputs.named.items()]
+        layout, flat = self.contract.layout, self.per_time
+        return [arranged(x, layout, flat=name in flat) for name, x in inputs.named.items()]
+
+    @property
+    def per_time(self) -> tuple[str, ...]:
+        """The inputs that have one number a time and head."""
+        return per_time(self.contract.by_channel)
 
     def _require_output(self, found: object, inputs: Inputs) -> Tensor:
         """Return the output as (B, NH, S, V). Raises LawBroken for a wrong shape, dtype or device."""

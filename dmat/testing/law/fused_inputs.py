@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.heads import HeadForm
 from dmat.strategies.recipes.backgrounds import rounded
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import lay_out
 from dmat.strategies.recipes.qkv import QKV, Products
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FusedContract
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
@@ -42,8 +45,8 @@ class FusedInputs(Subject):
     @property
     def letters(self) -> dict[str, str]:
         """The printed name of each tensor of a call."""
-        gate = "f" if self.contract.gate == "preact" else "l"
-        return dict(zip(NAMES, ("q", "k", "v", "i", gate, "beta", "S0"), strict=True))
+        gate, beta = self.contract.form.letter, "beta" if self.contract.beta_in == "value" else "b"
+        return dict(zip(NAMES, ("q", "k", "v", "i", gate, beta, *PARAMETERS, "S0"), strict=True))
 
     @cached_property
     def domain(self) -> FusedDomain:
@@ -56,7 +59,71 @@ class FusedInputs(Subject):
     def inputs(self, gates: Gates, qkv: QKV, poison: float = NAN) -> Inputs:
         """Build the tensors of a call, each in the memory layout of its recipe."""
         products = qkv.build(gates, self.domain)
-        return self.inputs_of(gates, qkv, products, *gates.build(self.device, poison), poison)
+        igate, fgate = gates.lay_out(*self.gates_of(gates, qkv.K, qkv.gate_block), self.device, poison)
+        return self.inputs_of(gates, qkv, products, igate, fgate, poison)
+
+    def head_form(self, K: int) -> HeadForm:
+        """Return how heads share keys, and whether each of K channels has a gate."""
+        contract = self.contract
+        return HeadForm(contract.group, contract.group_order, K if contract.by_channel else None)
+
+    def gates_of(self, gates: Gates, K: int, block: int = 1) -> tuple[Tensor, Tensor]:
+        """Return both gates, contiguous on the CPU: (B, NH, S, 1), the forget gate (B, NH, S, K) by channel.
+
+        A recipe has the heads of q and k. The further value heads and channels are further heads to it: the
+        first value head and channel of a head have what the recipe says of that head. block: so many channels
+        have the gate of their first one.
+        """
+        form = self.head_form(K)
+        if form.group == 1 and form.channels is None:
+            igate, fgate = gates.dense()
+            return igate, self._in_form(fgate)
+        B, NH, S = gates.shape
+        inputs, _ = gates.wider(form.group).values()
+        _, every = gates.wider(form.group * form.parts).values()
+        by_channel = np.moveaxis(every.reshape(B, form.group, form.parts, NH, S), 2, -1)
+        by_channel = by_channel[..., np.arange(form.parts) // block * block]
+        dtype = getattr(torch, gates.dtype)
+        both = inputs.reshape(B, form.group, NH, S, 1), by_channel
+        first, second = (torch.from_numpy(form.ordered(x).copy()).to(dtype) for x in both)
+        return first, self._in_form(second)
+
+    def _in_form(self, fgate: Tensor) -> Tensor:
+        """Return the gates of a recipe, f or l, in the form that the kernel takes.
+
+        A decay of 0 closes a gate for good: it is the smallest normal number unless the contract has "-inf".
+        """
+        if self.contract.gate == "decay":
+            least = 0.0 if "-inf" in self.contract.special_values else torch.finfo(fgate.dtype).tiny
+            return fgate.double().exp().clamp(min=least).to(fgate.dtype)
+        return fgate if self.contract.form.sign > 0 else -fgate
+
+    def parameters_of(self, qkv: QKV, heads: int, K: int) -> dict[str, Tensor | None]:
+        """Return A_log, (heads,), and dt_bias, (heads,) or (heads, K); None for what is not taken.
+
+        Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are.
+        """
+        random = np.random.default_rng([qkv.seed, heads])
+        plain = qkv.seed == 0 or qkv.kind == "integers"
+        bias = (heads, K) if self.contract.by_channel else (heads,)
+        A = random.choice([0.0, 1.0], heads) * random.uniform(
+            -2.0, 0.0 if self.contract.l_min else 2.0, heads
+        )
+        drawn = {
+            "A_log": A,
+            "dt_bias": random.standard_normal(bias) - 2.0 * (self.contract.l_min is not None),
+        }
+        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        every = {name: torch.from_numpy(0 * x if plain else x) for name, x in drawn.items()}
+        return {
+            name: x.to(self.device, dtype) if name in self.contract.parameters else None
+            for name, x in every.items()
+        }
+
+    def gates_in(self, case: Case) -> tuple[Tensor, Tensor]:
+        """Return both gates of a case as `gates_of` does."""
+        qkv: QKV | None = case.get("qkv")
+        return case["gates"].dense() if qkv is None else self.gates_of(case["gates"], qkv.K, qkv.gate_block)
 
     def inputs_of(
         self,
@@ -67,16 +134,15 @@ class FusedInputs(Subject):
         fgate: Tensor,
         poison: float = NAN,
     ) -> Inputs:
-        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
+        """Build the tensors of a call with these gates, as `gates_of` returns them."""
         dtype = getattr(torch, self.dtype)
         q, k, v = (
             lay_out(rounded(x, dtype).to(self.device), layout, poison)
             for x, layout in zip((products.q, products.k, products.v), qkv.layouts, strict=True)
         )
         fixed = self.contract.gate == "fixed"
-        return Inputs(
-            q, k, v, igate if self.contract.igate else None, None if fixed else fgate, products.column
-        )
+        taken = igate if self.contract.igate else None, None if fixed else fgate
+        return Inputs(q, k, v, *taken, products.column, **self.parameters_of(qkv, v.shape[1], q.shape[-1]))
 
     def read_inputs(
         self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
@@ -85,11 +151,30 @@ class FusedInputs(Subject):
 
         begins, packed: the fields of CallInputs.
         """
-        q, k, v = (self.read(x) for x in (inputs.q, inputs.k, inputs.v))
-        zeros = np.zeros(q.shape[:3])
+        form, v = self.head_form(inputs.q.shape[-1]), self.read(inputs.v)
+        q, k = (form.repeated(self.read(x)) for x in (inputs.q, inputs.k))
+        zeros = np.zeros(v.shape[:3])
         igate = zeros if inputs.i is None else self.read(inputs.i)[..., 0]
-        fgate = self._fixed(zeros) if inputs.g is None else self.read(inputs.g)[..., 0]
-        return CallInputs(q, k, v, igate, fgate, begins, packed)
+        fgate = self._fixed(zeros)[..., None] if inputs.g is None else self.read(inputs.g)
+        if self.contract.erases:
+            form = replace(form, channels=None)
+            fgate = fgate if self.contract.by_channel else fgate[..., 0]
+        else:
+            q, k, fgate = form.split(q), form.split(k), form.split(fgate)[..., 0]
+            v, igate = form.each(v), form.each(igate)
+        A, bias = (self._per_gate(x, form) for x in (inputs.A_log, inputs.dt_bias))
+        return CallInputs(
+            q, k, v, igate, fgate, begins, packed, heads=form, gate=self.contract.gate, A_log=A, dt_bias=bias
+        )
+
+    def _per_gate(self, parameter: Tensor | None, form: HeadForm) -> Array | float:
+        """Return a parameter of the gates, broadcast to those of CallInputs; 0 for None."""
+        if parameter is None:
+            return 0.0
+        x = self.read(parameter).reshape(1, len(parameter), 1, -1)  # one a head, or a channel of it
+        if form.channels is not None:
+            x = form.split(np.broadcast_to(x, (*x.shape[:3], form.channels)))
+        return x if self.contract.erases and self.contract.by_channel else x[..., 0]
 
     def _fixed(self, zeros: Array) -> Array:
         assert self.contract.fixed is not None

@@ -21,7 +21,8 @@ def exact_output(truth: Truth, rounding: FusedRounding, dtype: torch.dtype) -> t
 
     dtype: that of the output. The law of values judges what a float16 or a subnormal cannot hold.
     """
-    fits = np.asarray((truth.sizes @ np.abs(truth.inputs.v)) < 256) & is_held(truth.o, dtype)
+    sizes = truth.inputs.heads.total(truth.sizes @ np.abs(truth.inputs.v))
+    fits = np.asarray(sizes < 256) & is_held(truth.o, dtype)
     large = np.asarray((np.abs(truth.o) >= rounding.output.smallest_normal) | (truth.o == 0))
     return truth.o, fits & large
 
@@ -33,7 +34,7 @@ def _unit(truth: Truth) -> float:
 
 
 def sums_fit(pulled: Pulled, rounding: FusedRounding) -> Mask:
-    """Return whether the formats hold every partial sum of the gradients, (B, NH, 1).
+    """Return whether the formats hold every partial sum of the gradients, (B, NH).
 
     Values that are stored or summed, at most all terms together, must be within 1/u of the coarsest format.
     Values that may be an operand of a product (q.k, W.v, the state k v and its gradient q W) must be within
@@ -41,11 +42,11 @@ def sums_fit(pulled: Pulled, rounding: FusedRounding) -> Mask:
     """
     truth, unit = pulled.truth, _unit(pulled.truth)
     q, k, v = np.abs(truth.inputs.q * truth.scale / unit), np.abs(truth.inputs.k), np.abs(truth.inputs.v)
-    W = np.abs(pulled.W)
+    W, heads = np.abs(pulled.W_each), truth.inputs.heads
     across, along = "bhtn,bhsn->bhts", "bhtn,bhtm->bhnm"
     operands = [np.einsum(across, *x) for x in ((q, k), (W, v))]
     operands += [np.einsum(along, *x) for x in ((k, v), (q, W))]
-    largest = np.max([x.max((-1, -2), initial=0.0) for x in operands], axis=0)
+    largest = np.max([heads.total(x.max((-1, -2), initial=0.0)) for x in operands], axis=0)
     stored = max(x.u for x in (rounding.accumulator, rounding.products, rounding.gates, rounding.output))
-    total = pulled.sizes.sum((-1, -2)) / unit
-    return np.asarray((total < 1 / stored) & (largest <= 1 / max(stored, rounding.operands.u)))[..., None]
+    total = heads.total(pulled.sizes.sum((-1, -2))) / unit
+    return np.asarray((total < 1 / stored) & (largest <= 1 / max(stored, rounding.operands.u)))

@@ -22,7 +22,12 @@ class Decays:
 
     @classmethod
     def of(cls, truth: Truth) -> Decays | None:
-        """Return the decays if every source has its own column of v, the same in all heads; else None."""
+        """Return the decays if every source has its own column of v, the same in all heads; else None.
+
+        None too if gates differ by channel: an entry has a decay of each channel.
+        """
+        if truth.inputs.by_channel:
+            return None
         there = truth.inputs.v != 0  # (B, NH, s, c)
         if 0 in there.shape or not (there == there[:1, :1]).all():
             return None

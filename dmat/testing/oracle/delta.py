@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
@@ -24,6 +25,11 @@ def swapped(x: Array) -> Array:
 def column(x: Array) -> Array:
     """Return a vector as a matrix of one column."""
     return x[..., :, None]
+
+
+def of_rows(x: Array) -> Array:
+    """Return a number a head, (B, NH), or a row of the state, (B, NH, K), as a factor of states."""
+    return x[..., None, None] if x.ndim == 2 else x[..., None]
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,28 @@ class DeltaTruth(Gated):
         """The length of the sequence."""
         return self.inputs.S
 
-    @property
+    @cached_property
     def beta(self) -> Array:
         """beta, (B, NH, S)."""
         assert self.inputs.beta is not None
-        return self.inputs.beta
+        if self.contract.beta_in == "value":
+            return self.inputs.beta
+        with np.errstate(over="ignore"):
+            return np.asarray(self.contract.beta_max / (1 + np.exp(-self.inputs.beta)))
+
+    @cached_property
+    def beta_rate(self) -> Array:
+        """d beta / d(the input of the kernel), (B, NH, S): 1, or that of a sigmoid."""
+        if self.contract.beta_in == "value":
+            return np.ones_like(self.beta)
+        decay = np.exp(-np.abs(cast(Array, self.inputs.beta)))
+        return np.asarray(self.contract.beta_max * decay / (1 + decay) ** 2)
 
     @cached_property
     def decay(self) -> Array:
-        """exp(l), (B, NH, S); 0 at a gate of -inf."""
+        """exp(l), (B, NH, S), or (B, NH, S, K) by channel; 0 at a gate of -inf."""
         with np.errstate(under="ignore"):
-            return np.where(self.inputs.fgate == -np.inf, 0.0, np.exp(self.log))
+            return np.where(self.inputs.closed, 0.0, np.exp(self.log))
 
     @cached_property
     def first(self) -> Array:
@@ -105,7 +122,7 @@ class DeltaTruth(Gated):
         written, o = np.zeros_like(v), np.zeros_like(v)
         for t in range(S):
             before = np.zeros_like(self.first) if t in self.resets else states[-1]
-            D, k = self.decay[:, :, t, None, None] * before, self.k[:, :, t]
+            D, k = of_rows(self.decay[:, :, t]) * before, self.k[:, :, t]
             read = (k[..., None, :] @ D)[..., 0, :]
             written[:, :, t] = self.beta[:, :, t, None] * (v[:, :, t] - read)
             states.append(D + column(k) * written[:, :, t, None, :])
@@ -143,7 +160,7 @@ class DeltaPulled:
         truth, passed = self.truth, self.truth.passed
         v, beta = truth.inputs.v, truth.beta
         d = {"q": np.zeros_like(truth.q), "k": np.zeros_like(truth.k), "v": np.zeros_like(v)}
-        d |= {"l": np.zeros_like(beta), "b": np.zeros_like(beta), "lambda": np.zeros_like(v)}
+        d |= {"l": np.zeros_like(truth.log), "b": np.zeros_like(beta), "lambda": np.zeros_like(v)}
         after, L = np.zeros_like(passed.decayed), self.W_state
         for t in reversed(range(truth.S)):
             q, k, W = truth.q[:, :, t], truth.k[:, :, t], self.W[:, :, t]
@@ -159,8 +176,8 @@ class DeltaPulled:
             erased = beta[:, :, t, None] * (D @ column(lam))[..., 0]
             d["k"][:, :, t] = (L @ column(passed.written[:, :, t]))[..., 0] - erased
             of_decayed = L - beta[:, :, t, None, None] * column(k) * lam[..., None, :]
-            d["l"][:, :, t] = (of_decayed * D).sum((-1, -2))
-            L = truth.decay[:, :, t, None, None] * of_decayed
+            d["l"][:, :, t] = (of_decayed * D).sum(-1 if truth.inputs.by_channel else (-1, -2))
+            L = of_rows(truth.decay[:, :, t]) * of_decayed
             if t in truth.resets:
                 L = np.zeros_like(L)
         return {**d, "s": L, "after": after}
@@ -174,11 +191,23 @@ class DeltaPulled:
         return np.asarray(np.divide(along, root, out=np.zeros_like(x), where=root != 0))
 
     @cached_property
-    def gradients(self) -> dict[str, Array]:
-        """The gradients of the inputs by name."""
+    def of_keys(self) -> dict[str, Array]:
+        """The gradients of what each value head reads as q and k, (B, NH, S, K)."""
         truth, d = self.truth, self.adjoint
-        q, k = (
-            self.through_norm(*x)
-            for x in ((truth.inputs.q, truth.q, d["q"]), (truth.inputs.k, truth.k, d["k"]))
-        )
-        return {"q": q, "k": k, "v": d["v"], "g": d["l"] * truth.rate, "b": d["b"], "s": d["s"]}
+        each = {"q": (truth.inputs.q, truth.q, d["q"]), "k": (truth.inputs.k, truth.k, d["k"])}
+        return {name: self.through_norm(*x) for name, x in each.items()}
+
+    @cached_property
+    def gradients(self) -> dict[str, Array]:
+        """The gradients of the inputs by name: those of q and k summed over the value heads of a key head."""
+        truth, d = self.truth, self.adjoint
+        q, k = (truth.inputs.heads.gathered(self.of_keys[name]) for name in "qk")
+        own = {
+            "q": q,
+            "k": k,
+            "v": d["v"],
+            "g": d["l"] * truth.rate,
+            "b": d["b"] * truth.beta_rate,
+            "s": d["s"],
+        }
+        return {**own, **truth.of_parameters(d["l"])}

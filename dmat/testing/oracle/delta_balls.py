@@ -7,8 +7,9 @@ from functools import cached_property
 from flint import arb
 
 from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array, log_sigmoid, sigmoid_minus
+from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.gate_forms import gate_balls
 from dmat.testing.oracle.reads import ZERO
 
 Vector = list[arb]
@@ -58,7 +59,14 @@ class DeltaBalls:
         K, V = inputs.q.shape[-1], inputs.v.shape[-1]
         self.raw = {"q": [exact(x) for x in inputs.q[b, h]], "k": [exact(x) for x in inputs.k[b, h]]}
         self.v, self.beta = [exact(x) for x in inputs.v[b, h]], exact(inputs.beta[b, h])
-        self.fgate = [float(f) for f in inputs.fgate[b, h]]
+        self.by_channel = inputs.by_channel
+        gates = gate_balls(contract, inputs, b, h)
+        self.gates = gates if self.by_channel else [[gate] for gate in gates]  # one, or K, a time
+        self.closed = inputs.closed[b, h].reshape(self.S, -1)
+        logit = contract.beta_in == "logit"
+        most, given = arb(contract.beta_max), self.beta
+        self.beta = [most / (1 + (-x).exp()) for x in given] if logit else given
+        self.beta_rate = [x * (1 - x / most) for x in self.beta] if logit else [arb(1)] * self.S
         zeros: Matrix = [[ZERO] * V for _ in range(K)]
         self.zeros = zeros
         self.first = zeros if inputs.state is None else [exact(row) for row in inputs.state[b, h]]
@@ -68,10 +76,17 @@ class DeltaBalls:
         self.W_state = zeros if W_state is None else [exact(row) for row in W_state]
 
     @cached_property
-    def decay(self) -> Vector:
-        """exp(l) at each time."""
-        log = log_sigmoid if self.contract.gate == "preact" else arb
-        return [ZERO if f == -float("inf") else log(f).exp() for f in self.fgate]
+    def decay(self) -> list[Vector]:
+        """exp(l) at each time, for each row of the state."""
+        each = [
+            [ZERO if shut else gate[0].exp() for gate, shut in zip(*at, strict=True)]
+            for at in zip(self.gates, self.closed, strict=True)
+        ]
+        return each if self.by_channel else [at * len(self.zeros) for at in each]
+
+    def decayed(self, t: int, state: Matrix) -> Matrix:
+        """Return a state with the decays of time t."""
+        return [[factor * a for a in row] for factor, row in zip(self.decay[t], state, strict=True)]
 
     @cached_property
     def roots(self) -> dict[str, Vector]:
@@ -98,7 +113,7 @@ class DeltaBalls:
         state, states, decayed, written, outputs = self.first, [self.first], [], [], []
         for t in range(self.S):
             before = self.zeros if t in self.resets else state
-            D, k = [[self.decay[t] * a for a in row] for row in before], self.divided["k"][t]
+            D, k = self.decayed(t, before), self.divided["k"][t]
             u = [self.beta[t] * (a - b) for a, b in zip(self.v[t], read(k, D), strict=True)]
             state = plus_outer(D, arb(1), k, u)
             outputs.append([self.scale * a for a in read(self.divided["q"][t], state)])
@@ -133,17 +148,26 @@ class DeltaBalls:
             wrote, erased = times(L, written[t]), times(D, lam)
             rows["k"].append([a - beta * b for a, b in zip(wrote, erased, strict=True)])
             of_decayed = plus_outer(L, arb(1), [-beta * a for a in k], lam)
-            rows["l"].append([sum((dot(a, b) for a, b in zip(of_decayed, D, strict=True)), ZERO)])
-            L = [[self.decay[t] * a for a in row] for row in of_decayed]
+            of_log = [dot(a, b) for a, b in zip(of_decayed, D, strict=True)]
+            rows["l"].append(of_log if self.by_channel else [sum(of_log, ZERO)])
+            L = self.decayed(t, of_decayed)
             L = self.zeros if t in self.resets else L
         return {name: list(reversed(found)) for name, found in rows.items()} | {"s": L}
+
+    def of_parameter(self, name: str, d: int) -> arb:
+        """Return what this head adds to the gradient of A_log, or of dt_bias (of channel d)."""
+        which, channels = (2, range(len(self.gates[0]))) if name == "A_log" else (1, (d,))
+        terms = (self.gradients["l"][t][n] * self.gates[t][n][which] for t in range(self.S) for n in channels)
+        return sum(terms, ZERO)
 
     def gradient(self, name: str, index: tuple[int, ...]) -> arb:
         """Return the entry of the gradient of an input."""
         t, d = index[0], index[-1] if len(index) > 1 else 0
         if name == "g":
-            rate = sigmoid_minus(self.fgate[t]) if self.contract.gate == "preact" else arb(1)
-            return self.gradients["l"][t][0] * rate
+            found: arb = self.gradients["l"][t][d] * self.gates[t][d][1]
+            return found
+        if name == "b":
+            return self.gradients["b"][t][0] * self.beta_rate[t]
         row = self.gradients[name][t]
         if name in ("q", "k") and self.contract.l2norm is not False:
             unit, root = self.divided[name][t], self.roots[name][t]

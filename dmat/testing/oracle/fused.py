@@ -13,9 +13,10 @@ from functools import cached_property
 import numpy as np
 
 from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array, single
+from dmat.testing.oracle.arithmetic import Array, Mask, single
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.gates import GateTerms, window_sums
+from dmat.testing.oracle.gate_forms import GATE_FORMS, GateValues
+from dmat.testing.oracle.gates import window_sums
 from dmat.testing.oracle.reads import SUMS, Sums
 
 U64 = 2.0**-53
@@ -29,32 +30,43 @@ class Gated:
     inputs: CallInputs
 
     @cached_property
-    def terms(self) -> GateTerms | None:
-        """The functions of each gate; None if the gates are not pre-activations."""
-        if self.contract.gate != "preact":
-            return None
-        return GateTerms.of(np.where(np.isfinite(self.inputs.fgate), self.inputs.fgate, 0.0), wide=False)
+    def gates(self) -> GateValues:
+        """The functions of each gate, in the shape of fgate; an infinite or NaN gate counts as 0."""
+        inputs, lowest = self.inputs, self.contract.lower_bound or 0.0
+        x = np.where(np.isfinite(inputs.fgate), inputs.fgate, 0.0)
+        return GATE_FORMS[self.contract.gate].values(
+            x, np.asarray(inputs.A_log), np.asarray(inputs.dt_bias), lowest
+        )
 
     @cached_property
     def log(self) -> Array:
-        """The log gates l, (B, NH, S). A gate of -inf counts as 0 here: `unread` masks what it closes."""
-        log = self.inputs.fgate if self.terms is None else self.terms.log.hi
-        return np.where(np.isfinite(self.inputs.fgate), log, 0.0)
+        """The log gates l. A closed gate counts as 0 here: `unread` masks what it closes."""
+        return np.where(np.isfinite(self.inputs.fgate), self.gates.log, 0.0)
 
-    @cached_property
+    @property
     def rate(self) -> Array:
-        """dl / d gate, (B, NH, S)."""
-        return np.ones_like(self.log) if self.terms is None else self.terms.rate.hi
+        """dl / d gate."""
+        return self.gates.rate
 
-    @cached_property
+    @property
     def condition(self) -> Array:
-        """|f| sigmoid(-f), the condition of l in f, (B, NH, S); 0 where l is given."""
-        return np.zeros_like(self.log) if self.terms is None else self.terms.log_condition
+        """How far rounding of a gate and its parameters moves l, over u_a."""
+        return self.gates.log_condition
+
+    @property
+    def undefined(self) -> Mask:
+        """The gates whose own gradient cannot be told from that of l: decays of 0."""
+        return self.inputs.closed & (self.contract.gate == "decay")
+
+    def of_parameters(self, dl: Array) -> dict[str, Array]:
+        """Return the gradients of A_log and dt_bias, as CallInputs.of_parameter sums them. dl: that of l."""
+        each = {"A_log": self.gates.of_A, "dt_bias": self.gates.rate}
+        return {name: self.inputs.of_parameter(name, dl * each[name]) for name in self.contract.parameters}
 
     @property
     def scale(self) -> float:
         """The factor of q.k."""
-        return self.contract.scale_of(self.inputs.q.shape[-1])
+        return self.contract.scale_of(self.inputs.K)
 
 
 @dataclass(frozen=True)
@@ -131,8 +143,8 @@ class Truth(Gated):
 
     @cached_property
     def o(self) -> Array:
-        """The output, (B, NH, t, V)."""
-        return self.a @ self.inputs.v / self.normaliser
+        """The output, (B, NH, t, V): of gates by channel the sum over the channels."""
+        return self.inputs.heads.total(self.a @ self.inputs.v / self.normaliser)
 
     @cached_property
     def own_error(self) -> Array:
@@ -140,7 +152,7 @@ class Truth(Gated):
         t, s = np.arange(self.inputs.S)[:, None], np.arange(self.inputs.S)[None, :]
         reach = -self.windows + np.abs(self.inputs.igate)[..., None, :] + 1
         reach = self.reads.exponent(reach, self.product_sizes)
-        return np.asarray(U64 * (np.maximum(t - s, 0) + self.inputs.S + self.inputs.q.shape[-1] + 24) * reach)
+        return np.asarray(U64 * (np.maximum(t - s, 0) + self.inputs.S + self.inputs.K + 24) * reach)
 
     @cached_property
     def o_slack(self) -> Array:
@@ -148,7 +160,7 @@ class Truth(Gated):
         sizes = np.abs(self.inputs.v)
         of_sum = (self.sizes * self.own_error) @ sizes / self.normaliser
         if not self.reads.normalised:
-            return of_sum + 2.0**-1060
+            return self.inputs.heads.total(of_sum) + 2.0**-1060
         of_n = (self.sizes * self.own_error).sum(-1, keepdims=True) / self.normaliser
         return np.asarray(of_sum + np.abs(self.o) * (of_n + 8 * U64) + 2.0**-1060)
 
@@ -161,15 +173,20 @@ class Truth(Gated):
 
 @dataclass(frozen=True)
 class Pulled:
-    """The gradients for a cotangent W, and their terms: X[t, s] is the gradient of D~[t, s]."""
+    """The gradients for a cotangent W of o, and their terms: X[t, s] is the gradient of D~[t, s]."""
 
     truth: Truth
     W: Array
 
     @cached_property
+    def W_each(self) -> Array:
+        """W of each head of the oracle, (B, NH, t, V): the channels of a head have the same."""
+        return self.truth.inputs.heads.each(self.W)
+
+    @cached_property
     def slope(self) -> Array:
         """d L / d a[t, s], times the normaliser: W_t . v_s, less W_t . o_t dN / dn."""
-        plain = np.einsum("bhtc,bhsc->bhts", self.W, self.truth.inputs.v)
+        plain = np.einsum("bhtc,bhsc->bhts", self.W_each, self.truth.inputs.v)
         if not self.truth.reads.normalised or self.truth.contract.gradient == "truncated":
             return np.asarray(plain)
         return np.asarray(plain - (self.along * self.truth.reads.slope(self.truth.n))[..., None])
@@ -185,7 +202,7 @@ class Pulled:
 
         |W_t . o_t| is one of them. FusedBounds.along_error bounds the error of W_t . o_t itself.
         """
-        plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W), np.abs(self.truth.inputs.v))
+        plain = np.einsum("bhtc,bhsc->bhts", np.abs(self.W_each), np.abs(self.truth.inputs.v))
         if not self.truth.reads.normalised:
             return np.asarray(plain)
         return np.asarray(plain + np.abs(self.along)[..., None])
@@ -210,13 +227,18 @@ class Pulled:
 
     @property
     def dgate(self) -> Array:
-        """The gradient of the gate that the kernel takes: l or f."""
-        return self.dl * self.truth.rate
+        """The gradient of the gate that the kernel takes: l or f, (B, NH, S), or (B, NH, S, K) by channel."""
+        return self.truth.inputs.heads.joined(self.dl * self.truth.rate)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The gradients of the parameters of the gates, by name."""
+        return self.truth.of_parameters(self.dl)
 
     @property
     def di(self) -> Array:
         """The gradient of the input gate, (B, NH, S)."""
-        return np.asarray(self.X.sum(-2))
+        return self.truth.inputs.heads.total(self.X.sum(-2))
 
     @cached_property
     def per_product(self) -> Array:
@@ -229,19 +251,31 @@ class Pulled:
         return np.abs(self.truth.weight) * self.truth.E / self.truth.normaliser * self.slope_sizes
 
     @property
+    def dq_each(self) -> Array:
+        """The gradient of what each value head reads as q, (B, NH, S, K)."""
+        return self.truth.inputs.heads.joined(self.truth.scale * (self.per_product @ self.truth.inputs.k))
+
+    @property
+    def dk_each(self) -> Array:
+        """The gradient of what each value head reads as k, (B, NH, S, K)."""
+        transposed = np.swapaxes(self.per_product, -1, -2)
+        return self.truth.inputs.heads.joined(self.truth.scale * (transposed @ self.truth.inputs.q))
+
+    @property
     def dq(self) -> Array:
         """The gradient of q."""
-        return self.truth.scale * (self.per_product @ self.truth.inputs.k)
+        return self.truth.inputs.heads.gathered(self.dq_each)
 
     @property
     def dk(self) -> Array:
         """The gradient of k."""
-        return self.truth.scale * (np.swapaxes(self.per_product, -1, -2) @ self.truth.inputs.q)
+        return self.truth.inputs.heads.gathered(self.dk_each)
 
     @property
     def dv(self) -> Array:
         """The gradient of v."""
-        return np.swapaxes(self.truth.a / self.truth.normaliser, -1, -2) @ self.W
+        each = np.swapaxes(self.truth.a / self.truth.normaliser, -1, -2) @ self.W_each
+        return self.truth.inputs.heads.total(each)
 
 
 def rectangles(X: Array) -> Array:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
+from itertools import product
 
 from flint import arb
 
 from dmat.testing.contract import FusedContract
-from dmat.testing.oracle.arithmetic import Array, log_sigmoid, sigmoid_minus
+from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.gate_forms import gate_balls
 from dmat.testing.oracle.reads import ONE, SUMS, ZERO
 
 
@@ -22,16 +24,16 @@ class HeadBalls:
         self.contract, self.place, self.W = contract, (b, h), W
         self.reads = SUMS[contract.reads]
         self.q, self.k, self.v = (x[b, h] for x in (inputs.q, inputs.k, inputs.v))
-        self.igate, self.fgate = inputs.igate[b, h], inputs.fgate[b, h]
+        self.igate = inputs.igate[b, h]
         self.unread = inputs.unread[b, h] if inputs.unread.ndim == 4 else inputs.unread
-        self.scale = arb(contract.scale_of(self.q.shape[-1]))
-        self.S = len(self.fgate)
+        self.scale = arb(contract.scale_of(inputs.K))
+        self.gates = gate_balls(contract, inputs, b, h)
+        self.S = len(self.gates)
 
-    @cached_property
+    @property
     def log(self) -> list[arb]:
-        """l at each time. A gate of -inf counts as 0 here: `unread` masks what it closes."""
-        of = log_sigmoid if self.contract.gate == "preact" else arb
-        return [of(float(f)) if f > -float("inf") else ZERO for f in self.fgate]
+        """l at each time. A closed gate counts as 0 here: `unread` masks what it closes."""
+        return [gate[0] for gate in self.gates]
 
     @cached_property
     def rows(self) -> dict[int, list[arb]]:
@@ -100,14 +102,20 @@ class HeadBalls:
         return [self.a(t, s) * slope / den for s, slope in enumerate(self.slope(t))]
 
     def dgate(self, k: int) -> arb:
-        """Return the gradient of the gate at k, l or f by the contract."""
+        """Return the gradient of the gate at k, in the form of the contract."""
+        found: arb = self.dl(k) * self.gates[k][1]
+        return found
+
+    @cache  # noqa: B019  # the balls of a call live as long as its cases
+    def dl(self, k: int) -> arb:
+        """Return the gradient of the log gate at k."""
         dl = ZERO
         for t in range(k, self.S):
             if k > 0:
                 dl += sum(self.X(t)[:k], ZERO)
             if self.contract.weight == "dt":
                 dl -= self._unweighted(t, k)
-        return dl * sigmoid_minus(float(self.fgate[k])) if self.contract.gate == "preact" else dl
+        return dl
 
     def _unweighted(self, t: int, s: int) -> arb:
         """Return E[t, s] scale (q_t.k_s) times its slope."""
@@ -145,6 +153,73 @@ class HeadBalls:
             if self.W[t, c] != 0
         )
         return sum(terms, ZERO)
+
+
+class CallBalls:
+    """The heads of one call, made when they are first asked for. W: as in Pulled, or None.
+
+    An index is that of a result of the kernel: what is a sum over channels, or over the value heads of a key
+    head, is summed here.
+    """
+
+    def __init__(self, contract: FusedContract, inputs: CallInputs, W: Array | None = None) -> None:
+        """Take the inputs of the call."""
+        self.form = inputs.heads
+        self._key_heads = inputs.q.shape[1] // self.form.parts // self.form.group
+        self._batches = inputs.q.shape[0]
+
+        @cache
+        def head(b: int, n: int) -> HeadBalls:
+            rows = None if W is None else W[b, n // self.form.parts]
+            return HeadBalls(contract, inputs, b, n, rows)
+
+        self.head = head
+
+    def _channels(self, b: int, h: int) -> list[HeadBalls]:
+        """Return the heads of the oracle that make value head h."""
+        return [self.head(b, h * self.form.parts + d) for d in range(self.form.parts)]
+
+    def o(self, index: tuple[int, ...]) -> arb:
+        """Return the output at (b, h, t, c)."""
+        b, h, t, c = index
+        return sum((head.o(t, c) for head in self._channels(b, h)), ZERO)
+
+    def gradient(self, name: str, index: tuple[int, ...]) -> arb:
+        """Return the entry of the gradient of an input, by its name in NAMES."""
+        b, h, *place = index
+        if name in ("q", "k"):
+            members = self.form.members(h, self._key_heads)
+            return sum((self._of_channel(name, b, member, place) for member in members), ZERO)
+        if name == "g":
+            return self._of_channel(name, b, h, place)
+        if name in ("A_log", "dt_bias"):
+            return self._of_parameter(name, h, place[0])
+        heads = self._channels(b, h)
+        if name == "i":
+            return sum((head.di(place[0]) for head in heads), ZERO)
+        return sum((head.dv(place[0], place[1]) for head in heads), ZERO)
+
+    def _of_parameter(self, name: str, h: int, d: int) -> arb:
+        """Return the gradient of a parameter of value head h: sums over batches and times.
+
+        A_log has one number a head, dt_bias one a channel, d, if gates differ by channel.
+        """
+        parts = range(self.form.parts) if name == "A_log" else (d,)
+        which = 2 if name == "A_log" else 1
+        found = ZERO
+        for b, part in product(range(self._batches), parts):
+            head = self.head(b, h * self.form.parts + part)
+            found += sum((head.dl(t) * head.gates[t][which] for t in range(head.S)), ZERO)
+        return found
+
+    def _of_channel(self, name: str, b: int, h: int, place: list[int]) -> arb:
+        """Return the gradient of a gate, of q or of k, which is that of one channel alone."""
+        heads, by_channel = self._channels(b, h), self.form.channels is not None
+        head = heads[place[-1]] if by_channel else heads[0]
+        if name == "g":
+            return head.dgate(place[0])
+        entry = {"q": HeadBalls.dq, "k": HeadBalls.dk}[name]
+        return entry(head, place[0], 0 if by_channel else place[1])
 
 
 def _dot(x: Array, y: Array) -> arb:

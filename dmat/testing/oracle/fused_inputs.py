@@ -7,17 +7,23 @@ from functools import cached_property
 
 import numpy as np
 
+from dmat.strategies.heads import PLAIN_HEADS, HeadForm
 from dmat.testing.oracle.arithmetic import Array, Mask, holds
+from dmat.testing.oracle.gate_forms import GATE_FORMS
 
 
 @dataclass(frozen=True)
 class CallInputs:
     """The inputs of one call in float64, which holds each of their formats exactly.
 
-    q, k: (B, NH, S, K). v: (B, NH, S, V). igate, fgate: (B, NH, S). igate is zeros if the kernel takes none;
-    fgate is l itself for gate="log" and "fixed". begins: the times at which calls and packed sequences begin,
-    0 first. packed: True if `begins` separates packed sequences, False if a state is handed over there.
+    NH counts value heads: q and k are repeated for each that reads them. q, k: (B, NH, S, K). v:
+    (B, NH, S, V). igate, fgate: (B, NH, S). igate is zeros if the kernel takes none; fgate is l itself for
+    gate="log" and "fixed". heads: how these heads are made of the kernel's. If the gates of a sum differ by
+    channel, each channel is a head of one channel here; of such a delta rule fgate is (B, NH, S, K).
+    begins: the times at which calls and packed sequences begin, 0 first. packed: True if `begins` separates
+    packed sequences, False if a state is handed over there.
     beta: (B, NH, S), and state: S_0, (B, NH, K, V), of a delta rule; None elsewhere, and S_0 = 0.
+    gate: the form of fgate, a name of GATES. A_log, dt_bias: its parameters, broadcast to fgate.
     """
 
     q: Array
@@ -29,11 +35,35 @@ class CallInputs:
     packed: bool = False
     beta: Array | None = None
     state: Array | None = None
+    heads: HeadForm = PLAIN_HEADS
+    gate: str = "log"
+    A_log: Array | float = 0.0
+    dt_bias: Array | float = 0.0
 
     @property
     def S(self) -> int:
         """The length of the sequence."""
-        return int(self.fgate.shape[-1])
+        return int(self.fgate.shape[2])
+
+    @property
+    def K(self) -> int:
+        """The number of products in q.k."""
+        return int(self.q.shape[-1]) * self.heads.parts
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether each channel of k has a gate of its own."""
+        return self.heads.channels is not None or self.fgate.ndim == 4
+
+    def of_parameter(self, name: str, x: Array) -> Array:
+        """Return x, a number a gate, summed over all gates that a parameter is in.
+
+        A_log is in those of a head, (1, NH, 1); dt_bias too, or in those of a channel, (1, NH, K).
+        """
+        each = self.heads.joined(x)
+        each = each if each.ndim == 4 else each[..., None]
+        total = each.sum((0, 2))
+        return np.asarray((total.sum(-1, keepdims=True) if name == "A_log" else total)[None])
 
     @cached_property
     def begin(self) -> Array:
@@ -46,7 +76,12 @@ class CallInputs:
         """The sources s that row t does not read: later, in another sequence, or before a gate of -inf."""
         later = ~np.tri(self.S, dtype=bool)
         other = self.begin[:, None] != self.begin[None, :] if self.packed else np.zeros_like(later)
-        return np.asarray(later | other | holds(self.fgate == -np.inf))
+        return np.asarray(later | other | holds(self.closed))
+
+    @cached_property
+    def closed(self) -> Mask:
+        """The gates that are closed for good, in the shape of fgate: l = -inf."""
+        return GATE_FORMS[self.gate].closed(self.fgate)
 
     @cached_property
     def crossing(self) -> Mask:

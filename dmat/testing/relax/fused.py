@@ -46,7 +46,7 @@ class FusedPromises(Promises):
             "grad_scope": none or own.erases,
             "doubling": not own.erases,
             "inverse_in": not own.erases,
-            "gates": own.gate != "preact",
+            "gates": not own.from_preact,
             "l_min": own.gate == "fixed",
         }
         closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())

@@ -11,7 +11,14 @@ from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 
 Sizes = tuple[int, ...]  # B, NH, S, and K, V of a fused kernel
-GRADIENTS = ("input_gradient", "forget_gradient", "product_gradients", "beta_gradient", "state_gradient")
+GRADIENTS = (
+    "input_gradient",
+    "forget_gradient",
+    "product_gradients",
+    "beta_gradient",
+    "state_gradient",
+    "parameter_gradients",
+)
 LAWS = ("values", "dense", *GRADIENTS)
 DRAWS = 4  # for each shape
 MOST_DRAWS = 40  # until that many are allowed
@@ -27,7 +34,8 @@ def cases_at(law: Law, subject: Subject, sizes: Sizes, block: bytes) -> Iterator
     inside, domain = law.cases.inside, subject.domain
     if law.name not in LAWS or inside is None:
         return
-    shape = with_fewer_heads(sizes)
+    group = getattr(subject.contract, "group", 1)
+    shape = with_fewer_heads((sizes[0], max(1, sizes[1] // group), *sizes[2:]), getattr(domain, "width", 1))
     drawn = (law.arguments(law.cases.of_block(block, number, domain)) for number in range(MOST_DRAWS))
     found = 0
     for case in drawn:
@@ -47,10 +55,13 @@ def _at(case: Case, shape: tuple[int, int, int], sizes: Sizes) -> Case:
     return wide
 
 
-def with_fewer_heads(sizes: Sizes) -> tuple[int, int, int]:
-    """Return (B, NH, S) of these sizes, with so few batches and heads that D~ has MOST_ENTRIES or fewer."""
+def with_fewer_heads(sizes: Sizes, width: int = 1) -> tuple[int, int, int]:
+    """Return (B, NH, S) of these sizes, with so few batches and heads that D~ has MOST_ENTRIES or fewer.
+
+    width: how many D~ a head has: those of its value heads and channels.
+    """
     B, NH, S = sizes[:3]
-    most = max(1, MOST_ENTRIES // max(S * S, 1))
+    most = max(1, MOST_ENTRIES // max(S * S * width, 1))
     heads = min(NH, most)
     return min(B, max(1, most // heads)), heads, S
 
@@ -62,6 +73,8 @@ def not_allowed(subject: Subject, sizes: Sizes) -> str | None:
         return f"S above {LONGEST}: the truth of one head would not fit into memory"
     if not domain.has_length(S):
         return f"S = {S}"
+    if sizes[1] % getattr(subject.contract, "group", 1):
+        return f"NH = {sizes[1]}, but a multiple of group"
     keys = getattr(domain, "key_sizes", lambda S: sizes[3:4])(S)
     if len(sizes) == 5 and sizes[3] not in keys:
         return f"K = {sizes[3]}, but {', '.join(map(str, keys))}"

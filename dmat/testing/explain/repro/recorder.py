@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -253,10 +253,13 @@ class ScriptRecorder(Recorder):
         tensors: Mapping[str, Tensor],
         names: Mapping[str, str],
         layout: str,
+        per_time: Collection[str],
         more: Mapping[str, object],
     ) -> None:
         arguments = [
-            fused_text(self._script.name(x, names[role]), role, layout, x.is_contiguous())
+            fused_text(self._script.name(x, names[role]), layout, role in per_time, x.is_contiguous())
+            if x.ndim == 4
+            else self._script.name(x, names[role])
             for role, x in tensors.items()
         ]
         arguments += [f"{keyword}={self._value(value)}" for keyword, value in more.items()]
@@ -318,7 +321,7 @@ def arranged_text(name: str, layout: str, contiguous: bool) -> str:
     return f"{name}.squeeze(-1).transpose(1, 2)" + (".contiguous()" if contiguous else "")
 
 
-def fused_text(name: str, role: str, layout: str, contiguous: bool) -> str:
-    """Return code that converts a tensor (B, NH, S, n) to a fused kernel's axes, like law.fused."""
-    flat = f"{name}.squeeze(-1)" if role in ("i", "g", "b") else name
-    return flat if layout == "BHSD" else f"{flat}.transpose(1, 2)" + (".contiguous()" if contiguous else "")
+def fused_text(name: str, layout: str, flat: bool, contiguous: bool) -> str:
+    """Return code that converts a tensor (B, NH, S, n) to a kernel's axes, like kernel.fused.arranged."""
+    kept = f"{name}.squeeze(-1)" if flat else name
+    return kept if layout == "BHSD" else f"{kept}.transpose(1, 2)" + (".contiguous()" if contiguous else "")

@@ -40,7 +40,7 @@ class StateForm:
 
     def shape(self, inputs: Inputs) -> tuple[int, ...]:
         """Return the shape of a state of a call on these inputs."""
-        (B, NH, _, K), V = inputs.q.shape, inputs.v.shape[-1]
+        K, (B, NH, _, V) = inputs.q.shape[-1], inputs.v.shape
         return (B, NH, K, V) if self.layout == "BHKV" else (B, NH, V, K)
 
 
@@ -69,16 +69,17 @@ class DeltaCalls(FusedSubject):
         S, most = self.domain.all_lengths[0], self.domain.scales[-1][0]
         V = self.domain.value_size(most + 1, most)
         gates = Gates(self.domain.dtype, (1, 1, S), Constant(0.0), Constant(self._open))
-        q, k = np.ones((1, 1, S, most)), np.zeros((1, 1, S, most))
-        v, beta = np.zeros((1, 1, S, V)), np.zeros((1, 1, S))
+        q, k, group = np.ones((1, 1, S, most)), np.zeros((1, 1, S, most)), self.contract.group
+        v, beta = np.zeros((1, group, S, V)), np.zeros((1, group, S))
         k[..., 0], v[..., 0, -1], beta[..., 0] = 1.0, 1.0, 1.0
         qkv = plain_qkv(self.domain, S, "dense")
         products = Products(q, k, v, np.full(S, -1), beta)
-        return self._inputs_of(qkv, products, *gates.build(self.device, NAN), NAN, None)
+        igate, fgate = gates.lay_out(*self.gates_of(gates, most), self.device, NAN)
+        return self._inputs_of(qkv, products, igate, fgate, NAN, None)
 
     @property
     def _open(self) -> float:
-        if self.contract.gate == "preact":
+        if self.contract.from_preact:
             return min(OPENED, self.domain.most)
         return 0.0
 
@@ -108,12 +109,20 @@ class DeltaCalls(FusedSubject):
         inputs = super().inputs_of(_NO_GATES, qkv, products, igate, fgate, poison)
         assert products.beta is not None
         dtype = getattr(torch, self.contract.gates_in(self.dtype))
-        beta = torch.from_numpy(products.beta[..., None]).to(self.device, dtype)
+        given = self._logits(products.beta) if self.contract.beta_in == "logit" else products.beta
+        beta = torch.from_numpy(given[..., None]).to(self.device, dtype)
         state = None
         if form is not None and products.state is not None:
             state = torch.from_numpy(as_bhkv(products.state, form.layout).copy())
             state = state.to(self.device, form.dtype)
         return replace(inputs, b=lay_out(beta, qkv.layouts[0], poison), s=state)
+
+    def _logits(self, beta: Array) -> Array:
+        """Return b, beta = beta_max sigmoid(b): from -16 to 16, and further where beta is 0 or beta_max."""
+        part = beta / self.contract.beta_max
+        inner = np.clip(part, 1e-300, 1 - 2.0**-53)
+        logit = np.clip(np.log(inner) - np.log1p(-inner), -16.0, 16.0)
+        return np.where(part == 0, -OPENED, np.where(part == 1, OPENED, logit))
 
     def read_inputs(
         self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
@@ -129,7 +138,7 @@ class DeltaCalls(FusedSubject):
 
     def other_values(self, name: str, random: np.random.Generator, x: Tensor) -> Array:
         """Draw other values of an input: keys and beta under which a state does not grow."""
-        low, high = {"b": (0.0, self.contract.beta_max), "k": (-1.0, 1.0)}.get(name, (-2.0, 2.0))
+        low, high = {"b": (0.0, 1.0), "k": (-1.0, 1.0)}.get(name, (-2.0, 2.0))
         over = np.sqrt(x.shape[-1]) if name == "k" else 1.0
         return random.uniform(low, high, size=tuple(x.shape)) / over
 
@@ -195,7 +204,7 @@ class DeltaCalls(FusedSubject):
             return cotangents
         form = self.state_form
         assert form is not None
-        (B, NH, _, K), V = inputs.q.shape, inputs.v.shape[-1]
+        K, (B, NH, _, V) = inputs.q.shape[-1], inputs.v.shape
         dense = as_bhkv(cast(DeltaQKV, qkv).cotangent_of_state((B, NH, K, V)), form.layout)
         return {**cotangents, LAST: torch.from_numpy(dense.copy()).to(outputs[LAST])}
 
@@ -209,12 +218,11 @@ class DeltaCalls(FusedSubject):
             none: Tensor = sum((x.double().sum() for x in given), torch.zeros((), device=tensors[2].device))
             q, v = tensors[0], tensors[2]
             o = (0 * none + 0 * v.double()).to(dtype)
-            K, V, heads = (
-                q.shape[-1],
-                v.shape[-1],
-                (q if self.contract.layout == "BHSD" else q.transpose(1, 2)),
+            heads, (K, V) = (
+                (v if self.contract.layout == "BHSD" else v.transpose(1, 2)),
+                (q.shape[-1], v.shape[-1]),
             )
-            shape = (*heads.shape[:2], K, V) if layout == "BHKV" else (*heads.shape[:2], V, K)
+            shape = (*heads.shape[:2], *((K, V) if layout == "BHKV" else (V, K)))
             return (o, (0 * none).float().expand(shape).clone()) if states in more else o
 
         return zeros
@@ -225,7 +233,7 @@ def _layout_of(state: Array, inputs: Inputs) -> str | None:
 
     The token stands at (0, last column) or the other way. None: a state of another shape is opaque.
     """
-    (_, _, _, K), V = inputs.q.shape, inputs.v.shape[-1]
-    if K == V and state.shape == (1, 1, K, V):
+    K, (_, NH, _, V) = inputs.q.shape[-1], inputs.v.shape
+    if K == V and state.shape == (1, NH, K, V):
         return "BHVK" if state[0, 0, -1, 0] != 0 and K > 1 else "BHKV"
-    return {(1, 1, K, V): "BHKV", (1, 1, V, K): "BHVK"}.get(state.shape)
+    return {(1, NH, K, V): "BHKV", (1, NH, V, K): "BHVK"}.get(state.shape)

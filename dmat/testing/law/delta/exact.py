@@ -121,10 +121,22 @@ class Admissible:
             after = pulled.W_state if end == self.bounds.truth.S else self.bounds.gradient_before(pulled, end)
             self._backward(chunk, pulled.W[:, :, start:end], after)
         rounding, d = self.bounds.rounding, pulled.gradients
-        self._stored(bits(rounding.products), [d["q"], d["k"], d["v"]])
+        keyed = [self._of_key_heads(name, pulled) for name in "qk"]
+        self._stored(bits(rounding.products), [*keyed, d["v"]])
         self._stored(bits(rounding.handed), [d["s"]])
-        self._stored(bits(rounding.gates), [d["b"][..., None], d["g"][..., None]])
+        gates = d["g"] if self.bounds.truth.inputs.by_channel else d["g"][..., None]
+        self._stored(bits(rounding.gates), [d["b"][..., None], gates])
         return self
+
+    def _of_key_heads(self, name: str, pulled: DeltaPulled) -> Array:
+        """Return the gradient of q or k of each value head's key head. Its parts must sum exactly too."""
+        heads, each = self.bounds.truth.inputs.heads, pulled.of_keys[name]
+        if heads.group > 1:
+            number = bits(self.bounds.rounding.products)
+            self._stored(number, [each])
+            total, least = heads.gathered(np.abs(each)), heads.gathered(unit(each), np.min)
+            self._small(heads.repeated(total), 2.0**number, heads.repeated(least))
+        return heads.repeated(pulled.gradients[name])
 
     def _backward(self, chunk: Chunk, W: Array, after: Array) -> None:
         g, T, X = chunk.given, chunk.T, chunk.X

@@ -16,6 +16,7 @@ from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.formats import Bound, Format, FusedRounding, format_of
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
+from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, as_bhkv
 from dmat.testing.law.delta.calls import DeltaCalls
 from dmat.testing.law.delta.exact import Admissible
@@ -26,6 +27,7 @@ from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
 from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
 from dmat.testing.oracle.delta_balls import DeltaBalls
 from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.reads import ZERO
 from dmat.testing.verdict.finding import Exact, Expected
 from dmat.testing.verdict.require import require_same, require_within
 
@@ -126,7 +128,8 @@ class DeltaSubject(DeltaCalls):
         assert isinstance(bounds, DeltaBounds)
         with np.errstate(all="ignore"):
             way = {"g": bounds.gate, "b": bounds.beta, "s": bounds.first_state}
-            bound = way[name](pulled) if name in way else bounds.product(name, pulled)
+            other = bounds.parameter if name in PARAMETERS else bounds.product
+            bound = way[name](pulled) if name in way else other(name, pulled)
         ball = _Heads(pulled.truth, pulled).gradient(name)
         return self._expected(self.gradient_name(name), pulled.gradients[name], bound, ball, note)
 
@@ -181,9 +184,12 @@ class DeltaSubject(DeltaCalls):
             return {}
         pulled = DeltaPulled(bounds.truth, gradients.W, gradients.pulled.W_state)
         heads = Admissible(bounds, self._inverse_form).backward(pulled).heads
-        names = [name for name in gradients.tensors if name != "g" or self.contract.gate == "log"]
+        names = [name for name in gradients.tensors if name not in PARAMETERS]
+        names = [name for name in names if name != "g" or self.contract.gate == "log"]
         values = {name: pulled.gradients[name] for name in names}
-        return {name: Exact(self.gradient_name(name), x, _everywhere(heads, x)) for name, x in values.items()}
+        of_keys = bounds.truth.inputs.heads.gathered(heads, np.all)
+        where = {name: _everywhere(of_keys if name in "qk" else heads, x) for name, x in values.items()}
+        return {name: Exact(self.gradient_name(name), x, where[name]) for name, x in values.items()}
 
     # Comparisons of two calls
 
@@ -191,7 +197,8 @@ class DeltaSubject(DeltaCalls):
         """Return where the results for 2 v and 2 S_0 must be twice those for v and S_0, by name.
 
         There, no result is subnormal, and all that is lost on the way is below the last bit of the result.
-        What the call on 2 v loses is no less than what the call on v does.
+        What the call on 2 v loses is no less than what the call on v does. A result of the smallest normal
+        number may have been a subnormal one before it was rounded.
         """
         rounding, where = self.own_rounding, {}
         bounds = self.bounds_of(self.truth_of(twice.inputs), self.contract, rounding)
@@ -201,7 +208,7 @@ class DeltaSubject(DeltaCalls):
             least = np.maximum(bounds.lost / min(x.u for x in ways), normal)
         for name, expected in self.expected_outputs(twice).items():
             size = np.abs(once.of(name))
-            enough = (size >= of_heads(least, size)) & (2 * size <= largest)
+            enough = (size > of_heads(least, size)) & (2 * size <= largest)
             where[name] = enough & ~expected.bound.overflow & ~expected.bound.free
         return where
 
@@ -209,6 +216,7 @@ class DeltaSubject(DeltaCalls):
         self, after: Any, before: Any, where: Mask, note: str, *, bits: bool = False
     ) -> None:
         """Require two runs to agree at `where`, and last states of heads in which all rows are kept."""
+        where = self.head_form(1).repeated(where)
         heads = np.asarray(np.broadcast_to(where, before.o.shape).all((-1, -2)))
         for name in after.outputs:
             there = where if name == "o" else heads[..., None, None]
@@ -228,7 +236,9 @@ class _Heads:
             given = (None, None) if pulled is None else (pulled.W[b, h], pulled.W_state[b, h])
             return DeltaBalls(truth.contract, truth.inputs, b, h, *given)
 
-        self._head = head
+        self._head, self._form = head, truth.inputs.heads
+        self._batches, heads = truth.inputs.q.shape[:2]
+        self._key_heads = heads // self._form.group
 
     def o(self, index: tuple[int, ...]) -> arb:
         b, h, t, c = index
@@ -239,6 +249,19 @@ class _Heads:
         return self._head(b, h).last(d, c)
 
     def gradient(self, name: str) -> Callable[[tuple[int, ...]], arb]:
+        def of_key(index: tuple[int, ...]) -> arb:
+            b, h, *place = index
+            members = self._form.members(h, self._key_heads)
+            return sum((self._head(b, member).gradient(name, tuple(place)) for member in members), ZERO)
+
+        def of_parameter(index: tuple[int, ...]) -> arb:
+            _, h, d = index
+            return sum((self._head(b, h).of_parameter(name, d) for b in range(self._batches)), ZERO)
+
+        if name in ("q", "k"):
+            return of_key
+        if name in PARAMETERS:
+            return of_parameter
         return lambda index: self._head(*index[:2]).gradient(name, index[2:])
 
 
