@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dmat.strategies import QKV, Constant, DeltaQKV, Edited, Gates, Normal
-from dmat.strategies.heads import HeadForm
+from dmat.strategies.recipes.heads import HeadForm
 from dmat.testing import fused
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.kernel.implementation import Implementation

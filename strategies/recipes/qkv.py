@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from dmat.strategies.choose import Draw, choose, seed
 from dmat.strategies.fused_domain import FusedDomain
-from dmat.strategies.heads import HeadForm
 from dmat.strategies.recipes.backgrounds import Array
 from dmat.strategies.recipes.delta import DeltaHead, draw_fields, has_fields, ladder_fields, plain_fields
 from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.heads import HeadForm
 from dmat.strategies.recipes.recipe import Recipe
 
 KINDS = ("one-hot", "dense", "integers")

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dmat.strategies.heads import HeadForm
+from dmat.strategies.recipes.heads import HeadForm
 from dmat.testing.bounds.formats import CONDITION_ULPS, LOG_SIGMOID_ULPS, FusedRounding, gamma
 from dmat.testing.bounds.scope import scope_sums
 from dmat.testing.contract import FusedContract

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmat.testing.oracle.arithmetic import Mask
-from dmat.testing.verdict.finding import AXES, Finding
+from dmat.testing.verdict.finding import Finding, axes_of
 
 CHUNKS = (2, 4, 8, 16, 32, 64, 128)
 LISTED = 5  # at most this many rows, columns or gates are listed
@@ -74,8 +74,10 @@ class Entries:
 
 def inner_axes(finding: Finding) -> tuple[str, ...]:
     """Return the names of the axes in one head of a finding's tensors: ("t", "s"), ("s",), ("k",), ..."""
-    evidence, names = finding.evidence, AXES.get(finding.quantity, ())[2:]
+    evidence = finding.evidence
     shape = () if evidence is None else evidence.wrong.shape
+    by_channel = len(shape) == 4 and shape[-1] > 1  # else the last axis of a gate, 1
+    names = axes_of(finding.quantity, len(shape) if by_channel else 3)[2:]
     if names:
         return names[max(0, len(names) - len(shape)) :]
     if len(shape) in (2, 4) and shape[-1] == shape[-2]:

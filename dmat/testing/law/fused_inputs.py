@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dmat.strategies.fused_domain import FusedDomain
-from dmat.strategies.heads import HeadForm
 from dmat.strategies.recipes.backgrounds import rounded
 from dmat.strategies.recipes.gates import Gates
+from dmat.strategies.recipes.heads import HeadForm
 from dmat.strategies.recipes.layouts import lay_out
 from dmat.strategies.recipes.qkv import QKV, Products
 from dmat.strategies.recipes.recipe import Case

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dmat.strategies.heads import PLAIN_HEADS, HeadForm
+from dmat.strategies.recipes.heads import PLAIN_HEADS, HeadForm
 from dmat.testing.oracle.arithmetic import Array, Mask, holds
 from dmat.testing.oracle.gate_forms import GATE_FORMS
 

@@ -20,14 +20,14 @@ AXES = {
     "D~": ("b", "h", "t", "s"),
     "o": ("b", "h", "t", "c"),
     "exp(D~)": ("b", "h", "t", "s"),
-    "dl": ("b", "h", "k", "d"),
+    "dl": ("b", "h", "k"),
     "dq": ("b", "h", "t", "d"),
     "dk": ("b", "h", "s", "d"),
     "dv": ("b", "h", "s", "c"),
     "di": ("b", "h", "s"),
-    "df": ("b", "h", "k", "d"),
-    "dalpha": ("b", "h", "k", "d"),
-    "ddt": ("b", "h", "k", "d"),
+    "df": ("b", "h", "k"),
+    "dalpha": ("b", "h", "k"),
+    "ddt": ("b", "h", "k"),
     "dA_log": ("b", "h", "d"),
     "ddt_bias": ("b", "h", "d"),
     "db": ("b", "h", "t"),
@@ -38,6 +38,15 @@ AXES = {
     "d<v, J' G>/dG": ("b", "h", "t", "s"),
     "d<v, J' G>/df": ("b", "h", "k"),
 }
+
+
+OF_GATES = ("dl", "df", "dalpha", "ddt")  # with an axis more, "d", where each channel has a gate
+
+
+def axes_of(quantity: str, number: int) -> tuple[str, ...]:
+    """Return the names of the axes of a quantity that has so many; () for one without names."""
+    names = AXES.get(quantity, ())
+    return (*names, "d") if quantity in OF_GATES and number > len(names) else names
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Finding:
 
     def lines(self) -> list[str]:
         """Return the lines of the finding in a message."""
-        names = AXES.get(self.quantity, ())
+        names = axes_of(self.quantity, len(self.index))
         where = ", ".join(f"{axis}={n}" for axis, n in zip(names, self.index, strict=False))
         lines = [f"{self.quantity}[{where}]" if where else self.quantity]
         lines += [f"  computed  {self.computed}", f"  exact     {self.exact}"]
