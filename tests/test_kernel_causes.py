@@ -23,8 +23,8 @@ from dmat.testing.case_file import decoded, encoded
 from dmat.testing.causes import search
 from dmat.testing.causes.failure import Clock
 from dmat.testing.causes.group import covered
-from dmat.testing.causes.keep import with_folders
-from dmat.testing.causes.known import unsorted
+from dmat.testing.causes.keep import HELD, with_folders
+from dmat.testing.causes.known import breaks_of, entry_of, unsorted
 from dmat.testing.causes.length import at_length
 from dmat.testing.causes.mildest import (
     EXTREME,
@@ -264,6 +264,29 @@ def test_a_cause_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert home.name.startswith(f"{kept.causes[0].law}-float32-")
     assert len([*home.glob("case.json"), *home.glob("also/*.json")]) == 2
     assert (home / "report.md").read_text().splitlines()[2].startswith("**Cause.** A bug: D~ is wrong")
+
+
+def test_a_case_that_holds_again_says_why_it_has_no_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that falls once in its life: its folder has the case, and report.md says why no repro.py."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text(
+        "from pathlib import Path\n"
+        "from dmat.reference import masked_cumulative_sum as m\n"
+        "def f(i, f):\n"
+        "    return m(i, f) if Path('right').exists() else m(i, f) + 1\n"
+    )
+    own, session = load("k.py:f"), Session(folder=tmp_path / "counterexamples", brief=True)
+    [fell] = run(own, [law_named("values")], ["float32"], ["cpu"], profile=QUICK, session=session)
+    Path("right").touch()
+    record = LawRecord(**{name: getattr(fell, name) for name in LawRecord.__struct_fields__})
+    cause = entry_of(record, kind="bug", sentence="Wrong.", gates="at any", breaks=breaks_of([record]))
+    with_folders(replace(Report.of("k.py:f", {}, [record]), causes=[cause]))
+    assert fell.folder is not None
+    home = Path(fell.folder)
+    assert {file.name for file in home.iterdir()} == {"case.json", "report.md"}
+    assert HELD in (home / "report.md").read_text()
 
 
 def test_pytest_tells_the_causes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,12 @@ def said(kernel: Any, name: str, law: str) -> list[str] | None:
     return [*lines, *likely_place(shown)]
 
 
+def sentences_of(message: str) -> list[str]:
+    """Return the sentences of a whole message: what is tried, and the likely place."""
+    lines = message.partition("\non the case")[0].splitlines()[3:]  # after law, kernel and quantity
+    return [line.strip() for line in lines if re.match(r"  (?! |wrong\b)", line)]
+
+
 def kinds(lines: list[str]) -> set[str]:
     """Return the kinds of these sentences."""
     return {kind for kind, words in SENTENCES.items() for line in lines if re.search(words, line)}
@@ -177,7 +183,8 @@ def kinds(lines: list[str]) -> set[str]:
 
 def judged(name: str, lines: list[str]) -> str:
     """Return "right", "absent" or "wrong". The line "no more can be said" is wrong everywhere."""
-    allowed = set(LABELS.get(name, "").split(", ")) | FREE
+    labels = [LABELS.get(one, "").split(", ") for one in name.split("__")]  # of a pair (pairs.py): of both
+    allowed = set().union(*labels) | FREE
     found = kinds(lines)
     unknown = [line for line in lines if not kinds([line])]
     if unknown or not found <= allowed:

@@ -10,24 +10,27 @@ one short case shows may be merged: after the first is fixed, the next fuzzing r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 from dmat.strategies import Cotangent, Gates
+from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Constant, Cycle, Ramp
+from dmat.strategies.recipes.qkv import KINDS, plain_qkv
 from dmat.strategies.recipes.recipe import Case
+from dmat.strategies.shrinking.steps import shaped
 from dmat.testing.case_file import decoded
 from dmat.testing.causes.known import Cause
+from dmat.testing.causes.trial import Trying, broken, length
 from dmat.testing.counterexample.attempt import in_dtype
-from dmat.testing.errors import DidNotEnd
+from dmat.testing.explain.decays import read_out
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import What
 from dmat.testing.registry import law_named
-from dmat.testing.verdict.finding import Finding, LawBroken
+from dmat.testing.verdict.finding import AXES, Finding
 
-Trying = Callable[[Case], AbstractContextManager[None]]
 COTANGENTS = (Cotangent(Constant(1.0)), Cotangent(Cycle((1.0, -0.5, 4.0))))
 MASKED = (0.0, float("nan"), 1.0)  # cotangents above the diagonal; laws allow different values there
 
@@ -40,7 +43,7 @@ MUCH_LONGER = 2  # times
 def symptom(finding: Finding) -> str:
     """Return the key that groups failures of one law: quantity, position, and kinds of the two values."""
     computed, exact = _kinds(finding)
-    return f"{finding.quantity}{_index_text(finding.index)}: {computed} for {exact}"
+    return f"{finding.quantity}{_place(read_out(finding))}: {computed} for {exact}"
 
 
 def _kinds(finding: Finding) -> tuple[str, str]:
@@ -54,11 +57,11 @@ def _is_vague(finding: Finding) -> bool:
     return _kinds(finding) == (NUMBER, NUMBER)
 
 
-def _index_text(index: tuple[int, ...]) -> str:
-    """Return the position of an entry (b, h, t, s) relative to the diagonal, or "" for other indices."""
-    if len(index) != 4:
+def _place(finding: Finding) -> str:
+    """Return the position of an entry (b, h, t, s) relative to the diagonal, or "" for other entries."""
+    if AXES.get(finding.quantity, ())[-2:] != ("t", "s") or len(finding.index) != 4:
         return ""
-    t, s = index[-2:]
+    t, s = finding.index[-2:]
     return " above the diagonal" if t < s else " on the diagonal" if t == s else " below the diagonal"
 
 
@@ -72,17 +75,18 @@ def explains(cause: Cause, law: Law, subject: Subject, trying: Trying, parts: Ca
     """Whether the smallest case of this cause also breaks the law `law` for the subject.
 
     parts: a case that breaks the law. If its gates have the shape of the cause's gates, all its other parts
-    are used; otherwise only its cotangent is.
+    are used; otherwise only its cotangent is, in that shape.
     """
     case = in_dtype(decoded(cause.recipe), subject.domain.dtype)
     if parts is not None and "gates" in case and "gates" in parts:
         fitting = parts["gates"].shape == case["gates"].shape
-        others = {name: part for name, part in parts.items() if fitting or isinstance(part, Cotangent)}
+        given = parts if fitting else shaped(parts, case["gates"].shape)
+        others = {name: part for name, part in given.items() if fitting or isinstance(part, Cotangent)}
         case = {
             **others,
             **{name: part for name, part in case.items() if name not in others or name == "gates"},
         }
-    return any(_broken(law, subject, whole, trying) for whole in completed(case, law, subject))
+    return any(broken(law, subject, whole, trying) for whole in completed(case, law, subject))
 
 
 def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Trying) -> bool:
@@ -97,24 +101,19 @@ def explained(found: Case, sign: str, cause: Cause, subject: Subject, trying: Tr
     if sign in cause.signs or (alike and set(cause.signs) & set(signs(found, subject, trying))):
         return True
     theirs = decoded(cause.recipe)
-    if (
-        not alike
-        and "gates" in found
-        and "gates" in theirs
-        and _length(found) > MUCH_LONGER * _length(theirs)
-    ):
+    if not alike and length(found) > MUCH_LONGER * length(theirs):
         return False
     law = law_named(cause.cell.law, subject.kind)
     there = replace(subject, dtype=cause.cell.dtype, device=cause.cell.device)
     case = in_dtype(found, there.domain.dtype)
-    return any(_broken(law, there, whole, trying) for whole in completed(case, law, there))
+    return any(broken(law, there, whole, trying) for whole in completed(case, law, there))
 
 
 def _break_one_law(case: Case, other: Case, subject: Subject, trying: Trying) -> bool:
     """Whether two cases of similar length break the same general law in the same way, even a vague one."""
     if "gates" not in case or "gates" not in other:
         return False
-    if max(_length(case), _length(other)) > MUCH_LONGER * min(_length(case), _length(other)):
+    if max(length(case), length(other)) > MUCH_LONGER * min(length(case), length(other)):
         return False
     both = (in_dtype(one, subject.domain.dtype) for one in (case, other))
     ours, theirs = (set(ways(one, subject, trying)) for one in both)
@@ -135,11 +134,6 @@ def _quantity(sign: str) -> str:
     return sign.split(" ")[0].rstrip(":")
 
 
-def _length(case: Case) -> int:
-    S: int = case["gates"].shape[-1]
-    return max(1, S)
-
-
 def signs(case: Case, subject: Subject, trying: Trying) -> tuple[str, ...]:
     """Return the symptoms with which this case breaks the general laws, without the vague ones."""
     return tuple(way for way, vague in ways(case, subject, trying).items() if not vague)
@@ -151,21 +145,10 @@ def ways(case: Case, subject: Subject, trying: Trying) -> dict[str, bool]:
     for name in GENERAL:
         law = law_named(name, subject.kind)
         for whole in completed(case, law, subject):
-            broken = _broken(law, subject, whole, trying)
-            if broken is not None:
-                found[symptom(broken.finding)] = _is_vague(broken.finding)
+            error = broken(law, subject, whole, trying)
+            if error is not None:
+                found[symptom(error.finding)] = _is_vague(error.finding)
     return found
-
-
-def _broken(law: Law, subject: Subject, case: Case, trying: Trying) -> LawBroken | None:
-    try:
-        with trying(case):
-            law.check(subject.in_dtype(subject.dtype), **case)
-    except LawBroken as broken:
-        return broken
-    except (Exception, DidNotEnd):  # a refusal, or an error of the law itself: no finding
-        return None
-    return None
 
 
 def completed(case: Case, law: Law, subject: Subject) -> Iterator[Case]:
@@ -177,11 +160,13 @@ def completed(case: Case, law: Law, subject: Subject) -> Iterator[Case]:
         return
     plain = _plain_parts(case["gates"], subject)
     for cotangent in _cotangents(case) if "cotangent" in law.parameters else COTANGENTS[:1]:
-        whole = {**plain, **case, "cotangent": cotangent}
-        if set(law.parameters) <= set(whole):
-            taken = law.arguments(whole)
-            if law.cases.inside(taken, subject.domain):
-                yield taken
+        for qkv in _products(case, subject):
+            whole = {**plain, **case, **qkv, "cotangent": cotangent}
+            if set(law.parameters) <= set(whole):
+                taken = law.arguments(whole)
+                if law.cases.inside(taken, subject.domain):
+                    yield taken
+                    break
 
 
 def _cotangents(case: Case) -> list[Cotangent]:
@@ -189,6 +174,15 @@ def _cotangents(case: Case) -> list[Cotangent]:
     own = [case["cotangent"]] if "cotangent" in case else list(COTANGENTS)
     laid = [*own, *(replace(one, layout="contiguous") for one in own)]
     return list(dict.fromkeys([*own, *(replace(one, masked=x) for one in laid for x in MASKED)]))
+
+
+def _products(case: Case, subject: Subject) -> Iterator[Case]:
+    """Yield the case's own q, k and v, then plain ones of each kind: a law may take one kind alone."""
+    yield {}
+    if "qkv" in case:
+        domain, S = cast(FusedDomain, subject.domain), case["gates"].shape[-1]
+        for kind in KINDS:
+            yield {"qkv": plain_qkv(domain, S, kind, seed=1, pull=case["qkv"].pull)}
 
 
 def _plain_parts(gates: Gates, subject: Subject) -> Case:

@@ -12,16 +12,14 @@ from dmat.testing.case_file import decoded, encoded
 from dmat.testing.causes.compare import symptom
 from dmat.testing.causes.known import Cause, Cell
 from dmat.testing.causes.mildest import Mildness, mildness
-from dmat.testing.errors import Refused
+from dmat.testing.causes.trial import broken, found_again
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import LawRecord
 from dmat.testing.registry import law_named
-from dmat.testing.verdict.finding import Finding, LawBroken
-
-TRIES = 3  # of a case: a kernel may be wrong by chance
+from dmat.testing.verdict.finding import Finding
 
 
 class TimeIsUp(Exception):
@@ -43,21 +41,6 @@ class Clock:
     def at_most(self, seconds: float) -> Clock:
         """Return a clock that ends in so many seconds, or earlier with this one."""
         return replace(self, until=min(self.until, time.monotonic() + seconds))
-
-
-def broken(law: Law, subject: Subject, case: Case) -> LawBroken | None:
-    """Try a case. Return how it breaks the law, or None: it holds, is refused, or is not allowed."""
-    if law.why_not(subject, case) is not None:
-        return None
-    try:
-        law.check(subject, **case)
-    except LawBroken as error:
-        return error
-    except Refused:
-        return None
-    except Exception:  # an error of the law itself is no finding
-        return None
-    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +72,7 @@ class Failure:
 
     def tried(self) -> Failure:
         """Return the failure with the finding of its case under the kernel's own contract."""
-        found = next(filter(None, (broken(self.law, self.subject, self.case) for _ in range(TRIES))), None)
+        found = found_again(self.law, self.subject, self.case)
         return replace(self, finding=None if found is None else found.finding)
 
     @cached_property

@@ -9,32 +9,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-import numpy as np
+import torch
 
-from dmat.strategies.recipes.recipe import Case
 from dmat.testing.causes.compare import GENERAL, one_cause, signs, ways
-from dmat.testing.causes.failure import Clock, Failure, TimeIsUp, broken
-from dmat.testing.causes.mildest import ORDINARY, generic_variants, plain_variants
+from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
+from dmat.testing.causes.gradient import gradient_alone
+from dmat.testing.causes.mildest import ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
-from dmat.testing.contract import DTILDE, SPECIAL_VALUES
+from dmat.testing.causes.trial import broken, length, unguarded
+from dmat.testing.contract import SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.law.subject import Subject
-from dmat.testing.registry import law_named
 
 STRUCTURAL = 1e3  # a larger error over its bound is no rounding
 OUTPUTS = ("D~", "o", "S", "exp(D~)", "call")
 INPUTS = frozenset({*SPECIAL_VALUES, "zero_length", "l_min", "seq_multiple_of", "max_seq"})
 HALF_SUMS = frozenset({"bfloat16", "float16", "accumulates_in", "multiplies_in", "inverse_in"})
+BITS = frozenset({"error_scope", "grad_scope", "deterministic", "causal", "homogeneous"})  # laws of bits ask
+OF_VALUES = (*GENERAL, "dense", "product_gradients")  # laws of one call and of any gates
 FINER = ("float64", "float32")
 MUCH_SHORTER = 2  # times
-
-
-def unguarded(case: Case) -> AbstractContextManager[None]:
-    """Guard no call: a process of its own tries the cases."""
-    return nullcontext()
 
 
 @dataclass
@@ -99,6 +95,7 @@ class Grouping:
             else:
                 bugs.append(failure)
         self._sort_bugs(bugs)
+        self._merge_bugs()
         rest = [one for one in sets if not self._joins_a_bug(*one)]
         self.doubtful = [failure for failure, found in rest if self._is_doubtful(failure, found)]
         told = [one for one in rest if not self._is_doubtful(*one)]
@@ -126,6 +123,8 @@ class Grouping:
             return []
         if not relaxable.whole and self._falls_in_a_finer_dtype(failure, without):
             return []
+        if self._is_far_off(failure) and self._vanishes(failure, BITS & frozenset(relaxable.names)):
+            return []
         alone = [frozenset({name}) for name in reversed(relaxable.names)]
         single = [names for names in alone if self._vanishes(failure, names)]
         if single:
@@ -134,6 +133,16 @@ class Grouping:
             if name in without and self._vanishes(failure, without - {name}):
                 without -= {name}
         return [without]
+
+    def _is_far_off(self, failure: Failure) -> bool:
+        """Whether two calls that must agree to the bit differ by more than rounding, at ordinary gates.
+
+        Where rounding may differ, the law asks for less, and the failure vanishes without being explained.
+        """
+        bits = (
+            failure.finding is not None and failure.finding.what == "value" and failure.finding.error is None
+        )
+        return bits and failure.mildness[0] == ORDINARY and is_structural(failure)
 
     def _vanishes(self, failure: Failure, given_up: Names) -> bool:
         """Whether the case holds without these promises; or, not allowed any more, no milder one falls."""
@@ -192,6 +201,19 @@ class Grouping:
             else:
                 home.failures.append(failure)
 
+    def _merge_bugs(self) -> None:
+        """Add a bug that only laws of special calls show to one that has its quantities wrong.
+
+        Such laws are of few gates, or compare calls. Their cases may be milder than those of the other bug,
+        and were then sorted first.
+        """
+        for group in list(self.bugs):
+            others = (one for one in self.bugs if one is not group and one.ended == group.ended)
+            home = next((one for one in others if _has_wrong_all_of(one, group)), None)
+            if home is not None:
+                home.failures += group.failures
+                self.bugs.remove(group)
+
     def _is_same_bug(self, group: Group, failure: Failure) -> bool:
         if group.ended != "broken":
             return False
@@ -222,7 +244,7 @@ class Grouping:
         """Whether the failure is far off at ordinary gates where no other dtype, nor the first bug, is."""
         if first.subject.dtype == failure.subject.dtype or failure.mildness[0] != ORDINARY:
             return False
-        if _length(first.case) <= MUCH_SHORTER * _length(failure.case) or not is_structural(failure):
+        if length(first.case) <= MUCH_SHORTER * length(failure.case) or not is_structural(failure):
             return False
         other = self._wide(first)
         return broken(failure.law, other, in_dtype(failure.case, other.domain.dtype)) is None
@@ -236,14 +258,23 @@ class Grouping:
 
     def _is_doubtful(self, failure: Failure, found: Sequence[Names]) -> bool:
         """Whether a bug may be the cause of a failure, though a relaxed promise takes the failure away."""
-        if not self.bugs or self.relaxable.whole:
+        if self.relaxable.whole or not any(self._may_touch(group, failure) for group in self.bugs):
             return False
         hidden = all(names & HALF_SUMS for names in found)  # bounds so wide that they hide a bug
         return hidden or failure.mildness[0] != ORDINARY or self._is_excluded(failure, found)
 
+    def _may_touch(self, group: Group, failure: Failure) -> bool:
+        """Whether a bug may show in a failure: not in an output, if it is one of a gradient alone."""
+        first = group.failures[0]
+        if group.ended != "broken" or first.finding is None or not _is_output(failure) or _is_output(first):
+            return True
+        return not gradient_alone(first, self._wide(first))
+
     def _may_be(self, group: Group, failure: Failure, found: Sequence[Names]) -> bool:
         first = group.failures[0]
         if group.ended != "broken" or first.finding is None:
+            return False
+        if not self._may_touch(group, failure):
             return False
         if self._falls_like_one_of(group, failure):
             return True
@@ -273,7 +304,8 @@ class Grouping:
 def covered(sets: Sequence[tuple[Failure, list[Names]]], names: Sequence[str]) -> list[Group]:
     """Return the fewest sets of promises that explain all failures, those that explain most first.
 
-    Of sets that explain as many, the smaller comes first, then the one that is cheaper to give up.
+    Of sets that explain as many, the smaller comes first, then the one that is cheaper to give up. A set of
+    which another group needs all and more is no cause of its own: what needs both shows that they are one.
     """
     left, groups = list(sets), []
     while left:
@@ -285,13 +317,40 @@ def covered(sets: Sequence[tuple[Failure, list[Names]]], names: Sequence[str]) -
         best = max(counts, key=worth)
         groups.append(Group([failure for failure, found in left if best in found], best))
         left = [(failure, found) for failure, found in left if best not in found]
-    return groups
+    return _widened(_with_one_of_special_values(groups))
+
+
+def _with_one_of_special_values(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with those of special values alone as one: they are one promise of a contract."""
+    of_values = [group for group in groups if group.given_up <= frozenset(SPECIAL_VALUES)]
+    rest = [group for group in groups if group not in of_values]
+    if not of_values:
+        return rest
+    failures = [failure for group in of_values for failure in group.failures]
+    return [*rest, Group(failures, frozenset().union(*(group.given_up for group in of_values)))]
+
+
+def _widened(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups without those of which another one gives up all and more. It takes their failures."""
+    kept: list[Group] = []
+    for group in sorted(groups, key=lambda group: -len(group.given_up)):
+        wider = next((one for one in kept if group.given_up < one.given_up), None)
+        if wider is None:
+            kept.append(group)
+        else:
+            wider.failures += group.failures
+    return sorted(kept, key=lambda group: -len(group.failures))
 
 
 def _compares_what_is_wrong(group: Group, failure: Failure) -> bool:
     """Whether a law that compares calls fails in the quantity in which the group has wrong values."""
-    plain = {_without_place(one.symptom) for one in group.failures if one.law.name in GENERAL}
-    return failure.law.name not in GENERAL and _without_place(failure.symptom) in plain
+    plain = {_without_place(one.symptom) for one in group.failures if one.law.name in OF_VALUES}
+    return failure.law.name not in OF_VALUES and _without_place(failure.symptom) in plain
+
+
+def _has_wrong_all_of(home: Group, group: Group) -> bool:
+    """Whether `home` has wrong values in all quantities in which the laws of another group fail."""
+    return all(failure.finding and _compares_what_is_wrong(home, failure) for failure in group.failures)
 
 
 def _without_place(sign: str) -> str:
@@ -313,46 +372,14 @@ def _falls_in(finer: Subject, failure: Failure) -> bool:
 def is_structural(failure: Failure) -> bool:
     """Whether a failure is further off than rounding can be."""
     finding = failure.finding
-    if finding is None or finding.what != "value" or finding.error is None:
+    if finding is None or finding.what != "value":
         return True
-    return finding.error > STRUCTURAL * (finding.allowed or 0.0)
+    if finding.error is not None:
+        return finding.error > STRUCTURAL * (finding.allowed or 0.0)
+    computed, exact = (float(text) for text in (finding.computed, finding.exact))
+    unit = torch.finfo(getattr(torch, failure.subject.dtype)).eps * max(abs(computed), abs(exact))
+    return not abs(computed - exact) <= STRUCTURAL * unit
 
 
 def _is_output(failure: Failure) -> bool:
     return failure.finding is None or failure.finding.quantity in OUTPUTS
-
-
-def _length(case: Case) -> int:
-    return int(case["gates"].shape[-1]) if "gates" in case else 1
-
-
-def gradient_alone(failure: Failure, subject: Subject) -> bool:
-    """Whether a gradient is wrong in calls with ordinary gates whose outputs are right.
-
-    An entry of D~ above the diagonal does not count: no gradient depends on it.
-    """
-    if "gates" not in failure.case:
-        return False
-    cases = [{**case, **_without_masked(case)} for case in generic_variants(subject, failure.case)]
-    wrong = [case for case in cases if broken(failure.law, subject, case)]
-    return bool(wrong) and all(_output_is_right(case, subject) for case in wrong)
-
-
-def _without_masked(case: Case) -> Case:
-    return {"cotangent": replace(case["cotangent"], masked=0.0)} if "cotangent" in case else {}
-
-
-def _output_is_right(case: Case, subject: Subject) -> bool:
-    """Whether the output of a call is right; of D~ on and below the diagonal."""
-    names = ("values",) if subject.kind == DTILDE else ("values", "dense")
-    laws = [law for name in names if set((law := law_named(name, subject.kind)).parameters) <= set(case)]
-    tried = [law for law in laws if law.why_not(subject, law.arguments(case)) is None]
-    if not tried:
-        return False
-    found = broken(tried[0], subject, tried[0].arguments(case))
-    if found is None:
-        return True
-    evidence = found.finding.evidence
-    if subject.kind != DTILDE or evidence is None or evidence.wrong.ndim != 4:
-        return False
-    return not bool(np.tril(evidence.wrong).any())

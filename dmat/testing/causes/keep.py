@@ -7,21 +7,20 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from dmat.testing.case_file import decoded
-from dmat.testing.counterexample.folder import REPORT, add_also, case_file, write
+from dmat.testing.case_file import FILE, read
+from dmat.testing.causes.message import asked_again, examples_again
+from dmat.testing.counterexample.folder import REPORT, add_also, case_file, replay_command, write
+from dmat.testing.counterexample.folder import report as in_report
 from dmat.testing.errors import Died, OutOfTime
-from dmat.testing.explain import message as explain
-from dmat.testing.kernel.select import implementation_named
-from dmat.testing.law.kinds import subject_of
 from dmat.testing.output import output_path
 from dmat.testing.processes import Send, apart
 from dmat.testing.record import CauseEntry, LawRecord, Report
-from dmat.testing.registry import law_named
 from dmat.testing.run.session import Session
-from dmat.testing.verdict.finding import Example, Failure, LawBroken
+from dmat.testing.verdict.finding import Failure, LawBroken
 
 SECONDS = 120.0  # for the folders of one report
 CAUSE = "**Cause.**"
+HELD = "there is no repro.py: tried again in a new process, the case held. The replay tries it more often."
 
 Key = tuple[str, str, str]  # law, dtype, device
 
@@ -70,17 +69,16 @@ def _keep_here(report: Report, cause: CauseEntry, send: Send) -> None:
 
 
 def _write(target: str, cause: CauseEntry, home: Path) -> None:
-    own = implementation_named(target)
-    law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
-    case = decoded(cause.recipe or "{}")
-    try:
-        law.check(subject, **case)
-    except LawBroken as broken:
-        failure, session = Failure(case, broken), Session()
-        further = explain.longer(law, subject, case, session.trying)
-        examples = [Example(case, broken.finding), *([further] if further is not None else [])]
+    law, subject, case = asked_again(target, cause)
+    examples = examples_again(law, subject, case)
+    if examples:
+        failure = Failure(case, LawBroken(examples[0].finding))
         file = case_file(law, subject, failure)
-        write(home, law, subject, failure, file, examples, cause.message, session)
+        write(home, law, subject, failure, file, examples, cause.message, Session())
+    elif (home / FILE).is_file():  # as the worker that found the case kept it
+        file = read(home / FILE)
+        text = in_report(file, cause.message, replay_command(home, file), [HELD], repro=False)
+        (home / REPORT).write_text(text)
 
 
 def _write_words(report: Path, cause: CauseEntry) -> None:

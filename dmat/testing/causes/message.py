@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded
-from dmat.testing.causes.failure import broken
 from dmat.testing.causes.search import with_causes
+from dmat.testing.causes.trial import broken, found_again
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.counterexample.folder import case_file, next_steps
 from dmat.testing.errors import Died, OutOfTime
@@ -25,7 +25,7 @@ from dmat.testing.processes import Send, apart
 from dmat.testing.record import CauseEntry, Report
 from dmat.testing.registry import law_named
 from dmat.testing.run.session import Session
-from dmat.testing.verdict.finding import Example, Failure
+from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
 SECONDS = 20.0  # for the messages of one report
 
@@ -54,21 +54,32 @@ def _message_here(report: Report, cause: CauseEntry, send: Send) -> CauseEntry:
     import torch
 
     torch.set_num_threads(1)
-    own = implementation_named(report.implementation)
-    law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
-    case, trying = decoded(cause.recipe or "{}"), Session().trying
-    found = broken(law, subject, case)
-    if found is None:
+    law, subject, case = asked_again(report.implementation, cause)
+    examples = examples_again(law, subject, case)
+    if not examples:
         return cause
-    examples = [Example(case, found.finding)]
-    further = explain.longer(law, subject, case, trying)
-    examples += [further] if further is not None else []
     others = list(_others(report, cause, law, subject))
-    tried = explain.what_is_tried(law, subject, examples, others, trying)
-    home = None if cause.folder is None else Path(cause.folder)
-    after = [] if home is None else next_steps(home, case_file(law, subject, Failure(case, found)))
+    tried = explain.what_is_tried(law, subject, examples, others, Session().trying)
+    home, failure = cause.folder, Failure(case, LawBroken(examples[0].finding))
+    after = [] if home is None else next_steps(Path(home), case_file(law, subject, failure))
     text = explain.message(law, subject, examples, reproducible=True, tried=tried, after=after)
     return replace(cause, message=text)
+
+
+def asked_again(target: str, cause: CauseEntry) -> tuple[Law, Subject, Case]:
+    """Return the law, the subject and the case of a cause."""
+    own = implementation_named(target)
+    law, subject = law_named(cause.law, own.kind), subject_of(own, cause.dtype, cause.device)
+    return law, subject, decoded(cause.recipe or "{}")
+
+
+def examples_again(law: Law, subject: Subject, case: Case) -> list[Example]:
+    """Try the case of a cause again. Return it and perhaps a longer one; none if it holds now."""
+    found = found_again(law, subject, case)
+    if found is None:
+        return []
+    further = explain.longer(law, subject, case, Session().trying)
+    return [Example(case, found.finding), *([further] if further is not None else [])]
 
 
 def _others(report: Report, cause: CauseEntry, law: Law, subject: Subject) -> Iterator[Example]:

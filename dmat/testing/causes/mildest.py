@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -175,8 +175,15 @@ def _milder(part: object, ranges: Ranges) -> object:
 
 
 def _clipped(gates: Gates, number: int, limits: Range) -> Background:
-    background, values = (gates.igate, gates.fgate)[number], gates.values()[number]
     least = torch.finfo(getattr(torch, gates.dtype)).smallest_normal
+
+    def plain(value: float) -> float:
+        """Return 0 for NaN and for a subnormal value."""
+        return 0.0 if math.isnan(value) or 0 < abs(value) < least else value
+
+    background = _mapped((gates.igate, gates.fgate)[number], plain)
+    flushed = replace(gates, igate=background) if number == 0 else replace(gates, fgate=background)
+    values = flushed.values()[number]
     tiny = (values != 0) & (np.abs(values) < least)
     if isinstance(background, MinusWindow) or np.isnan(values).any() or tiny.any():
         return Constant(0.0 if number == 0 else -1.0)
@@ -187,22 +194,27 @@ def _clipped(gates: Gates, number: int, limits: Range) -> Background:
 
 def within(background: Background, low: float, high: float) -> Background:
     """Return a background with its values clipped to [low, high], as plain as the background."""
+    return _mapped(background, lambda value: min(max(value, low), high), lambda one: Within(one, low, high))
 
-    def clip(value: float) -> float:
-        return min(max(value, low), high)
 
+def _mapped(
+    background: Background,
+    plain: Callable[[float], float],
+    rest: Callable[[Background], Background] = lambda background: background,
+) -> Background:
+    """Return a background with each value that it names replaced. rest: applied where it names none."""
     match background:
         case Constant(value):
-            return Constant(clip(value))
+            return Constant(plain(value))
         case Cycle(values):
-            return Cycle(tuple(map(clip, values)))
+            return Cycle(tuple(map(plain, values)))
         case Palette(seed, values):
-            return Palette(seed, tuple(map(clip, values)))
+            return Palette(seed, tuple(map(plain, values)))
         case Edited(inner, edits):
-            return Edited(within(inner, low, high), tuple((index, clip(value)) for index, value in edits))
+            return Edited(_mapped(inner, plain, rest), tuple((index, plain(value)) for index, value in edits))
         case Heads(several):
-            return Heads(tuple(within(one, low, high) for one in several))
-    return Within(background, low, high)
+            return Heads(tuple(_mapped(one, plain, rest) for one in several))
+    return rest(background)
 
 
 # From where on

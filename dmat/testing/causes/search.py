@@ -102,10 +102,13 @@ def causes_of(
         clock.trying(number)
         known = replace(record, ended="died") if number in deadly else record
         failures.append(Failure.of(number, known, own))
-    failures += [
+    refuting = [
         Failure.of(-1 - number, _refuting(report.implementation, case), own)
         for number, case in enumerate(report.stands_under.refuted_by if report.stands_under else [])
     ]
+    failures += [
+        failure for failure in refuting if failure.finding is not None
+    ]  # some fall by another contract
     relaxable = Relaxable.of(own, report.stands_under)
     grouping = Grouping(relaxable, clock.at_most(GROUPING * seconds))
     grouping.sort(failures)

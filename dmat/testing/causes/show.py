@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import encoded
-from dmat.testing.causes.failure import Clock, Failure, TimeIsUp, broken
+from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
 from dmat.testing.causes.group import Group
 from dmat.testing.causes.mildest import (
     EXTREME,
@@ -23,7 +23,7 @@ from dmat.testing.causes.mildest import (
     special_values,
 )
 from dmat.testing.causes.relaxable import Names, Relaxable
-from dmat.testing.errors import DidNotEnd
+from dmat.testing.causes.trial import broken
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import LawRecord
@@ -73,18 +73,21 @@ def mildest(failures: list[Failure], falls: Falls, clock: Clock) -> Failure:
     best = order[0]
     if best.deadly:
         return best
+    within = None  # the limit within which a milder case was found
     try:
         shows = (one for one in order if _shows(one, falls, clock))  # others are of the cause by inference
         best = next(shows, best)
-        for limit in LIMITS:
-            if best.mildness[0] <= limit:
-                break
-            found = next(_milder(failures, limit, falls, clock), None)
-            if found is not None:
-                return _shrunk(found, limit, falls)
+        for most, limits in (
+            (0, LIMITS[::-1]),
+            (RANDOM_CASES, LIMITS),
+        ):  # the known cases first, step by step
+            for limit in limits:
+                if best.mildness[0] > limit:
+                    found = next(_milder(failures, limit, most, falls, clock), None)
+                    best, within = (best, within) if found is None else (found, limit)
     except TimeIsUp:
         pass
-    return best
+    return best if within is None else _shrunk(best, within, falls)
 
 
 def _shows(failure: Failure, falls: Falls, clock: Clock) -> bool:
@@ -93,16 +96,18 @@ def _shows(failure: Failure, falls: Falls, clock: Clock) -> bool:
     return falls(failure.law, failure.subject, failure.case) is not None
 
 
-def _milder(failures: list[Failure], limit: int, falls: Falls, clock: Clock) -> Iterator[Failure]:
-    """Yield failures whose gates are no more extreme than the limit: the plainest laws first."""
+def _milder(failures: list[Failure], limit: int, most: int, falls: Falls, clock: Clock) -> Iterator[Failure]:
+    """Yield failures whose gates are no more extreme than the limit: the plainest laws first.
+
+    most: the number of random cases that are tried, too.
+    """
     order = sorted(failures, key=lambda f: (f.law.cost, f.mildness[2:4], rank(f.law)))
-    for most in (0, RANDOM_CASES):
-        for failure in order[:MOST_LAWS]:
-            for case in milder(failure.law, failure.subject, failure.case, limit, most):
-                clock.check()
-                error = falls(failure.law, failure.subject, case)
-                if error is not None:
-                    yield replace(failure, case=case, finding=error.finding)
+    for failure in order[:MOST_LAWS]:
+        for case in milder(failure.law, failure.subject, failure.case, limit, most):
+            clock.check()
+            error = falls(failure.law, failure.subject, case)
+            if error is not None:
+                yield replace(failure, case=case, finding=error.finding)
 
 
 def _shrunk(failure: Failure, limit: int, falls: Falls) -> Failure:
@@ -177,11 +182,7 @@ def milder_failure(law: Law, subject: Subject, failure: Found, session: Session)
     one = Failure(0, record, law, quiet, failure.case, failure.broken.finding)
 
     def falls(law: Law, subject: Subject, case: Case) -> LawBroken | None:
-        try:
-            with session.trying(case):
-                return broken(law, subject, case)
-        except DidNotEnd:
-            raise TimeIsUp from None
+        return broken(law, subject, case, session.trying)
 
     clock = Clock(time.monotonic() + FIRST + SECONDS_OF_WORDS)
     found = mildest([one], falls, clock.at_most(FIRST))

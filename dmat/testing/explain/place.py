@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from dmat.testing.explain.decays import read_out
 from dmat.testing.explain.pattern import failing_entries
-from dmat.testing.verdict.finding import Example
+from dmat.testing.verdict.finding import Evidence, Example
 
 CHUNKS = 3  # of so many chunks or more
 PLACES = {
@@ -37,11 +39,16 @@ def likely_place(examples: Sequence[Example]) -> Iterator[str]:
     if gates is None or pattern is None:
         return
     evidence = largest.finding.evidence
-    others = evidence is not None and evidence.judged.sum() >= 2 * evidence.wrong.sum()
+    others = evidence is not None and _numbers(evidence) >= 2 * evidence.wrong.sum()
     whole = WHOLE.get(pattern.split(", in ")[0]) if others or "future" in pattern else ""
     place = whole or _of_chunks(pattern, gates.shape[-1]) or _of_gates(largest)
     if place:
         yield f"likely place: {place}."
+
+
+def _numbers(evidence: Evidence) -> int:
+    """Return how many judged entries are numbers. Gates of -inf leave the diagonal alone as numbers."""
+    return int((evidence.judged & np.isfinite(evidence.exact)).sum())
 
 
 def _of_chunks(pattern: str, S: int) -> str:

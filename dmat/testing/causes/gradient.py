@@ -1,0 +1,92 @@
+"""Whether a gradient has a bug of its own: the output is right, or has another gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.recipes.qkv import plain_qkv
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.causes.failure import Failure
+from dmat.testing.causes.mildest import generic_variants
+from dmat.testing.causes.trial import broken
+from dmat.testing.contract import DTILDE
+from dmat.testing.law.law import Law
+from dmat.testing.law.subject import Subject
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import Finding
+
+STEP = 0.5  # of a gate: the quotient is within 0.02 of the derivative of log sigmoid
+FAR = 0.25  # of the larger one: no rounding of outputs, not to bfloat16 either, moves a quotient so far
+
+
+def gradient_alone(failure: Failure, subject: Subject) -> bool:
+    """Whether a gradient is wrong in calls with ordinary gates by a bug of its own.
+
+    Their outputs are right, or the gradient is far from that of the wrong output. An entry of D~ above the
+    diagonal does not count: no gradient depends on it.
+    """
+    if "gates" not in failure.case:
+        return False
+    cases = [{**case, **_without_masked(case)} for case in generic_variants(subject, failure.case)]
+    wrong = [(case, error) for case in cases if (error := broken(failure.law, subject, case)) is not None]
+    return bool(wrong) and all(
+        _output_is_right(case, subject) or _is_of_another_output(case, error.finding, subject)
+        for case, error in wrong
+    )
+
+
+def _without_masked(case: Case) -> Case:
+    return {"cotangent": replace(case["cotangent"], masked=0.0)} if "cotangent" in case else {}
+
+
+def _output_is_right(case: Case, subject: Subject) -> bool:
+    """Whether the output of a call is right; of D~ on and below the diagonal."""
+    calls = list(_output_calls(case, subject))
+    found = [error for law, call in calls if (error := broken(law, subject, call)) is not None]
+    if not found or not calls:
+        return bool(calls)
+    evidence = found[0].finding.evidence
+    if subject.kind != DTILDE or evidence is None or evidence.wrong.ndim != 4:
+        return False
+    return not bool(np.tril(evidence.wrong).any())
+
+
+def _is_of_another_output(case: Case, finding: Finding, subject: Subject) -> bool:
+    """Whether a gradient of D~ is far from the difference quotient of the kernel's own output."""
+    number = ("di", "df").index(finding.quantity) if finding.quantity in ("di", "df") else -1
+    fine = subject.dtype in ("float32", "float64") and math.isfinite(float(finding.computed))
+    if subject.kind != DTILDE or number < 0 or not fine or "cotangent" not in case:
+        return False
+    G = case["cotangent"].build(case["gates"], subject.device).double().tril()
+    outputs = []
+    for step in (STEP, -STEP):
+        inputs = [x.clone() for x in case["gates"].build(subject.device)]
+        inputs[number][(*finding.index, 0)] += step
+        try:
+            outputs.append(subject.implementation.function(*inputs).detach().double().tril())  # type: ignore[attr-defined]
+        except Exception:
+            return False
+    quotient = float((G * (outputs[0] - outputs[1])).sum()) / (2 * STEP)
+    computed = float(finding.computed)
+    return abs(quotient - computed) > FAR * max(abs(quotient), abs(computed))
+
+
+def _output_calls(case: Case, subject: Subject) -> Iterator[tuple[Law, Case]]:
+    """Yield the laws of the output, each with the call.
+
+    An entry of exp(D~) that is read alone may be 0, so that nothing shows: dense q, k and v read them all.
+    """
+    every = [("values", case)]
+    if subject.kind != DTILDE and "qkv" in case:
+        dense = plain_qkv(cast(FusedDomain, subject.domain), case["gates"].shape[-1], "dense", seed=1)
+        every += [("dense", case), ("dense", {**case, "qkv": dense})]
+    for name, one in every:
+        law = law_named(name, subject.kind)
+        if set(law.parameters) <= set(one) and law.why_not(subject, call := law.arguments(one)) is None:
+            yield law, call

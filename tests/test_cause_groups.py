@@ -1,0 +1,182 @@
+"""Which failures have one cause: what was once told wrongly of mutants of the zoos, and of pairs of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from dmat.reference import masked_cumulative_sum
+from dmat.strategies import QKV, Constant, Cotangent, Edited, Gates
+from dmat.strategies.recipes.backgrounds import inf
+from dmat.strategies.recipes.recipe import Case
+from dmat.testing.case_file import encoded
+from dmat.testing.causes.compare import symptom
+from dmat.testing.causes.group import covered
+from dmat.testing.causes.search import causes_of
+from dmat.testing.causes.trial import broken
+from dmat.testing.explain.place import likely_place
+from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
+from dmat.testing.law.kinds import subject_of
+from dmat.testing.record import Refuting, Wider
+from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import Example, Finding
+
+from .test_kernel_causes import BACKWARD, ZERO, Cases, causes, gates, report
+from .zoo.named import ALL, FUSED
+from .zoo.pairs import PAIRS
+
+PAIR = PAIRS[0].kernel  # a wrong mask, and a wrong gradient
+
+
+def test_a_cotangent_of_another_shape_is_cut() -> None:
+    """Cases of one and of two batches are compared, though the cotangent of one has an entry of batch 1."""
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        return masked_cumulative_sum(i, f) + 1
+
+    two = Gates("float32", (2, 1, 2), fgate=Constant(-1.0))
+    edited = Cotangent(Edited(ZERO, (((1, 0, 1, 0), 1.0),)))
+    fell: Cases = [
+        ("values", {"gates": gates(2)}),
+        ("retained_graph", {"gates": two, "cotangent": edited}),
+    ]
+    found = causes(kernel, fell).entries
+    assert found[0].kind == "bug"
+
+
+def test_a_difference_that_is_no_rounding_is_of_the_bug() -> None:
+    """A kernel that reads the future far off the exact value is not said to give other bits at each call."""
+    later: Case = {"gates": gates(2, Constant(1.0)), "rival": gates(2), "t": 0}
+    [cause] = causes(ALL["transposed"], [("values", {"gates": gates(2)}), ("causality", later)]).entries
+    assert (cause.kind, [one.law for one in cause.breaks]) == ("bug", ["values", "causality"])
+
+
+def test_promises_that_one_failure_needs_together_are_one_cause() -> None:
+    """A kernel that sums both ends of the gates by differences has one cause, not three."""
+    failures: list[Any] = ["forward", "gradient", "first gradient", "half"]
+    scope, back, half = (frozenset({name}) for name in ("error_scope", "grad_scope", "bfloat16"))
+    sets = list(zip(failures, ([scope], [scope | back], [back], [half]), strict=True))
+    groups = covered(sets, ["error_scope", "grad_scope", "bfloat16"])
+    assert [group.given_up for group in groups] == [scope | back, half]
+    shown: list[Any] = list(groups[0].failures)
+    assert sorted(shown) == sorted(failures[:3])
+
+
+def test_a_wrong_head_is_one_bug() -> None:
+    """A kernel that reads the gates of another head has its gradient and output wrong, by one bug.
+
+    The gradient alone is wrong where both heads have the same gates, and where far entries of exp(D~) are 0.
+    """
+    own = Implementation.of("k.py:f", FUSED["fused_gates_of_another_head"])
+    far = Gates("float32", (1, 2, 100), fgate=Constant(-0.1))
+    fell: Cases = [
+        ("gradient_exact", {"gates": Gates("float32", (1, 2, 2)), "qkv": QKV("integers", pull=1)}),
+        ("forget_gradient", {"gates": far, "qkv": QKV(pull=1)}),
+        ("dense", {"gates": two_heads(-20.0), "qkv": QKV("dense", 4, 1, seed=1)}),
+        ("values", {"gates": two_heads(-3.0), "qkv": QKV(K=4, seed=1)}),
+    ]
+    [cause] = causes_of(own, replace(report(own, fell), stands_under=Wider("none")), seconds=60).entries
+    assert cause.kind == "bug"
+
+
+def two_heads(closed: float) -> Gates:
+    """Return gates of two heads, the second of which is more closed."""
+    return Gates("float32", (1, 2, 2), fgate=Edited(Constant(-1.0), (((0, 1, 1), closed),)))
+
+
+def test_a_wrong_product_gradient_in_two_calls_is_one_bug() -> None:
+    """dq without the scale breaks the law of two backward passes too."""
+    own, heads = Implementation.of("k.py:f", FUSED["fused_dq_without_scale"]), Gates("float32", (1, 3, 1))
+    fell: Cases = [
+        ("product_gradients", {"gates": gates(1), "qkv": QKV("dense", 4, 4, seed=1)}),
+        ("retained_graph", {"gates": heads, "qkv": QKV(K=4, seed=1, pull=1)}),
+    ]
+    [cause] = causes_of(own, replace(report(own, fell), stands_under=Wider("none")), seconds=60).entries
+    assert (cause.kind, len(cause.breaks)) == ("bug", 2)
+
+
+def test_a_case_that_refutes_another_contract_alone_is_no_cause() -> None:
+    """Masked cotangents that a wider contract sums, and the kernel ignores as it must, are no failure."""
+    masked: Case = {"gates": gates(40), "cotangent": Cotangent(masked=1.0)}
+    refuting = Refuting("masked_cotangent", "float32", "cpu", encoded(masked))
+    own = Implementation.of("k.py:f", PAIR)
+    fell: Cases = [("future", {"gates": gates(2)}), ("forget_gradient", BACKWARD)]
+    known = replace(report(own, fell), stands_under=Wider("none", refuted_by=[refuting]))
+    found = causes_of(own, known, seconds=60).entries
+    assert {cause.law for cause in found} == {"future", "forget_gradient"}
+
+
+def test_special_values_are_one_promise() -> None:
+    """A kernel that handles neither +inf nor NaN has one cause."""
+    failures: list[Any] = ["one", "two"]
+    sets = list(zip(failures, ([frozenset({"+inf"})], [frozenset({"nan"})]), strict=True))
+    [group] = covered(sets, ["+inf", "nan"])
+    shown: list[Any] = list(group.failures)
+    assert sorted(shown) == failures
+    assert group.given_up == {"+inf", "nan"}
+
+
+def test_a_wrong_output_is_not_of_a_wrong_gradient() -> None:
+    """A kernel with a wrong gradient, and wrong outputs at +inf alone, has two causes."""
+
+    def both(i: Tensor, f: Tensor) -> Tensor:
+        output: Tensor = ALL["slope_forgotten"](i, f)
+        return output + torch.where(i.mT == torch.inf, torch.nan, 0.0)
+
+    open_: Case = {"gates": Gates("float32", (1, 1, 2), igate=Constant(inf))}
+    fell: Cases = [("values", open_), ("forget_gradient", {"gates": gates(2), "cotangent": Cotangent()})]
+    found = causes(both, fell).entries
+    assert [(cause.kind, list(cause.promises)) for cause in found] == [("bug", []), ("promise", ["+inf"])]
+
+
+def test_a_gradient_that_is_not_of_its_own_output_is_a_bug() -> None:
+    """Every window is wrong, and the gradient is of another head: no output is right. Both are told."""
+    kernel: Any = load("tests.zoo.pairs:window_one_late__slope_of_next_head").function
+    two = Gates("float32", (1, 2, 2), fgate=Edited(ZERO, (((0, 1, 1), 3.0),)))
+    fell: Cases = [
+        ("values", {"gates": gates(2)}),
+        ("forget_gradient", {"gates": two, "cotangent": Cotangent()}),
+    ]
+    found = causes(kernel, fell).entries
+    assert [(cause.kind, cause.law) for cause in found] == [("bug", "values"), ("bug", "forget_gradient")]
+
+
+def test_a_gradient_of_a_wrong_output_is_of_the_same_bug() -> None:
+    """Every window is wrong, and autograd derives that: one bug."""
+    fell: Cases = [
+        ("values", {"gates": gates(2)}),
+        ("forget_gradient", {"gates": gates(2), "cotangent": Cotangent()}),
+    ]
+    [cause] = causes(ALL["window_one_late"], fell).entries
+    assert (cause.kind, len(cause.breaks)) == ("bug", 2)
+
+
+def test_a_subnormal_gate_beside_the_fault_is_left_out() -> None:
+    """A kernel that is wrong from 1e30 on is not said to be so only with subnormal gates."""
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        return masked_cumulative_sum(i, f) * (1 + (f.abs() >= 1e30).any())
+
+    tiny = Edited(Constant(-1.7e38), (((0, 0, 0), -4.2e-45),))
+    [cause] = causes(kernel, [("values", {"gates": gates(2, tiny)})]).entries
+    assert cause.gates.startswith("only from |f| = 1")
+
+
+def test_the_place_of_an_entry_is_told_of_square_quantities_alone() -> None:
+    """An entry of D~ lies above or below the diagonal. One of dq, of times and keys, does not."""
+    above = Finding("D~", (0, 0, 1, 3), "1.5", "2.5", what="value")
+    assert symptom(above) == "D~ above the diagonal: a number for a number"
+    assert symptom(Finding("dq", (0, 0, 1, 3), "1.5", "2.5", what="value")) == "dq: a number for a number"
+
+
+def test_no_place_is_named_where_the_diagonal_alone_is_a_number() -> None:
+    """A reset that closes its own column is wrong on the diagonal, as all else is -inf: the mask is right."""
+    subject = subject_of(Implementation.of("k.py:f", ALL["reset_closes_its_column"]), "float32")
+    case: Case = {"gates": gates(3, Constant(-inf))}
+    found = broken(law_named("values"), subject, case)
+    assert found is not None
+    assert not list(likely_place([Example(case, found.finding)]))
