@@ -47,7 +47,8 @@ class FusedDomain(Domain):
         """The smallest forget gate of a recipe that the contract and the dtype allow."""
         largest = float(torch.finfo(getattr(torch, self.dtype)).max)
         if self.contract.parameters:  # times exp(A_log), and a float64 softplus is often y itself from 20 on
-            largest = 16.0 if self.accumulator == "float64" else min(largest, LARGEST_STEP)
+            sums = float(torch.finfo(getattr(torch, self.accumulator)).max) / 2**10
+            largest = 16.0 if self.accumulator == "float64" else min(largest, LARGEST_STEP, sums)
         return -largest if self.contract.l_min is None else max(self.contract.l_min, -largest)
 
     @cached_property

@@ -69,7 +69,7 @@ GATES = {
     "fixed": GateName("it takes neither"),
     "decay": GateName("it takes alpha = exp(l), in (0, 1]; 0 is a gate of -inf", "alpha"),
     "dt": GateName(
-        "it takes dt, and A_log, dt_bias after beta: l = -exp(A_log) softplus(dt + dt_bias)",
+        "it takes dt, and A_log, dt_bias behind gate and beta: l = -exp(A_log) softplus(dt + dt_bias)",
         "dt", preact=True, sign=-1.0, parameters=True, closes=False,
     ),
     "bounded": GateName(

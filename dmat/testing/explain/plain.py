@@ -62,7 +62,7 @@ def _of_fused(subject: FusedSubject, case: Case, quantity: str) -> Array | None:
 def _axes(subject: FusedSubject, x: Tensor, name: str) -> Array:
     """Return a result with the axes of a finding: a gate (B, NH, S), a state (B, NH, K, V)."""
     if name in PARAMETERS:
-        return as_array(x.reshape(1, len(x), -1))
+        return as_array(x[None, :, None] if x.ndim == 1 else x[None])
     if name in subject.per_time:
         return as_array(x[..., 0])
     form = subject.state_form if isinstance(subject, DeltaSubject) and name in ("s", LAST) else None
@@ -104,13 +104,13 @@ def recurrence(subject: FusedSubject, inputs: Inputs, state: Tensor | None) -> t
 
 def _log(subject: FusedSubject, inputs: Inputs) -> Tensor:
     """Return the log gates, (B, NH, S, 1), or (B, NH, S, K) by channel."""
-    contract, (B, NH, S, _) = subject.contract, inputs.v.shape
+    contract, (B, NH, S, _), K = subject.contract, inputs.v.shape, inputs.q.shape[-1]
     if inputs.g is None:
         assert contract.fixed is not None
         fixed = torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)
         return fixed[None, :, None, None].expand(B, NH, S, 1)
     A = 0.0 if inputs.A_log is None else inputs.A_log[:, None, None]
-    bias = 0.0 if inputs.dt_bias is None else inputs.dt_bias.reshape(NH, 1, -1)
+    bias = 0.0 if inputs.dt_bias is None else inputs.dt_bias.reshape(NH, 1, K if contract.by_channel else 1)
     scale = torch.as_tensor(A).exp()
     match contract.gate:
         case "preact":

@@ -125,7 +125,7 @@ class FusedGradients:
         if name == "s":
             return as_bhkv(gradient, self.run.state_layout)
         if name in PARAMETERS:
-            return gradient.reshape(1, len(gradient), -1)
+            return gradient[None, :, None] if gradient.ndim == 1 else gradient[None]
         return gradient[..., 0] if name in per_time(self.run.inputs.by_channel) else gradient
 
 

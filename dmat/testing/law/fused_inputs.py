@@ -171,7 +171,8 @@ class FusedInputs(Subject):
         """Return a parameter of the gates, broadcast to those of CallInputs; 0 for None."""
         if parameter is None:
             return 0.0
-        x = self.read(parameter).reshape(1, len(parameter), 1, -1)  # one a head, or a channel of it
+        x = self.read(parameter)[None, :, None]  # one a head, or a channel of it
+        x = x[..., None] if parameter.ndim == 1 else x
         if form.channels is not None:
             x = form.split(np.broadcast_to(x, (*x.shape[:3], form.channels)))
         return x if self.contract.erases and self.contract.by_channel else x[..., 0]
