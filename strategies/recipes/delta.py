@@ -211,7 +211,7 @@ class DeltaHead:
         q = self.unit_keys if self.seed is None else unit(self.normal[:, self.K : 2 * self.K])
         if not self.normalised:
             return q, self.unit_keys, self.drawn_beta
-        norms = 2.0 ** (np.floor(4 * self.uniform[:, 2:]) - 1)
+        norms = 2.0 ** (np.floor(9 * self.uniform[:, 2:]) - 6)  # below 1 too: none may be floored there
         return q * norms[:, :1], self.unit_keys * norms[:, 1:], self.drawn_beta
 
     def values(self) -> Array:

@@ -286,6 +286,7 @@ class DeltaBounds:
         for name, form in forms.items():
             lost, over = self.lost * reach, 2 * reach >= self.rounding.largest
             if name in "qk":
+                lost = lost * self._magnified_by_norm(name)
                 e[name], lost, over = self._of_key_heads(name, pulled, e[name], lost, over)
             bound = self._stored(e[name], values[name], form, 64 * of_heads(lost, e[name]))
             over = of_heads(over, e[name])
@@ -310,6 +311,11 @@ class DeltaBounds:
     def parameter(self, name: str, pulled: DeltaPulled) -> Bound:
         """Bound the gradient of A_log or dt_bias."""
         return self.of_gradients(pulled)[name]
+
+    def _magnified_by_norm(self, name: str) -> Array:
+        """Return by how much the division by a norm magnifies what is lost before it, at least 1, (B, NH)."""
+        root = self.truth.root(self.truth.inputs.q if name == "q" else self.truth.inputs.k)[..., 0]
+        return np.asarray(np.divide(1.0, root, out=np.ones_like(root), where=root > 0).max(-1, initial=1.0))
 
     def _of_key_heads(
         self, name: str, pulled: DeltaPulled, error: Array, lost: Array, over: Array
