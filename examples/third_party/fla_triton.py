@@ -67,11 +67,6 @@ chunk_kda = fused(
     lambda q, k, v, g, b, **s: going_on(kda.chunk_kda)(
         q, k, v, g, b, scale=1.0, **s),
     **BY_CHANNEL, **STATES, **CHUNKS, **(FLA | DELTA))
-chunk_kda_gates = fused(
-    lambda q, k, v, dt, b, A_log, dt_bias, **s: going_on(kda.chunk_kda)(
-        q, k, v, dt, b, A_log=A_log, dt_bias=dt_bias.flatten(), use_gate_in_kernel=True, scale=1.0, **INSIDE,
-        **s),
-    gate="dt", beta_in="logit", **BY_CHANNEL, **STATES, **CHUNKS, **(FLA | DELTA))
 fused_recurrent_kda = fused(
     lambda q, k, v, g, b, **s: going_on(kda.fused_recurrent_kda)(
         q, k, v, g, b, scale=1.0, **s),
