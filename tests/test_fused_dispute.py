@@ -23,8 +23,10 @@ from dmat.testing.relax.search import nearest_contract, promises_of
 from dmat.testing.run import shrink
 from dmat.testing.verdict.finding import Example
 
+from .zoo.channel_mutants import group_by_modulo
 from .zoo.fused_ends import STATED, Style, columns_less_rows, kernel_of
 from .zoo.fused_sound import by_differences, by_windows, chunkwise, product, widen
+from .zoo.gate_kernels import decays
 from .zoo.trial import rejection
 
 TELLING = ("values", "forget_gradient", "output_shape", "causality")
@@ -158,6 +160,13 @@ HINTS: list[tuple[Callable[..., Any], dict[str, Any], str, str]] = [
         'it is within what grad_scope="prefix" allows:',
     ),
     (of_preactivations, {}, "forget_gradient", 'it is what gate="preact" gives'),
+    (decays, {"gate": "log"}, "values", 'it is what gate="decay" gives, and the contract says gate="log"'),
+    (
+        group_by_modulo,
+        {"group": 2},
+        "values",
+        'it is what group_order="modulo" gives, and the contract says group_order="consecutive"',
+    ),
 ]
 
 
