@@ -20,7 +20,7 @@ from dmat.testing.law.kinds import subject_of
 from dmat.testing.oracle.gate_forms import GATE_FORMS
 
 from .test_channels import recipe
-from .zoo.gate_kernels import GATES_SOUND
+from .zoo.gate_kernels import GATES_SOUND, STEP
 
 STYLES = {style.__name__: style for style in GATES_SOUND}
 LOWEST = -5.0
@@ -109,6 +109,25 @@ def test_parameters_differ_by_head_and_are_0_in_plain_recipes() -> None:
         plain = own.inputs(gates, qkv)
         assert plain.A_log is not None
         assert not plain.A_log.any()
+
+
+def test_no_parameter_makes_a_gate_smaller_than_is_promised() -> None:
+    """Where the contract says l_min, A_log and dt_bias are at most 0."""
+    kernel = fused(STYLES["steps_parallel"], **STEP, l_min=-5.0)
+    own = FusedSubject(Implementation.of("bounded_below", kernel), "float32")
+    for seed in range(1, 20):
+        drawn = own.parameters_of(QKV(K=1, seed=seed), 3, 1)
+        assert all((x <= 0).all() for x in drawn.values())
+
+
+def test_other_parameters_are_another_call() -> None:
+    """The truth that is kept of the latest call is not given for other parameters."""
+    own, gates = subject("steps_parallel"), Gates("float32", (1, 1, 2))
+    inputs = own.inputs(gates, QKV(K=1, seed=1))
+    assert inputs.A_log is not None
+    truth = own.truth(own.read_inputs(inputs))
+    other = own.truth(own.read_inputs(inputs.with_(A_log=inputs.A_log + 1)))
+    assert (other.log != truth.log).all()
 
 
 @pytest.mark.parametrize(

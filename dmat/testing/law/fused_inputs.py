@@ -98,27 +98,24 @@ class FusedInputs(Subject):
             return fgate.double().exp().clamp(min=least).to(fgate.dtype)
         return fgate if self.contract.form.sign > 0 else -fgate
 
-    def parameters_of(self, qkv: QKV, heads: int, K: int) -> dict[str, Tensor | None]:
-        """Return A_log, (heads,), and dt_bias, (heads,) or (heads, K); None for what is not taken.
+    def parameters_of(self, qkv: QKV, heads: int, K: int) -> dict[str, Tensor]:
+        """Return those of A_log, (heads,), and dt_bias, (heads,) or (heads, K), that the kernel takes.
 
         Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are.
+        Where the contract bounds the log gates, no parameter makes them smaller: both are at most 0.
         """
-        random = np.random.default_rng([qkv.seed, heads])
-        plain = qkv.seed == 0 or qkv.kind == "integers"
+        if not self.contract.parameters:
+            return {}
+        random, most = np.random.default_rng([qkv.seed, heads]), 2.0 if self.contract.l_min is None else 0.0
         bias = (heads, K) if self.contract.by_channel else (heads,)
-        A = random.choice([0.0, 1.0], heads) * random.uniform(
-            -2.0, 0.0 if self.contract.l_min else 2.0, heads
-        )
-        drawn = {
-            "A_log": A,
-            "dt_bias": random.standard_normal(bias) - 2.0 * (self.contract.l_min is not None),
-        }
+        A = random.choice([0.0, 1.0], heads) * random.uniform(-2.0, most, heads)
+        drawn = {"A_log": A, "dt_bias": random.standard_normal(bias)}
+        if self.contract.l_min is not None:
+            drawn["dt_bias"] = -np.abs(drawn["dt_bias"])
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        plain = qkv.seed == 0 or qkv.kind == "integers"
         every = {name: torch.from_numpy(0 * x if plain else x) for name, x in drawn.items()}
-        return {
-            name: x.to(self.device, dtype) if name in self.contract.parameters else None
-            for name, x in every.items()
-        }
+        return {name: every[name].to(self.device, dtype) for name in self.contract.parameters}
 
     def gates_in(self, case: Case) -> tuple[Tensor, Tensor]:
         """Return both gates of a case as `gates_of` does."""
