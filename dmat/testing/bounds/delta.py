@@ -26,6 +26,7 @@ from dmat.testing.bounds.formats import (
 )
 from dmat.testing.bounds.gate_forms import GateErrors
 from dmat.testing.bounds.heads import of_heads
+from dmat.testing.bounds.latest import latest
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth, of_rows
@@ -212,11 +213,6 @@ class DeltaBounds:
 
     # Gradients
 
-    @cached_property
-    def _latest(self) -> list[tuple[DeltaPulled, dict[str, Bound]]]:
-        """The gradients that were bounded last, and their bounds."""
-        return []
-
     def errors_back(self, pulled: DeltaPulled) -> dict[str, Array]:
         """Return the error of each gradient by the role of its input, before it is stored.
 
@@ -259,12 +255,11 @@ class DeltaBounds:
         erased = (truth.beta[:, :, t, None] * k)[..., None] * d["lambda"][:, :, t, None, :]
         return of_rows(truth.decay[:, :, t]) * (after - erased)
 
+    @latest
     def of_gradients(self, pulled: DeltaPulled) -> dict[str, Bound]:
-        """Return the bounds of all gradients by the name of their input; the latest are kept."""
-        if not (self._latest and self._latest[0][0] is pulled):
-            with np.errstate(all="ignore"):
-                self._latest[:] = [(pulled, self._of_gradients(pulled))]
-        return self._latest[0][1]
+        """Return the bounds of all gradients by the name of their input."""
+        with np.errstate(all="ignore"):
+            return self._of_gradients(pulled)
 
     def _of_gradients(self, pulled: DeltaPulled) -> dict[str, Bound]:
         truth, u, e = self.truth, self.rounding, self.errors_back(pulled)

@@ -161,7 +161,7 @@ def _of_output(subject: FusedSubject, example: Example, evidence: Evidence, of: 
     )
     if isinstance(subject, DeltaSubject):
         truth = DeltaTruth(contract, given)
-        return truth.o, subject.bounds_of(truth, contract, subject.own_rounding).output().bound
+        return truth.o, subject.bounds_under(truth, contract, subject.own_rounding).output().bound
     sums = Truth(contract, given)
     terms = 1 + inputs.S + np.abs(sums.windows) + np.abs(inputs.igate)[..., None, :]
     sizes = inputs.heads.total((sums.sizes * terms) @ np.abs(inputs.v) / np.abs(sums.normaliser))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from dmat.strategies.recipes.qkv import QKV
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.bounds.formats import FusedRounding
+from dmat.testing.bounds.formats import Bound, FusedRounding
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
@@ -43,7 +43,7 @@ class FusedSubject(FusedCalls):
     @cached_property
     def latest(self) -> Latest:
         """The true values and bounds of the latest call."""
-        return Latest()
+        return Latest(Truth, FusedBounds, Pulled)
 
     @cached_property
     def rounding(self) -> FusedRounding:
@@ -79,25 +79,29 @@ class FusedSubject(FusedCalls):
 
     # Expected values
 
-    def truth(self, call_inputs: CallInputs) -> Truth:
+    def truth(self, call_inputs: CallInputs) -> Any:
         """Return the true values of a call."""
         with np.errstate(all="ignore"):
             return self.latest.truth(self.contract, call_inputs)
 
-    def judged(
-        self,
-        run: FusedRun,
-        cotangents: Mapping[str, Array],
-        every: Sequence[dict[str, Tensor]],
-        *,
-        detached: bool,
-    ) -> list[FusedGradients]:
-        """Return the gradients of each pullback with their true values and their bounds."""
-        W = cotangents["o"]
+    def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
+        """Return the bounds of true values under a contract and rounding."""
+        return self.latest.bounds(truth, contract, rounding)
+
+    @property
+    def own_rounding(self) -> FusedRounding:
+        """The formats that a call rounds to."""
+        return self.rounding
+
+    def true_gradients(self, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Any, Any]:
+        """Return the true gradients of a call for the cotangents of its outputs, and their bounds."""
         truth = self.truth(run.inputs)
-        bounds = self.latest.bounds(truth, self.contract, self.rounding)
-        pulled = self.latest.pulled(truth, W)
-        return [FusedGradients(run, W, tensors, detached, pulled, bounds) for tensors in every]
+        bounds = self.bounds_under(truth, self.contract, self.own_rounding)
+        return self.latest.pulled(truth, *self.pulled_with(truth, run, cotangents)), bounds
+
+    def pulled_with(self, truth: Any, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Return the cotangents as the class of gradients takes them."""
+        return (cotangents["o"],)
 
     def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
         """Call the kernel up to a cut, call it again from its state, and pull the second cotangent back.
@@ -129,7 +133,7 @@ class FusedSubject(FusedCalls):
         """Return where the outputs for 2 v must be twice those for v, by name."""
         rounding = self.rounding
         expected = self.expected(twice)
-        bounds = self.latest.bounds(self.truth(twice.inputs), self.contract, rounding)
+        bounds = self.bounds_under(self.truth(twice.inputs), self.contract, rounding)
         normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
         size, S = np.abs(once.o), once.o.shape[2]
         # In a stabilised kernel o e^-m is subnormal before o is.
@@ -155,14 +159,10 @@ class FusedSubject(FusedCalls):
         """Return the expected output under this contract and rounding."""
         balls = CallBalls(truth.contract, truth.inputs)
         with np.errstate(all="ignore"):
-            bound = self.latest.bounds(truth, contract, rounding).output()
+            bound = self.bounds_under(truth, contract, rounding).output()
             kind = np.full(truth.o.shape, FINITE, dtype=np.int8)
             decays = Decays.of(truth)
             return Expected("o", kind, single(truth.o), truth.o_slack, bound, balls.o, note, decays)
-
-    def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
-        """Return the bounds of true values under another contract and rounding."""
-        return FusedBounds(truth, contract, rounding)
 
     def gradient_must_be(self, gradients: FusedGradients, name: str) -> Expected:
         """Return the expected value of one input's gradient."""
@@ -188,11 +188,19 @@ class FusedSubject(FusedCalls):
                 value = pulled.dgate if name == "g" else pulled.di
             else:
                 bound, value = bounds.product(name, pulled), getattr(pulled, f"d{name}")
-            # The float64 filter's own error is far below the bound, except for a kernel that accumulates in
-            # float64. There a slack as large as the bound makes balls judge every entry.
-            slack = bound.bound if self.wide else 2.0**-20 * bound.bound + 2.0**-1060
-            kind = np.full(value.shape, FINITE, dtype=np.int8)
-            return Expected(self.gradient_name(name), kind, single(value), slack, bound, ball, note)
+            return self.within(self.gradient_name(name), value, bound, ball, note)
+
+    def within(
+        self, name: str, value: Array, bound: Bound, ball: Callable[[tuple[int, ...]], arb], note: str
+    ) -> Expected:
+        """Return a result that is expected within this bound, far above the error of the float64 filter.
+
+        It is not so for a kernel that accumulates in float64: there the slack is the bound, and balls judge
+        every entry.
+        """
+        slack = bound.bound if self.wide else 2.0**-20 * bound.bound + 2.0**-1060
+        kind = np.full(value.shape, FINITE, dtype=np.int8)
+        return Expected(name, kind, single(value), slack, bound, ball, note)
 
     # Values to the bit, and entries that a call may not change
 

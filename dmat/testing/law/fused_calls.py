@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -309,7 +309,9 @@ class FusedCalls(FusedInputs):
         both = {name: (x, given[name]) for name, x in outputs.items()}
         every = [self._pulled(both, leaves, needed, retain=left > 0) for left in reversed(range(times))]
         detached = not any(x.requires_grad for x in outputs.values())
-        return self.judged(self.run_from(call_inputs, copies), cotangents, every, detached=detached)
+        run = self.run_from(call_inputs, copies)
+        true, bounds = self.true_gradients(run, cotangents)
+        return [FusedGradients(run, cotangents["o"], tensors, detached, true, bounds) for tensors in every]
 
     def cotangents_of(
         self, outputs: Mapping[str, Tensor], inputs: Inputs, qkv: QKV, W: Tensor | None
@@ -342,15 +344,5 @@ class FusedCalls(FusedInputs):
         return result
 
     @abstractmethod
-    def judged(
-        self,
-        run: FusedRun,
-        cotangents: Mapping[str, Array],
-        every: Sequence[dict[str, Tensor]],
-        *,
-        detached: bool,
-    ) -> list[FusedGradients]:
-        """Return the gradients of each pullback with their true values and their bounds.
-
-        cotangents: those of the outputs, by name.
-        """
+    def true_gradients(self, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Any, Any]:
+        """Return the true gradients of a call, and their bounds. cotangents: those of its outputs."""

@@ -60,7 +60,7 @@ class FusedInputs(Subject):
         """Build the tensors of a call, each in the memory layout of its recipe."""
         products = qkv.build(gates, self.domain)
         igate, fgate = gates.lay_out(*self.gates_of(gates, qkv.K, qkv.gate_block), self.device, poison)
-        return self.inputs_of(gates, qkv, products, igate, fgate, poison)
+        return self.inputs_of(qkv, products, igate, fgate, poison)
 
     def head_form(self, K: int) -> HeadForm:
         """Return how heads share keys, and whether each of K channels has a gate."""
@@ -123,13 +123,7 @@ class FusedInputs(Subject):
         return case["gates"].dense() if qkv is None else self.gates_of(case["gates"], qkv.K, qkv.gate_block)
 
     def inputs_of(
-        self,
-        gates: Gates,
-        qkv: QKV,
-        products: Products,
-        igate: Tensor,
-        fgate: Tensor,
-        poison: float = NAN,
+        self, qkv: QKV, products: Products, igate: Tensor, fgate: Tensor, poison: float = NAN
     ) -> Inputs:
         """Build the tensors of a call with these gates, as `gates_of` returns them."""
         dtype = getattr(torch, self.dtype)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dmat.testing.bounds.delta import DeltaBounds
-from dmat.testing.bounds.formats import FusedRounding
-from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
-from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_inputs import CallInputs
+
+Make = Callable[..., Any]
 
 
 def _same(one: CallInputs, other: CallInputs) -> bool:
@@ -30,67 +28,33 @@ def _equal(one: Array | None, other: Array | None) -> bool:
     return np.array_equal(one, other)
 
 
-class LatestDelta:
-    """The true values, the bounds and the gradients of a delta rule that were made last."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._truth: DeltaTruth | None = None
-        self._bounds: tuple[tuple[Any, ...], DeltaBounds] | None = None
-        self._pulled: DeltaPulled | None = None
-
-    def truth(self, contract: FusedContract, inputs: CallInputs) -> DeltaTruth:
-        """Return the true values of a call with these inputs under this contract."""
-        last = self._truth
-        if last is None or last.contract is not contract or not _same(last.inputs, inputs):
-            self._truth = last = DeltaTruth(contract, inputs)
-        return last
-
-    def bounds(
-        self, truth: DeltaTruth, contract: FusedContract, rounding: FusedRounding, u_i: float
-    ) -> DeltaBounds:
-        """Return the bounds of these true values."""
-        last = self._bounds
-        if last is None or last[0][0] is not truth or last[0][1:] != (contract, rounding, u_i):
-            made = DeltaBounds(truth, contract, rounding, u_i)
-            self._bounds = last = ((truth, contract, rounding, u_i), made)
-        return last[1]
-
-    def pulled(self, truth: DeltaTruth, W: Array, W_state: Array) -> DeltaPulled:
-        """Return the true gradients for the cotangents W of o and W_state of the last state."""
-        last = self._pulled
-        same = last is not None and last.truth is truth and np.array_equal(last.W, W)
-        if last is None or not same or not np.array_equal(last.W_state, W_state):
-            self._pulled = last = DeltaPulled(truth, W, W_state)
-        return last
-
-
 class Latest:
     """The true values, the bounds and the gradients that were made last. Equal arguments get them again."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._truth: Truth | None = None
-        self._bounds: tuple[tuple[Any, ...], FusedBounds] | None = None
-        self._pulled: Pulled | None = None
+    def __init__(self, truth: Make, bounds: Make, pulled: Make) -> None:
+        """Begin with none. truth, bounds, pulled: the classes of the kind of operator."""
+        self._make_truth, self._make_bounds, self._make_pulled = truth, bounds, pulled
+        self._truth: Any = None
+        self._bounds: Any = None
+        self._pulled: tuple[Any, tuple[Array, ...], Any] | None = None
 
-    def truth(self, contract: FusedContract, inputs: CallInputs) -> Truth:
+    def truth(self, contract: FusedContract, inputs: CallInputs) -> Any:
         """Return the true values of a call with these inputs under this contract."""
         last = self._truth
         if last is None or last.contract is not contract or not _same(last.inputs, inputs):
-            self._truth = last = Truth(contract, inputs)
+            self._truth = last = self._make_truth(contract, inputs)
         return last
 
-    def bounds(self, truth: Truth, contract: FusedContract, rounding: FusedRounding) -> FusedBounds:
-        """Return the bounds of these true values."""
+    def bounds(self, truth: Any, *terms: Any) -> Any:
+        """Return the bounds of these true values. terms: the further arguments of the class of bounds."""
         last = self._bounds
-        if last is None or last[0][0] is not truth or last[0][1:] != (contract, rounding):
-            self._bounds = last = ((truth, contract, rounding), FusedBounds(truth, contract, rounding))
-        return last[1]
+        if last is None or last[0] is not truth or last[1] != terms:
+            self._bounds = last = truth, terms, self._make_bounds(truth, *terms)
+        return last[2]
 
-    def pulled(self, truth: Truth, W: Array) -> Pulled:
-        """Return the true gradients for the cotangent W."""
+    def pulled(self, truth: Any, *cotangents: Array) -> Any:
+        """Return the true gradients for these cotangents of the outputs."""
         last = self._pulled
-        if last is None or last.truth is not truth or not np.array_equal(last.W, W):
-            self._pulled = last = Pulled(truth, W)
-        return last
+        if last is None or last[0] is not truth or not all(map(np.array_equal, last[1], cotangents)):
+            self._pulled = last = truth, cotangents, self._make_pulled(truth, *cotangents)
+        return last[2]

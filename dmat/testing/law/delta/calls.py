@@ -28,7 +28,6 @@ from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import Finding, LawBroken, as_array
 
 OPENED = 1024.0  # a pre-activation at which nothing decays
-_NO_GATES = Gates("float32", (0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class DeltaCalls(FusedSubject):
         qkv = plain_qkv(self.domain, S, "dense")
         products = Products(q, k, v, np.full(S, -1), beta)
         igate, fgate = gates.lay_out(*self.gates_of(gates, most), self.device, NAN)
-        return self._inputs_of(qkv, products, igate, fgate, NAN, None)
+        return self.inputs_of(qkv, products, igate, fgate)
 
     @property
     def _open(self) -> float:
@@ -86,33 +85,16 @@ class DeltaCalls(FusedSubject):
     # Inputs
 
     def inputs_of(
-        self,
-        gates: Gates,
-        qkv: QKV,
-        products: Products,
-        igate: Tensor,
-        fgate: Tensor,
-        poison: float = NAN,
+        self, qkv: QKV, products: Products, igate: Tensor, fgate: Tensor, poison: float = NAN
     ) -> Inputs:
-        """Build the tensors of a call with these gates, (B, NH, S, 1)."""
-        return self._inputs_of(qkv, products, igate, fgate, poison, self.state_form)
-
-    def _inputs_of(
-        self,
-        qkv: QKV,
-        products: Products,
-        igate: Tensor,
-        fgate: Tensor,
-        poison: float,
-        form: StateForm | None,
-    ) -> Inputs:
-        inputs = super().inputs_of(_NO_GATES, qkv, products, igate, fgate, poison)
+        """Build the tensors of a call: beta too, and the recipe's state if the form of states is known."""
+        inputs = super().inputs_of(qkv, products, igate, fgate, poison)
         assert products.beta is not None
         dtype = getattr(torch, self.contract.gates_in(self.dtype))
         given = self._logits(products.beta) if self.contract.beta_in == "logit" else products.beta
         beta = torch.from_numpy(given[..., None]).to(self.device, dtype)
         state = None
-        if form is not None and products.state is not None:
+        if products.state is not None and (form := self.state_form) is not None:
             state = torch.from_numpy(as_bhkv(products.state, form.layout).copy())
             state = state.to(self.device, form.dtype)
         return replace(inputs, b=lay_out(beta, qkv.layouts[0], poison), s=state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from flint import arb
 from torch import Tensor
 
 from dmat.testing.bounds.delta import DeltaBounds
-from dmat.testing.bounds.formats import Bound, Format, FusedRounding, format_of
+from dmat.testing.bounds.formats import Format, FusedRounding, format_of
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
 from dmat.testing.contract.names import PARAMETERS
@@ -21,9 +21,8 @@ from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, as_bhkv
 from dmat.testing.law.delta.calls import DeltaCalls
 from dmat.testing.law.delta.exact import Admissible
 from dmat.testing.law.fused import coarsest
-from dmat.testing.law.latest import LatestDelta
-from dmat.testing.law.subject import DETACHED
-from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
+from dmat.testing.law.latest import Latest
+from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
 from dmat.testing.oracle.delta_balls import DeltaBalls
 from dmat.testing.oracle.fused_inputs import CallInputs
@@ -41,14 +40,9 @@ class DeltaSubject(DeltaCalls):
     # True values and bounds
 
     @cached_property
-    def latest_delta(self) -> LatestDelta:
+    def latest(self) -> Latest:
         """The true values and bounds of the latest call."""
-        return LatestDelta()
-
-    def truth_of(self, call_inputs: CallInputs) -> DeltaTruth:
-        """Return the true values of a call."""
-        with np.errstate(all="ignore"):
-            return self.latest_delta.truth(self.contract, call_inputs)
+        return Latest(DeltaTruth, DeltaBounds, DeltaPulled)
 
     @property
     def own_rounding(self) -> FusedRounding:
@@ -56,28 +50,17 @@ class DeltaSubject(DeltaCalls):
         form = self.state_form
         return self.rounding.handing_over(None if form is None else str(form.dtype).removeprefix("torch."))
 
-    def bounds_of(self, truth: DeltaTruth, contract: FusedContract, rounding: FusedRounding) -> DeltaBounds:
-        """Return the bounds of these true values under this contract."""
+    def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
+        """Return the bounds of true values under a contract and rounding."""
         inverse = format_of(contract.inverts(self.dtype))
         narrower = inverse.u if inverse.u > rounding.u_a else 0.0
-        return self.latest_delta.bounds(truth, contract, rounding, narrower)
+        return self.latest.bounds(truth, contract, rounding, narrower)
 
-    def judged(
-        self,
-        run: FusedRun,
-        cotangents: Mapping[str, Array],
-        every: Sequence[dict[str, Tensor]],
-        *,
-        detached: bool,
-    ) -> list[FusedGradients]:
-        """Return the gradients of each pullback with their true values and their bounds."""
-        truth = self.truth_of(run.inputs)
-        bounds = self.bounds_of(truth, self.contract, self.own_rounding)
-        W, W_state = cotangents["o"], np.zeros_like(truth.first)
-        if LAST in cotangents:
-            W_state = as_bhkv(cotangents[LAST], run.state_layout)
-        pulled = self.latest_delta.pulled(truth, W, W_state)
-        return [FusedGradients(run, W, tensors, detached, pulled, bounds) for tensors in every]
+    def pulled_with(self, truth: Any, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Return the cotangent of the output, and that of the last state, zeros if it is not judged."""
+        if LAST not in cotangents:
+            return cotangents["o"], np.zeros_like(truth.first)
+        return cotangents["o"], as_bhkv(cotangents[LAST], run.state_layout)
 
     # Expected values
 
@@ -90,7 +73,7 @@ class DeltaSubject(DeltaCalls):
 
     def expected_of(self, call_inputs: CallInputs, note: str = "", *, state: object = None) -> Expected:
         """Return the expected output for these inputs. state: the state that was handed over, or None."""
-        return self.output_of(self.truth_of(call_inputs), self.contract, self._rounding_with(state), note)
+        return self.output_of(self.truth(call_inputs), self.contract, self._rounding_with(state), note)
 
     def _rounding_with(self, state: object) -> FusedRounding:
         """Return the formats where this state was handed over; the kernel's own for None."""
@@ -98,29 +81,16 @@ class DeltaSubject(DeltaCalls):
 
     def expected_state(self, call_inputs: CallInputs, note: str = "", *, state: object = None) -> Expected:
         """Return the expected last state for these inputs. state: the state that was handed over, or None."""
-        truth = self.truth_of(call_inputs)
-        bounds = self.bounds_of(truth, self.contract, self._rounding_with(state))
-        return self._expected(LAST, truth.last, bounds.state(), _Heads(truth).last, note)
-
-    def truth(self, call_inputs: CallInputs) -> Any:
-        """Return the true values of a call."""
-        return self.truth_of(call_inputs)
-
-    def bounds_under(self, truth: Any, contract: FusedContract, rounding: FusedRounding) -> Any:
-        """Return the bounds of true values under another contract and rounding."""
-        return self.bounds_of(truth, contract, rounding)
+        truth = self.truth(call_inputs)
+        bounds = self.bounds_under(truth, self.contract, self._rounding_with(state))
+        return self.within(LAST, truth.last, bounds.state(), _Heads(truth).last, note)
 
     def output_of(
         self, truth: Any, contract: FusedContract, rounding: FusedRounding, note: str = ""
     ) -> Expected:
         """Return the expected output under this contract and rounding."""
-        bound = self.bounds_of(truth, contract, rounding).output()
-        return self._expected("o", truth.o, bound, _Heads(truth).o, note)
-
-    def expected_gradient(self, gradients: FusedGradients, name: str, note: str = "") -> Expected:
-        """Return the expected gradient of one input of this call."""
-        note = DETACHED if gradients.detached else note
-        return self.gradient_of(gradients.pulled, name, gradients.bounds, note)
+        bound = self.bounds_under(truth, contract, rounding).output()
+        return self.within("o", truth.o, bound, _Heads(truth).o, note)
 
     def gradient_of(self, pulled: Any, name: str, bounds: Any, note: str = "") -> Expected:
         """Return the expected gradient of one input, with these bounds."""
@@ -131,16 +101,7 @@ class DeltaSubject(DeltaCalls):
             other = bounds.parameter if name in PARAMETERS else bounds.product
             bound = way[name](pulled) if name in way else other(name, pulled)
         ball = _Heads(pulled.truth, pulled).gradient(name)
-        return self._expected(self.gradient_name(name), pulled.gradients[name], bound, ball, note)
-
-    def _expected(
-        self, name: str, value: Array, bound: Bound, ball: Callable[[tuple[int, ...]], arb], note: str
-    ) -> Expected:
-        # The float64 filter's own error is far below the bound, except for a kernel that accumulates in
-        # float64. There a slack as large as the bound makes balls judge every entry.
-        slack = bound.bound if self.wide else 2.0**-20 * bound.bound + 2.0**-1060
-        kind = np.full(value.shape, FINITE, dtype=np.int8)
-        return Expected(name, kind, single(value), slack, bound, ball, note)
+        return self.within(self.gradient_name(name), pulled.gradients[name], bound, ball, note)
 
     def require_last_state(self, state: object, call_inputs: CallInputs) -> None:
         """Require the last state of two calls to be within its bound. state: that of the second call."""
@@ -161,7 +122,8 @@ class DeltaSubject(DeltaCalls):
             return None
         plain = contract if eps is False else replace(contract, l2norm=0.0)
         with np.errstate(all="ignore"):
-            return self.bounds_of(DeltaTruth(plain, inputs), plain, self.own_rounding)
+            bounds: DeltaBounds = self.bounds_under(DeltaTruth(plain, inputs), plain, self.own_rounding)
+            return bounds
 
     def exact_outputs(self, run: FusedRun) -> dict[str, Exact]:
         """Return output and last state of the heads that no right kernel rounds."""
@@ -201,7 +163,7 @@ class DeltaSubject(DeltaCalls):
         number may have been a subnormal one before it was rounded.
         """
         rounding, where = self.own_rounding, {}
-        bounds = self.bounds_of(self.truth_of(twice.inputs), self.contract, rounding)
+        bounds = self.bounds_under(self.truth(twice.inputs), self.contract, rounding)
         ways = (rounding.output, rounding.accumulator, rounding.operands, rounding.handed)
         normal, largest = max(x.smallest_normal for x in ways), min(x.largest for x in ways)
         with np.errstate(all="ignore"):
