@@ -27,7 +27,8 @@ from dmat.testing.verdict.require import require_agreement, require_within
 )
 def test_law_values(subject: Subject, call: Case) -> None:
     """Every entry is within the bound{ of rounding of D~, and -inf, +inf and NaN stand where they must //:
-    o[t] in column s is E[t, s] times a power of two, for every regime; a delta rule's last state too}.
+    o[t] in column s is E[t, s] times a power of two, for every regime. Of a delta rule, every
+    output and the last state are within their bounds}.
 
     Why: {The law that all others lean on: no entry may be further off than its own sum explains //
         One term an entry: an error of a gate, a window, a carry, a stabiliser has nowhere to hide}.

@@ -151,7 +151,7 @@ def test_chunks_have_their_own_parts_together_as_alone(name: str, monkeypatch: p
 
 
 def test_a_delta_rule_without_gates_is_exact_too() -> None:
-    """With gates fixed at l = 0 nothing is rounded in a frame; with l = -1 every output is."""
+    """In a frame no output is rounded if the gates are fixed at l = 0; every output is if they are at -1."""
     open_gates = subject("delta_net")
     assert needs.integers(open_gates) is None
     law, domain = law_named("exact", "fused"), open_gates.domain

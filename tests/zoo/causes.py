@@ -176,7 +176,7 @@ def _cause(name: str, target: str, report: Report, cause: CauseEntry) -> dict[st
 
 
 def _ends(cause: CauseEntry) -> list[Any]:
-    """Return the exit codes of repro.py in two new processes, or why it is not there."""
+    """Return the exit codes of repro.py in two new processes, or why the folder has no repro.py."""
     home = Path(cause.folder or "/nowhere")
     if not (home / REPRO).is_file():
         report = (home / "report.md").read_text() if (home / "report.md").is_file() else "no folder"

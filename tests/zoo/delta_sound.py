@@ -42,7 +42,7 @@ def delta(**contract: Any) -> Callable[[Any], Any]:
 
 
 def as_kernel(style: Any) -> Kernel:
-    """Return the function that a style is, or the kernel of a class of Chunks."""
+    """Return a style as a kernel: a function as it is, a class of Chunks as a function that calls it."""
     if not isinstance(style, type):
         found: Kernel = style
         return found

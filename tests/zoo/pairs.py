@@ -39,7 +39,7 @@ class _OutputAndGradient(torch.autograd.Function):
 
 
 def output_and_gradient(output: Kernel, gradient: Kernel) -> Kernel:
-    """The forward of one mutant, the backward of the other."""
+    """Return a kernel with the forward of one mutant and the backward of the other."""
 
     def kernel(*inputs: Tensor) -> Tensor:
         return _OutputAndGradient.apply(output, gradient, *inputs)  # type: ignore[no-any-return, no-untyped-call]

@@ -49,7 +49,7 @@ class ChunkBack:
 
     @cached_property
     def dR_own(self) -> Array:
-        """The error of the gradient of R that arises here."""
+        """The error that this chunk adds to the gradient of R."""
         c, (error, plus) = self.chunk, self.dU
         more = self.eps * (swapped(c.T_plus) @ plus)
         return np.asarray(swapped(c.F) @ plus + swapped(c.X) @ error + more)
@@ -169,7 +169,7 @@ class ChunkBack:
 
     @cached_property
     def state_error(self) -> Array:
-        """The error of the gradient of the state at the start that arises here, (..., K, V)."""
+        """The error that this chunk adds to the gradient of the state at its start, (..., K, V)."""
         c, size = self.chunk, abs(self.chunk.given.scale)
         (qe, qe_plus), (rk, rk_plus), plus = c.qe, c.rk, self.dR[1]
         error = (c.whole_plus - c.whole) * self.H_plus + size * swapped(qe_plus - qe) @ self.W

@@ -321,7 +321,7 @@ class Chunk:
 
     @cached_property
     def dU_own(self) -> Array:
-        """The error of U that arises in this chunk."""
+        """The error that this chunk adds to U."""
         R, R_plus = self.R
         return np.asarray(self.F @ R_plus + self.X @ (R_plus - R) + self.eps_U * (self.T_plus @ R_plus))
 
@@ -363,11 +363,11 @@ class Chunk:
         """Return Pi' Q."""
         return np.asarray(self.whole * Q - swapped(self.W) @ ((self.given.k * self.to_end) @ Q))
 
-    # Errors that arise here, and go on
+    # Errors that this chunk adds
 
     @cached_property
     def output_error(self) -> Array:
-        """The error of the chunk's outputs, without that of the state's own error read through r."""
+        """The error of the chunk's outputs, without what the error of the state at its start adds."""
         g, (qe, qe_plus), u = self.given, self.qe, self.rates.rounding
         eps = float(gamma(self.n + g.q.shape[-1] + 10, u.u_a)) + 2 * u.u_m
         of_state = (qe_plus - qe) @ self.S_plus + eps * (qe_plus @ self.S_plus)
@@ -376,7 +376,7 @@ class Chunk:
 
     @cached_property
     def state_error(self) -> Array:
-        """The error of the state at the end that arises here, (..., K, V)."""
+        """The error that this chunk adds to the state at its end, (..., K, V)."""
         u, (kd, kd_plus) = self.rates.rounding, self.kd
         eps = float(gamma(self.n + 8, u.u_a)) + 2 * u.u_m
         kept = (self.whole_plus - self.whole) * self.S_plus + eps * self.whole_plus * self.S_plus

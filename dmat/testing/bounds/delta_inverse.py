@@ -20,7 +20,7 @@ TOGETHER = 32  # rows up to which all sizes are merged in one array: larger arra
 
 
 def solve(L: Array, X: Array) -> Array:
-    """Return (I - L)^-1 X; L is strictly lower triangular and not negative."""
+    """Return (I - L)^-1 X. L is strictly lower triangular, and none of its entries is negative."""
     out = np.array(X)
     for i in range(1, X.shape[-2]):
         out[..., i, :] += (L[..., i : i + 1, :i] @ out[..., :i, :])[..., 0, :]

@@ -1,4 +1,4 @@
-"""How far rounding takes the gradients of a gate and of its parameters from that of the log gate l."""
+"""The errors of the gradients of a gate and of its parameters, from the error of the gradient of l."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ class GateErrors:
         return self.contract.gate in ("log", "fixed")
 
     def gate(self, e: Array, A: Array) -> tuple[Array, Array]:
-        """Return error and magnitude of the gradient of the gate x, from those of the gradient of l.
+        """Return the error and the magnitude of the gradient of the gate x. e, A: those of the gradient of l.
 
         |dl/dx| (e + (16 u_a + 3 u_a c) A) + 3 u_a r A, c the condition of dl/dx, r its rate_error.
-        gates="absolute" allows 1 - sigmoid(f)
-        for sigmoid(-f), and adds 16 u_a A (dmat.testing.bounds.dtilde).
+        gates="absolute" allows 1 - sigmoid(f) for sigmoid(-f): 16 u_a A more (dmat.testing.bounds.dtilde).
         """
         if self.plain:
             return e, A
         u_a, rate = self.rounding.u_a, np.abs(self.gates.rate)
         condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * self.gates.rate_condition
-        absolute = RATE_ULPS if self.contract.gates == "absolute" else CONDITION_ULPS * self.gates.rate_error
+        absolute = CONDITION_ULPS * self.gates.rate_error + RATE_ULPS * (self.contract.gates == "absolute")
         return rate * (e + condition * A) + absolute * u_a * A, A * np.maximum(1.0, rate)
 
     def parameter(self, name: str, e: Array, A: Array) -> tuple[Array, Array]:
-        """Return error and magnitude of what each gate adds to the gradient of A_log or dt_bias."""
+        """Return the error and the magnitude of what each gate adds to the gradient of A_log or dt_bias."""
         if name == "dt_bias":
             return self.gate(e, A)
         u_a, rate = self.rounding.u_a, np.abs(self.gates.of_A)

@@ -168,7 +168,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Delta:
-    """What a delta rule promises beside the rest: docs/fused.md section 5."""
+    """The promises that delta rules alone have: docs/fused.md section 5."""
 
     beta_max: float = row(
         1.0,

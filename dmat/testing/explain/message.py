@@ -183,7 +183,7 @@ def _gates_of(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
         yield f"gates     {_gates(case['gates'], (b, h), t, s, forget, igate=igate)}"
     elif finding.quantity in ("di", "df", "dl", "dalpha", "ddt"):
         index = finding.index if len(finding.index) == 4 else (*finding.index, 0)
-        gate = as_array(subject.gates_in(case)[finding.quantity != "di"])[index]
+        gate = as_array(subject.gates_of_case(case)[finding.quantity != "di"])[index]
         place = "k" if len(finding.index) == 3 else f"k, d={index[3]}"
         yield f"gates     {'i[s]' if finding.quantity == 'di' else f'{forget}[{place}]'} = {gate.item()!r}"
 

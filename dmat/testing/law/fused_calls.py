@@ -316,7 +316,7 @@ class FusedCalls(FusedInputs):
     def cotangents_of(
         self, outputs: Mapping[str, Tensor], inputs: Inputs, qkv: QKV, W: Tensor | None
     ) -> dict[str, Tensor]:
-        """Return the cotangent of each output. W: that of o; None for the recipe's."""
+        """Return the cotangent of each output, by name. W: that of o; if None, the recipe gives it."""
         return {"o": self.cotangent(inputs, qkv) if W is None else W}
 
     def pull_packed(

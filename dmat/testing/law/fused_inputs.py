@@ -117,7 +117,7 @@ class FusedInputs(Subject):
         every = {name: torch.from_numpy(0 * x if plain else x) for name, x in drawn.items()}
         return {name: every[name].to(self.device, dtype) for name in self.contract.parameters}
 
-    def gates_in(self, case: Case) -> tuple[Tensor, Tensor]:
+    def gates_of_case(self, case: Case) -> tuple[Tensor, Tensor]:
         """Return both gates of a case as `gates_of` does."""
         qkv: QKV | None = case.get("qkv")
         return case["gates"].dense() if qkv is None else self.gates_of(case["gates"], qkv.K, qkv.gate_block)

@@ -163,7 +163,7 @@ class Subject(Kernel, ABC):
     def stand_in(self) -> Callable[..., object]:
         """Return a harmless function with results of the right shapes, to call in place of the kernel."""
 
-    def gates_in(self, case: Case) -> tuple[Tensor, Tensor]:
+    def gates_of_case(self, case: Case) -> tuple[Tensor, Tensor]:
         """Return both gates of a case, contiguous on the CPU, (B, NH, S, 1) or as the kernel has them."""
         gates: Gates = case["gates"]
         return gates.dense()

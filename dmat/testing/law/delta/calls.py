@@ -180,7 +180,7 @@ class DeltaCalls(FusedSubject):
     def cotangents_of(
         self, outputs: Mapping[str, Tensor], inputs: Inputs, qkv: QKV, W: Tensor | None
     ) -> dict[str, Tensor]:
-        """Return the cotangent of each output. W: that of o; None for the recipe's."""
+        """Return the cotangent of each output, by name. W: that of o; if None, the recipe gives it."""
         cotangents = super().cotangents_of(outputs, inputs, qkv, W)
         if LAST not in outputs:
             return cotangents
@@ -211,9 +211,10 @@ class DeltaCalls(FusedSubject):
 
 
 def _layout_of(state: Array, inputs: Inputs) -> str | None:
-    """Return the layout of a state by its shape; of a square one by where the one token stands.
+    """Return the layout of a state, "BHKV" or "BHVK", or None if its shape is of neither.
 
-    The token stands at (0, last column) or the other way. None: a state of another shape is opaque.
+    The shape tells the layout, unless K = V. Then the place of the one token that was written tells it: row 0
+    and the last column, or the last row and column 0.
     """
     K, (_, NH, _, V) = inputs.q.shape[-1], inputs.v.shape
     if K == V and state.shape == (1, NH, K, V):
