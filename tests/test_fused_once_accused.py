@@ -20,8 +20,12 @@ from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.registry import law_named
 
+from .zoo.channels import CHANNELS_SOUND
 from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import by_differences, by_windows, causal, chunks_factored, product, widen
+from .zoo.gate_kernels import GATES_SOUND
+
+RIGHT = {right.__name__: right for right in (*CHANNELS_SOUND, *GATES_SOUND)}
 
 
 def one_sum_over_the_stream(
@@ -140,6 +144,39 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
         "scaling",
         "float16",
         {"gates": Gates("float16", (1, 1, 15)), "qkv": DeltaQKV(seed=1, keys="dense", beta="uniform")},
+    ),
+    "value heads whose float16 parts of dk are subnormal": (
+        RIGHT["grouped_mlstm"],
+        "product_gradients",
+        "float16",
+        {
+            "gates": Gates("float16", (1, 2, 1), igate=Constant(-8.0)),
+            "qkv": QKV(kind="dense", K=4, V=3, seed=59460, regime="small"),
+        },
+    ),
+    "decays whose log gates have a gradient that underflows": (
+        RIGHT["decays_by_logs"],
+        "one_sided",
+        "float32",
+        {"gates": Gates("float32", (1, 1, 3), fgate=Constant(-48.0)), "qkv": QKV(K=4, seed=5, pull=1386)},
+    ),
+    "a delta rule that takes 1 - sigmoid of a rounded sigmoid": (
+        RIGHT["gdn_steps"],
+        "beta_gradient",
+        "float32",
+        {
+            "gates": Gates("float32", (2, 3, 12)),
+            "qkv": DeltaQKV(kind="dense", K=16, seed=1, keys="dense", beta="uniform"),
+        },
+    ),
+    "a delta rule whose float16 output rounds up to the smallest normal number": (
+        RIGHT["grouped_kda"],
+        "scaling",
+        "float16",
+        {
+            "gates": Gates("float16", (1, 1, 45)),
+            "qkv": DeltaQKV(K=4, seed=2, keys="dense", beta="tiny"),
+        },
     ),
 }
 
