@@ -106,9 +106,8 @@ def causes_of(
         Failure.of(-1 - number, _refuting(report.implementation, case), own)
         for number, case in enumerate(report.stands_under.refuted_by if report.stands_under else [])
     ]
-    failures += [
-        failure for failure in refuting if failure.finding is not None
-    ]  # some fall by another contract
+    # A case that refuted another contract may hold under this one: it has no finding then.
+    failures += [failure for failure in refuting if failure.finding is not None]
     relaxable = Relaxable.of(own, report.stands_under)
     grouping = Grouping(relaxable, clock.at_most(GROUPING * seconds))
     grouping.sort(failures)

@@ -77,10 +77,8 @@ def mildest(failures: list[Failure], falls: Falls, clock: Clock) -> Failure:
     try:
         shows = (one for one in order if _shows(one, falls, clock))  # others are of the cause by inference
         best = next(shows, best)
-        for most, limits in (
-            (0, LIMITS[::-1]),
-            (RANDOM_CASES, LIMITS),
-        ):  # the known cases first, step by step
+        # The known cases first, step by step; then random ones.
+        for most, limits in ((0, LIMITS[::-1]), (RANDOM_CASES, LIMITS)):
             for limit in limits:
                 if best.mildness[0] > limit:
                     found = next(_milder(failures, limit, most, falls, clock), None)

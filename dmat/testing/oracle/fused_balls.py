@@ -106,16 +106,22 @@ class HeadBalls:
         found: arb = self.dl(k) * self.gates[k][1]
         return found
 
-    @cache  # noqa: B019  # the balls of a call live as long as its cases
+    @cached_property
+    def log_gradients(self) -> dict[int, arb]:
+        """The cache of `dl`: the gradient of each log gate computed so far."""
+        return {}
+
     def dl(self, k: int) -> arb:
         """Return the gradient of the log gate at k."""
-        dl = ZERO
-        for t in range(k, self.S):
-            if k > 0:
-                dl += sum(self.X(t)[:k], ZERO)
-            if self.contract.weight == "dt":
-                dl -= self._unweighted(t, k)
-        return dl
+        if k not in self.log_gradients:
+            dl = ZERO
+            for t in range(k, self.S):
+                if k > 0:
+                    dl += sum(self.X(t)[:k], ZERO)
+                if self.contract.weight == "dt":
+                    dl -= self._unweighted(t, k)
+            self.log_gradients[k] = dl
+        return self.log_gradients[k]
 
     def _unweighted(self, t: int, s: int) -> arb:
         """Return E[t, s] scale (q_t.k_s) times its slope."""
