@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
 
+import pytest
+import torch
+from torch import Tensor
+
+from dmat import dtilde
 from dmat.strategies import Constant, Cotangent, Edited, Gates
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law import transforms
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.registry import law_named
+from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.ends import ENDS
 
@@ -67,3 +77,34 @@ def test_it_is_not_accused_again(name: str) -> None:
     entry = law_named(law)
     assert entry.why_not(subject, entry.arguments(case)) is None
     entry.check(subject, **entry.arguments(case))
+
+
+def test_a_compiler_cache_cut_short_is_no_fault_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file in inductor's cache accuses nobody; a kernel that never compiles is broken."""
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, os.environ.get(variable, ""))  # restored at the end
+
+    def broken_cache(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        def call(*gates: Tensor) -> object:
+            if os.environ["TORCHINDUCTOR_CACHE_DIR"] == (before or ""):
+                raise ImportError("file too short")
+            return function(*gates)
+
+        return call
+
+    def broken_compiler(_: object, **__: object) -> Callable[..., object]:
+        def call(*_: Tensor) -> object:
+            raise ImportError("no such header")
+
+        return call
+
+    unused = lru_cache(maxsize=1)(transforms._own_compiler_cache.__wrapped__)
+    monkeypatch.setattr(transforms, "_own_compiler_cache", unused)
+    law, case = law_named("compiled"), dense(3, 1.0)
+    for compiler, held in ((broken_cache, True), (broken_compiler, False)):
+        monkeypatch.setattr(torch, "compile", compiler)
+        transforms._compiled.cache_clear()
+        subject = DtildeSubject(Implementation.of("dtilde", dtilde), "float32")
+        with nullcontext() if held else pytest.raises(LawBroken):
+            law.check(subject, **law.arguments(case))
