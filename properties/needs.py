@@ -111,7 +111,7 @@ def beta(subject: FusedSubject) -> str | None:
 
 
 def parameters(subject: FusedSubject) -> str | None:
-    """The kernel makes its gates of A_log or dt_bias."""
+    """The kernel makes its gates of A_log, A or dt_bias, or takes D."""
     return (
         None if subject.contract.parameters else f'contract: gate="{subject.contract.gate}" has no parameters'
     )
@@ -130,6 +130,9 @@ def integers(subject: FusedSubject) -> str | None:
     lacks = subject.contract.why_not
     if subject.reads.inexact:
         return subject.reads.inexact
+    for name in ("z", "skip", "dt_limit"):
+        if lacks(name):
+            return str(lacks(name))
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
     ungated = subject.contract.erases and subject.contract.has_open_gates  # a delta rule without gates

@@ -45,9 +45,13 @@ class FusedPromised(Promised, Protocol):
     def from_preact(self) -> bool:
         """Whether a recipe of gates says pre-activations f, not log gates."""
 
+    weight: str | None
+    dt_softplus: bool
+    dt_limit: tuple[float, float] | None
+
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """The parameters of its gates that it takes, of A_log and dt_bias."""
+    def of_gates(self) -> tuple[str, ...]:
+        """The parameters of its gates that it takes, of A_log, A and dt_bias."""
 
     @property
     def by_channel(self) -> bool:

@@ -60,7 +60,7 @@ class FusedSubject(FusedCalls):
         """Whether the kernel takes each input."""
         gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
         gates |= {"b": self.contract.erases, "s": False}  # one-hot recipes begin with no state
-        gates |= {name: name in self.contract.parameters for name in PARAMETERS}
+        gates |= {name: name in self.contract.parameters for name in PARAMETERS} | {"z": self.contract.z}
         return {name: gates.get(name, True) for name in NAMES}
 
     def distinct_values(self, names: Iterable[str]) -> list[str]:
