@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -175,6 +175,8 @@ class _Builder:
             return self._of_delta_rule()
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.qkv.kind]()
+        if self.domain.scaling.unsigned:
+            products = replace(products, q=np.abs(products.q), k=np.abs(products.k))
         q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
@@ -211,9 +213,7 @@ class _Builder:
         v[:, :, sources, column[sources]] = self.powers(B, self.heads, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
         if self.domain.scaling.multiplies:
-            each = (
-                NH if self.domain.contract.by_channel else 1
-            )  # gates of all channels are read, head by head
+            each = NH if self.domain.contract.by_channel else 1  # all channels are read, head by head
             channel = [0 if self.plain else int(self.random.integers(K)) for _ in range(each)]
             lift = 2.0 ** round(-math.log2(self.domain.scale_of(K)) / 2)
             there = np.eye(K)[channel][:, None]  # (NH or 1, 1, K)

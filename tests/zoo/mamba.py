@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import logsigmoid, silu, softplus
 
 from .channels import _wide, promising
 from .fused_sound import by_windows
@@ -122,3 +122,66 @@ def gated_linear(q: Tensor, k: Tensor, v: Tensor, g: Tensor, D: Tensor, z: Tenso
 
 
 MAMBA_SOUND = [mamba_parallel, mamba_steps, mamba_chunked, gated_in_halves, gated_linear]
+
+
+NORMALISED: dict[str, Any] = {"reads": "normalised", "K": (1, 4), "eps": 1e-6}
+
+
+@promising(**NORMALISED, factors="one")
+def normalised_parallel(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """The sum of a v over the sum of a and eps, all rows at once."""
+    out = v.dtype
+    q, k, v, g = _wide(q, k, v, g)
+    a = by_windows(g).exp() * (q @ k.mT)
+    return ((a @ v) / (a.sum(-1, keepdim=True) + 1e-6)).to(out)
+
+
+@promising(**{**NORMALISED, "gate": "preact"}, states="state", igate=True, i_range=(-5.0, 5.0))
+def normalised_steps(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as a recurrence: the denominator is a further column of v, in the state too."""
+    out = v.dtype
+    q, k, v, i, f = _wide(q, k, v, i, f)
+    u = torch.cat([v, torch.ones_like(v[..., :1])], -1) * i.exp()[..., None]
+    h = q.new_zeros(*q.shape[:2], q.shape[-1], u.shape[-1]) if state is None else state
+    decay = logsigmoid(f).exp()
+    rows = []
+    for t in range(q.shape[2]):
+        h = h * decay[:, :, t, None, None] + k[:, :, t, :, None] * u[:, :, t, None]
+        both = (q[:, :, t, None] @ h)[..., 0, :]
+        rows.append(both[..., :-1] / (both[..., -1:] + 1e-6))
+    return torch.stack(rows, 2).to(out), h
+
+
+@promising(
+    **{**NORMALISED, "eps": 0.0}, states="state", packed="ends", error_scope=CHUNK, factors=CHUNK,
+    grad_scope="suffix",
+)  # fmt: skip
+def normalised_chunked(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: tuple[Tensor, Tensor] | None = None,
+    ends: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+    """Chunks of 4, each sequence in chunks of its own; the state is a pair, S and the sum of keys."""
+    out, S, V = v.dtype, q.shape[2], v.shape[-1]
+    q, k, v, g = _wide(q, k, v, g)
+    h, n = state or (q.new_zeros(*q.shape[:2], q.shape[-1], V), q.new_zeros(*q.shape[:2], q.shape[-1], 1))
+    starts = [0] if ends is None else [0, *ends.tolist()[:-1]]
+    rows = []
+    for first, end in zip(starts, [S] if ends is None else ends.tolist(), strict=True):
+        h, n = (h, n) if ends is None else (h * 0, n * 0)
+        for a in range(first, end, CHUNK):
+            own = slice(a, min(a + CHUNK, end))
+            c, Q, Key, U = g[:, :, own].cumsum(-1), q[:, :, own], k[:, :, own], v[:, :, own]
+            differences = (c[..., None] - c[..., None, :]).masked_fill(
+                ~torch.ones(c.shape[-1], c.shape[-1], dtype=torch.bool).tril(), -torch.inf
+            )
+            weights, before = differences.exp() * (Q @ Key.mT), c.exp()[..., None] * Q
+            rows.append((weights @ U + before @ h) / (weights.sum(-1, keepdim=True) + before @ n))
+            decayed = Key * (c[..., -1:] - c).exp()[..., None]
+            last = c[..., -1].exp()[..., None, None]
+            h, n = last * h + decayed.mT @ U, last * n + decayed.sum(-2)[..., None]
+    return torch.cat(rows, 2).to(out), (h, n)
+
+
+MAMBA_SOUND += [normalised_parallel, normalised_steps, normalised_chunked]

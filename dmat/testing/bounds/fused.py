@@ -39,9 +39,9 @@ class FusedBounds(TermErrors):
 
     @cached_property
     def largest_igate(self) -> Array:
-        """The largest e^i of a head, (B, NH); 1 with a stabiliser, which divides by it again."""
+        """The largest e^i of a head, (B, NH); 1 where a stabiliser is needed, which divides by it again."""
         igate = self.truth.inputs.igate
-        if self.truth.reads.normalised:
+        if self.truth.reads.normalised and not self.truth.reads.adds_eps:
             return np.ones(igate.shape[:-1])
         return np.asarray(np.exp(np.minimum(igate.max(-1, initial=0.0), LARGEST_LOG)))
 
@@ -78,7 +78,8 @@ class FusedBounds(TermErrors):
         error = self.term_error.sum(-1)
         error = error + gamma(truth.inputs.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
-        eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        own = 0.0 if truth.reads.adds_eps else self.contract.eps
+        eps = own * np.exp(np.minimum(high, LARGEST_LOG))
         return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
 
     @cached_property

@@ -356,7 +356,7 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     eps: float = row(
         0.0,
         checks.eps,
-        "what is added to the normaliser after the stabiliser",
+        "what is added to the normaliser: after the stabiliser; with reads=\"normalised\" to n itself, exactly",
         reason="contract: {name}={value:g}",
     )
     homogeneous: bool = row(True, flag, "2 v gives 2 o, bit for bit", relaxations=GAVE_UP)

@@ -89,6 +89,7 @@ READS = {
         "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
         without_igate="forgetting attention has none",
     ),
+    "normalised": Form("the sum of a v over n + eps, n the sum of a; q, k at least 0"),
     "delta": Form(
         "fn takes beta after the gate; u_t = beta_t (v_t - k_t' exp(l_t) S), S <- exp(l_t) S + k_t u_t', "
         "o_t = scale S' q_t",

@@ -46,6 +46,8 @@ OTHER_READINGS: Mapping[str, tuple[Fields, ...]] = {
         {"weight": None},
         {"reads": "mlstm"},
         {"reads": "linear"},
+        {"reads": "normalised"},
+        {"reads": "softmax"},
         {"layout": "BSHD"},
         {"layout": "BHSD"},
         {"group_order": "modulo"},

@@ -177,6 +177,9 @@ def _sums(subject: FusedSubject, inputs: Inputs) -> Tensor:
         weight = step(subject, inputs).mT if contract.gate == "dt" else -log.unsqueeze(-2)
     if contract.reads == "linear":
         return weight * D.exp() * products @ inputs.v
+    if contract.reads == "normalised":
+        a = D.exp() * products
+        return a / (a.sum(-1, keepdim=True) + contract.eps) @ inputs.v
     m = D.amax(-1, keepdim=True)
     a = weight * (D - m).exp() * products
     below = torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp()) + contract.eps

@@ -138,8 +138,8 @@ class Truth(Gated):
 
     @cached_property
     def n(self) -> Array:
-        """The sum of a, (B, NH, t)."""
-        return np.asarray(self.a.sum(-1))
+        """The sum of a, (B, NH, t), and eps where the operator adds it."""
+        return np.asarray(self.a.sum(-1) + (self.contract.eps if self.reads.adds_eps else 0.0))
 
     @cached_property
     def normaliser(self) -> Array:

@@ -82,8 +82,9 @@ class HeadBalls:
         return self.reads.coefficient(self.row(t)[s], self.product(t, s))
 
     def n(self, t: int) -> arb:
-        """Return the sum of a in row t."""
-        return sum((self.a(t, s) for s in range(t + 1)), ZERO)
+        """Return the sum of a in row t, and eps where the operator adds it."""
+        eps = arb(self.contract.eps) if self.reads.adds_eps else ZERO
+        return sum((self.a(t, s) for s in range(t + 1)), eps)
 
     def normaliser(self, t: int) -> arb:
         """Return the normaliser of row t."""
