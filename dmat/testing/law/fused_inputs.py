@@ -98,7 +98,7 @@ class FusedInputs(Subject):
             return fgate.double().exp().clamp(min=least).to(fgate.dtype)
         return fgate if self.contract.form.sign > 0 else -fgate
 
-    def parameters_of(self, qkv: QKV, heads: int, K: int, V: int) -> dict[str, Tensor]:
+    def parameters_of(self, qkv: QKV, heads: int, K: int, V: int = 1) -> dict[str, Tensor]:
         """Return those of A_log or A, (heads,), dt_bias, (heads,) or (heads, K), and D that the kernel takes.
 
         Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are; A
