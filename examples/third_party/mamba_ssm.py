@@ -3,7 +3,7 @@
 Install: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation
 mamba-ssm==2.3.2.post1, and einops, triton, transformers, which it imports. Without its CUDA extension it
 imports only if there is something of that name: an empty module stands in, and nothing here calls it. A =
--1 throughout, so that dt = -log gate is both the decay and the weight. Chunks are 4 long, an argument of
+-1 where dt = -log gate is both the decay and the weight; those named _whole take all arguments. Chunks are 4 long, an argument of
 theirs.
 """
 
@@ -33,6 +33,12 @@ def folded(x):
     return x.flatten(0, 1).mT
 
 
+WHOLE = {
+    "gate": "dt", "weight": "dt", "gate_parameters": ("A", "dt_bias"), "group": 2, "skip": "head", "z": True,
+    "gate_dtype": "float32",
+}  # fmt: skip
+
+
 # fmt: off
 
 selective_scan_ref = fused(
@@ -48,3 +54,15 @@ ssd_chunk_scan_combined_ref = fused(  # states pass by differences of sums over 
     weight="dt", error_scope="prefix", **CHUNKS, **ONLY)
 segsum = fused(ssd_minimal.segsum, **SUMS)
 segsum_unstable = fused(ssd_minimal.segsum_unstable, error_scope="prefix", **SUMS)
+selective_scan_ref_whole = fused(  # a decay a channel and a state: heads of one channel of v
+    lambda q, k, v, dt, A, bias, D, z: mamba1.selective_scan_ref(
+        v[..., 0].mT, dt.mT, A[:, None].expand(-1, k.shape[-1]), k.permute(0, 2, 3, 1), q.permute(0, 2, 3, 1),
+        D, z[..., 0].mT, bias, delta_softplus=True).mT[..., None],
+    layout="BSHD", V=(1,), dtypes=("float32", "bfloat16"), accumulates_in="float32", max_seq=40, **WHOLE)
+ssd_chunk_scan_combined_ref_whole = fused(
+    lambda q, k, v, dt, A, bias, D, z: mamba2.ssd_chunk_scan_combined_ref(
+        v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
+    error_scope="prefix", **CHUNKS, **ONLY, **WHOLE)
+mamba_chunk_scan_whole = fused(
+    lambda q, k, v, dt, A, bias, D, z: mamba2.mamba_chunk_scan(v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
+    error_scope=4, **CHUNKS, **ONLY, **WHOLE)

@@ -137,7 +137,8 @@ class FusedSubject(FusedCalls):
         normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
         size, S = np.abs(once.o), once.o.shape[2]
         # In a stabilised kernel o e^-m is subnormal before o is.
-        enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
+        least = (S + 4) * 64 * normal * bounds.grown * np.maximum(1.0, np.abs(bounds.truth.after.silu))
+        enough = (size >= least) & (2 * size <= rounding.output.largest)
         return {"o": enough & ~expected.bound.overflow & ~expected.bound.free}
 
     def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:
