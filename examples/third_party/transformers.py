@@ -92,4 +92,5 @@ mamba2_chunk_scan = fused(  # Bamba, Falcon-H1, Granite, Nemotron-H and Zamba2 h
         v, dt, A, k, q, 4, D=D, dt_bias=bias, **STEPS, **s),
     dt_limit=STEPS["dt_limit"], states="initial_states", output_dtype="float32", **CHUNKS, **MAMBA)
 mamba2_selective_state_update = fused(
-    lambda *x: steps(plain(mamba2.mamba2_selective_state_update), *x), z=True, gradient="none", **MAMBA)
+    lambda *x: steps(plain(mamba2.mamba2_selective_state_update), *x), z=True, gradient="none",
+    multiplies_in={"bfloat16": "bfloat16"}, **MAMBA)

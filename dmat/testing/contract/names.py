@@ -100,6 +100,10 @@ READS = {
 }
 
 
+# What is said of a kernel that is wrong on the plainest calls under every kind of operator.
+NO_KIND = f"no kind of operator of dmat ({', '.join(READS)}) gives this output"
+
+
 FORMS = "package.module:function or path/to/file.py:function"
 
 
