@@ -17,7 +17,7 @@ NEEDS = (needs.gradients,)
 
 @law(DENSE, bound=(FusedBounds.product, DeltaBounds.product), kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
-    """The gradients of q, k, v (and z) are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
+    """The gradients of q, k, v (z) are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
     Of a delta rule those of o and of its last state.
     Why: A scale applied once too often, a tile transposed, the last chunk's carry left out going back.

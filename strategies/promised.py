@@ -72,7 +72,8 @@ class Scaling:
     regimes: has "small" if the operator has a normaliser of at least 1; the recipe can make it exactly 1.
     near: the levels for every format; a repeated level is drawn more often. far: the levels if no format is
     float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot recipes have q = k = 0.
-    unsigned: whether q and k are at least 0. erases: whether a token erases what the state holds for its key: then keys overlap, and beta is drawn.
+    unsigned: whether q and k are at least 0.
+    erases: whether a token erases what the state holds for its key: then keys overlap, and beta is drawn.
     """
 
     regimes: tuple[str, ...] = ("unit",)

@@ -193,7 +193,7 @@ class CauseEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["bug", "operator", "promise", "unsorted"],
         Meta(
             description="promise: its failures vanish under a wider contract; bug: under none that was tried;"
-            " operator: under none, and no kind of operator of dmat gives the output, on the plainest calls either;"
+            " operator: under none, and no kind of operator of dmat gives the output of the plainest calls;"
             " unsorted: failures for which the time was too short"
         ),
     ]

@@ -1,6 +1,7 @@
 """Mamba-2, chunk by chunk, with all of its arguments.
 
-dt' = clamp(softplus(dt + dt_bias)), S_t = exp(A dt'_t) S_(t-1) + dt'_t B_t x_t', y_t = (S_t' C_t + D x_t) silu(z_t).
+d = clamp(softplus(dt + dt_bias)), S_t = exp(A d_t) S_(t-1) + d_t B_t x_t',
+y_t = (S_t' C_t + D x_t) silu(z_t).
 
 dmat check examples/fused/mamba2.py:mamba2
 """

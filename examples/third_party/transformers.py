@@ -48,11 +48,13 @@ def initial(state):
 
 
 def steps(update, q, k, v, dt, A, bias, D, z):
-    """Call a decode step at each time. Its A, dt, D and dt_bias have an axis for the head's size, as in a layer."""
+    """Call a decode step at each time. Its A, dt, D, dt_bias have an axis for the head's size."""
     state = v.new_zeros(*v[:, 0].shape, q.shape[-1], dtype=torch.float32)
     A, bias, D = (x[:, None].expand(-1, v.shape[-1]) for x in (A, bias, D))
     A, dt = A[..., None].expand(*A.shape, q.shape[-1]), dt[..., None].expand(v.shape)
-    each = ((state, v[:, t], dt[:, t], A, k[:, t], q[:, t], D, bias, True, z[:, t]) for t in range(v.shape[1]))
+    each = (
+        (state, v[:, t], dt[:, t], A, k[:, t], q[:, t], D, bias, True, z[:, t]) for t in range(v.shape[1])
+    )
     return torch.stack([update(*inputs) for inputs in each], 1)
 
 
@@ -87,7 +89,7 @@ mlstm_recurrent_sequence_native_wide = fused(
     mlstm_recurrent_sequence_native, i_range=(-100, 60), **MLSTM)
 mlstm_chunkwise_native_autograd_wide = fused(
     mlstm_chunkwise_native_autograd, i_range=(-100, 60), seq_multiple_of=4, **CHUNKS, **MLSTM)
-mamba2_chunk_scan = fused(  # Bamba, Falcon-H1, Granite, Nemotron-H and Zamba2 have this function word for word
+mamba2_chunk_scan = fused(  # Bamba, Falcon-H1, Granite, Nemotron-H, Zamba2: the same, word for word
     lambda q, k, v, dt, A, bias, D, **s: plain(mamba2.mamba2_chunk_scan)(
         v, dt, A, k, q, 4, D=D, dt_bias=bias, **STEPS, **s),
     dt_limit=STEPS["dt_limit"], states="initial_states", output_dtype="float32", **CHUNKS, **MAMBA)

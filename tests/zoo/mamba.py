@@ -86,7 +86,9 @@ def mamba_chunked(
     for n in range(0, S, CHUNK):
         own = slice(n, min(n + CHUNK, S))
         c, Q, Kd, U = g[:, :, own].cumsum(-1), q[:, :, own], kd[:, :, own], v[:, :, own]
-        E = torch.where(torch.ones(c.shape[-1], c.shape[-1]).tril() > 0, c[..., None] - c[..., None, :], -torch.inf)
+        E = torch.where(
+            torch.ones(c.shape[-1], c.shape[-1]).tril() > 0, c[..., None] - c[..., None, :], -torch.inf
+        )
         rows.append(c.exp()[..., None] * (Q @ h) + (E.exp() * (Q @ Kd.mT)) @ U)
         last = c[..., -1:]
         h = last.exp()[..., None] * h + (Kd * (last - c).exp()[..., None]).mT @ U

@@ -48,7 +48,8 @@ class _OneTerm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, W: Tensor) -> Tensor:
-        return W * ctx.saved_tensors[0].sigmoid()
+        found: Tensor = W * ctx.saved_tensors[0].sigmoid()
+        return found
 
 
 class _FirstBatch(torch.autograd.Function):
@@ -61,8 +62,9 @@ class _FirstBatch(torch.autograd.Function):
         return W[0], None
 
 
-def passed(x: Tensor) -> Tensor:
-    found: Tensor = _Passed.apply(x, LOW, HIGH)  # type: ignore[no-untyped-call]
+def passed(x: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
+    """Clamp x, with the derivative 1 everywhere."""
+    found: Tensor = _Passed.apply(x, low, high)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -108,7 +110,7 @@ def made(law: str, museum: str, S: int, name: str, promises: dict[str, Any] = AL
     mutant(law, museum, S, **promises)(kernel)
 
 
-def both(how: Step) -> dict[str, Step]:
+def both(how: Step) -> dict[str, Any]:
     """Return a step for the decay and the weight."""
     return {"steps": how, "weigh": how}
 
@@ -131,7 +133,7 @@ made("forget_gradient", "the gradient of dt passes the clamp", 2, "mamba_unmaske
      **both(lambda dt, bias: passed(softplus(dt + bias))))  # fmt: skip
 made("forget_gradient", "the gradient of dt does not come through the weight", 1, "mamba_constant_weight",
      weigh=lambda dt, bias: step(dt, bias).detach())  # fmt: skip
-made("parameter_gradients", "the gradient of dt_bias does not come through the weight", 1, "mamba_bias_of_decay",
+made("parameter_gradients", "the gradient of dt_bias lacks that of the weight", 1, "mamba_bias_of_decay",
      weigh=lambda dt, bias: step(dt, bias.detach()))  # fmt: skip
 made("parameter_gradients", "the gradient of A is that of the first batch alone", 4, "mamba_one_batch",
      size=of_first_batch)  # fmt: skip
@@ -184,7 +186,13 @@ named("values", "the denominator does not decay", 2, "over_undecayed", lambda a,
 named("values", "the denominator is at least 1", 1, "over_at_least_one", lambda a, p: total(a).clamp(min=1))
 named("values", "eps is left out", 1, "over_no_eps", lambda a, p: total(a))
 named("values", "eps is added to each term", 2, "over_eps_each", lambda a, p: total(a + 1e-6))
-named("forget_gradient", "the denominator is held constant", 2, "over_constant", lambda a, p: total(a).detach() + 1e-6)
+named(
+    "forget_gradient",
+    "the denominator is held constant",
+    2,
+    "over_constant",
+    lambda a, p: total(a).detach() + 1e-6,
+)
 
 CHUNKED: dict[str, Any] = {**NORMALISED, "eps": 0.0, "error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 

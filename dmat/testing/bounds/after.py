@@ -68,7 +68,7 @@ class AfterErrors:
         return np.asarray(dy * silu * (1 + self.relative) + y * silu * self.relative)
 
     def lost(self, o: Array, lost: Array) -> Array:
-        """Return what underflow may lose of y silu(z), where that of o is `lost`: tiny (4 + |y|)(1 + |z|) more."""
+        """Return what underflow may lose of y silu(z): `lost`, that of o, and tiny (4 + |y|)(1 + |z|)."""
         if self.is_plain:
             return lost
         z = 0.0 if self.after.inputs.z is None else np.abs(self.after.inputs.z)
@@ -94,9 +94,9 @@ class AfterErrors:
     # Gradients
 
     def of_v(self, error: Array, size: Array, value: Array, inner: Array) -> tuple[Array, Array]:
-        """Return the error and the magnitude of the gradient of v. error, size: of the sums. value: the whole.
+        """Return the error and the magnitude of the gradient of v. error, size: those of the sums.
 
-        D W adds its own, and each of the two parts may be stored before they are added.
+        value: the whole gradient. D W adds its own error, and each part may be stored before they are added.
         """
         if self.after.inputs.D is None:
             return error, size
@@ -120,8 +120,10 @@ class AfterErrors:
         return W * (dy * (terms + d) + y * d), W * (sizes + self.skip_sizes) * terms
 
     def of_D(self, inner: Array) -> tuple[Array, Array]:
-        """Return the error and the magnitude of the gradient of D, a sum over batches and times (and columns)."""
+        """Return the error and the magnitude of the gradient of D, a sum over batches, times and columns."""
         each = np.abs(inner * self.after.v)
         size = self.after.summed(each)
         N = each.size / max(each.shape[1], 1)
-        return self.after.summed(each * (self.skipped + self.relative)) + gamma(N, self.rounding.u_a) * size, size
+        return self.after.summed(each * (self.skipped + self.relative)) + gamma(
+            N, self.rounding.u_a
+        ) * size, size

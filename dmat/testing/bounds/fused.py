@@ -241,7 +241,7 @@ class FusedBounds(TermErrors):
 
         A sum of N terms of magnitude A, in any order, adds gamma(N) A.
         """
-        truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
+        u_a, error = self.rounding.u_a, self.entry_error(pulled)
         left, from_start = self.left_over(error)
         counted = (pulled.sizes != 0).astype(np.float64)
         e, A, N = map(self.over_grad_scope, (error + left, pulled.sizes, counted))
@@ -271,7 +271,7 @@ class FusedBounds(TermErrors):
         return self._stored(e, pulled.dgate, A, self.rounding.gates)
 
     def parameter(self, name: str, pulled: Pulled) -> Bound:
-        """Bound the gradient of a parameter or of D, a sum over batches and times: (1, NH, 1), or (1, NH, n)."""
+        """Bound the gradient of a parameter or D, a sum over batches and times: (1, NH, 1), or (1, NH, n)."""
         gates, inputs = GateErrors(self.truth.gates, self.contract, self.rounding), self.truth.inputs
         if name == "D":
             e, A = self.after.of_D(pulled.inner)

@@ -11,7 +11,6 @@ from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.gate_forms import GateValues
 
-
 Both = tuple[Array, Array]  # an error and a magnitude
 
 
@@ -31,8 +30,8 @@ class GateErrors:
     def gate(self, e: Array, A: Array) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of the gate x. e, A: those of the gradient of l.
 
-        |dl/dx| (e + (16 u_a + 3 u_a c) A) + 3 u_a r A, c the condition of dl/dx, r its rate_error. Where dt may
-        be on either side of its limit, the difference of both derivatives is added.
+        |dl/dx| (e + (16 u_a + 3 u_a c) A) + 3 u_a r A, c the condition of dl/dx, r its rate_error. Where dt
+        may be on either side of its limit, the difference of both derivatives is added.
         gates="absolute" allows 1 - sigmoid(f) for sigmoid(-f): 16 u_a A more (dmat.testing.bounds.dtilde).
         """
         if self.plain:

@@ -158,7 +158,7 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
 
 
 def _kind(group: Group, failure: Failure) -> Literal["bug", "operator", "promise"]:
-    """Return the kind of a cause. "operator": the output is wrong, and that of no kind of operator of dmat."""
+    """Return the kind of a cause. "operator": the output is that of no kind of operator of dmat."""
     if not group.is_bug:
         return "promise"
     found = failure.finding

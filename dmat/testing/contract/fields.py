@@ -250,7 +250,9 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     )
     dt_softplus: bool = row(True, flag, 'False where d = dt + dt_bias >= 0 without softplus, with gate="dt"')
     dt_limit: tuple[float, float] | None = row(
-        None, optional(checks.dt_limit), '(lowest, highest): d is clamped to it, with gate="dt"; None: it is not'
+        None,
+        optional(checks.dt_limit),
+        '(lowest, highest): d is clamped to it, with gate="dt"; None: it is not',
     )
     lower_bound: float | None = row(None, optional(checks.below_zero), 'the least l, with gate="bounded"')
     gates_by: str = row(
@@ -265,8 +267,8 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     weight: str | None = row(
         None,
         optional(one_of("dt", label="{name} (or None)")),
-        '"dt" where the source is weighted by dt: by d with gate="dt" (Mamba-2), by -l with gate="log" (Mamba '
-        "with A = -1)",
+        '"dt" where the source is weighted by dt: by d with gate="dt" (Mamba-2), by -l with gate="log" '
+        "(Mamba with A = -1)",
     )
     skip: str | None = row(
         None,
@@ -356,7 +358,7 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     eps: float = row(
         0.0,
         checks.eps,
-        "what is added to the normaliser: after the stabiliser; with reads=\"normalised\" to n itself, exactly",
+        'what is added to the normaliser: after the stabiliser; with reads="normalised" to n itself, exactly',
         reason="contract: {name}={value:g}",
     )
     homogeneous: bool = row(True, flag, "2 v gives 2 o, bit for bit", relaxations=GAVE_UP)

@@ -21,7 +21,9 @@ SOME_HEADS = 8  # fixed gates are looked at for so many heads
 @described
 @dataclass(frozen=True)
 class FusedContract(Fused, BaseContract):
-    """The promises of an operator o = fn(q, k, v, [i,] [l or f,] [beta,] [A_log,] [dt_bias,] [D,] [z]) in which D~ stands.
+    """The promises of an operator o = fn(q, k, v, ...) in which D~ stands.
+
+    fn takes q, k, v, [i,] [l or f,] [beta,] [A_log or A,] [dt_bias,] [D,] [z], as its fields say.
 
     ValueError names the field, its value and what was expected. With E = exp(D~), w = 1 (or dt),
     a[t, s] = w[s] E[t, s] scale (q_t . k_s), the fields:
@@ -67,7 +69,9 @@ class FusedContract(Fused, BaseContract):
             raise ValueError(f'{found}; expected a lower_bound below 0 with gate="bounded" alone')
         for name, plain in (("dt_softplus", True), ("dt_limit", None)):
             if self.gate != "dt" and getattr(self, name) != plain:
-                raise ValueError(f'{name} is {getattr(self, name)!r} with gate={self.gate!r}; expected gate="dt"')
+                raise ValueError(
+                    f'{name} is {getattr(self, name)!r} with gate={self.gate!r}; expected gate="dt"'
+                )
         if "A" in self.gate_parameters and (self.gate != "dt" or "A_log" in self.gate_parameters):
             found = f"gate_parameters has 'A' with gate={self.gate!r} and {self.gate_parameters!r}"
             raise ValueError(f'{found}; expected gate="dt", and A or A_log, not both')

@@ -33,7 +33,8 @@ TF32 = "tf32"  # the format to which a tensor core rounds a float32 operand
 class Form:
     """A kind of operator: the formula that help() shows, and the inputs that it may take besides q, k, v, l.
 
-    weighted: whether the source may be weighted by dt, and o have a skip and a gate z. without_igate: why it takes no input gate, or "".
+    weighted: whether the source may be weighted by dt, and o have a skip and a gate z. without_igate:
+    why it takes no input gate, or "".
     erases: whether it takes beta, and a token erases what the state holds for its key.
     by_channel: whether the channels of k may have gates of their own.
     """
@@ -69,7 +70,8 @@ GATES = {
     "fixed": GateName("it takes neither"),
     "decay": GateName("it takes alpha = exp(l), in (0, 1]; 0 is a gate of -inf", "alpha"),
     "dt": GateName(
-        "it takes dt, and A_log, dt_bias behind gate and beta: l = -exp(A_log) d (or A d), d = softplus(dt + dt_bias)",
+        "it takes dt, and A_log (or A), dt_bias behind gate and beta: l = -exp(A_log) d (or A d), "
+        "d = softplus(dt + dt_bias)",
         "dt", preact=True, sign=-1.0, parameters=True, closes=False,
     ),
     "bounded": GateName(

@@ -1,4 +1,4 @@
-"""Say that no kind of operator of dmat gives the output: the kernel computes another one, or is wrong everywhere.
+"""Say that no kind of operator of dmat gives the output: it is another one, or wrong everywhere.
 
 The tries are the plainest calls: one token, gates of zeros, q, k, v of ones times a power of two, parameters
 of zeros. A kernel with a bug in its gates, its chunks, its heads or its strides is right there.
@@ -6,8 +6,7 @@ of zeros. A kernel with a bug in its gates, its chunks, its heads or its strides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -16,7 +15,7 @@ from dmat.strategies.recipes.qkv import plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FUSED, FusedContract
 from dmat.testing.contract.names import NO_KIND
-from dmat.testing.explain.tries import Tries
+from dmat.testing.explain.tries import Tries, Trying
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.reads import READS
@@ -37,8 +36,8 @@ def kind_hints(tries: Tries, finding: Finding) -> Iterator[str]:
 OTHER = f"{NO_KIND}, on the plainest calls either: it is another operator, or wrong everywhere."
 
 
-def fits_no_kind(subject: Subject, trying: Callable[[Case], AbstractContextManager[None]]) -> bool:
-    """Return whether no kind of operator gives the output of the plainest calls. trying: guards every call."""
+def fits_no_kind(subject: Subject, trying: Trying) -> bool:
+    """Return whether no kind gives the output of the plainest calls. trying: the guard of a call."""
     if subject.kind != FUSED:
         return False
     own = cast(FusedSubject, subject)
@@ -58,7 +57,7 @@ def _contracts(own: FusedContract) -> Iterator[FusedContract]:
                         continue
 
 
-def _fits(own: FusedSubject, contract: FusedContract, trying: Callable[[Case], AbstractContextManager[None]]) -> bool:
+def _fits(own: FusedSubject, contract: FusedContract, trying: Trying) -> bool:
     if contract.erases != own.contract.erases:
         return False  # it takes other inputs
     subject = replace(own, implementation=replace(own.implementation, contract=contract), part="all")

@@ -102,8 +102,8 @@ class FusedInputs(Subject):
         """Return those of A_log or A, (heads,), dt_bias, (heads,) or (heads, K), and D that the kernel takes.
 
         Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are; A
-        is -exp(A_log). D is 0, 1 or another number. Where the contract bounds the log gates, no parameter makes
-        them smaller: A_log and dt_bias are at most 0. Without softplus dt + dt_bias is never below 0.
+        is -exp(A_log). D is 0, 1 or another number. Where the contract bounds the log gates, no parameter
+        makes them smaller: A_log and dt_bias are at most 0. Without softplus dt + dt_bias is never below 0.
         """
         if not self.contract.parameters:
             return {}
@@ -129,7 +129,9 @@ class FusedInputs(Subject):
     def _skip(self, random: np.random.Generator, heads: int, V: int, *, plain: bool) -> Array:
         """Return D, (heads,) or (heads, V): 0 where the recipe is plain, else 0, 1 or another number."""
         shape = (heads,) if self.contract.skip == "head" else (heads, V)
-        other = np.where(random.random(shape) < 0.6, random.standard_normal(shape), random.integers(0, 2, shape))
+        other = np.where(
+            random.random(shape) < 0.6, random.standard_normal(shape), random.integers(0, 2, shape)
+        )
         return np.zeros(shape) if plain else np.asarray(other, dtype=np.float64)
 
     def _z(self, qkv: QKV, shape: tuple[int, ...]) -> Array:
@@ -182,12 +184,15 @@ class FusedInputs(Subject):
             v, igate = form.each(v), form.each(igate)
         size = inputs.A_log if inputs.A is None else inputs.A
         A, bias = (self._per_gate(x, form) for x in (size, inputs.dt_bias))
-        more = {name: self._after(x) for name in ("D", "z") if (x := getattr(inputs, name)) is not None}
-        gates = {"gate": self.contract.gate, "A_log": A, "dt_bias": bias}
-        return CallInputs(q, k, v, igate, fgate, begins, packed, heads=form, **gates, **more)
+        gate, D, z = self.contract.gate, *(self._after(x) for x in (inputs.D, inputs.z))
+        return CallInputs(
+            q, k, v, igate, fgate, begins, packed, heads=form, gate=gate, A_log=A, dt_bias=bias, D=D, z=z
+        )  # fmt: skip
 
-    def _after(self, x: Tensor) -> Array:
+    def _after(self, x: Tensor | None) -> Array | None:
         """Return z as it is, and D as (1, heads, 1, 1) or (1, heads, 1, V)."""
+        if x is None:
+            return None
         values = self.read(x)
         return values if x.ndim == 4 else values.reshape(1, values.shape[0], 1, -1)
 

@@ -1,6 +1,6 @@
 """What a kernel does to its sums before it returns them: the skip D v and the gate z (docs/fused.md, 8).
 
-    y = o + D v        result = y silu(z)        silu(z) = z sigmoid(z)
+y = o + D v        result = y silu(z)        silu(z) = z sigmoid(z)
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class After:
         return np.asarray(W * self.silu)
 
     def of_D(self, inner: Array) -> Array:
-        """Return the gradient of D, (1, NH, 1), or (1, NH, V) by channel. inner: the cotangent of the sums."""
+        """Return the gradient of D, (1, NH, 1), or (1, NH, V). inner: the cotangent of the sums."""
         return self.summed(inner * self.v)
 
     def summed(self, x: Array) -> Array:

@@ -248,7 +248,8 @@ class Pulled:
         own = self.truth.gates.weight
         if self.truth.contract.weight != "dt" or own is None:
             return self.dl * self.truth.rate
-        return self.dl * self.truth.rate + own.rate * (self.truth.E * self.truth.products * self.slope).sum(-2)
+        of_weight = (self.truth.E * self.truth.products * self.slope).sum(-2)
+        return np.asarray(self.dl * self.truth.rate + own.rate * of_weight)
 
     @property
     def dgate(self) -> Array:

@@ -227,7 +227,11 @@ class CallBalls:
         if name == "i":
             return sum((head.di(place[0]) for head in heads), ZERO)
         found = sum((head.dv(place[0], place[1]) for head in heads), ZERO)
-        return found if self._after.inputs.D is None else found + self._after.D(h, place[1]) * self._inner(*index)
+        return (
+            found
+            if self._after.inputs.D is None
+            else found + self._after.D(h, place[1]) * self._inner(*index)
+        )
 
     def _inner(self, *index: int) -> arb:
         """Return the cotangent of the sums at (b, h, t, c)."""
@@ -237,7 +241,8 @@ class CallBalls:
     def _of_D(self, h: int, c: int) -> arb:
         """Return the gradient of D of head h, and of column c if each has its own."""
         D = self._after.inputs.D
-        assert D is not None and self._W is not None
+        assert D is not None
+        assert self._W is not None
         S, V = self._W.shape[2:]
         columns = range(V) if D.shape[-1] == 1 else (c,)
         places = product(range(self._batches), range(S), columns)

@@ -23,7 +23,7 @@ class CallInputs:
     begins: the times at which calls and packed sequences begin, 0 first. packed: True if `begins` separates
     packed sequences, False if a state is handed over there.
     beta: (B, NH, S), and state: S_0, (B, NH, K, V), of a delta rule; None elsewhere, and S_0 = 0.
-    gate: the form of fgate, a name of GATES. A_log (or A itself), dt_bias: its parameters, broadcast to fgate.
+    gate: the form of fgate, a name of GATES. A_log (or A), dt_bias: its parameters, broadcast to fgate.
     D: the skip, (1, NH, 1, 1 or V), and z, in the shape of the output; None where the kernel takes none.
     """
 

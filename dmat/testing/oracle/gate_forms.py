@@ -110,7 +110,8 @@ class Decay(GateForm):
     def values(self, x: Array, A: Array, bias: Array, lowest: float) -> GateValues:
         """l = log x."""
         x, one = np.where(x > 0, x, 1.0), np.ones_like(x)
-        return GateValues(np.log(x), 1 / x, one, *[0 * one] * 3)
+        zero = 0 * one
+        return GateValues(np.log(x), 1 / x, one, zero, zero, zero)
 
     def balls(self, x: float, A: float, bias: float, lowest: float) -> tuple[arb, arb, arb]:
         """l = log x."""
@@ -123,12 +124,17 @@ class Preact(GateForm):
     def values(self, x: Array, A: Array, bias: Array, lowest: float) -> GateValues:
         """l = log sigmoid(x)."""
         terms = GateTerms.of(x, wide=False)
-        conditions = terms.log_condition, terms.rate_condition
-        return GateValues(terms.log.hi, terms.rate.hi, *conditions, *[np.zeros_like(x)] * 2)
+        conditions, zero = (terms.log_condition, terms.rate_condition), np.zeros_like(x)
+        return GateValues(terms.log.hi, terms.rate.hi, *conditions, zero, zero)
 
     def balls(self, x: float, A: float, bias: float, lowest: float) -> tuple[arb, arb, arb]:
         """l = log sigmoid(x)."""
         return log_sigmoid(x), sigmoid_minus(x), arb(0)
+
+
+def _rounded(end: float) -> float:
+    """Return the end of a limit, whose rounding moves it; 0 if it has at most 8 bits: no format rounds it."""
+    return 0.0 if np.isinf(end) or (np.frexp(end)[0] * 256).is_integer() else end
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,8 @@ class Step(GateForm):
         if self.limit is not None:
             low, high = self.limit
             jump, margin = slope, np.minimum(np.abs(d - low), np.abs(d - high))
-            moved = moved if self.softplus else condition
+            nearer = np.where(np.abs(d - low) <= np.abs(d - high), _rounded(low), _rounded(high))
+            moved = moved if self.softplus else condition + nearer
             inside, d = (d >= low) & (d <= high), np.clip(d, low, high)
             slope, condition = np.where(inside, slope, 0.0), condition + d
         log, rate = -size * d, -size * slope

@@ -38,8 +38,8 @@ class Reads(ABC):
 class Sums(Reads):
     """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
 
-    from_zero: whether m may start from 0, before the first gate. adds_eps: whether the contract's eps is a part
-    of n, not an error.
+    from_zero: whether m may start from 0, before the first gate. adds_eps: whether the contract's eps is a
+    part of n, not an error.
     """
 
     from_zero: ClassVar[bool] = False
