@@ -117,6 +117,13 @@ def parameters(subject: FusedSubject) -> str | None:
     )
 
 
+def half_operands(subject: FusedSubject) -> str | None:
+    """The contract says that operands of products are rounded to a half type, and sums are not."""
+    if subject.rounding.u_m > 0 and subject.dtype in ("bfloat16", "float16"):
+        return sums(subject)
+    return "contract: no half type is multiplied and summed in a wider one in this dtype"
+
+
 def sums(subject: FusedSubject) -> str | None:
     """The operator is a sum of terms, each of one entry of D~."""
     return 'contract: reads="delta": see forget_gradient' if subject.contract.erases else None

@@ -152,7 +152,7 @@ made("parameter_gradients", "the gradient of D is that of the first batch alone"
 made("product_gradients", "the gradient of silu(z) is sigmoid(z)", 1, "mamba_one_term", gate=one_term)
 made("values", "the gate is sigmoid(z)", 1, "mamba_sigmoid", gate=torch.sigmoid)
 made("values", "the skip is added behind the gate", 1, "mamba_late_skip", after=False)
-made("finite", "silu(z) is z e^z / (1 + e^z): NaN for a large z", 1, "mamba_large_z",
+made("finite", "silu(z) is z e^z / (1 + e^z): NaN for a large z", 2, "mamba_large_z",
      gate=lambda z: z * z.exp() / (1 + z.exp()))  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def total(a: Tensor) -> Tensor:
 named("values", "the denominator does not decay", 2, "over_undecayed", lambda a, p: total(p) + 1e-6)
 named("values", "the denominator is at least 1", 1, "over_at_least_one", lambda a, p: total(a).clamp(min=1))
 named("values", "eps is left out", 1, "over_no_eps", lambda a, p: total(a))
-named("values", "eps is added to each term", 2, "over_eps_each", lambda a, p: total(a + 1e-6))
+named("values", "eps is added to each term", 3, "over_eps_each", lambda a, p: total(a + 1e-6))
 named(
     "forget_gradient",
     "the denominator is held constant",

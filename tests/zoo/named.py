@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .mamba_mutants import FUSED_MUTANTS
+from .half_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .right import FUSED_RIGHT, RIGHT
 

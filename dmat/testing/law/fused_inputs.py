@@ -118,7 +118,7 @@ class FusedInputs(Subject):
         if self.contract.dt_limit is not None:  # without a bias dt itself may be at an end of the limit
             drawn["dt_bias"] *= random.choice([0.0, 1.0, 1.0], (heads, *(1,) * (len(bias) - 1)))
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        plain = qkv.seed == 0 or qkv.kind == "integers"
+        plain = qkv.seed == 0 or qkv.kind in ("integers", "equal")
         drawn = {name: 0 * x if plain else x for name, x in drawn.items()}
         drawn["A"] = -np.exp(drawn["A_log"])
         if self.contract.skip is not None:
@@ -136,7 +136,7 @@ class FusedInputs(Subject):
 
     def _z(self, qkv: QKV, shape: tuple[int, ...]) -> Array:
         """Return z: 1 where the recipe is plain, else normal numbers, among them 0, 1 and far ones."""
-        if qkv.seed == 0:
+        if qkv.seed == 0 or qkv.kind == "equal":
             return np.ones(shape)
         random = np.random.default_rng([qkv.seed, *shape])
         few = random.choice([0.0, 1.0, -1.0, 20.0, -20.0, 100.0, -100.0], shape)
