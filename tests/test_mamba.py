@@ -95,7 +95,7 @@ def clamped(way: Any) -> Any:
     """Make a kernel of steps without softplus. way: the clamp."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, dt: Tensor, A: Tensor) -> Tensor:
-        d = way(dt)
+        d: Tensor = way(dt)
         return (by_windows(A[:, None] * d).exp() * (q @ k.mT) * d[..., None, :]) @ v
 
     return kernel
