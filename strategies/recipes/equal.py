@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.promised import Scaling
 from dmat.strategies.recipes.backgrounds import Array
 
 TERM = 0.7  # sums of ones are exact, and such of 0.7 are not
@@ -30,16 +30,16 @@ class Numbered(Protocol):
 
 
 def equal_products(
-    qkv: Numbered, shape: tuple[int, int, int], heads: int, V: int, domain: FusedDomain
+    qkv: Numbered, shape: tuple[int, int, int], heads: int, V: int, scale: float, scaling: Scaling
 ) -> tuple[Array, Array, Array]:
     """Return q, k, v. shape: that of the gates of key heads. heads: the number of value heads.
 
     v is 0.7. Each product scale q_d k_d is 0.7; of a softmax all scores are 0 but that of one source, the
     first, the middle or the last one.
     """
-    (B, own, S), scale = shape, domain.scale_of(qkv.K)
+    B, own, S = shape
     v = np.full((B, heads, S, V), TERM)
-    if domain.scaling.multiplies:
+    if scaling.multiplies:
         q = np.full((B, own, S, qkv.K), np.sqrt(TERM / scale))
         return q, q.copy(), v
     q, k = np.zeros((B, own, S, qkv.K)), np.zeros((B, own, S, qkv.K))

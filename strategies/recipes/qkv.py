@@ -177,7 +177,8 @@ class _Builder:
         if self.domain.scaling.erases:
             return self._of_delta_rule()
         if self.qkv.kind == "equal":
-            made = equal_products(self.qkv, self.gates.shape, self.heads, self.V, self.domain)
+            own = self.domain.scale_of(self.qkv.K), self.domain.scaling
+            made = equal_products(self.qkv, self.gates.shape, self.heads, self.V, *own)
             return Products(*made, np.full(self.gates.shape[-1], -1))
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.qkv.kind]()
