@@ -62,7 +62,3 @@ ssd_chunk_scan_combined_ref_whole = fused(
     lambda q, k, v, dt, A, bias, D, z: mamba2.ssd_chunk_scan_combined_ref(
         v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
     error_scope="prefix", **CHUNKS, **ONLY, **WHOLE)
-mamba_chunk_scan_whole = fused(
-    lambda q, k, v, dt, A, bias, D, z: mamba2.mamba_chunk_scan(
-        v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
-    error_scope=4, **CHUNKS, **ONLY, **WHOLE)
