@@ -234,6 +234,19 @@ def test_a_case_that_ends_the_search_is_left_out(tmp_path: Path, monkeypatch: py
     }
 
 
+def test_an_error_of_the_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that raises does not pass for one that had too little time."""
+
+    def raises(*_: object, **__: object) -> None:
+        raise RuntimeError("ValueError: of dmat's own")
+
+    monkeypatch.setattr(search, "apart", raises)
+    fallen = report(named(difference), [("values", {"gates": gates(1, CLOSED)})])
+    [cause] = with_causes(fallen, None).causes
+    assert cause.kind == "unsorted"
+    assert cause.sentence.endswith("the search for causes raised ValueError: of dmat's own")
+
+
 def test_without_time_the_failures_are_told_unsorted() -> None:
     """What could not be sorted is named as such, and accused of nothing."""
     own = named(difference)
@@ -455,5 +468,5 @@ def test_a_seed_repeats_the_cases() -> None:
 
 def test_the_clock_stops_the_search() -> None:
     """A clock of a part of the time never ends after the whole."""
-    whole = Clock(0.0)
-    assert whole.at_most(100.0).until == 0.0
+    whole = Clock(0.0, 0.0)
+    assert whole.at_most(100.0) == whole
