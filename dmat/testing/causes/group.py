@@ -128,7 +128,7 @@ class Grouping:
             return []
         if not relaxable.whole and self._falls_in_a_finer_dtype(failure, without):
             return []
-        if self._is_far_off(failure) and self._vanishes(failure, BITS & frozenset(relaxable.names)):
+        if self._is_far_off(failure):
             return []
         alone = [frozenset({name}) for name in reversed(relaxable.names) if name not in never]
         single = [names for names in alone if self._vanishes(failure, names)]
@@ -140,14 +140,19 @@ class Grouping:
         return [without]
 
     def _is_far_off(self, failure: Failure) -> bool:
-        """Whether two calls that must agree to the bit differ by more than rounding, at ordinary gates.
+        """Whether two calls that must agree to the bit differ, at ordinary gates, by more than rounding.
 
-        Where rounding may differ, the law asks for less, and the failure vanishes without being explained.
+        Where bits may differ, such a law asks for less or nothing: the failure vanishes unexplained. It is of
+        rounding if a promise of a scope takes it away, and all values of the call are within their bounds.
         """
-        bits = (
-            failure.finding is not None and failure.finding.what == "value" and failure.finding.error is None
-        )
-        return bits and failure.mildness[0] == ORDINARY and is_structural(failure)
+        finding, names = failure.finding, BITS & frozenset(self.relaxable.names)
+        bits = finding is not None and finding.what == "value" and finding.error is None
+        if not bits or failure.mildness[0] != ORDINARY or not is_structural(failure):
+            return False
+        if not self._vanishes(failure, names):
+            return False
+        by_chance = bool(names & CHANCE) and self._vanishes(failure, CHANCE)
+        return by_chance or bool(ways(failure.case, failure.under(self.relaxable.without(names)), unguarded))
 
     def _vanishes(self, failure: Failure, given_up: Names) -> bool:
         """Whether the case holds without these promises; or, not allowed any more, no milder one falls."""
