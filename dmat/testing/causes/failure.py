@@ -26,7 +26,7 @@ class TimeIsUp(Exception):
     """The search for causes has used its time."""
 
 
-WAITING = 3.0  # seconds of the wall clock for one of CPU time: a kernel may wait, and others may work
+WAITING = 8.0  # seconds of the wall clock for one of CPU time: a kernel may wait, and others may work
 
 
 @dataclass(frozen=True)
