@@ -57,13 +57,19 @@ class TermErrors:
         """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
 
         A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
-        counted from the start of a packed sequence, or from the start of all sequences.
+        counted from the start of a packed sequence, or from the start of all sequences of a call. The first
+        time of such a chunk may be one of another sequence; all times from it on are counted.
         """
         inputs, scope = self.truth.inputs, self.contract.error_scope
         if scope == "prefix":
             return [np.zeros(inputs.S, dtype=np.int64)]
-        begins = [inputs.begin, np.zeros_like(inputs.begin)] if inputs.packed else [inputs.begin]
-        return [np.asarray(n + (np.arange(inputs.S) - n) // int(scope) * int(scope)) for n in begins]
+        own = inputs.begin + (np.arange(inputs.S) - inputs.begin) // int(scope) * int(scope)
+        if not inputs.packed:
+            return [np.asarray(own)]
+        call, place = inputs.places
+        chunk = call * (inputs.S + 1) + place // int(scope)
+        _, first, which = np.unique(chunk, return_index=True, return_inverse=True)
+        return [np.asarray(own), np.asarray(first[which])]
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
