@@ -89,7 +89,7 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     needs=(needs.states,),
 )
 def test_law_state_untouched(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
-    """A call, and its backward, write to no state that they are given, and going on from it twice is the same.
+    """A call, and its backward, write to no state that they are given; going on from it twice is the same.
 
     With updates="state" each call gets a copy.
 
@@ -127,7 +127,7 @@ def test_law_state_layouts(subject: FusedSubject, gates: Gates, qkv: QKV, cut: i
 
     A kernel may refuse it with an error.
 
-    Why: A state made contiguous, and read by the strides that it had; a slot of a cache has a stride of its own.
+    Why: A state made contiguous, and read by the strides that it had; a slot of a cache has its own.
     Bound: docs/fused.md section 2, the output.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]

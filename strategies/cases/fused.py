@@ -73,6 +73,7 @@ def forget_ladder(domain: FusedDomain) -> list[Background]:
 
 
 def inputs_ladder(domain: FusedDomain) -> list[Background]:
+    """Return the canonical input gates."""
     ends = domain.contract.i_range if domain.contract.igate else ()
     return [Constant(x) for x in dict.fromkeys((0.0, *ends))]
 

@@ -1,4 +1,4 @@
-"""The cases of laws in which a fused kernel hands states over: from call to call, and with packed sequences."""
+"""The cases in which a fused kernel hands states over: from call to call, and of packed sequences."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def spans_of(S: int, cut: int, t: int, domain: FusedDomain) -> tuple[tuple[Span,
     """Return the times of each packed sequence in each of three calls; None if the contract forbids that.
 
     A sequence has a short part before, a long one in the second call, and a short one after. In the second
-    call the first is `cut` long and all others t; the rest of S is added to the last part. If t < cut there is
-    no part before: the first call of all begins anew. Where lengths of 0 are allowed, some parts are empty.
+    call the first is `cut` long and all others t; the rest of S is added to the last part. If t < cut there
+    is no part before, and the first call begins anew. Where lengths of 0 are allowed, some parts are empty.
     """
     step, lengths = domain.all_lengths[0], list[tuple[int, ...]]()
     while True:
@@ -122,7 +122,7 @@ def _draw_packed(draw: Draw, domain: FusedDomain) -> Case:
 
 
 def _plain_layout(qkv: QKV) -> QKV:
-    """Return the recipe with contiguous tensors, and without a state: the first call of all begins with none."""
+    """Return the recipe with contiguous tensors, and without a state: the first call begins with none."""
     return replace(qkv, layout="contiguous", **({"state": 0} if hasattr(qkv, "state") else {}))
 
 

@@ -17,8 +17,8 @@ class States:
     packed_states: bool = row(
         True,
         flag,
-        "with `packed` and `states`: one call takes both, a state has a row for each of the N sequences, also "
-        "for empty ones (N in place of B), and None means that all begin anew",
+        "with `packed` and `states`: one call takes both; a state has N rows in place of B, one for each "
+        "sequence, empty ones too; None: all begin anew",
         relaxations=(True, False),
     )
     state_gradients: bool = row(
