@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
-from dmat.strategies.cases.handed import CUTS, PACKED_STATES, spans_of
+from dmat.strategies.cases.handed import CUTS, PACKED_STATES, begins_of, spans_of
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -73,29 +75,34 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
 def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
+    Where as many times are left as two calls can take, the state is handed over twice.
+
     Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
-        A backward that does not know of a state it was given lacks what that adds.
+        A backward that does not know of a state that it was given, or returned, lacks what that adds.
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
-    call_inputs = subject.read_inputs(inputs, (0, cut))
-    first, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
-    subject.remark_on_state(state, inputs, qkv)
-    second, last = subject.call_with_state(inputs.part(cut, S), state)
-    expected = subject.expected_of(call_inputs, state=state)
-    for output, times, note in (
-        (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
-        (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
-    ):
+    begins, states = begins_of(S, cut, subject.domain), [inputs.s]
+    call_inputs, outputs = subject.read_inputs(inputs, begins), []
+    for start, end in pairwise((*begins, S)):
+        output, state = subject.call_with_state(inputs.part(start, end), states[-1])
+        outputs.append((output, slice(start, end)))
+        states.append(state)
+    subject.remark_on_state(states[1], inputs, qkv)
+    expected = subject.expected_of(call_inputs, state=states)
+    for output, times in outputs:
+        before = f"rows of the call before the cut at {cut}"
+        note = f"t counts from the cut at {times.start}, where the state was handed over"
         part = expected.part((slice(None), slice(None), times, slice(None)))
-        subject.observe(require_within(subject.read(output), part.noted(note)))
-    subject.require_last_state(last, call_inputs)
+        must = part.noted(note if times.start else before)
+        subject.observe(require_within(subject.read(output), must))
+    subject.require_last_state(states[-1], call_inputs)
     if subject.defines_gradients(qkv) and subject.contract.has_gradients:
-        given = f"the state of the times before {cut}"
-        through = f"through both calls, the second of which was given {given}"
+        given = " and ".join(f"the state of the times before {begin}" for begin in begins[1:])
+        through = f"through all {len(begins)} calls, which were given {given}"
         note = through if subject.contract.state_gradients else f"of the call that was given {given}"
-        gradients = subject.pull_going_on(inputs, qkv, cut)
-        _require_gradients(gradients, subject, subject.first_pulled(cut), note)
+        gradients = subject.pull_going_on(inputs, qkv, begins)
+        _require_gradients(gradients, subject, subject.first_pulled(begins), note)
 
 
 @law(

@@ -66,6 +66,13 @@ def _cut_inside(case: Case, domain: FusedDomain) -> bool:
     return whole and two_calls(case["cut"], case["gates"].shape[-1], domain)
 
 
+def begins_of(S: int, cut: int, domain: FusedDomain) -> tuple[int, ...]:
+    """Return the times at which the calls begin: two, or three where what is left after the cut is even."""
+    second = (cut + S) // 2
+    three = (S - cut) % 2 == 0 and two_calls(second - cut, S - cut, domain)
+    return (0, cut, second) if three else (0, cut)
+
+
 # Gates, a QKV recipe, and packed sequences that three calls take, each with the states of the call before it
 
 Span = tuple[int, int]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flint import arb
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
@@ -111,31 +111,30 @@ class FusedSubject(FusedCalls):
         """Return the cotangents as the class of gradients takes them."""
         return (cotangents["o"],)
 
-    def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
-        """Call the kernel up to a cut, and on from its state; pull the cotangents back through both calls.
+    def pull_going_on(self, inputs: Inputs, qkv: QKV, begins: tuple[int, ...]) -> FusedGradients:
+        """Call the kernel in turn, each time from the last state; pull the cotangents back through all calls.
 
-        Where no gradients flow through states, only the second call is pulled back: the true gradients are
-        those of one call on all times, with a cotangent of 0 before the cut.
+        Where no gradients flow through states, only the last call is pulled back: the true gradients are
+        those of one call on all times, with a cotangent of 0 before it.
         """
+        call_inputs, cut = self.read_inputs(inputs, begins), begins[-1]
         if self.contract.state_gradients:
-            return self.pull_of(inputs, qkv, call_inputs=self.read_inputs(inputs, (0, cut)))
-        assert self.contract.states
-        _, state = self.call_with_state(inputs.part(0, cut), inputs.s)
-        W = self.cotangent(inputs, qkv)
-        behind, call_inputs = inputs.part(cut, inputs.v.shape[2]), self.read_inputs(inputs, (0, cut))
-        more = {self.contract.states: _cut_off(state)}
-        gradients = self.pull_of(behind, qkv, W=W[:, :, cut:], call_inputs=_one_call(call_inputs), more=more)
+            return self.pull_of(inputs, qkv, call_inputs=call_inputs)
+        before = self.read_inputs(inputs.part(0, cut), begins[:-1])
+        _, states = self.called_in_turn(inputs.part(0, cut), {str(self.contract.states): inputs.s}, before)
+        W, behind = self.cotangent(inputs, qkv), inputs.part(cut, inputs.v.shape[2])
+        more, alone = {str(self.contract.states): states[-1]}, replace(call_inputs, begins=(0,))
+        gradients = self.pull_of(behind, qkv, W=W[:, :, cut:], call_inputs=alone, more=more)
         whole = np.array(self.read(W))
         whole[:, :, :cut] = 0.0
-        truth = self.truth(call_inputs)
-        rounding = self.rounding.handing_over(coarsest(state))
+        truth, rounding = self.truth(call_inputs), self.rounding.handing_over(coarsest(states))
         pulled = self.latest.pulled(truth, *self.pulled_with(truth, gradients.run, {"o": whole}))
         bounds = self.bounds_under(truth, self.contract, rounding)
         return replace(gradients, W=whole, pulled=pulled, bounds=bounds)
 
-    def first_pulled(self, cut: int) -> int:
+    def first_pulled(self, begins: tuple[int, ...]) -> int:
         """Return the first time at which the gradients of `pull_going_on` are judged."""
-        return 0 if self.contract.state_gradients else cut
+        return 0 if self.contract.state_gradients else begins[-1]
 
     def require_last_state(self, state: object, call_inputs: CallInputs) -> None:
         """Require nothing: only a delta rule's states are known."""
@@ -285,16 +284,6 @@ class FusedSubject(FusedCalls):
     def lent(self, inputs: Inputs, cotangent: Tensor) -> dict[str, Tensor]:
         """Return the cotangent W. The law `inputs_untouched` watches the inputs, in the backward call too."""
         return {"W": cotangent}
-
-
-def _cut_off(state: object) -> object:
-    """Return a state without its graph."""
-    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, state)
-
-
-def _one_call(inputs: CallInputs) -> CallInputs:
-    """Return these inputs as those of one call."""
-    return replace(inputs, begins=(0,))
 
 
 def coarsest(state: object) -> str | None:
