@@ -13,8 +13,8 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
-from dmat.testing.kernel.fused import NAMES
-from dmat.testing.kernel.turns import STATE_LAYOUTS, tensors_of
+from dmat.testing.kernel.fused import LAST, NAMES
+from dmat.testing.kernel.turns import STATE_LAYOUTS, tensors_of, with_four_axes
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.verdict.finding import LawBroken
@@ -99,14 +99,15 @@ def test_law_state_untouched(subject: FusedSubject, gates: Gates, qkv: QKV, cut:
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
     _, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
     behind, tensors = inputs.part(cut, S), tensors_of(state)
-    before = [subject.read(x) for x in tensors]
+    before = [with_four_axes(subject.read(x)) for x in tensors]
     once, _ = subject.call_with_state(behind, state)
     first = subject.read(once)
     if subject.contract.has_gradients:
         W, more = subject.cotangent(inputs, qkv)[:, :, cut:], {str(subject.contract.states): state}
         subject.pull_of(behind, qkv, W=W, call_inputs=subject.read_inputs(behind), more=more)
     for x, was in zip(tensors, before, strict=True):
-        require_same("state", subject.read(x), was, note="after a call that was given it, against before")
+        note = "a state after a call that was given it, against before"
+        require_same(LAST, with_four_axes(subject.read(x)), was, note=note)
     twice, _ = subject.call_with_state(behind, state)
     note = "the second call that goes on from one state, against the first"
     if subject.contract.deterministic:

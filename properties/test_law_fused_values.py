@@ -58,7 +58,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         expected = subject.expected_gradient(gradients, name, note)
         further = len(expected.kind.shape) - 3
         expected = expected.part((slice(None), slice(None), slice(start, None), *[slice(None)] * further))
-        subject.observe(require_within(gradients.of(name), expected))
+        subject.observe(require_within(gradients.of(name), expected.noted(expected.note or note)))
 
 
 @law(

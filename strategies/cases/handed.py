@@ -57,8 +57,16 @@ def _cut_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S in dict.fromkeys((*domain.shortest(3)[-1:], *domain.past_chunks())):
         gates = Gates(domain.dtype, (1, 2, S), Constant(0.0), forget_ladder(domain)[-1])
         if domain.has_gates(gates) and two_calls(S // 2, S, domain):
-            for qkv in recipes_for(domain, gates, "dense")[-1:]:
+            for qkv in _matrices(domain, gates):
                 yield {"gates": gates, "qkv": qkv, "cut": S // 2}
+
+
+def _matrices(domain: FusedDomain, gates: Gates) -> list[QKV]:
+    """Return a dense recipe whose states have several columns: of one column, a transpose is itself."""
+    recipes = recipes_for(domain, gates, "dense")[-1:]
+    if domain.contract.V_equals_K:
+        return recipes
+    return [replace(qkv, V=domain.value_size(3, qkv.K)) for qkv in recipes]
 
 
 def _cut_inside(case: Case, domain: FusedDomain) -> bool:
@@ -143,7 +151,7 @@ def _packed_ladder(domain: FusedDomain) -> Iterator[Case]:
         gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), forget_ladder(domain)[-1])
         if S > domain.all_lengths[-1] or not domain.has_gates(gates):
             continue
-        for qkv in recipes_for(domain, gates, "dense")[-1:]:
+        for qkv in _matrices(domain, gates):
             case = {"gates": gates, "qkv": _plain_layout(qkv), "cut": cut, "t": t}
             if _packed_inside(case, domain):
                 yield case

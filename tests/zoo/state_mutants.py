@@ -305,7 +305,7 @@ def delta_state_taken_as_flat(
     return in_steps(q, k, v, log, beta, misread(state))
 
 
-@mutant("handover", "a state updated in place is returned before the last time", updates="state",
+@mutant("handover", "a state updated in place is returned before the last time", 5, updates="state",
         gradient="none", **CHUNKS)  # fmt: skip
 def updated_too_early(q: Tensor, k: Tensor, v: Tensor, log: Tensor, state: Tensor | None = None) -> Handed:
     o, last = chunkwise(4, widen(q, k, v, log), state)

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 
 STATE_LAYOUTS = ("transposed", "strided", "offset")  # of runtime.laid_out
@@ -59,3 +60,10 @@ def in_order(turns: Sequence[Turn], outputs: Sequence[Tensor]) -> list[Piece]:
 def tensors_of(state: object) -> list[Tensor]:
     """Return the floating-point tensors of a state."""
     return [x for x in tree_leaves(state) if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def with_four_axes(x: Array) -> Array:
+    """Return the numbers of a state as (B, NH, d, c), whatever axes it has."""
+    *front, last = (x if x.ndim else x[None]).shape
+    shape = [*front, 1, 1][:2]
+    return x.reshape(*shape, -1, last) if len(front) > 1 else x.reshape(*shape, 1, last)

@@ -76,21 +76,23 @@ class FusedTurns(FusedInputs):
             output, rest = self._called(self._at(inputs, turn), given)
             outputs.append(output)
             states.append(self._next_state(rest))
-        return self._joined(in_order(turns, outputs)), states
+        return self._joined(in_order(turns, outputs), "o"), states
 
     def _at(self, inputs: Inputs, turn: Turn) -> Inputs:
-        """Return the inputs of one of several calls. Those of packed sequences are contiguous."""
-        if not turn.packed:
-            return inputs.part(*turn.spans[0])
+        """Return the inputs of one of several calls. Those of several packed sequences are contiguous."""
         spans = [span for span in turn.spans if span[0] < span[1]]
         timed = {name: x for name, x in inputs.named.items() if name not in ("s", *PARAMETERS)}
-        joined = {name: self._joined([(x, *span) for span in spans]) for name, x in timed.items()}
-        return inputs.with_(**joined)
+        parts = {
+            name: self._joined([(x, *span) for span in spans], self.letters[name])
+            for name, x in timed.items()
+        }
+        return inputs.with_(**parts, s=None if turn.spans[0][0] else inputs.s)
 
-    def _joined(self, pieces: Sequence[Piece]) -> Tensor:
-        """Return pieces of tensors as one."""
-        result = torch.cat([x[:, :, start:end] for x, start, end in pieces], 2)
-        self.recorder.joined(result, pieces)
+    def _joined(self, pieces: Sequence[Piece], name: str) -> Tensor:
+        """Return pieces of tensors as one. name: the printed name of the whole."""
+        parts = [x[:, :, start:end] for x, start, end in pieces]
+        result = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        self.recorder.joined(result, pieces, name)
         return result
 
     def _next_state(self, rest: tuple[object, ...]) -> object:

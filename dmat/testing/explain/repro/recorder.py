@@ -295,11 +295,12 @@ class ScriptRecorder(Recorder):
             if isinstance(x, Tensor):
                 self._script.stands_for(part, x, given=False)
 
-    def joined(self, result: Tensor, pieces: Sequence[tuple[Tensor, int, int]]) -> None:
-        parts = [f"{self._script.name(x, 'part')}[:, :, {start}:{end}]" for x, start, end in pieces]
-        name = self._script.fresh("joined")
-        self._script.write(f"{name} = torch.cat([{', '.join(parts)}], 2)")
-        self._script.stands_for(name, result, given=False)
+    def joined(self, result: Tensor, pieces: Sequence[tuple[Tensor, int, int]], name: str) -> None:
+        parts = [f"{self._script.name(x, name)}[:, :, {start}:{end}]" for x, start, end in pieces]
+        made = self._script.fresh(f"{name}_part" if name != "o" else "o")
+        whole = parts[0] if len(parts) == 1 else f"torch.cat([{', '.join(parts)}], 2)"
+        self._script.write(f"{made} = {whole}")
+        self._script.stands_for(made, result, given=False)
         self._joined.append(result)
 
     def copied(self, copy: object, state: object, made_by: str) -> None:
