@@ -88,10 +88,10 @@ class FusedTurns(FusedInputs):
         }
         return inputs.with_(**parts, s=None if turn.spans[0][0] else inputs.s)
 
-    def _joined(self, pieces: Sequence[Piece], name: str) -> Tensor:
-        """Return pieces of tensors as one. name: the printed name of the whole."""
+    def _joined(self, pieces: Sequence[Piece], name: str, *, whole: bool = True) -> Tensor:
+        """Return pieces of tensors as one. name: its printed name. whole: in new memory, one piece too."""
         parts = [x[:, :, start:end] for x, start, end in pieces]
-        result = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        result = torch.cat(parts, 2) if whole or len(parts) > 1 else parts[0]
         self.recorder.joined(result, pieces, name)
         return result
 
@@ -102,11 +102,14 @@ class FusedTurns(FusedInputs):
         return rest[0]
 
     def write_nothing_at_first(self, inputs: Inputs, turns: Turns) -> None:
-        """Set k and v to 0 in the first call of every third sequence, which so hands over zeros."""
-        if not self.contract.positive:
-            for start, end in turns[0][1::3]:
+        """Set v to 0 in the first call of every third sequence, which so hands over zeros.
+
+        An mLSTM sums k too: k is 0 there, but of delta rules, which may divide by its norm.
+        """
+        for start, end in turns[0][1::3] if not self.contract.positive else ():
+            inputs.v[:, :, start:end] = 0.0
+            if not self.contract.erases:
                 inputs.k[:, :, start:end] = 0.0
-                inputs.v[:, :, start:end] = 0.0
 
     def remark_on_state(self, state: object, inputs: Inputs, qkv: QKV) -> None:
         """Note a float32 state of dense inputs, of 64 numbers or more, that all have the bits of bfloat16.

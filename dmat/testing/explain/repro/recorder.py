@@ -298,7 +298,11 @@ class ScriptRecorder(Recorder):
     def joined(self, result: Tensor, pieces: Sequence[tuple[Tensor, int, int]], name: str) -> None:
         parts = [f"{self._script.name(x, name)}[:, :, {start}:{end}]" for x, start, end in pieces]
         made = self._script.fresh(f"{name}_part" if name != "o" else "o")
-        whole = parts[0] if len(parts) == 1 else f"torch.cat([{', '.join(parts)}], 2)"
+        part = (
+            len(parts) == 1
+            and result.untyped_storage().data_ptr() == pieces[0][0].untyped_storage().data_ptr()
+        )
+        whole = parts[0] if part else f"torch.cat([{', '.join(parts)}], 2)"
         self._script.write(f"{made} = {whole}")
         self._script.stands_for(made, result, given=False)
         self._joined.append(result)
