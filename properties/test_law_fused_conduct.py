@@ -91,9 +91,8 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
 def test_law_state_untouched(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """A call, and its backward, write to no state that they are given; going on from it twice is the same.
 
-    With updates="state" each call gets a copy.
-
     Why: Two answers to one prompt go on from one state; the first must not be what the second goes on from.
+        With updates="state" each call gets a copy.
     Bound: zero for the state, and between the two calls if deterministic; else docs/fused.md section 2.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
@@ -124,9 +123,7 @@ def test_law_state_untouched(subject: FusedSubject, gates: Gates, qkv: QKV, cut:
     needs=(needs.states, needs.strided),
 )
 def test_law_state_layouts(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
-    """A state that is transposed, strided or offset in memory, with NaN around it, gives what it gave before.
-
-    A kernel may refuse it with an error.
+    """A state that is transposed, strided or offset in memory, NaN around it, is read rightly, or refused.
 
     Why: A state made contiguous, and read by the strides that it had; a slot of a cache has its own.
     Bound: docs/fused.md section 2, the output.

@@ -75,10 +75,9 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
 def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
-    Where as many times are left as two calls can take, the state is handed over twice.
-
     Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
-        A backward that does not know of a state that it was given, or returned, lacks what that adds.
+        A backward that does not know of a state that it was given, or returned, lacks what that adds. Where
+        lengths allow, the state is handed over twice.
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
@@ -137,12 +136,11 @@ def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: 
     needs=(needs.states, needs.packed, needs.packed_states),
 )
 def test_law_packed_states(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
-    """Packed sequences go on, each from its own state, and return their states: in three calls as in one.
-
-    Gradients go through all calls. Some states are zero; sequences begin anywhere in a chunk.
+    """Packed sequences go on, each from its own state, and return their states; so do gradients, backwards.
 
     Why: A state that enters in the middle of a chunk is decayed from the sequence's start, not from the
-        chunk's; each sequence has its own row; what goes back through a state is as easily forgotten.
+        chunk's; each sequence has its own row; what goes back through a state is as easily forgotten. So
+        sequences begin anywhere in a chunk, and some states are zero.
     Bound: docs/fused.md section 2, a state handed over between calls; 0 across.
     """
     turns = spans_of(gates.shape[-1], cut, t, subject.domain)
