@@ -32,9 +32,9 @@ from dmat.testing.verdict.finding import Finding, LawBroken
 
 from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
-from .gate_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .sound import SOUND
+from .state_mutants import FUSED_MUTANTS
 from .trial import first_rejection
 
 ROOT = Path(__file__).parents[2]

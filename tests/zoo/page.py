@@ -19,8 +19,8 @@ from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
 from .fused_mutants import FusedMutant
-from .gate_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS, Mutant
+from .state_mutants import FUSED_MUTANTS
 from .trial import first_rejection, subjects
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -209,7 +209,7 @@ class FusedBounds(TermErrors):
         times = np.arange(self.truth.inputs.S)
         if not isinstance(self.contract.error_scope, int):
             return times, times
-        ends = [np.searchsorted(start, start, side="right") for start in self.starts]
+        ends = [after_last(start) for start in self.starts]
         return np.min(self.starts, axis=0), np.max(ends, axis=0)
 
     def over_grad_scope(self, X: Array) -> Array:
@@ -323,6 +323,12 @@ class FusedBounds(TermErrors):
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
             overflow = overflow | of_heads(overflows, error)
         return self._bound(bound, overflow)
+
+
+def after_last(start: Array) -> npt.NDArray[np.int64]:
+    """Return the time after the last one that has the start of each time, (S,)."""
+    _, last, which = np.unique(start[::-1], return_index=True, return_inverse=True)
+    return np.asarray(len(start) - last[which[::-1]])
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate, FusedBounds.parameter)

@@ -24,7 +24,7 @@ from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.oracle.reads import READS, Reads
 
 
@@ -157,6 +157,11 @@ class FusedInputs(Subject):
         return CallInputs(
             q, k, v, igate, fgate, begins, packed, heads=form, gate=self.contract.gate, A_log=A, dt_bias=bias
         )
+
+    def read_turns(self, inputs: Inputs, turns: Turns) -> CallInputs:
+        """Return the exact values of the inputs of several packed calls in turn. turns: as of CallInputs."""
+        begins = {start for spans in turns for start, end in spans if start < end}
+        return replace(self.read_inputs(inputs, tuple(sorted(begins)), packed=True), turns=turns)
 
     def _per_gate(self, parameter: Tensor | None, form: HeadForm) -> Array | float:
         """Return a parameter of the gates, broadcast to those of CallInputs; 0 for None."""
