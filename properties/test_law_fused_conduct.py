@@ -51,7 +51,7 @@ def test_law_one_sided(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """
     inputs = subject.inputs(gates, qkv)
     taken = list(inputs.named)
-    for asked in (("q", "k"), ("v",), ("i", "g"), ("b",), PARAMETERS):
+    for asked in (("q", "k"), ("v",), ("i", "g"), ("b",), PARAMETERS, ("z",)):
         needed = [name for name in asked if name in taken]
         if not needed:
             continue

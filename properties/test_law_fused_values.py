@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
+from dmat.strategies.cases.equal import EQUAL
 from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
 from dmat.strategies.cases.handed import CUTS, PACKED_STATES, begins_of, spans_of
 from dmat.testing.bounds import delta as delta_bounds
@@ -45,6 +46,35 @@ def test_law_finite(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     run = subject.run(gates, qkv)
     for name, must in subject.expected_outputs(run).items():
         require_kinds(run.of(name), must)
+
+
+@law(
+    EQUAL,
+    bound=fused_bounds.ALL_BOUNDS,
+    kinds=(FUSED,),
+    needs=(needs.half_operands,),
+    max_examples=4,
+)
+def test_law_equal_terms(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
+    """Long sums of equal terms are within their bounds: outputs, outputs behind a state, and all gradients.
+
+    Why: Operands may be rounded to a half type, sums may not. Where all terms are 0.7, each step of a half
+        sum errs to the same side, and bfloat16 stops at 256.
+    Bound: docs/fused.md section 2; 0 is added for the length of a sum that is accumulated wide.
+    """
+    inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
+    subject.observe(
+        require_within(subject.run_of(inputs).o, subject.expected_of(subject.read_inputs(inputs)))
+    )
+    if subject.contract.has_gradients and subject.defines_gradients(qkv):
+        _require_gradients(subject.pull_of(inputs, qkv), subject, 0, "")
+    cut = S // 2 // subject.contract.seq_multiple_of * subject.contract.seq_multiple_of
+    if subject.contract.states and all(0 < n and subject.domain.has_length(n) for n in (cut, S - cut)):
+        _, state = subject.call_with_state(inputs.part(0, cut), None)
+        second, _ = subject.call_with_state(inputs.part(cut, S), state)
+        expected = subject.expected_of(subject.read_inputs(inputs, (0, cut)), state=state)
+        part = expected.part((slice(None), slice(None), slice(cut, S), slice(None)))
+        subject.observe(require_within(subject.read(second), part.noted(f"after the cut at {cut}")))
 
 
 def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: int, note: str) -> None:

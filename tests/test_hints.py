@@ -27,9 +27,9 @@ from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
 from .zoo.fused_mutants import over
 from .zoo.fused_sound import by_windows, chunkwise, widen
-from .zoo.gate_mutants import FUSED_MUTANTS
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
+from .zoo.wrong import FUSED_MUTANTS
 
 PROFILES = [
     settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])

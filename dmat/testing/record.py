@@ -194,9 +194,10 @@ class CauseEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cause of failures, and the mildest case that shows it."""
 
     kind: Annotated[
-        Literal["bug", "promise", "unsorted"],
+        Literal["bug", "operator", "promise", "unsorted"],
         Meta(
             description="promise: its failures vanish under a wider contract; bug: under none that was tried;"
+            " operator: under none, and no kind of operator of dmat gives the output of the plainest calls;"
             " unsorted: failures for which the time was too short"
         ),
     ]

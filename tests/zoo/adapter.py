@@ -34,8 +34,8 @@ from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
 from .mutants import MUTANTS
 from .sound import SOUND
-from .state_mutants import FUSED_MUTANTS
 from .trial import first_rejection
+from .wrong import FUSED_MUTANTS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (

@@ -51,7 +51,7 @@ from dmat.testing.run import shrink
 from .hints import LABELS, judged, sentences_of
 from .mutants import MUTANTS
 from .pairs import PAIRS
-from .state_mutants import FUSED_MUTANTS
+from .wrong import FUSED_MUTANTS
 
 EXAMPLES = 10
 START = 2.0  # CPU seconds in which the process of the search starts, where none is forked

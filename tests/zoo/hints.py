@@ -21,8 +21,8 @@ from dmat.testing.explain.place import likely_place
 from dmat.testing.registry import law_named
 
 from .mutants import MUTANTS
-from .state_mutants import FUSED_MUTANTS
 from .trial import first_rejection, subjects
+from .wrong import FUSED_MUTANTS
 
 PROFILES = [
     settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])

@@ -7,7 +7,7 @@ from typing import Any
 
 from .mutants import MUTANTS
 from .right import FUSED_RIGHT, RIGHT
-from .state_mutants import FUSED_MUTANTS
+from .wrong import FUSED_MUTANTS
 
 ALL = {mutant.name: mutant.implementation for mutant in MUTANTS} | {right.__name__: right for right in RIGHT}
 FUSED = {f"fused_{right.__name__}": right for right in FUSED_RIGHT}

@@ -20,8 +20,8 @@ from dmat.testing.run import shrink
 
 from .fused_mutants import FusedMutant
 from .mutants import MUTANTS, Mutant
-from .state_mutants import FUSED_MUTANTS
 from .trial import first_rejection, subjects
+from .wrong import FUSED_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "laws.md"

@@ -10,7 +10,6 @@ from torch import Tensor
 from .delta_rules import in_steps
 from .fused_mutants import mutant
 from .fused_sound import MLSTM, State, chunkwise, widen
-from .gate_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .states import (
     GRID,
     OWN,

@@ -158,9 +158,22 @@ class TermErrors:
     @cached_property
     def term_error(self) -> Array:
         """The error of the coefficient a[t, s], before any normaliser."""
-        return self.truth.reads.coefficient(
-            np.abs(self.truth.weight) * self.E_error, self.truth.product_sizes
-        )
+        error = self.weighted(self.E_error, self.truth.E)
+        return self.truth.reads.coefficient(error, self.truth.product_sizes)
+
+    @cached_property
+    def weight_error(self) -> Array | None:
+        """The error of the weight w, (B, NH, 1, S); None where it does not round."""
+        own = self.truth.gates.weight
+        if self.contract.weight != "dt" or self.contract.gate != "dt" or own is None:
+            return None
+        ulps = CONDITION_ULPS * own.condition + LOG_SIGMOID_ULPS * (self.contract.gates == "absolute")
+        return np.asarray(ulps * self.rounding.u_a)[..., None, :]
+
+    def weighted(self, error: Array, E: Array) -> Array:
+        """Return the error of w E, of that of E: |w| dE + dw (E + dE)."""
+        found = np.abs(self.truth.weight) * error
+        return found if self.weight_error is None else found + self.weight_error * (E + error)
 
     def _windows_of(self, terms: Array) -> Array:
         if not terms.any():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -20,6 +22,7 @@ from dmat.testing.causes.words import ENDED, of_bug, of_promises
 from dmat.testing.counterexample.folder import case_file, folder_name, next_steps
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain import message as explain
+from dmat.testing.explain.hints_kind import OTHER, fits_no_kind
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import implementation_named
 from dmat.testing.processes import Send, apart
@@ -147,7 +150,7 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
     record = _shown(failure, folder)
     return entry_of(
         record,
-        kind="bug" if group.is_bug else "promise",
+        kind=_kind(group, failure),
         sentence=_sentence(group, failure, relaxable),
         promises=relaxable.values(group.given_up),
         decorator=None if group.is_bug else relaxable.written(group.given_up),
@@ -155,6 +158,15 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
         gates=gates,
         breaks=breaks_of(_records(group)),
     )
+
+
+def _kind(group: Group, failure: Failure) -> Literal["bug", "operator", "promise"]:
+    """Return the kind of a cause. "operator": the output is that of no kind of operator of dmat."""
+    if not group.is_bug:
+        return "promise"
+    found = failure.finding
+    values = group.ended == "broken" and found is not None and found.quantity == "o" and found.what == "value"
+    return "operator" if values and fits_no_kind(failure.subject, lambda case: nullcontext()) else "bug"
 
 
 def _records(group: Group) -> list[LawRecord]:
@@ -179,6 +191,8 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
     if not group.is_bug:
         end = "reverse" if getattr(relaxable.own.contract, "grad_scope", None) != "prefix" else "forward"
         return of_promises(relaxable.values(group.given_up), end)
+    if _kind(group, failure) == "operator":
+        return f"{OTHER[:1].upper()}{OTHER[1:]}"
     if failure.finding is None:
         return f"{failure.law.name} does not hold, but not at every try: an earlier call may be needed."
     return of_bug(failure.finding.quantity, failure.symptom, failure.finding.what)

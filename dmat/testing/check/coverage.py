@@ -16,18 +16,19 @@ INPUTS = ("gates", "q, k, v", "cotangent")
 LISTED = 8  # stretches of numbers, or heads, that are listed
 
 # The gradients that each law compares with their exact values, by the letter of their input. g is the forget
-# gate, b beta, s the first state, A and p the parameters A_log and dt_bias of the gates. Those of the second
+# gate, b beta, s the first state, A, a, p and D: A_log, A, dt_bias and D; z: z. Those of the second
 # group are of one-hot q, k, v (of a delta rule, v), and of calls that are given a state, or are packed.
 OF_DENSE = {
-    "product_gradients": "qkv",
+    "product_gradients": "qkvz",
     "beta_gradient": "b",
     "state_gradient": "s",
-    "parameter_gradients": "Ap",
+    "parameter_gradients": "AapD",
 }
-OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAp"}
-OF_CALLS = {"handover": "qkvgibAp", "packed": "qkvgibAp", "packed_states": "qkvgibAp"}
-NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "p": "ddt_bias"}
-LETTERS = "qkvgibsAp"
+OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAapDz"}
+EVERY_OF_CALLS = "qkvgibAapDz"
+OF_CALLS = {"handover": EVERY_OF_CALLS, "packed": EVERY_OF_CALLS, "packed_states": EVERY_OF_CALLS}
+NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "a": "dA", "p": "ddt_bias", "D": "dD", "z": "dz"}
+LETTERS = "qkvgibsAapDz"
 
 
 def covered(report: Report) -> list[str]:
@@ -138,10 +139,11 @@ def _judged(held: set[str], laws: dict[str, str], contract: dict[str, Any]) -> l
 
 
 def _without_parameters(contract: dict[str, Any]) -> set[str]:
-    """Return the letters of the parameters of gates that the kernel does not take."""
+    """Return the letters of the parameters of gates, of D and of z that the kernel does not take."""
     form = GATES[str(contract.get("gate", "log"))]
-    taken = contract.get("gate_parameters", PARAMETERS) if form.parameters else ()
-    return {letter for letter, name in zip("Ap", PARAMETERS, strict=True) if name not in taken}
+    taken = contract.get("gate_parameters", ("A_log", "dt_bias")) if form.parameters else ()
+    taken = (*taken, *(name for name, field in (("D", "skip"), ("z", "z")) if contract.get(field)))
+    return {letter for letter, name in zip("AapDz", (*PARAMETERS, "z"), strict=True) if name not in taken}
 
 
 # What is not tried

@@ -60,7 +60,7 @@ class FusedSubject(FusedCalls):
         """Whether the kernel takes each input."""
         gates = {"i": self.contract.igate, "g": self.contract.gate != "fixed"}
         gates |= {"b": self.contract.erases, "s": False}  # one-hot recipes begin with no state
-        gates |= {name: name in self.contract.parameters for name in PARAMETERS}
+        gates |= {name: name in self.contract.parameters for name in PARAMETERS} | {"z": self.contract.z}
         return {name: gates.get(name, True) for name in NAMES}
 
     def distinct_values(self, names: Iterable[str]) -> list[str]:
@@ -150,7 +150,8 @@ class FusedSubject(FusedCalls):
         normal = max(x.smallest_normal for x in (rounding.output, rounding.accumulator, rounding.operands))
         size, S = np.abs(once.o), once.o.shape[2]
         # In a stabilised kernel o e^-m is subnormal before o is.
-        enough = (size >= (S + 4) * 64 * normal * bounds.grown) & (2 * size <= rounding.output.largest)
+        least = (S + 4) * 64 * normal * bounds.grown * np.maximum(1.0, np.abs(bounds.truth.after.silu))
+        enough = (size >= least) & (2 * size <= rounding.output.largest)
         return {"o": enough & ~expected.bound.overflow & ~expected.bound.free}
 
     def expected_outputs(self, run: FusedRun, note: str = "") -> dict[str, Expected]:

@@ -27,7 +27,8 @@ class CallInputs:
     and last time (exclusive) of each sequence in each call; a state is handed over from call to call, and the
     times of one sequence stand together.
     beta: (B, NH, S), and state: S_0, (B, NH, K, V), of a delta rule; None elsewhere, and S_0 = 0.
-    gate: the form of fgate, a name of GATES. A_log, dt_bias: its parameters, broadcast to fgate.
+    gate: the form of fgate, a name of GATES. A_log (or A), dt_bias: its parameters, broadcast to fgate.
+    D: the skip, (1, NH, 1, 1 or V), and z, in the shape of the output; None where the kernel takes none.
     """
 
     q: Array
@@ -44,6 +45,8 @@ class CallInputs:
     gate: str = "log"
     A_log: Array | float = 0.0
     dt_bias: Array | float = 0.0
+    D: Array | None = None
+    z: Array | None = None
 
     @property
     def S(self) -> int:
@@ -63,12 +66,12 @@ class CallInputs:
     def of_parameter(self, name: str, x: Array) -> Array:
         """Return x, a number a gate, summed over all gates that a parameter is in.
 
-        A_log is in those of a head, (1, NH, 1); dt_bias too, or in those of a channel, (1, NH, K).
+        A_log or A is in those of a head, (1, NH, 1); dt_bias too, or in those of a channel, (1, NH, K).
         """
         each = self.heads.joined(x)
         each = each if each.ndim == 4 else each[..., None]
         total = each.sum((0, 2))
-        return np.asarray((total.sum(-1, keepdims=True) if name == "A_log" else total)[None])
+        return np.asarray((total if name == "dt_bias" else total.sum(-1, keepdims=True))[None])
 
     @cached_property
     def begin(self) -> Array:
