@@ -88,7 +88,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
     kind, exact = expected.kind, expected.value.hi
     for number, value in _OF_KIND.items():
         exact = np.where(kind == number, value, exact)
-    _, error = _ratios(computed, expected)
+    _, error = errors(computed, expected)
     beyond = expected.known & (error - expected.slack > expected.bound.bound)
     judged = ~(expected.bound.free | (kind == FREE))
     wrong = _wrong_kinds(computed, expected) | beyond
@@ -107,7 +107,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
 def require_within(computed: Array, expected: Expected) -> float:
     """Require the right class and an error within the bound of each entry; return the worst error / bound."""
     require_kinds(computed, expected)
-    ratio, error = _ratios(computed, expected)
+    ratio, error = errors(computed, expected)
     suspect = error + expected.slack > expected.bound.bound
     suspect &= np.isfinite(ratio) | (ratio == np.inf)
     for flat in np.argsort(np.where(suspect, -ratio, 1.0), axis=None)[: int(suspect.sum())]:
@@ -118,7 +118,7 @@ def require_within(computed: Array, expected: Expected) -> float:
     return float(ratio.max(initial=0.0, where=~np.isnan(ratio)))
 
 
-def _ratios(computed: Array, expected: Expected) -> tuple[Array, Array]:
+def errors(computed: Array, expected: Expected) -> tuple[Array, Array]:
     """Return (error / bound, error). They are NaN and 0 for an entry that cannot be compared."""
     comparable = expected.known & np.isfinite(computed)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
