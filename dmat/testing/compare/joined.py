@@ -29,14 +29,15 @@ class Total:
     nearer: int = 0
     raised: str = ""
     finding: str = ""
-    case: str | None = None
+    case: Tried | None = None
 
-    def count(self, entry: Entry, case: str) -> None:
-        """Count the result of a case."""
+    def count(self, entry: Entry, case: Tried) -> None:
+        """Count the result of a case. Keep the shortest case in which it is over its bound."""
         if entry.raised or entry.over:
             self.over += 1
-            self.raised, self.finding = self.raised or entry.raised, self.finding or entry.over
-            self.case = self.case or case
+            self.raised = self.raised or entry.raised
+            if self.case is None or _size(case) < _size(self.case):
+                self.case, self.finding = case, entry.over
         if entry.worst is not None:
             self.worst = max(self.worst or 0.0, entry.worst)
         if not entry.raised:
@@ -45,6 +46,10 @@ class Total:
     def result(self) -> Measured:
         """Return it as a struct."""
         return Measured(self.worst, self.over, self.strictest, self.nearer)
+
+
+def _size(case: Tried) -> tuple[int, int]:
+    return case.length, len(case.shown)
 
 
 @dataclass
@@ -93,7 +98,7 @@ class Pair:
             old=self.old.result(),
             new=self.new.result(),
             worse=self.worse(),
-            case=self.new.case or self.case,
+            case=self.new.case.shown if self.new.case else self.case,
         )
 
     def worse(self) -> str:
@@ -105,7 +110,10 @@ class Pair:
         if self.new.raised:
             return f"NEW gave no result: {self.new.raised}"
         if self.new.over:
-            return f"NEW is over its bound in {self.new.over} of {self.cases} cases"
+            first = self.new.finding.splitlines()
+            return "; ".join(
+                [f"over its bound in {self.new.over} of {self.cases} cases", *map(str.strip, first)]
+            )
         old, new = self.old.strictest, self.new.strictest
         if old is None or new is None or new <= max(1.0, A_BIT * old):
             return ""
@@ -128,7 +136,7 @@ def compared(old: Site, new: Site, both: tuple[Arrays, Arrays], written: int) ->
             pair.cases += 1
             for side, entry in ((pair.old, before.get(name)), (pair.new, after.get(name))):
                 if entry is not None:
-                    side.count(entry, tried.shown)
+                    side.count(entry, tried)
             if name in before and name in after:
                 place = f"{tried.number}/{name}/"
                 parts = [_parts(arrays, place) for arrays in both]

@@ -6,13 +6,15 @@ of two kernels are compared in units of the latter, whatever the two promise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
+from dmat.strategies.cases.fused import sequence_ends
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract, FusedContract
 from dmat.testing.kernel.dtilde import GATES
@@ -24,7 +26,14 @@ from dmat.testing.verdict.finding import Expected, LawBroken
 from dmat.testing.verdict.require import errors, require_within
 
 ROUNDING = ("error_scope", "accumulates_in", "gates", "multiplies_in", "inverse_in", "factors", "grad_scope")
-OUTPUTS = ("D~", "o", "S")  # a truth is kept of these: it says whether two contracts mean one operator
+PACKED, SPLIT = "o packed", "o split"  # of packed sequences; of two calls with the state handed over
+OUTPUTS = (
+    "D~",
+    "o",
+    "S",
+    PACKED,
+    SPLIT,
+)  # a truth is kept of these: it says whether two contracts mean one operator
 
 
 @dataclass(frozen=True)
@@ -63,19 +72,19 @@ class Judge:
 
     def results(self, case: Case) -> Iterator[tuple[str, Judged | str]]:
         """Yield each result of the case by its printed name; what was raised instead of it, as a text."""
-        made = _of_fused if isinstance(self.subject, FusedSubject) else _of_dtilde
+        made = _of_dtilde
+        if isinstance(self.subject, FusedSubject):
+            made = _packed if "t" in case else _split if "cut" in case else _of_fused
         try:
             yield from ((name, self._judged(*each)) for name, *each in made(self, case))
         except LawBroken as broken:
-            yield from ((name, broken.finding.computed) for name in self._unmade(broken))
+            yield self._unmade(broken, made), broken.finding.computed
 
-    def _unmade(self, broken: LawBroken) -> tuple[str, ...]:
-        return ("gradients",) if broken.finding.quantity == "gradients" else (self.output,)
-
-    @property
-    def output(self) -> str:
-        """The name of the output."""
-        return "o" if isinstance(self.subject, FusedSubject) else "D~"
+    def _unmade(self, broken: LawBroken, made: Callable[..., Any]) -> str:
+        """Return the name of what a call that raised should have given."""
+        if broken.finding.quantity == "gradients":
+            return "gradients"
+        return {_packed: PACKED, _split: SPLIT, _of_dtilde: "D~"}.get(made, "o")
 
     def _judged(self, values: Array, dtype: str, own: Expected, strict: Expected) -> Judged:
         over, worst = "", None
@@ -150,3 +159,27 @@ def _of_fused(judge: Judge, case: Case) -> Iterator[Made]:
         yield subject.gradient_name(name), gradients.of(name), _name(gradients.tensors[name]), *both
 
 
+def _packed(judge: Judge, case: Case) -> Iterator[Made]:
+    """Yield the output of packed sequences."""
+    subject, strict = judge.subject, judge.strict
+    assert isinstance(subject, FusedSubject)
+    assert isinstance(strict, FusedSubject)
+    S = case["gates"].shape[-1]
+    ends, inputs = sequence_ends(S, case["cut"], case["t"]), subject.inputs(case["gates"], case["qkv"])
+    call_inputs = subject.read_inputs(inputs, tuple(n for n in ends if n < S), packed=True)
+    output = subject.call_packed(inputs, ends)
+    both = (one.expected_of(call_inputs) for one in (subject, strict))
+    yield PACKED, subject.read(output), _name(output), *both
+
+
+def _split(judge: Judge, case: Case) -> Iterator[Made]:
+    """Yield the output of two calls, with the state handed over at the cut."""
+    subject, strict = judge.subject, judge.strict
+    assert isinstance(subject, FusedSubject)
+    assert isinstance(strict, FusedSubject)
+    cut, inputs = case["cut"], subject.inputs(case["gates"], case["qkv"])
+    call_inputs, S = subject.read_inputs(inputs, (0, cut)), case["gates"].shape[-1]
+    first, state = subject.call_with_state(inputs.part(0, cut), None)
+    second, _ = subject.call_with_state(inputs.part(cut, S), state)
+    both = (one.expected_of(call_inputs, state=state) for one in (subject, strict))
+    yield SPLIT, subject.read(torch.cat((first, second), 2)), _name(first), *both

@@ -59,7 +59,9 @@ class Compared(Struct, frozen=True, forbid_unknown_fields=True):
     cases: Count = 0
     left_out: Annotated[
         int,
-        Meta(ge=0, description="the cases of NEW that OLD's contract does not allow, or makes other inputs of"),
+        Meta(
+            ge=0, description="the cases of NEW that OLD's contract does not allow, or makes other inputs of"
+        ),
     ] = 0
     quantities: list[Quantity] = []
 

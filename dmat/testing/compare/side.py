@@ -27,10 +27,11 @@ from msgspec import Struct
 
 from dmat import __version__
 from dmat.strategies.cases.dtilde import COTANGENTS
-from dmat.strategies.cases.fused import DENSE, PROBED
+from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.compare.judged import Judge, Judged
+from dmat.testing.contract import FusedContract
 from dmat.testing.errors import CannotRun
 from dmat.testing.grade import dtilde as grade_dtilde
 from dmat.testing.grade import fused as grade_fused
@@ -116,7 +117,9 @@ def cases(subject: Subject, examples: int) -> Iterator[Case]:
     if isinstance(subject, FusedSubject):
         domain = replace(subject.domain, special_values=(), zero_length=False)
         yield from chain(grade_fused.ladder(subject), DENSE.ladder(domain))
-        searches = [PROBED.search(domain), DENSE.search(domain)]
+        further = [CUTS] * bool(subject.contract.states) + [PACKED] * bool(subject.contract.packed)
+        yield from chain.from_iterable(kind.ladder(domain) for kind in further)
+        searches = [kind.search(domain) for kind in (PROBED, DENSE, *further)]
     else:
         for case in grade_dtilde.ladder(subject.domain):
             yield {name: case[name] for name in ("gates", "cotangent")}
@@ -129,9 +132,17 @@ def cases(subject: Subject, examples: int) -> Iterator[Case]:
 
 def _allowed(subject: Subject, case: Case) -> bool:
     """Whether the contract allows a case: its gates and recipes."""
-    kind = (DENSE if case["qkv"].kind == "dense" else PROBED) if "qkv" in case else COTANGENTS
-    fused = isinstance(subject, FusedSubject)
-    return fused == ("qkv" in case) and (kind.inside is None or kind.inside(case, subject.domain))
+    contract, fused = subject.contract, isinstance(subject, FusedSubject)
+    if fused != ("qkv" in case):
+        return False
+    kind = COTANGENTS
+    if isinstance(contract, FusedContract):
+        kind = DENSE if case["qkv"].kind == "dense" else PROBED
+        if "cut" in case:
+            kind, able = (PACKED, contract.packed) if "t" in case else (CUTS, contract.states)
+            if not able:
+                return False
+    return kind.inside is None or kind.inside(case, subject.domain)
 
 
 # The two steps

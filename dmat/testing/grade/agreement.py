@@ -100,9 +100,7 @@ class Identity:
 
 def _result(pair: str, quantity: str, one: Agreement) -> IdentityResult:
     finite = one.worst if np.isfinite(one.worst) else None
-    return IdentityResult(
-        pair, quantity, one.worst == 0, finite, one.length, one.cases, one.case, one.raised
-    )
+    return IdentityResult(pair, quantity, one.worst == 0, finite, one.length, one.cases, one.case, one.raised)
 
 
 def joined(parts: list[Results]) -> Results:

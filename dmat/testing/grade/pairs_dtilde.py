@@ -35,9 +35,7 @@ def compare(subject: DtildeSubject, case: Case, identity: Identity) -> None:
                 identity.failed(pair, "D~", broken, case)
 
 
-def _both(
-    subject: DtildeSubject, case: Case, part: Part, *, reaches_all: bool
-) -> tuple[Results, Results]:
+def _both(subject: DtildeSubject, case: Case, part: Part, *, reaches_all: bool) -> tuple[Results, Results]:
     """Return the results of the whole, restricted to the part, and those of the part alone.
 
     The cotangent is zero outside the part, so that both calls have the same sums; reaches_all: it is not,

@@ -163,9 +163,7 @@ def head(case: Place) -> Iterator[Two]:
     """Yield the last batch and head among all, and alone."""
     NH = case.inputs.q.shape[1]
     members = case.subject.head_form(1).members(NH - 1, NH)
-    whole = {
-        name: x[-1:, [NH - 1] if name in ("dq", "dk") else members] for name, x in case.pull().items()
-    }
+    whole = {name: x[-1:, [NH - 1] if name in ("dq", "dk") else members] for name, x in case.pull().items()}
     yield whole, case.rows(slice(-1, None)).head(NH - 1).pull()
 
 
