@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.padded import PADDED
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -12,8 +13,10 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import FusedGradients
+from dmat.testing.law import padding
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
+from dmat.testing.law.padding import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
@@ -116,3 +119,30 @@ def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: 
     if subject.defines_gradients(qkv) and subject.contract.has_gradients:
         gradients = subject.pull_packed(inputs, qkv, call_inputs, ends)
         _require_gradients(gradients, subject, 0, note)
+
+
+@law(
+    PADDED,
+    bound=(
+        FusedBounds.output,
+        *(bound for bound in fused_bounds.GRADIENT_BOUNDS if bound is not FusedBounds.parameter),
+        DeltaBounds.output,
+        *delta_bounds.GRADIENT_BOUNDS,
+    ),
+    kinds=(FUSED,),
+    needs=(needs.mask,),
+)
+def test_law_padding(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int, noise: int) -> None:
+    """What stands in padded places changes no output, no state and no gradient of real tokens.
+
+    Why: A mask of the output alone, of v but not of the gates, or of the first row for all: a batch of prompts
+        of unlike lengths then gives other answers than each prompt alone.
+    Bound: docs/fused.md section 2, the real tokens as a packed sequence; 0 across. A finite number of at most
+        2^10 stands in padded places, NaN only where gates may hold it.
+    """
+    call = Padded.of(subject, gates, qkv, cut, t, noise)
+    padding.require_outputs(call, subject.call_fused(call.given, **call.more))
+    if subject.contract.has_gradients and subject.defines_gradients(qkv):
+        padding.require_gradients(call)
+    if padding.knows_states(subject):
+        padding.require_state(call)

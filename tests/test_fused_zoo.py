@@ -16,7 +16,7 @@ from dmat.testing.run import shrink
 
 from .zoo.fused_mutants import FusedMutant
 from .zoo.fused_sound import Kernel
-from .zoo.gate_mutants import FUSED_MUTANTS
+from .zoo.mask_mutants import FUSED_MUTANTS
 from .zoo.right import FUSED_RIGHT
 from .zoo.trial import first_rejection, rejection, subjects
 

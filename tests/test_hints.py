@@ -27,7 +27,7 @@ from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
 from .zoo.fused_mutants import over
 from .zoo.fused_sound import by_windows, chunkwise, widen
-from .zoo.gate_mutants import FUSED_MUTANTS
+from .zoo.mask_mutants import FUSED_MUTANTS
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
 

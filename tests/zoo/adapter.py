@@ -32,7 +32,7 @@ from dmat.testing.verdict.finding import Finding, LawBroken
 
 from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
-from .gate_mutants import FUSED_MUTANTS
+from .mask_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .sound import SOUND
 from .trial import first_rejection

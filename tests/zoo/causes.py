@@ -51,7 +51,7 @@ from dmat.testing.record import CauseEntry, Report
 from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 
-from .gate_mutants import FUSED_MUTANTS
+from .mask_mutants import FUSED_MUTANTS
 from .hints import LABELS, judged, sentences_of
 from .mutants import MUTANTS
 from .pairs import PAIRS

@@ -20,7 +20,7 @@ from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.explain.place import likely_place
 from dmat.testing.registry import law_named
 
-from .gate_mutants import FUSED_MUTANTS
+from .mask_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .trial import first_rejection, subjects
 

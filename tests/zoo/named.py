@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .gate_mutants import FUSED_MUTANTS
+from .mask_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .right import FUSED_RIGHT, RIGHT
 

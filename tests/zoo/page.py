@@ -19,7 +19,7 @@ from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
 from .fused_mutants import FusedMutant
-from .gate_mutants import FUSED_MUTANTS
+from .mask_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
 

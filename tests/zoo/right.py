@@ -8,7 +8,8 @@ from .ends import ENDS
 from .fused_ends import FUSED_ENDS
 from .fused_sound import FUSED_SOUND
 from .gate_kernels import GATES_SOUND
+from .masked import MASKED_SOUND
 from .sound import SOUND
 
 RIGHT = [*SOUND, *ENDS]
-FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS, *DELTA_SOUND, *CHANNELS_SOUND, *GATES_SOUND]
+FUSED_RIGHT = [*FUSED_SOUND, *FUSED_ENDS, *DELTA_SOUND, *CHANNELS_SOUND, *GATES_SOUND, *MASKED_SOUND]
