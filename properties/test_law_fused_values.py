@@ -135,8 +135,8 @@ def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: 
 def test_law_padding(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int, noise: int) -> None:
     """What stands in padded places changes no output, no state and no gradient of real tokens.
 
-    Why: A mask of the output alone, of v but not of the gates, or of the first row for all: a batch of prompts
-        of unlike lengths then gives other answers than each prompt alone.
+    Why: A mask of the output alone, of v but not of the gates, or of the first row for all: prompts of
+        unlike lengths in one batch then have other answers than each alone.
     Bound: docs/fused.md section 2, the real tokens as a packed sequence; 0 across. A finite number of at most
         2^10 stands in padded places, NaN only where gates may hold it.
     """

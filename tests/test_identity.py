@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from dmat.testing import fused
 from dmat.testing.grade.agreement import PAIRS, Agreement, Identity, ulps
 from dmat.testing.grade.pairs_fused import identity_of
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import subject_of
 
 F32 = torch.float32
 
 
 def steps(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return o and the last state of a recurrence, a step a token: each step is the same whatever is beside it."""
+    """Return o and the last state of a recurrence: a step is the same whatever is beside it."""
     B, NH, S, K = q.shape
     state = v.new_zeros(B, NH, K, v.shape[-1]) if state is None else state
     outputs = []
@@ -42,8 +44,9 @@ def packed_steps(*tensors: Tensor, ends: Tensor | None = None, bug: float = 0.0,
 def found(kernel: Callable[..., object], **contract: object) -> dict[tuple[str, str], Agreement]:
     """Return the agreements of a kernel in float32."""
     torch.set_num_threads(1)
-    more = {"K": 4, "dtypes": ("float32",), "max_seq": 9, **contract}
+    more: dict[str, Any] = {"K": 4, "dtypes": ("float32",), "max_seq": 9, **contract}
     subject = subject_of(Implementation.of("k", fused(kernel, **more)), "float32")
+    assert isinstance(subject, FusedSubject)
     identity = Identity()
     identity_of(subject, identity, lambda told: None)
     return identity.found
@@ -61,7 +64,7 @@ def test_ulps() -> None:
 
 
 def test_steps_are_the_same_whatever_is_beside_them() -> None:
-    """A recurrence gives the same bits packed, split, token by token, in any batch, alone, and of a prefix."""
+    """A recurrence gives the same bits packed, split, token by token, in any batch and alone."""
     every = found(packed_steps, states="state", packed="ends")
     assert {pair for pair, _ in every} == set(PAIRS) - {"config"}
     assert {name: one.worst for name, one in every.items() if one.worst} == {}
@@ -95,9 +98,9 @@ def test_what_differs_is_named_with_its_length() -> None:
     assert 1 < prefix.worst < 100
     assert "gates = Gates(" in (prefix.case or "")
 
-    def lost(*x: Tensor, state: Tensor | None = None, **more: Tensor) -> object:
-        o, last = steps(*x, **more, state=state)
-        return o, last.bfloat16().float() if x[0].shape[2] > 1 else last
+    def lost(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor | None = None) -> object:
+        o, last = steps(q, k, v, g, state)
+        return o, last.bfloat16().float()
 
     assert found(lost, states="state")["split", "o"].worst > 1
 

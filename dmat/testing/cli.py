@@ -1,8 +1,8 @@
 """The command line `dmat`: its subcommands check, grade, compare, replay, fuzz and schema.
 
-`dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare` whether
-it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every case is
-fixed. 1: a law is broken, a kernel is worse. 2: the command could not do its work.
+`dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
+whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
+case is fixed. 1: a law is broken, a kernel is worse. 2: the command could not do its work.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of a report, or of case.json",
-        description="Print the JSON schema of what `dmat check`, `dmat grade` or `dmat compare --json`, or `dmat"
-        " fuzz` writes, or of a counterexample's case.json.",
+        description="Print the JSON schema of what `dmat check`, `dmat grade` or `dmat compare --json`, or"
+        " `dmat fuzz` writes, or of a counterexample's case.json.",
     )
     schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
     schema.set_defaults(run=_schema, json=None)

@@ -1,7 +1,7 @@
 """A function of fla-core, eager and under torch.compile, to compare with each other and between versions.
 
-dmat compare examples/compare/fla_compiled.py:eager examples/compare/fla_compiled.py:compiled
-dmat compare --old-python other/bin/python examples/compare/fla_compiled.py:eager examples/compare/fla_compiled.py:eager
+dmat compare THIS:eager THIS:compiled                      # THIS is examples/compare/fla_compiled.py
+dmat compare --old-python other/bin/python THIS:eager THIS:eager
 
 Install: pip install --no-deps fla-core==0.6.0, and einops.
 """

@@ -17,8 +17,8 @@ from dmat.strategies.recipes.recipe import Case
 def pads_of(B: int, S: int, cut: int, t: int) -> list[tuple[int, int]]:
     """Return (left, right), how many places of each row are padded.
 
-    The first row has cut places on the left and t on the right. The next are padded on the right alone, in all
-    places, and on the left alone, and so on.
+    The first row has cut places on the left and t on the right. The next ones are padded on the right alone,
+    in all places, and on the left alone, and so on.
     """
     forms = (cut, min(t, S - cut)), (0, min(t, S)), (S, 0), (cut, 0)
     return [forms[b % len(forms)] for b in range(B)]
@@ -50,7 +50,9 @@ def _ladder(domain: Domain) -> Iterator[Case]:
 def _inside(case: Case, domain: Domain) -> bool:
     assert DENSE.inside is not None
     S = case["gates"].shape[-1]
-    contiguous = case["qkv"].layout == case["gates"].fgate_layout == case["gates"].igate_layout == "contiguous"
+    contiguous = (
+        case["qkv"].layout == case["gates"].fgate_layout == case["gates"].igate_layout == "contiguous"
+    )
     within = 0 <= case["cut"] <= S and 0 <= case["t"] <= S and case["noise"] > 0
     return contiguous and within and DENSE.inside(case, domain)
 

@@ -51,8 +51,8 @@ from dmat.testing.record import CauseEntry, Report
 from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 
-from .mask_mutants import FUSED_MUTANTS
 from .hints import LABELS, judged, sentences_of
+from .mask_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .pairs import PAIRS
 

@@ -39,14 +39,16 @@ def mask_of_first_row(
 
 @mutant("padding", "a score of 0 for padded keys, which a softmax counts as 1", 2, **FORGET)
 def mask_by_zero_scores(q: Tensor, k: Tensor, v: Tensor, f: Tensor, keep: Tensor | None = None) -> Tensor:
-    return forgetting(q, k, *masked(keep, v), f, keep, fill=0.0)
+    (real,) = masked(keep, v)
+    return forgetting(q, k, real, f, keep, fill=0.0)
 
 
 @mutant("padding", "padded keys stay in the normaliser", 2, **MLSTM)
 def mask_not_of_normaliser(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, keep: Tensor | None = None
 ) -> Tensor:
-    return mlstm(q, k, *masked(keep, v), i, f)
+    (real,) = masked(keep, v)
+    return mlstm(q, k, real, i, f)
 
 
 @mutant("padding", "the mask is taken for a count of tokens: padding on the left is read", 2, **CHUNKED)
@@ -63,7 +65,7 @@ class _Shifted(torch.autograd.Function):
         return k * keep[:, None, :, None]
 
     @staticmethod
-    def backward(ctx: object, W: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: object, W: Tensor) -> tuple[Tensor, None]:
         return W.roll(1, 2), None
 
 
@@ -72,4 +74,5 @@ def mask_shifts_back(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor | None = None, keep: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     k = k if keep is None else _Shifted.apply(k, keep)  # type: ignore[no-untyped-call]
-    return masked_steps(q, k, v, g, state, keep)
+    o: tuple[Tensor, Tensor] = masked_steps(q, k, v, g, state, keep)
+    return o

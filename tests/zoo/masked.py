@@ -92,7 +92,8 @@ def forgetting(q: Tensor, k: Tensor, v: Tensor, f: Tensor, keep: Tensor | None, 
     if keep is not None:
         real = keep[:, None, None, :] | torch.eye(q.shape[2], dtype=torch.bool)  # no row without a key
         scores = scores.masked_fill(~real & (scores > -torch.inf), fill)
-    return (scores.softmax(-1) @ v).to(out)
+    o: Tensor = scores.softmax(-1) @ v
+    return o.to(out)
 
 
 @promising(**FORGET)
@@ -101,7 +102,8 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor, keep: Tensor | 
 
 
 MLSTM: dict[str, Any] = {
-    **KEEP, "reads": "mlstm", "gate": "preact", "igate": True, "K": (1, 4), "scale": "K**-0.5", "factors": "one",
+    **KEEP, "reads": "mlstm", "gate": "preact", "igate": True, "K": (1, 4), "scale": "K**-0.5",
+    "factors": "one",
 }  # fmt: skip
 
 
@@ -112,13 +114,12 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     D = by_windows(logsigmoid(f)) + i[..., None, :]
     m = D.amax(-1, keepdim=True)
     a = (D - m).exp() * (q @ k.mT * k.shape[-1] ** -0.5)
-    return (a @ v / torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp())).to(out)
+    o: Tensor = a @ v / torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp())
+    return o.to(out)
 
 
 @promising(**MLSTM)
-def masked_mlstm(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, keep: Tensor | None = None
-) -> Tensor:
+def masked_mlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, keep: Tensor | None = None) -> Tensor:
     """Each row without its padding, alone."""
     if keep is None:
         return mlstm(q, k, v, i, f)
@@ -126,7 +127,9 @@ def masked_mlstm(
     for b, real in enumerate(keep):
         if real.any():
             row = mlstm(*(x[b : b + 1, :, real] for x in (q, k, v, i, f)))
-            o = o.index_put((torch.tensor([b]), *_places(v, real)), row.transpose(1, 2).reshape(-1, v.shape[-1]))
+            o = o.index_put(
+                (torch.tensor([b]), *_places(v, real)), row.transpose(1, 2).reshape(-1, v.shape[-1])
+            )
     return o
 
 

@@ -1,4 +1,4 @@
-"""The command `dmat compare`: run both sides, each in a process of its own, and put their results together."""
+"""The command `dmat compare`: run both sides, each in a process of its own, and join their results."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _results(side: Running, job: Job, sites: Sequence[Site]) -> Answer:
 
 
 def _require_alike(theirs: Answer, made: Answer) -> None:
-    """Raise CannotRun if OLD and NEW are kernels of two kinds, or have two versions of dmat, or share no case."""
+    """Raise CannotRun if OLD and NEW have two kinds or two versions of dmat, or share no case."""
     for what, old, new in (
         ("kinds", theirs.kind or made.kind, made.kind),
         ("versions of dmat", theirs.versions["dmat"], made.versions["dmat"]),
@@ -155,7 +155,8 @@ def _require_alike(theirs: Answer, made: Answer) -> None:
             raise CannotRun(f"OLD and NEW cannot be compared: they have two {what}, {old} and {new}")
     if not any(site.tried for site in theirs.sites):
         reasons = [site.reason for site in theirs.sites if site.reason]
-        why = f"OLD {reasons[0]}" if reasons else "no case is allowed by both contracts"
+        alone = "no case is allowed by both contracts" if theirs.sites else "no dtype and device is of both"
+        why = f"OLD {reasons[0]}" if reasons else alone
         raise CannotRun(f"OLD and NEW cannot be compared: {why}")
 
 

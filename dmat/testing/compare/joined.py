@@ -1,4 +1,4 @@
-"""What both sides of a comparison gave, put together: how far apart, which is nearer the truth, and is NEW worse."""
+"""Both sides of a comparison together: how far apart, which is nearer the truth, and whether NEW is worse."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Pair:
             self.case = self.case or tried.shown
 
     def _nearer(self, one: Arrays, other: Arrays) -> None:
-        """Count the entries of which one side alone is nearer the truth, by more than the truth's own error."""
+        """Count the entries in which one side is nearer the truth, by more than the truth's own error."""
         judged = ~(np.isnan(one["errors"]) | np.isnan(other["errors"]))
         less = np.where(judged, one["errors"] - other["errors"], 0.0)
         known = one["slack"] + other["slack"]
@@ -122,7 +122,7 @@ class Pair:
 
 
 def compared(old: Site, new: Site, both: tuple[Arrays, Arrays], written: int) -> Compared:
-    """Return the comparison of a dtype on a device. both: the arrays of both. written: how many cases NEW has."""
+    """Return the comparison of a dtype on a device. both: all arrays. written: how many cases NEW has."""
     pairs: dict[str, Pair] = {}
     olds = {tried.number: tried for tried in old.tried}
     alike = [tried for tried in new.tried if olds[tried.number].inputs == tried.inputs]
@@ -139,10 +139,10 @@ def compared(old: Site, new: Site, both: tuple[Arrays, Arrays], written: int) ->
                     side.count(entry, tried)
             if name in before and name in after:
                 place = f"{tried.number}/{name}/"
-                parts = [_parts(arrays, place) for arrays in both]
-                if name in OUTPUTS and all(parts):
-                    _require_one_operator(*parts, name)
-                pair.compare((before[name], parts[0]), (after[name], parts[1]), tried)
+                theirs, ours = (_parts(arrays, place) for arrays in both)
+                if name in OUTPUTS and theirs and ours:
+                    _require_one_operator(theirs, ours, name)
+                pair.compare((before[name], theirs), (after[name], ours), tried)
     quantities = [pair.result(name) for name, pair in pairs.items()]
     left_out = written - len(alike)
     return Compared(new.dtype, new.device, cases=len(alike), left_out=left_out, quantities=quantities)
@@ -162,6 +162,6 @@ def _require_one_operator(one: Arrays, other: Arrays, name: str) -> None:
         index = tuple(int(n) for n in np.argwhere(apart)[0])
         said = [float(x["truth"][index]) for x in (one, other)]
         raise CannotRun(
-            f"OLD and NEW cannot be compared: their contracts mean two operators; {name}{list(index)} of one case"
-            f" is {said[0]:.6g} by that of OLD, {said[1]:.6g} by that of NEW"
+            f"OLD and NEW cannot be compared: their contracts mean two operators; {name}{list(index)} of one"
+            f" case is {said[0]:.6g} by that of OLD, {said[1]:.6g} by that of NEW"
         )

@@ -56,6 +56,10 @@ class Judged:
     over: str = ""
 
 
+Made = tuple[str, Array, str, Expected, Expected]  # name, values, dtype, and two expected values
+Make = Callable[["Judge", Case], Iterator[Made]]
+
+
 @dataclass
 class Judge:
     """Judges what a kernel gives on a case, by its own contract and by the strictest."""
@@ -72,15 +76,16 @@ class Judge:
 
     def results(self, case: Case) -> Iterator[tuple[str, Judged | str]]:
         """Yield each result of the case by its printed name; what was raised instead of it, as a text."""
-        made = _of_dtilde
+        made: Make = _of_dtilde
         if isinstance(self.subject, FusedSubject):
             made = _packed if "t" in case else _split if "cut" in case else _of_fused
         try:
-            yield from ((name, self._judged(*each)) for name, *each in made(self, case))
+            for name, values, dtype, own, strict in made(self, case):
+                yield name, self._judged(values, dtype, own, strict)
         except LawBroken as broken:
             yield self._unmade(broken, made), broken.finding.computed
 
-    def _unmade(self, broken: LawBroken, made: Callable[..., Any]) -> str:
+    def _unmade(self, broken: LawBroken, made: Make) -> str:
         """Return the name of what a call that raised should have given."""
         if broken.finding.quantity == "gradients":
             return "gradients"
@@ -101,9 +106,6 @@ class Judge:
         return Judged(values, error, own.slack + strict.slack, truth, dtype, worst, largest, over)
 
 
-Made = tuple[str, Array, str, Expected, Expected]  # name, values, dtype, and two expected values
-
-
 def _name(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
@@ -121,18 +123,18 @@ def _of_dtilde(judge: Judge, case: Case) -> Iterator[Made]:
             yield from _forward_alone(judge, subject.forward(gates))
             raise LawBroken(replace(failed.finding, quantity="gradients")) from failed
     yield from _forward_alone(judge, gradients.run if gradients else subject.forward(gates))
-    for n, name in enumerate(GATES if gradients else ()):
+    for name in GATES if gradients else ():
         assert gradients is not None
-        both = (one.gradient_must_be(gradients, name) for one in (subject, strict))
-        values = (gradients.di, gradients.df)[n]
-        yield subject.gradient_name(name), values, _name(gradients.tensors[n]), *both
+        own, other = (one.gradient_must_be(gradients, name) for one in (subject, strict))
+        values, dtype = gradients.of(name), _name(gradients.gradients[name])
+        yield subject.gradient_name(name), values, dtype, own, other
 
 
 def _forward_alone(judge: Judge, run: Any) -> Iterator[Made]:
     """Yield the outputs of a forward call."""
     both = [one.expected_outputs(run) for one in (judge.subject, judge.strict)]
     for name, tensor in run.outputs.items():
-        yield name, run.of(name), _name(tensor), *(each[name] for each in both)
+        yield name, run.of(name), _name(tensor), both[0][name], both[1][name]
 
 
 def _of_fused(judge: Judge, case: Case) -> Iterator[Made]:
@@ -155,8 +157,9 @@ def _of_fused(judge: Judge, case: Case) -> Iterator[Made]:
     for name in subject.distinct_values(gradients.tensors):
         if qkv.kind == "dense" and name in ("g", "i"):
             continue  # laws judge the gradients of gates where one term is one entry of D~
-        both = (subject.gradient_of(pulled, name, gradients.bounds), strict.gradient_of(pulled, name, wide))
-        yield subject.gradient_name(name), gradients.of(name), _name(gradients.tensors[name]), *both
+        own = subject.gradient_of(pulled, name, gradients.bounds)
+        other = strict.gradient_of(pulled, name, wide)
+        yield subject.gradient_name(name), gradients.of(name), _name(gradients.tensors[name]), own, other
 
 
 def _packed(judge: Judge, case: Case) -> Iterator[Made]:
@@ -168,8 +171,8 @@ def _packed(judge: Judge, case: Case) -> Iterator[Made]:
     ends, inputs = sequence_ends(S, case["cut"], case["t"]), subject.inputs(case["gates"], case["qkv"])
     call_inputs = subject.read_inputs(inputs, tuple(n for n in ends if n < S), packed=True)
     output = subject.call_packed(inputs, ends)
-    both = (one.expected_of(call_inputs) for one in (subject, strict))
-    yield PACKED, subject.read(output), _name(output), *both
+    own, other = (one.expected_of(call_inputs) for one in (subject, strict))
+    yield PACKED, subject.read(output), _name(output), own, other
 
 
 def _split(judge: Judge, case: Case) -> Iterator[Made]:
@@ -181,5 +184,5 @@ def _split(judge: Judge, case: Case) -> Iterator[Made]:
     call_inputs, S = subject.read_inputs(inputs, (0, cut)), case["gates"].shape[-1]
     first, state = subject.call_with_state(inputs.part(0, cut), None)
     second, _ = subject.call_with_state(inputs.part(cut, S), state)
-    both = (one.expected_of(call_inputs, state=state) for one in (subject, strict))
-    yield SPLIT, subject.read(torch.cat((first, second), 2)), _name(first), *both
+    own, other = (one.expected_of(call_inputs, state=state) for one in (subject, strict))
+    yield SPLIT, subject.read(torch.cat((first, second), 2)), _name(first), own, other

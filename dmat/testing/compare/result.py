@@ -8,7 +8,6 @@ from msgspec import Meta, Struct
 
 from dmat.testing.record import FORMAT, Count, Device, Dtype, Format, Interpreted, Promises, Seconds, Target
 
-
 Verdict = Literal["not worse", "worse", "error"]
 
 

@@ -1,11 +1,11 @@
 """One side of a comparison, in a process of its own: `python -m dmat.testing.compare.side STEP FOLDER`.
 
-It may be another Python, with other packages. All that it takes and gives are files of FOLDER, which belongs to
-this side alone: job.json says what to do; answer.json, the cases and the arrays are what it gives.
-`now` names the case that is being tried, should the process die.
+It may be another Python, with other packages. All that it takes and gives are files of FOLDER, which belongs
+to this side alone: job.json says what to do; answer.json, the cases and the arrays are what it gives. `now`
+names the case that is being tried, should the process die.
 
-STEP "cases" writes the cases that this kernel's contract allows, a line each. STEP "results" takes such a file,
-tries those that its contract allows, and writes their results; an empty line is no case.
+STEP "cases" writes the cases that this kernel's contract allows, a line each. STEP "results" takes such a
+file, tries those that its contract allows, and writes their results; an empty line is no case.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Tried(Struct, forbid_unknown_fields=True):
 
 
 class Site(Struct, forbid_unknown_fields=True):
-    """A dtype and a device: how many cases were written, or what became of them; or why it cannot be called."""
+    """A dtype and a device: how many cases were written, or what became of them; or why there are none."""
 
     dtype: str
     device: str
@@ -113,7 +113,7 @@ def cases_of(dtype: str, device: str) -> str:
 
 
 def cases(subject: Subject, examples: int) -> Iterator[Case]:
-    """Yield the ladder of the grade and of the laws of values, then so many random cases of each, all finite."""
+    """Yield the ladders of the grade and of the laws of values, then so many random cases, all finite."""
     if isinstance(subject, FusedSubject):
         domain = replace(subject.domain, special_values=(), zero_length=False)
         yield from chain(grade_fused.ladder(subject), DENSE.ladder(domain))

@@ -292,8 +292,8 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     mask: str | None = row(
         None,
         optional(checks.keyword),
-        "the name of the keyword that takes a padding mask, (B, S) of bool, True for real tokens: what stands "
-        "in other places changes no output, state or gradient of real ones",
+        "the name of the keyword that takes a padding mask, (B, S) of bool, True for real tokens: what "
+        "stands in other places changes no output, state or gradient of real ones",
         off=None,
         reason=NOT_STATED,
     )

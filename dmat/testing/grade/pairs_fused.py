@@ -172,7 +172,8 @@ def prefix(case: Place) -> Iterator[Two]:
     for cut in dict.fromkeys((*case.cuts[len(case.cuts) // 2 :][:1], *case.cuts[-1:])):
         W = case.W.clone()
         W[:, :, cut:] = 0
-        yield _at(case.pull(W), lambda x, cut=cut: x[:, :, :cut]), case.times(0, cut).pull()
+        whole = case.pull(W)
+        yield {name: x[:, :, :cut] for name, x in whole.items()}, case.times(0, cut).pull()
 
 
 def config(case: Place) -> Iterator[Two]:

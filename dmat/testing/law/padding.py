@@ -1,7 +1,7 @@
-"""What the law of padding masks calls and expects: inputs with garbage in padded places, and real tokens alone.
+"""What the law of padding masks calls and expects: garbage in padded places, and real tokens alone.
 
 A row of the batch is judged like packed sequences: the padded places before, the real tokens, and the padded
-places behind. So the bound of real tokens knows the gates of padded places, which a cumulative sum may go over.
+places behind. So the bound of real tokens knows the gates of padded places: cumulative sums may go over them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Padded:
 
     @cached_property
     def given(self) -> Inputs:
-        """The inputs of the call: garbage in all padded places, NaN if gates may hold it and noise is even."""
+        """The inputs of the call: garbage in padded places, NaN if gates may hold it and noise is even."""
         subject, clean = self.subject, self.judged
         random = np.random.default_rng(self.noise)
         most = NARROW if subject.dtype == "float16" else GARBAGE
@@ -101,7 +101,7 @@ class Padded:
         return self.subject.gates_of(gates, self.qkv.K)
 
     def _with(self, other: dict[str, Tensor], clean: Inputs | None = None) -> Inputs:
-        """Return inputs with other values in padded places; an input that the kernel does not take stays None."""
+        """Return inputs with other values in padded places. An input that is not taken stays None."""
         found = (self.clean if clean is None else clean).named
         real = self.mask[:, None, :, None]
         named = {n: torch.where(real, x, other[n].to(x)) for n, x in found.items() if n in other}
@@ -139,7 +139,9 @@ def require_outputs(call: Padded, o: Tensor) -> None:
     for b, times in call.rows():
         expected = call.subject.expected_of(call.inputs_of(b, times))
         part = expected.part((slice(None), slice(None), times, slice(None)))
-        call.subject.observe(require_within(call.subject.read(o[b : b + 1, :, times]), part.noted(call.note(b))))
+        call.subject.observe(
+            require_within(call.subject.read(o[b : b + 1, :, times]), part.noted(call.note(b)))
+        )
 
 
 def require_gradients(call: Padded) -> None:
@@ -191,7 +193,7 @@ def knows_states(subject: FusedSubject) -> bool:
 def require_state(call: Padded) -> None:
     """Require a call that goes on from the state of a padded call to give what real tokens alone would.
 
-    A kernel counts its chunks from the first place, or from the first real token: one of the two bounds holds.
+    A kernel counts its chunks from the first place or from the first real token: one of two bounds holds.
     """
     subject = call.subject
     _, state = subject.call_with_state(call.given, None, **call.more)
@@ -223,7 +225,7 @@ def _require_going_on(
 
 
 def _nulled(call: Padded, b: int, right: int) -> list[Inputs]:
-    """Return a row whose padded places write nothing and decay nothing behind the real tokens, and its tokens."""
+    """Return a row whose padded places write nothing, and behind real tokens decay nothing; its tokens."""
     subject, row = call.subject, _row(call.judged, b)
     real = call.mask[b, None, :, None]
     named = {n: torch.where(real, x, torch.zeros_like(x)) for n, x in row.named.items() if n in "kv"}

@@ -88,7 +88,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
     kind, exact = expected.kind, expected.value.hi
     for number, value in _OF_KIND.items():
         exact = np.where(kind == number, value, exact)
-    _, error = errors(computed, expected)
+    _, error = _ratios(computed, expected)
     beyond = expected.known & (error - expected.slack > expected.bound.bound)
     judged = ~(expected.bound.free | (kind == FREE))
     wrong = _wrong_kinds(computed, expected) | beyond
@@ -107,7 +107,7 @@ def _evidence(computed: Array, expected: Expected) -> Evidence:
 def require_within(computed: Array, expected: Expected) -> float:
     """Require the right class and an error within the bound of each entry; return the worst error / bound."""
     require_kinds(computed, expected)
-    ratio, error = errors(computed, expected)
+    ratio, error = _ratios(computed, expected)
     suspect = error + expected.slack > expected.bound.bound
     suspect &= np.isfinite(ratio) | (ratio == np.inf)
     for flat in np.argsort(np.where(suspect, -ratio, 1.0), axis=None)[: int(suspect.sum())]:
@@ -118,13 +118,18 @@ def require_within(computed: Array, expected: Expected) -> float:
     return float(ratio.max(initial=0.0, where=~np.isnan(ratio)))
 
 
-def errors(computed: Array, expected: Expected) -> tuple[Array, Array]:
+def _ratios(computed: Array, expected: Expected) -> tuple[Array, Array]:
     """Return (error / bound, error). They are NaN and 0 for an entry that cannot be compared."""
     comparable = expected.known & np.isfinite(computed)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs((computed - expected.value.hi) - expected.value.lo)
         error = np.where(comparable, error, 0.0)
         return np.where(comparable, error / expected.bound.bound, np.nan), error
+
+
+def errors(computed: Array, expected: Expected) -> tuple[Array, Array]:
+    """Return (error / bound, error) of each entry; NaN and 0 for one that cannot be compared."""
+    return _ratios(computed, expected)
 
 
 def convict(computed: Array, expected: Expected, index: tuple[int, ...]) -> Finding | None:
