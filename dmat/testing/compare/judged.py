@@ -89,7 +89,8 @@ class Judge:
         """Return the name of what a call that raised should have given."""
         if broken.finding.quantity == "gradients":
             return "gradients"
-        return {_packed: PACKED, _split: SPLIT, _of_dtilde: "D~"}.get(made, "o")
+        names: dict[Make, str] = {_packed: PACKED, _split: SPLIT, _of_dtilde: "D~"}
+        return names.get(made, "o")
 
     def _judged(self, values: Array, dtype: str, own: Expected, strict: Expected) -> Judged:
         over, worst = "", None

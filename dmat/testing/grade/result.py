@@ -105,7 +105,7 @@ class IdentityResult(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="the two calls: packed sequences and each alone; one call and two with the state"
-            " handed over, or a call a token; a batch reversed; a row of it alone; a batch and head alone; the"
+            " handed over, or a call a token; a batch reversed; a row of it alone; a head alone; the"
             " first times alone; another autotune configuration",
             extra_json_schema={
                 "enum": ["packed", "split", "decode", "order", "batch", "head", "prefix", "config"]
