@@ -95,7 +95,7 @@ def test_a_wrong_kernel(kernels: str, capfd: pytest.CaptureFixture[str]) -> None
     options = ["--examples", "5", "--json", "c.json"]
     assert main(["compare", kernels + "right", kernels + "off", *options]) == 1
     shown = capfd.readouterr().out
-    assert "worse: D~: over its bound in " in shown
+    assert "  D~: over its bound in " in shown
     assert "    gates = Gates('float32'" in shown
     report = json.loads(Path("c.json").read_text())
     jsonschema.validate(report, schema("compare"))

@@ -13,7 +13,7 @@ from dmat.testing.output import plain
 
 SAID = {
     "not worse": "NOT WORSE: all of NEW is within its contract, and nothing is worse than OLD",
-    "worse": "WORSE: NEW is over its bound, or worse than OLD",
+    "worse": "WORSE: NEW is over its own bound, or worse than OLD",
     "error": "NOT ALL COULD BE COMPARED: what could is not worse",
 }
 LEGEND = (
@@ -85,7 +85,7 @@ def _notes(site: Compared) -> Iterable[str]:
     worse = [one for one in site.quantities if one.worse]
     if worse:
         yield f"\n{where}:"
-    yield from (f"  worse: {one.quantity}: {one.worse}" for one in worse)
+    yield from (f"  {one.quantity}: {one.worse}" for one in worse)
     if (case := next((one.case for one in worse if one.case is not None), None)) is not None:
         yield "  on the case"
         yield from (f"    {line}" for line in ("from dmat.strategies import *", *case.splitlines()))
