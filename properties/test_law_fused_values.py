@@ -13,10 +13,10 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import FusedGradients
-from dmat.testing.law import padding
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
-from dmat.testing.law.padding import Padded
+from dmat.testing.law.padding import require as padding
+from dmat.testing.law.padding.call import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 

@@ -177,6 +177,8 @@ def _results(subject: Subject, folder: Path) -> Site:
     site = Site(subject.dtype, subject.device, subject.uncallable or "")
     if site.reason:
         return site
+    if "torch._dynamo" in sys.modules:  # torch.compile falls back to eager after some dtypes and shapes
+        torch.compiler.reset()
     arrays: dict[str, Any] = {}
     judge = Judge(subject)
     lines = (folder / cases_of(subject.dtype, subject.device)).read_text().splitlines()
