@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dmat.testing.cli import main
-from dmat.testing.compare import command, side
+from dmat.testing.compare import side
 from dmat.testing.compare.command import UNPROMISED, verdict
 from dmat.testing.compare.joined import Pair, Total
 from dmat.testing.compare.result import Compared
@@ -65,7 +65,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         side.main(call[3], Path(call[4]))
         return subprocess.CompletedProcess(call, 0, "", "")
 
-    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr("dmat.testing.compare.command.subprocess.run", run)
 
 
 @pytest.fixture

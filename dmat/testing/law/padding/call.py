@@ -92,7 +92,9 @@ class Padded:
     def _garbage_gates(self) -> tuple[Tensor, Tensor]:
         domain, S = self.subject.domain, max(self.S, 1)
         most = min(GARBAGE, domain.largest_sum / (4 * S))
-        fgate = Within(Normal(self.noise, most / 4), max(domain.least, -most), min(domain.most, most))
+        fgate = Within(
+            Normal(self.noise, most / 8, -most / 8), max(domain.least, -most), min(domain.most, most)
+        )
         igate = Within(Normal(self.noise + 1, 4.0), *domain.contract.i_range)
         taken = igate if domain.contract.igate else Constant(0.0)
         gates = Gates(self.gates.dtype, self.gates.shape, taken, fgate)
