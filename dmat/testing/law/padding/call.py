@@ -126,7 +126,7 @@ class Padded:
         left, right = self.pads[b]
         keyword = self.subject.contract.mask
         padded = f"{left} places padded on the left and {right} on the right by {keyword}="
-        return f"row {b} of the batch, {padded}; times count from its first real token"
+        return f"row {b} of the batch, {padded}; b counts from that row, t from its first real token"
 
 
 def row_of(inputs: Inputs, b: int) -> Inputs:
