@@ -106,6 +106,7 @@ packed = promised("packed", "Sequences can be packed.")
 strided = promised("strided", "Inputs may have any strides.")
 packed_states = promised("packed_states", "Packed sequences can have states.")
 state_gradients = promised("state_gradients", "Gradients flow through states.")
+mask = promised("mask", "Padding can be masked.")
 
 
 def beta(subject: FusedSubject) -> str | None:

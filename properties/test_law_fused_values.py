@@ -9,6 +9,7 @@ from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.equal import EQUAL
 from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
 from dmat.strategies.cases.handed import CUTS, PACKED_STATES, begins_of, spans_of
+from dmat.strategies.cases.padded import PADDED
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -19,6 +20,8 @@ from dmat.testing.kernel.fused import FusedGradients
 from dmat.testing.kernel.turns import shown_turns
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
+from dmat.testing.law.padding import require as padding
+from dmat.testing.law.padding.call import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
@@ -187,3 +190,30 @@ def test_law_packed_states(subject: FusedSubject, gates: Gates, qkv: QKV, cut: i
     if differentiable and subject.defines_gradients(qkv):
         gradients = subject.pull_of(inputs, qkv, call_inputs=call_inputs)
         _require_gradients(gradients, subject, 0, f"through all calls; {note}")
+
+
+@law(
+    PADDED,
+    bound=(
+        FusedBounds.output,
+        *(bound for bound in fused_bounds.GRADIENT_BOUNDS if bound is not FusedBounds.parameter),
+        DeltaBounds.output,
+        *delta_bounds.GRADIENT_BOUNDS,
+    ),
+    kinds=(FUSED,),
+    needs=(needs.mask,),
+)
+def test_law_padding(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int, noise: int) -> None:
+    """What stands in padded places changes no output, no state and no gradient of real tokens.
+
+    Why: A mask of the output alone, of v but not of the gates, or of the first row for all: prompts of
+        unlike lengths in one batch then have other answers than each alone.
+    Bound: docs/fused.md section 2, the real tokens as a packed sequence; 0 across. A finite number of at most
+        2^10 stands in padded places, NaN only where gates may hold it.
+    """
+    call = Padded.of(subject, gates, qkv, cut, t, noise)
+    padding.require_outputs(call, subject.call_fused(call.given, **call.more))
+    if subject.contract.has_gradients and subject.defines_gradients(qkv):
+        padding.require_gradients(call)
+    if padding.knows_states(subject):
+        padding.require_state(call)

@@ -10,6 +10,7 @@ from .fused_sound import FUSED_SOUND
 from .gate_kernels import GATES_SOUND
 from .half_mutants import HALVES_SOUND
 from .mamba import MAMBA_SOUND
+from .masked import MASKED_SOUND
 from .sound import SOUND
 from .states import STATES_SOUND
 
@@ -23,4 +24,5 @@ FUSED_RIGHT = [
     *STATES_SOUND,
     *MAMBA_SOUND,
     *HALVES_SOUND,
+    *MASKED_SOUND,
 ]

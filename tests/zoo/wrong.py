@@ -8,6 +8,7 @@ from . import (  # noqa: F401  # each registers its mutants
     gate_mutants,
     half_mutants,
     mamba_mutants,
+    mask_mutants,
     state_mutants,
 )
 from .fused_mutants import FUSED_MUTANTS as FUSED_MUTANTS

@@ -303,6 +303,14 @@ class Fused(States, Delta, Conduct, Inputs, Rounding):
         off=None,
         reason=NOT_STATED,
     )
+    mask: str | None = row(
+        None,
+        optional(checks.keyword),
+        "the name of the keyword that takes a padding mask, (B, S) of bool, True for real tokens: what "
+        "stands in other places changes no output, state or gradient of real ones",
+        off=None,
+        reason=NOT_STATED,
+    )
     positive: bool = row(False, flag, "values must be above 0 (log-space scans)")
     K: int | tuple[int, ...] = row(
         ANY_K, checks.sizes, "the sizes of q, k that it takes: a tuple, or an int: it and 4 times it"

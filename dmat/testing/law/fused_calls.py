@@ -160,10 +160,14 @@ class FusedCalls(FusedTurns):
         calls = ["nothing more"]
         calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
         calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
+        calls += [f"{self.contract.mask}=True"] if self.contract.mask else []
         for call in calls:
             try:
                 if call.startswith("nothing"):
                     self.call_fused(inputs)
+                elif self.contract.mask and call.startswith(f"{self.contract.mask}="):
+                    mask = torch.ones(inputs.v.shape[0], S, dtype=torch.bool, device=self.device)
+                    self.call_fused(inputs, **{self.contract.mask: mask})
                 elif self.contract.packed and call.startswith(self.contract.packed):
                     self.call_packed(inputs, (0, S))
                 else:
@@ -192,10 +196,13 @@ class FusedCalls(FusedTurns):
         """
         return self._called(inputs, more)[0]
 
-    def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
-        """Call the kernel with a state, None at the start; return its output and the next state."""
+    def call_with_state(self, inputs: Inputs, state: object, **more: object) -> tuple[Tensor, object]:
+        """Call the kernel with a state, None at the start; return its output and the next state.
+
+        more: further keyword arguments of the call.
+        """
         assert self.contract.states
-        output, rest = self._called(inputs, {self.contract.states: state})
+        output, rest = self._called(inputs, {self.contract.states: state, **more})
         return output, self._next_state(rest)
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:

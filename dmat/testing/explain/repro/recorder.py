@@ -268,8 +268,8 @@ class ScriptRecorder(Recorder):
         self._script.write(f"{self._output} = {callee}({', '.join(arguments)})")
 
     def _value(self, value: object) -> str:
-        """Return a keyword argument as code: a state of an earlier call, ends of sequences, or None."""
-        if isinstance(value, Tensor) and value.dtype == torch.int64:
+        """Return a keyword argument as code: a state, ends of sequences, a mask, or None."""
+        if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.bool):
             return f"torch.tensor({value.tolist()})" + (
                 "" if value.device.type == "cpu" else f".to({value.device.type!r})"
             )
