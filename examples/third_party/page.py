@@ -19,7 +19,7 @@ PACKAGES = {  # files that are not named like what they adapt
     "yet_another_retnet": "yet-another-retnet",
 }
 VARIANTS = re.compile(
-    r"_(wide|float16|as_defined|\d+)$"
+    r"_(wide|float16|as_defined|layer|\d+)$"
 )  # one function held to another contract, or with other sizes
 VERDICTS = {"sound": "keeps all", "broken": "**breaks**", "error": "not to the end"}
 BESIDE = ("torch", "triton", "einops", "numpy", "dmat")
