@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
 import numpy as np
@@ -227,6 +227,7 @@ class _Builder:
         contract = self.domain.contract
         form, own = HeadForm(contract.group, contract.group_order), range(self.heads)
 
+        @cache
         def head(b: int, h: int) -> DeltaHead:
             return qkv.head(S, V, qkv.seed, b, h, normalised=normalised)
 

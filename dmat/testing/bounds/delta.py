@@ -29,7 +29,7 @@ from dmat.testing.bounds.heads import of_heads
 from dmat.testing.bounds.latest import latest
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
-from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth, of_rows
+from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
 
 # The parts of a chunk that no error of the state enters.
 OWN = (
@@ -253,7 +253,7 @@ class DeltaBounds:
             return d["s"]
         after, k = d["after"][:, :, t], truth.k[:, :, t]
         erased = (truth.beta[:, :, t, None] * k)[..., None] * d["lambda"][:, :, t, None, :]
-        return of_rows(truth.decay[:, :, t]) * (after - erased)
+        return truth.factors[:, :, t] * (after - erased)
 
     @latest
     def of_gradients(self, pulled: DeltaPulled) -> dict[str, Bound]:

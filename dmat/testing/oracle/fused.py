@@ -63,7 +63,7 @@ class Gated:
         each = {"A_log": self.gates.of_A, "dt_bias": self.gates.rate}
         return {name: self.inputs.of_parameter(name, dl * each[name]) for name in self.contract.parameters}
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """The factor of q.k."""
         return self.contract.scale_of(self.inputs.K)
