@@ -321,11 +321,8 @@ def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
 def _draw_delta(draw: Draw, domain: FusedDomain, S: int, kind: str) -> QKV:
     """Draw a QKV recipe of this kind for a delta rule."""
     K = choose(draw, domain.key_sizes(S))
-    V = (
-        0
-        if kind == "one-hot" or domain.contract.V_equals_K
-        else domain.value_size(choose(draw, (1, 3, 4)), K)
-    )
+    own = domain.value_size(choose(draw, (1, 3, 4) * 5 + (130,) * (S <= 8)), K)  # past a block of 128
+    V = 0 if kind == "one-hot" or domain.contract.V_equals_K else own
     layout = choose(draw, ("contiguous", *QKV_LAYOUTS)) if domain.contract.strided else "contiguous"
     fields = draw_fields(draw, domain.contract, kind, K)
     return DeltaQKV(kind, K, V, layout=layout, **fields)  # type: ignore[arg-type]  # the fields by name
