@@ -124,6 +124,8 @@ class Transcript:
             self._bring_up_to_date(known[-1] if known else beside[0])
         if known:
             return known[-1].name
+        if beside and not wanted:  # the transpose of a result in the kernel's own layout
+            return beside[0].name
         name = self.fresh(wanted)
         if beside:
             shape, stride, offset = _memory_layout(tensor)
