@@ -152,6 +152,9 @@ class Recorder:
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
         """Record the results of the call: its output, and the rest of the returned tuple."""
 
+    def joined_fused(self, parts: Sequence[Tensor], whole: Tensor, layout: str) -> None:
+        """Record the outputs of several calls as one, joined along the times. layout: of the kernel's own."""
+
     def pull_fused(
         self,
         outputs: Mapping[str, tuple[Tensor, Tensor]],

@@ -287,6 +287,13 @@ class ScriptRecorder(Recorder):
                 self._script.stands_for(state, rest[0], given=False)
         self._script.returned(self._output, output)
 
+    def joined_fused(self, parts: Sequence[Tensor], whole: Tensor, layout: str) -> None:
+        script, plain = self._script, layout == "BHSD"
+        names = ", ".join(script.name(x, "") for x in parts)
+        self._output = script.fresh("o")
+        script.write(f"{self._output} = torch.cat(({names}), {2 if plain else 1})")
+        script.stands_for(self._output, whole if plain else whole.transpose(1, 2), given=False)
+
     def pull_fused(
         self,
         outputs: Mapping[str, tuple[Tensor, Tensor]],

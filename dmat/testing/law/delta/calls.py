@@ -148,7 +148,10 @@ class DeltaCalls(FusedSubject):
             output, rest = self._called(inputs.part(start, end) if len(ends) > 2 else inputs, given)
             outputs.append(output)
             given = {str(self.contract.states): rest[0]} if rest else given
-        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
+        joined = outputs[0]
+        if len(outputs) > 1:
+            joined = torch.cat(outputs, 2)
+            self.recorder.joined_fused(outputs, joined, self.contract.layout)
         form = self.state_form
         return {"o": joined} if form is None else {"o": joined, LAST: self._require_state(rest, form, inputs)}
 
