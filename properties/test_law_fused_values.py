@@ -68,6 +68,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         *fused_bounds.GRADIENT_BOUNDS,
         *delta_bounds.RESULTS,
         *delta_bounds.GRADIENT_BOUNDS,
+        DeltaBounds.first_state,
     ),
     kinds=(FUSED,),
     needs=(needs.states,),
