@@ -82,7 +82,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
-    begins, states = begins_of(S, cut, subject.domain), [inputs.s]
+    begins, states = begins_of(S, cut, subject.domain), list[object]([inputs.s])
     call_inputs, outputs = subject.read_inputs(inputs, begins), []
     for start, end in pairwise((*begins, S)):
         output, state = subject.call_with_state(inputs.part(start, end), states[-1])

@@ -170,7 +170,8 @@ def test_states_without_gradients_are_judged_where_they_are_given() -> None:
         return o.to(v.dtype), last.detach()
 
     case = {"gates": Gates("float32", (1, 1, 6)), "qkv": QKV("dense", K=4, V=3, seed=1), "cut": 2}
-    law, own = law_named("handover", "fused"), {"states": "state", "error_scope": 4, "factors": 4}
+    law = law_named("handover", "fused")
+    own: dict[str, Any] = {"states": "state", "error_scope": 4, "factors": 4}
     promised = fused(detached, **own)
     with pytest.raises(LawBroken):
         law.check(subject_of(Implementation.of("k", promised), "float32"), **case)

@@ -71,9 +71,10 @@ class FusedTurns(FusedInputs):
             return output, [*rest[:1]]
         outputs, states = list[Tensor](), list[object]()
         for turn in turns:
-            given = {self.contract.states: states[-1]} if states else dict(more)
+            name = str(self.contract.states)
+            given = {name: states[-1]} if states else dict(more)
             if turn.packed:
-                given = {str(self.contract.states): None, **given, **self._ending(turn.ends)}
+                given = {name: None, **given, **self._ending(turn.ends)}
             output, rest = self._called(self._at(inputs, turn), given)
             outputs.append(output)
             states.append(self._next_state(rest))
