@@ -165,7 +165,7 @@ def test_a_delta_rule_without_gates_is_exact_too() -> None:
 
 @pytest.mark.parametrize("f", [-16.0, -17.0])
 def test_what_float16_loses_of_a_decay_is_counted(f: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a row reads nothing but a state decayed to 2^-24, operands in float16 lose what the bound counts."""
+    """Of a row that reads only a state decayed to 2^-24, float16 operands lose what the bound counts."""
     here = subject("delta_narrow", "float16")
     gates = Gates("float16", (1, 1, 8), fgate=Edited(Constant(0.0), (((0, 0, 0), f),)))
     run = here.run(gates, recipe(K=16, keys="dense", beta="zero"))
