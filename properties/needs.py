@@ -104,6 +104,9 @@ homogeneous = promised("homogeneous", "2 v gives 2 o, bit for bit.")
 states = promised("states", "A state can be handed over.")
 packed = promised("packed", "Sequences can be packed.")
 mask = promised("mask", "Padding can be masked.")
+strided = promised("strided", "Inputs may have any strides.")
+packed_states = promised("packed_states", "Packed sequences can have states.")
+state_gradients = promised("state_gradients", "Gradients flow through states.")
 
 
 def beta(subject: FusedSubject) -> str | None:
@@ -112,10 +115,17 @@ def beta(subject: FusedSubject) -> str | None:
 
 
 def parameters(subject: FusedSubject) -> str | None:
-    """The kernel makes its gates of A_log or dt_bias."""
+    """The kernel makes its gates of A_log, A or dt_bias, or takes D."""
     return (
         None if subject.contract.parameters else f'contract: gate="{subject.contract.gate}" has no parameters'
     )
+
+
+def half_operands(subject: FusedSubject) -> str | None:
+    """The contract says that operands of products are rounded to a half type, and sums are not."""
+    if subject.rounding.u_m > 0 and subject.dtype in ("bfloat16", "float16"):
+        return sums(subject)
+    return "contract: no half type is multiplied and summed in a wider one in this dtype"
 
 
 def sums(subject: FusedSubject) -> str | None:
@@ -131,6 +141,9 @@ def integers(subject: FusedSubject) -> str | None:
     lacks = subject.contract.why_not
     if subject.reads.inexact:
         return subject.reads.inexact
+    for name in ("z", "skip", "dt_limit"):
+        if lacks(name):
+            return str(lacks(name))
     if lacks("weight"):
         return f"{lacks('weight')}: an open gate has weight 0"
     ungated = subject.contract.erases and subject.contract.has_open_gates  # a delta rule without gates

@@ -17,7 +17,7 @@ NEEDS = (needs.gradients,)
 
 @law(DENSE, bound=(FusedBounds.product, DeltaBounds.product), kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
-    """The gradients of q, k and v are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
+    """The gradients of q, k, v (z) are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
     Of a delta rule those of o and of its last state.
     Why: A scale applied once too often, a tile transposed, the last chunk's carry left out going back.
@@ -25,7 +25,7 @@ def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) ->
     """
     if subject.defines_gradients(qkv):
         gradients = subject.pull(gates, qkv)
-        for name in "qkv":
+        for name in "qkvz" if subject.contract.z else "qkv":
             subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
@@ -46,7 +46,12 @@ def test_law_beta_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> Non
     _require_own(subject, gates, qkv, "b")
 
 
-@law(DENSE, bound=DeltaBounds.first_state, kinds=(FUSED,), needs=(*NEEDS, needs.beta, needs.states))
+@law(
+    DENSE,
+    bound=DeltaBounds.first_state,
+    kinds=(FUSED,),
+    needs=(*NEEDS, needs.beta, needs.states, needs.state_gradients),
+)
 def test_law_state_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradient of the state that a call begins with is within its bound.
 
@@ -63,10 +68,10 @@ def test_law_state_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> No
     needs=(*NEEDS, needs.parameters),
 )
 def test_law_parameter_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
-    """The gradients of A_log and dt_bias are sums over batches and times, within their bounds.
+    """The gradients of A_log or A, dt_bias and D are sums over batches and times, within their bounds.
 
     Why: A sum that leaves out the last chunk, a softplus without its derivative, a bias of another head.
-    Bound: docs/fused.md section 2, gates made inside the kernel.
+    Bound: docs/fused.md section 7, gates made inside the kernel, and section 8, the skip.
     """
     if not subject.defines_gradients(qkv):
         return

@@ -46,7 +46,10 @@ class FusedDomain(Domain):
     def least(self) -> float:
         """The smallest forget gate of a recipe that the contract and the dtype allow."""
         largest = float(torch.finfo(getattr(torch, self.dtype)).max)
-        if self.contract.parameters:  # times exp(A_log), and a float64 softplus is often y itself from 20 on
+        weighted = self.contract.gate == "dt" and self.contract.weight is not None
+        if (
+            self.contract.of_gates or weighted
+        ):  # times exp(A_log), and a float64 softplus is often y itself from 20 on
             sums = float(torch.finfo(getattr(torch, self.accumulator)).max) / 2**10
             largest = 16.0 if self.accumulator == "float64" else min(largest, LARGEST_STEP, sums)
         return -largest if self.contract.l_min is None else max(self.contract.l_min, -largest)
@@ -184,9 +187,22 @@ class FusedDomain(Domain):
     @cached_property
     def fgate_palettes(self) -> list[tuple[float, ...]]:
         """The palettes of the forget gate, cut to its allowed range."""
-        every = palettes(self.gate_format)
+        every = [*palettes(self.gate_format), *self._at_limits]
         allowed = [tuple(x for x in palette if self.least <= x <= self.most) for palette in every]
         return [palette for palette in allowed if palette]
+
+    @property
+    def _at_limits(self) -> list[tuple[float, ...]]:
+        """The palettes of gates whose dt is at an end of its limit, one step beside, and a 64th beside."""
+        limit, found = self.contract.dt_limit, []
+        eps = float(torch.finfo(getattr(torch, self.dtype)).eps)
+        for end in (x for x in limit or () if 0 < x < np.inf):
+            at = (
+                float(end + np.log(-np.expm1(-end))) if self.contract.dt_softplus else end
+            )  # softplus(at) = end
+            near = tuple(-at * (1 + x) for x in (0.0, eps, -eps, 1 / 64, -1 / 64, 4 * eps, -4 * eps))
+            found.append((*near, -2 * at, -at / 2))
+        return found
 
     def _igate(self, draw: Draw, shape: tuple[int, int, int]) -> Background:
         low, high = self.contract.i_range

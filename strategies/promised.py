@@ -45,9 +45,13 @@ class FusedPromised(Promised, Protocol):
     def from_preact(self) -> bool:
         """Whether a recipe of gates says pre-activations f, not log gates."""
 
+    weight: str | None
+    dt_softplus: bool
+    dt_limit: tuple[float, float] | None
+
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """The parameters of its gates that it takes, of A_log and dt_bias."""
+    def of_gates(self) -> tuple[str, ...]:
+        """The parameters of its gates that it takes, of A_log, A and dt_bias."""
 
     @property
     def by_channel(self) -> bool:
@@ -68,6 +72,7 @@ class Scaling:
     regimes: has "small" if the operator has a normaliser of at least 1; the recipe can make it exactly 1.
     near: the levels for every format; a repeated level is drawn more often. far: the levels if no format is
     float16. multiplies: whether a coefficient has the factor q.k; if not, one-hot recipes have q = k = 0.
+    unsigned: whether q and k are at least 0.
     erases: whether a token erases what the state holds for its key: then keys overlap, and beta is drawn.
     """
 
@@ -75,6 +80,7 @@ class Scaling:
     near: tuple[int, ...] = (0,)
     far: tuple[int, ...] = (0,)
     multiplies: bool = True
+    unsigned: bool = False
     erases: bool = False
 
     @property

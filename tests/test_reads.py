@@ -14,8 +14,8 @@ VALUES = (-3.0, -1.25, -0.75, -0.0, 0.5, 1.5, 40.0)  # none where a slope jumps
 
 
 def sums(kind: type[Sums]) -> list[float]:
-    """Return sums of coefficients that this kind may have: of exponentials alone, positive ones."""
-    return [n for n in VALUES if n > 0 or kind.scaling.multiplies]
+    """Return sums of coefficients that this kind may have: of exponentials, or of q, k >= 0, above 0."""
+    return [n for n in VALUES if n > 0 or (kind.scaling.multiplies and not kind.scaling.unsigned)]
 
 
 def test_each_promised_kind_has_its_class() -> None:

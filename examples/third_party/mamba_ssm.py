@@ -3,8 +3,8 @@
 Install: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation
 mamba-ssm==2.3.2.post1, and einops, triton, transformers, which it imports. Without its CUDA extension it
 imports only if there is something of that name: an empty module stands in, and nothing here calls it. A =
--1 throughout, so that dt = -log gate is both the decay and the weight. Chunks are 4 long, an argument of
-theirs.
+-1 where dt = -log gate is both the decay and the weight; those named _whole take all
+arguments. Chunks are 4 long, an argument of theirs.
 """
 
 import torch
@@ -21,6 +21,10 @@ from dmat.testing import fused
 CHUNKS = {"factors": 4, "grad_scope": "suffix", "seq_multiple_of": 4, "max_seq": 24, "layout": "BSHD"}
 SUMS = {"reads": "log", "dtypes": ("float32", "bfloat16"), "accumulates_in": {"bfloat16": "bfloat16"}}
 ONLY = {"dtypes": ("float32",)}
+WHOLE = {
+    "gate": "dt", "weight": "dt", "gate_parameters": ("A", "dt_bias"), "group": 2, "skip": "head", "z": True,
+    "gate_dtype": "float32",
+}  # fmt: skip
 
 
 def minus_one(*shape):
@@ -48,3 +52,17 @@ ssd_chunk_scan_combined_ref = fused(  # states pass by differences of sums over 
     weight="dt", error_scope="prefix", **CHUNKS, **ONLY)
 segsum = fused(ssd_minimal.segsum, **SUMS)
 segsum_unstable = fused(ssd_minimal.segsum_unstable, error_scope="prefix", **SUMS)
+selective_scan_ref_whole = fused(  # a decay a channel and a state: heads of one channel of v
+    lambda q, k, v, dt, A, bias, D, z: mamba1.selective_scan_ref(
+        v[..., 0].mT, dt.mT, A[:, None].expand(-1, k.shape[-1]), k.permute(0, 2, 3, 1), q.permute(0, 2, 3, 1),
+        D, z[..., 0].mT, bias, delta_softplus=True).mT[..., None],
+    layout="BSHD", V=(1,), dtypes=("float32", "bfloat16"), accumulates_in="float32", max_seq=40,
+    multiplies_in={"bfloat16": "bfloat16"}, **WHOLE)
+ssd_chunk_scan_combined_ref_whole = fused(
+    lambda q, k, v, dt, A, bias, D, z: mamba2.ssd_chunk_scan_combined_ref(
+        v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
+    error_scope="prefix", **CHUNKS, **ONLY, **WHOLE)
+mamba_chunk_scan_whole = fused(
+    lambda q, k, v, dt, A, bias, D, z: mamba2.mamba_chunk_scan(
+        v, dt, A, k, q, 4, D, z, bias, dt_softplus=True),
+    error_scope=4, **CHUNKS, **ONLY, **WHOLE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -20,6 +20,7 @@ from dmat.strategies.choose import Draw, choose, seed
 from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Array
 from dmat.strategies.recipes.delta import DeltaHead, draw_fields, has_fields, ladder_fields, plain_fields
+from dmat.strategies.recipes.equal import equal_cotangent, equal_products
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.heads import HeadForm
 from dmat.strategies.recipes.recipe import Recipe
@@ -98,6 +99,8 @@ class QKV(Recipe):
 
     def cotangent(self, shape: tuple[int, ...]) -> Array:
         """Return the cotangent of an output of this shape: ones, or integers of -2 .. 2."""
+        if self.kind == "equal":
+            return equal_cotangent(self, shape)
         if self.pull == 0:
             return np.ones(shape)
         return np.random.default_rng(self.pull).integers(-2, 3, size=shape).astype(np.float64)
@@ -173,8 +176,14 @@ class _Builder:
     def products(self) -> Products:
         if self.domain.scaling.erases:
             return self._of_delta_rule()
+        if self.qkv.kind == "equal":
+            own = self.domain.scale_of(self.qkv.K), self.domain.scaling
+            made = equal_products(self.qkv, self.gates.shape, self.heads, self.V, *own)
+            return Products(*made, np.full(self.gates.shape[-1], -1))
         make = {"one-hot": self._one_hot, "dense": self._dense, "integers": self._integers}
         products = make[self.qkv.kind]()
+        if self.domain.scaling.unsigned:
+            products = replace(products, q=np.abs(products.q), k=np.abs(products.k))
         q = products.q * 2.0 ** self.power(products)
         return Products(q, products.k, products.v, products.column)
 
@@ -211,9 +220,7 @@ class _Builder:
         v[:, :, sources, column[sources]] = self.powers(B, self.heads, len(sources))
         q, k = np.zeros((B, NH, S, K)), np.zeros((B, NH, S, K))
         if self.domain.scaling.multiplies:
-            each = (
-                NH if self.domain.contract.by_channel else 1
-            )  # gates of all channels are read, head by head
+            each = NH if self.domain.contract.by_channel else 1  # all channels are read, head by head
             channel = [0 if self.plain else int(self.random.integers(K)) for _ in range(each)]
             lift = 2.0 ** round(-math.log2(self.domain.scale_of(K)) / 2)
             there = np.eye(K)[channel][:, None]  # (NH or 1, 1, K)
@@ -246,20 +253,15 @@ class _Builder:
             v[:, :, sources, column[sources]] = self.powers(B, self.heads, len(sources))
         else:
             v = np.array([[head(b, h).values() for h in own] for b in range(B)]).reshape(B, self.heads, S, V)
-        state = None
-        if qkv.state:
-            each = [[head(b, h).state() for h in own] for b in range(B)]
-            state = np.array(each).reshape(B, self.heads, K, V)
+        each = [[head(b, h).state() for h in own] for b in range(B)] if qkv.state else None
+        state = None if each is None else np.array(each).reshape(B, self.heads, K, V)
         return Products(q, k, v, column, beta, state)
-
-    def _order(self, size: int) -> Places:
-        return np.arange(size) if self.plain else self.random.permutation(size)
 
     def _columns(self, S: int, V: int) -> Places:
         """Return the column of v of each source, (S,). If S > V, some sources have none: -1."""
         column = np.full(S, -1)
         if V >= S:
-            column[:] = self._order(V)[:S]
+            column[:] = (np.arange(V) if self.plain else self.random.permutation(V))[:S]
             return column
         first = np.unique(np.linspace(0, S - 1, V).astype(int))
         sources = first if self.plain else np.sort(self.random.permutation(S)[: len(first)])

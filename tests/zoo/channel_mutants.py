@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .channels import BY_CHANNEL, CHUNK, _wide, gla_parallel, grouped_gdn, kda_steps
-from .delta_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .fused_mutants import mutant
 
 CHUNKED: dict[str, Any] = {**BY_CHANNEL, "error_scope": CHUNK, "factors": CHUNK}

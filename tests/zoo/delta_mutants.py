@@ -15,7 +15,6 @@ from torch.nn.functional import pad
 
 from .delta_rules import Chunks, Rows, by_powers, by_rows, eye, l2norm, merged_by_rows
 from .delta_sound import STATE, as_kernel, chunks_of
-from .fused_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .fused_mutants import mutant
 
 ROOT = 0.25  # a scale: a power of two for every K

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .fused_mutants import mutant
-from .gate_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .masked import CHUNKED, FORGET, MLSTM, MaskedChunks, forgetting, masked, masked_steps, mlstm
 
 

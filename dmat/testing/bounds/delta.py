@@ -79,7 +79,7 @@ class DeltaBounds:
         S, begins = self.truth.S, (*self.truth.inputs.begins, self.truth.S)
         size = self.size_of_chunk
         starts = [s for n, end in pairwise(begins) for s in range(n, end, size)]
-        return list(zip(starts, [*starts[1:], S], strict=True))
+        return list(pairwise((*starts, S)))
 
     @property
     def size_of_chunk(self) -> int:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from dmat.testing.bounds.after import AfterErrors
 from dmat.testing.bounds.formats import (
     EVALUATION,
     Bound,
@@ -38,9 +39,9 @@ class FusedBounds(TermErrors):
 
     @cached_property
     def largest_igate(self) -> Array:
-        """The largest e^i of a head, (B, NH); 1 with a stabiliser, which divides by it again."""
+        """The largest e^i of a head, (B, NH); 1 where a stabiliser is needed, which divides by it again."""
         igate = self.truth.inputs.igate
-        if self.truth.reads.normalised:
+        if self.truth.reads.normalised and not self.truth.reads.adds_eps:
             return np.ones(igate.shape[:-1])
         return np.asarray(np.exp(np.minimum(igate.max(-1, initial=0.0), LARGEST_LOG)))
 
@@ -49,7 +50,13 @@ class FusedBounds(TermErrors):
         """The largest factor of a head that may multiply the loss of one step later, (B, NH)."""
         inputs = self.truth.inputs
         q, k, v, weight = map(largest, (inputs.q, inputs.k, inputs.v, self.truth.weight))
-        return q * k * v * weight * max(1.0, self.truth.scale) * self.largest_igate
+        size = q * k * v * weight * max(1.0, self.truth.scale) * self.largest_igate
+        return np.asarray(size * self.after.largest)
+
+    @cached_property
+    def after(self) -> AfterErrors:
+        """The errors of the skip and of the gate z."""
+        return AfterErrors(self.truth.after, self.rounding)
 
     @property
     def lost(self) -> Array:
@@ -71,7 +78,8 @@ class FusedBounds(TermErrors):
         error = self.term_error.sum(-1)
         error = error + gamma(truth.inputs.S, u_a) * (truth.sizes.sum(-1) + error)
         _, high = self.stabiliser
-        eps = self.contract.eps * np.exp(np.minimum(high, LARGEST_LOG))
+        own = 0.0 if truth.reads.adds_eps else self.contract.eps
+        eps = own * np.exp(np.minimum(high, LARGEST_LOG))
         return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
 
     @cached_property
@@ -115,11 +123,14 @@ class FusedBounds(TermErrors):
 
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
-        u, error = self.rounding.output.u, self.o_error
+        u, sums = self.rounding.output.u, self.truth.sums
         with np.errstate(over="ignore", invalid="ignore"):
-            bound = error + u * (np.abs(self.truth.o) + error) + of_heads(self.lost, error) * self.grown
+            error = self.after.output(self.o_error, sums)
+            lost = self.after.lost(sums, of_heads(self.lost, error) * self.grown)
+            bound = error + u * (np.abs(self.truth.o) + error) + lost
             bound = bound + self.rounding.output.floor
-            overflow = (self.o_sizes >= self.rounding.largest / 2) | of_heads(self.overflows, error)
+            large = self.after.sizes(self.o_sizes) >= self.rounding.largest / 2
+            overflow = large | of_heads(self.overflows, error)
         return self._bound(bound, overflow)
 
     def _bound(self, bound: Array, overflow: Mask) -> Bound:
@@ -144,7 +155,7 @@ class FusedBounds(TermErrors):
         """
         inputs, u_a = self.truth.inputs, self.rounding.u_a
         depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.K + PULLED
-        rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m
+        rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m + self.after.of_rows
         return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
 
     def along_error(self, pulled: Pulled) -> Array:
@@ -167,7 +178,7 @@ class FusedBounds(TermErrors):
         """
         truth = self.truth
         weight = np.abs(truth.weight)
-        error = weight * self.E_error_back / truth.normaliser * pulled.slope_sizes
+        error = self.weighted(self.E_error_back, truth.E) / truth.normaliser * pulled.slope_sizes
         error = error + weight * truth.E / truth.normaliser * self.along_error(pulled)
         if truth.reads.normalised:
             bent = truth.reads.bent(truth.n, self.n_error)[..., None]
@@ -209,7 +220,7 @@ class FusedBounds(TermErrors):
         times = np.arange(self.truth.inputs.S)
         if not isinstance(self.contract.error_scope, int):
             return times, times
-        ends = [np.searchsorted(start, start, side="right") for start in self.starts]
+        ends = [after_last(start) for start in self.starts]
         return np.min(self.starts, axis=0), np.max(ends, axis=0)
 
     def over_grad_scope(self, X: Array) -> Array:
@@ -226,37 +237,48 @@ class FusedBounds(TermErrors):
     def log_gate(self, pulled: Pulled) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of l: of the rectangle, or of rows or columns.
 
+        That of the weight w is not in it.
+
         A sum of N terms of magnitude A, in any order, adds gamma(N) A.
         """
-        truth, u_a, error = self.truth, self.rounding.u_a, self.entry_error(pulled)
+        u_a, error = self.rounding.u_a, self.entry_error(pulled)
         left, from_start = self.left_over(error)
         counted = (pulled.sizes != 0).astype(np.float64)
         e, A, N = map(self.over_grad_scope, (error + left, pulled.sizes, counted))
-        e = e + gamma(N, u_a) * A + rows_from(from_start[..., None])
-        if truth.contract.weight == "dt":
-            column = truth.product_sizes * pulled.slope_sizes
-            e = e + (column * self.E_error_back).sum(-2)
-            A = A + (column * truth.E).sum(-2)
-        return e, A
+        return e + gamma(N, u_a) * A + rows_from(from_start[..., None]), A
 
-    def gate(self, pulled: Pulled) -> Bound:
-        """Bound the gradient of the gate that the kernel takes."""
+    def of_weight(self, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of the weight w, (B, NH, S)."""
+        column = self.truth.product_sizes * pulled.slope_sizes
+        return (column * self.E_error_back).sum(-2), (column * self.truth.E).sum(-2)
+
+    def each_gate(self, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of each gate x, without what underflows."""
         gates = GateErrors(self.truth.gates, self.contract, self.rounding)
         e, A = self.log_gate(pulled)
         if not gates.plain:  # the gradient of l may underflow before it is multiplied by dl / dx
             with np.errstate(over="ignore", invalid="ignore"):
                 own = self.lost_each * self.truth.reads.magnified(*self.stabiliser)
                 e = e + 64 * of_heads(own, e) * (1 + A)
-        e, A = map(self.heads.joined, gates.gate(e, A))
+        if self.truth.contract.weight == "dt":
+            return gates.weighted((e, A), self.of_weight(pulled))
+        return gates.gate(e, A)
+
+    def gate(self, pulled: Pulled) -> Bound:
+        """Bound the gradient of the gate that the kernel takes."""
+        e, A = map(self.heads.joined, self.each_gate(pulled))
         e = np.where(self.heads.joined(self.truth.undefined), np.inf, e)
         return self._stored(e, pulled.dgate, A, self.rounding.gates)
 
     def parameter(self, name: str, pulled: Pulled) -> Bound:
-        """Bound the gradient of A_log or dt_bias, a sum over batches and times: (1, NH, 1), or (1, NH, K)."""
+        """Bound the gradient of a parameter or D, a sum over batches and times: (1, NH, 1), or (1, NH, n)."""
         gates, inputs = GateErrors(self.truth.gates, self.contract, self.rounding), self.truth.inputs
-        each = gates.parameter(name, *self.log_gate(pulled))
-        e, A = (inputs.of_parameter(name, x) for x in each)
-        e = e + gamma(inputs.fgate.shape[0] * inputs.S * inputs.heads.parts, self.rounding.u_a) * A
+        if name == "D":
+            e, A = self.after.of_D(pulled.inner)
+        else:
+            of_log = gates.parameter(name, *self.log_gate(pulled)) if name != "dt_bias" else None
+            e, A = (inputs.of_parameter(name, x) for x in of_log or self.each_gate(pulled))
+            e = e + gamma(inputs.fgate.shape[0] * inputs.S * inputs.heads.parts, self.rounding.u_a) * A
         lost = inputs.S * self.lost.sum(0, keepdims=True)
         overflows = np.asarray(self.overflows.any(0))[None]
         return self._stored_as(e, pulled.parameters[name], A, self.rounding.parameters, lost, overflows)
@@ -273,8 +295,13 @@ class FusedBounds(TermErrors):
 
         q and k are those of a key head: each value head's part may be stored before they are summed.
         """
+        if name == "z":
+            o, sizes = self.truth.sums, self.o_sizes
+            error, size = self.after.of_z(pulled.W, self.o_error, o, sizes)
+            return self._stored(error, pulled.dz, size, self.rounding.products)
         if name == "v":
             error, size = map(self.heads.total, self._of_v(pulled))
+            error, size = self.after.of_v(error, size, pulled.dv, pulled.inner)
             return self._stored(error, pulled.dv, size, self.rounding.products)
         error, size = map(self.heads.joined, self._of_key(name, pulled))
         each, value = (pulled.dq_each, pulled.dq) if name == "q" else (pulled.dk_each, pulled.dk)
@@ -287,7 +314,7 @@ class FusedBounds(TermErrors):
     def _of_v(self, pulled: Pulled) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of v."""
         truth, W = self.truth, np.abs(pulled.W_each)
-        error = self.E_error_back / truth.normaliser * np.abs(truth.weight)
+        error = self.weighted(self.E_error_back, truth.E) / truth.normaliser
         error = truth.reads.coefficient(error, truth.product_sizes)
         sizes = np.swapaxes(truth.sizes / truth.normaliser, -1, -2) @ W
         return product(np.swapaxes(error, -1, -2), W), sizes
@@ -323,6 +350,12 @@ class FusedBounds(TermErrors):
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
             overflow = overflow | of_heads(overflows, error)
         return self._bound(bound, overflow)
+
+
+def after_last(start: Array) -> npt.NDArray[np.int64]:
+    """Return the time after the last one that has the start of each time, (S,)."""
+    _, last, which = np.unique(start[::-1], return_index=True, return_inverse=True)
+    return np.asarray(len(start) - last[which[::-1]])
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate, FusedBounds.parameter)

@@ -57,19 +57,42 @@ class TermErrors:
         """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
 
         A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
-        counted from the start of a packed sequence, or from the start of all sequences.
+        counted from the start of a packed sequence, or from the start of all sequences of a call. The first
+        time of such a chunk may be one of another sequence; all times from it on are counted.
         """
         inputs, scope = self.truth.inputs, self.contract.error_scope
         if scope == "prefix":
             return [np.zeros(inputs.S, dtype=np.int64)]
-        begins = [inputs.begin, np.zeros_like(inputs.begin)] if inputs.packed else [inputs.begin]
-        return [np.asarray(n + (np.arange(inputs.S) - n) // int(scope) * int(scope)) for n in begins]
+        own = inputs.begin + (np.arange(inputs.S) - inputs.begin) // int(scope) * int(scope)
+        if not inputs.packed:
+            return [np.asarray(own)]
+        call, place = inputs.places
+        chunk = call * (inputs.S + 1) + place // int(scope)
+        _, first, which = np.unique(chunk, return_index=True, return_inverse=True)
+        return [np.asarray(own), np.asarray(first[which])]
+
+    @cached_property
+    def starts_of_crossing(self) -> Array:
+        """The possible start of each source's scope where a state is handed over after it, (S,).
+
+        A later packed call may count its chunk from a time that stands before the source: one of another
+        sequence.
+        """
+        inputs, start = self.truth.inputs, np.min(self.starts, axis=0)
+        for sequence in np.unique(inputs.sequence) if inputs.turns else ():
+            own = inputs.sequence == sequence
+            start[own] = np.minimum.accumulate(start[own][::-1])[::-1]
+        return np.asarray(start)
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
         if self.contract.error_scope == "window":
             return windows
-        return np.asarray(np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0))
+        sums = np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0)
+        if self.truth.inputs.turns:
+            further = scope_sums(self.starts_of_crossing, terms, windows)
+            sums = np.where(self.truth.inputs.crossing > 0, np.maximum(sums, further), sums)
+        return np.asarray(sums)
 
     @cached_property
     def length(self) -> Array:
@@ -78,7 +101,8 @@ class TermErrors:
         t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
         if scope == "window":
             return np.asarray(np.maximum(t - s, 0).astype(np.float64))
-        return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
+        start = self.starts_of_crossing if inputs.turns else np.min(self.starts, axis=0)
+        return np.asarray(np.maximum(t - start[None, :], 0) + 2.0)
 
     @cached_property
     def since(self) -> Array:
@@ -134,9 +158,22 @@ class TermErrors:
     @cached_property
     def term_error(self) -> Array:
         """The error of the coefficient a[t, s], before any normaliser."""
-        return self.truth.reads.coefficient(
-            np.abs(self.truth.weight) * self.E_error, self.truth.product_sizes
-        )
+        error = self.weighted(self.E_error, self.truth.E)
+        return self.truth.reads.coefficient(error, self.truth.product_sizes)
+
+    @cached_property
+    def weight_error(self) -> Array | None:
+        """The error of the weight w, (B, NH, 1, S); None where it does not round."""
+        own = self.truth.gates.weight
+        if self.contract.weight != "dt" or self.contract.gate != "dt" or own is None:
+            return None
+        ulps = CONDITION_ULPS * own.condition + LOG_SIGMOID_ULPS * (self.contract.gates == "absolute")
+        return np.asarray(ulps * self.rounding.u_a)[..., None, :]
+
+    def weighted(self, error: Array, E: Array) -> Array:
+        """Return the error of w E, of that of E: |w| dE + dw (E + dE)."""
+        found = np.abs(self.truth.weight) * error
+        return found if self.weight_error is None else found + self.weight_error * (E + error)
 
     def _windows_of(self, terms: Array) -> Array:
         if not terms.any():

@@ -11,6 +11,8 @@ from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.gate_forms import GateValues
 
+Both = tuple[Array, Array]  # an error and a magnitude
+
 
 @dataclass(frozen=True)
 class GateErrors:
@@ -28,7 +30,8 @@ class GateErrors:
     def gate(self, e: Array, A: Array) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of the gate x. e, A: those of the gradient of l.
 
-        |dl/dx| (e + (16 u_a + 3 u_a c) A) + 3 u_a r A, c the condition of dl/dx, r its rate_error.
+        |dl/dx| (e + (16 u_a + 3 u_a c) A) + 3 u_a r A, c the condition of dl/dx, r its rate_error. Where dt
+        may be on either side of its limit, the difference of both derivatives is added.
         gates="absolute" allows 1 - sigmoid(f) for sigmoid(-f): 16 u_a A more (dmat.testing.bounds.dtilde).
         """
         if self.plain:
@@ -36,10 +39,37 @@ class GateErrors:
         u_a, rate = self.rounding.u_a, np.abs(self.gates.rate)
         condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * self.gates.rate_condition
         absolute = CONDITION_ULPS * self.gates.rate_error + RATE_ULPS * (self.contract.gates == "absolute")
-        return rate * (e + condition * A) + absolute * u_a * A, A * np.maximum(1.0, rate)
+        error = rate * (e + condition * A) + absolute * u_a * A + self.at_limit(A, 0.0)
+        return error, A * np.maximum(1.0, rate)
+
+    def weighted(self, log: Both, weight: Both) -> Both:
+        """Return the error and the magnitude of the gradient of the gate x of a weighted operator.
+
+        log, weight: errors and magnitudes of the gradients of l and of the weight w. To those of l it adds
+        |dw/dx| (e + (16 u_a + 3 u_a c) A), c the condition of dw/dx.
+        """
+        (e, A), own, u_a = weight, self.gates.weight, self.rounding.u_a
+        assert own is not None
+        rate, (e_log, A_log) = np.abs(own.rate), self.gate(*log)
+        plain = self.plain  # dw/dx is -1
+        condition = 0.0 if plain else RATE_ULPS * u_a + CONDITION_ULPS * u_a * own.rate_condition
+        absolute = 0.0 if plain else RATE_ULPS * u_a * (self.contract.gates == "absolute")
+        error = e_log + rate * (e + condition * A) + absolute * A + self.at_limit(0.0, A)
+        return error, A_log + A * np.maximum(1.0, rate)
+
+    def at_limit(self, log: Array | float, weight: Array | float) -> Array | float:
+        """Return by how much the derivatives from both sides of dt's limit differ, where x may be on either.
+
+        log, weight: the magnitudes of the gradients of l and of the weight w.
+        """
+        edge = self.gates.edge
+        if edge is None or self.contract.dt_limit is None:
+            return 0.0
+        near = edge.margin <= CONDITION_ULPS * self.rounding.u_a * edge.moved
+        return np.where(near, edge.jump * (edge.size * log + weight), 0.0)
 
     def parameter(self, name: str, e: Array, A: Array) -> tuple[Array, Array]:
-        """Return the error and the magnitude of what each gate adds to the gradient of A_log or dt_bias."""
+        """Return the error and the magnitude of what each gate adds to the gradient of a parameter."""
         if name == "dt_bias":
             return self.gate(e, A)
         u_a, rate = self.rounding.u_a, np.abs(self.gates.of_A)

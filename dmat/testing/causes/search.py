@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from msgspec.structs import replace
 
 from dmat.strategies.recipes.recipe import shown
 from dmat.testing.case_file import decoded, encoded
-from dmat.testing.causes.failure import Clock, Failure
+from dmat.testing.causes.failure import WAITING, Clock, Failure
 from dmat.testing.causes.group import Group, Grouping
 from dmat.testing.causes.known import DOUBTFUL, UNSORTED, breaks_of, entry_of, unsorted
 from dmat.testing.causes.length import at_length
@@ -20,6 +22,7 @@ from dmat.testing.causes.words import ENDED, of_bug, of_promises
 from dmat.testing.counterexample.folder import case_file, folder_name, next_steps
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain import message as explain
+from dmat.testing.explain.hints_kind import OTHER, fits_no_kind
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import implementation_named
 from dmat.testing.processes import Send, apart
@@ -27,9 +30,9 @@ from dmat.testing.record import AtLength, CauseEntry, LawRecord, Refuting, Repor
 from dmat.testing.verdict.finding import Example, LawBroken
 from dmat.testing.verdict.finding import Failure as Found
 
-SECONDS = 9.0  # of the whole search, with the start of its process
+SECONDS = 9.0  # of CPU time of the whole search, with the start of its process
 GROUPING = 0.5  # the share of it that grouping may take
-MARGIN = 0.5  # seconds between the end of the search and that of its process
+MARGIN = 0.5  # CPU seconds between the end of the search and that of its process
 MILDER = 1.5  # seconds of the search for milder cases, a cause
 
 
@@ -42,15 +45,15 @@ class Causes:
 
 
 def with_causes(report: Report, folder: Path | None, seconds: float | None = None) -> Report:
-    """Return the report with the causes of its failures, searched for `seconds`, or for SECONDS.
+    """Return the report with the causes of its failures.
 
-    folder: where counterexamples are kept.
+    folder: where counterexamples are kept. seconds: CPU time of the search, by default SECONDS.
 
     If a case ends the child process, the search starts again without that case.
     """
-    until = time.monotonic() + (SECONDS if seconds is None else seconds)
-    found, deadly = Causes(), set[int]()
-    trying = -1
+    seconds = SECONDS if seconds is None else seconds
+    until = time.monotonic() + WAITING * seconds
+    found, deadly, trying, why = Causes(), set[int](), -1, UNSORTED
 
     def heard(news: int | Causes) -> None:
         nonlocal trying, found
@@ -60,26 +63,29 @@ def with_causes(report: Report, folder: Path | None, seconds: float | None = Non
             found = news
 
     while not found.entries and (left := until - time.monotonic()) > 0:
-        arguments = (report, folder, deadly, until - MARGIN)
+        arguments = (report, folder, deadly, min(seconds, left / WAITING) - MARGIN)
         try:
             found = apart(_search_here, *arguments, heard=heard, seconds=left)
         except Died:
             if trying in deadly:
                 break
             deadly.add(trying)
-        except (OutOfTime, RuntimeError):  # RuntimeError: a law itself raised
+        except OutOfTime:
             break
-    entries = found.entries or [unsorted(report.broken())]
+        except RuntimeError as error:
+            why = f"Not sorted by cause: the search for causes raised {error}"
+            break
+    entries = found.entries or [unsorted(report.broken(), why)]
     return replace(report, causes=entries, at_length=found.at_length)
 
 
-def _search_here(report: Report, folder: Path | None, deadly: set[int], until: float, send: Send) -> Causes:
-    """Search in this process. until: time.monotonic(), which all processes share, at which it ends."""
+def _search_here(report: Report, folder: Path | None, deadly: set[int], seconds: float, send: Send) -> Causes:
+    """Search in this process. seconds: CPU time of the whole process."""
     import torch
 
     torch.set_num_threads(1)
     own = implementation_named(report.implementation)
-    return causes_of(own, report, folder, deadly, until - time.monotonic(), send)
+    return causes_of(own, report, folder, deadly, seconds - time.process_time(), send)
 
 
 def causes_of(
@@ -92,10 +98,10 @@ def causes_of(
 ) -> Causes:
     """Group the failures of a report, and show each cause by its mildest case.
 
-    deadly: the numbers of failures that end a process. send: receives the number of each failure before it
-    is tried, and the causes as soon as they are known.
+    deadly: the numbers of failures that end a process. seconds: CPU time. send: receives the number of each
+    failure before it is tried, and the causes as soon as they are known.
     """
-    clock = Clock(time.monotonic() + seconds, send)
+    clock = Clock.of(seconds, send)
     records = report.broken()
     failures = []
     for number, record in enumerate(records):
@@ -144,7 +150,7 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
     record = _shown(failure, folder)
     return entry_of(
         record,
-        kind="bug" if group.is_bug else "promise",
+        kind=_kind(group, failure),
         sentence=_sentence(group, failure, relaxable),
         promises=relaxable.values(group.given_up),
         decorator=None if group.is_bug else relaxable.written(group.given_up),
@@ -152,6 +158,15 @@ def _entry(group: Group, relaxable: Relaxable, folder: Path | None, clock: Clock
         gates=gates,
         breaks=breaks_of(_records(group)),
     )
+
+
+def _kind(group: Group, failure: Failure) -> Literal["bug", "operator", "promise"]:
+    """Return the kind of a cause. "operator": the output is that of no kind of operator of dmat."""
+    if not group.is_bug:
+        return "promise"
+    found = failure.finding
+    values = group.ended == "broken" and found is not None and found.quantity == "o" and found.what == "value"
+    return "operator" if values and fits_no_kind(failure.subject, lambda case: nullcontext()) else "bug"
 
 
 def _records(group: Group) -> list[LawRecord]:
@@ -176,6 +191,8 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
     if not group.is_bug:
         end = "reverse" if getattr(relaxable.own.contract, "grad_scope", None) != "prefix" else "forward"
         return of_promises(relaxable.values(group.given_up), end)
+    if _kind(group, failure) == "operator":
+        return f"{OTHER[:1].upper()}{OTHER[1:]}"
     if failure.finding is None:
         return f"{failure.law.name} does not hold, but not at every try: an earlier call may be needed."
     return of_bug(failure.finding.quantity, failure.symptom, failure.finding.what)

@@ -16,18 +16,19 @@ INPUTS = ("gates", "q, k, v", "cotangent")
 LISTED = 8  # stretches of numbers, or heads, that are listed
 
 # The gradients that each law compares with their exact values, by the letter of their input. g is the forget
-# gate, b beta, s the first state, A and p the parameters A_log and dt_bias of the gates. Those of the second
+# gate, b beta, s the first state, A, a, p and D: A_log, A, dt_bias and D; z: z. Those of the second
 # group are of one-hot q, k, v (of a delta rule, v), and of calls that are given a state, or are packed.
 OF_DENSE = {
-    "product_gradients": "qkv",
+    "product_gradients": "qkvz",
     "beta_gradient": "b",
     "state_gradient": "s",
-    "parameter_gradients": "Ap",
+    "parameter_gradients": "AapD",
 }
-OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAp"}
-OF_CALLS = {"handover": "qkvgib", "packed": "qkvgibAp"}
-NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "p": "ddt_bias"}
-LETTERS = "qkvgibsAp"
+OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAapDz"}
+EVERY_OF_CALLS = "qkvgibAapDz"
+OF_CALLS = {"handover": EVERY_OF_CALLS, "packed": EVERY_OF_CALLS, "packed_states": EVERY_OF_CALLS}
+NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "a": "dA", "p": "ddt_bias", "D": "dD", "z": "dz"}
+LETTERS = "qkvgibsAapDz"
 
 
 def covered(report: Report) -> list[str]:
@@ -42,6 +43,7 @@ def covered(report: Report) -> list[str]:
         *sizes,
         f"layouts    {'; '.join(_layouts(tried))}",
         *_gradients(report),
+        *(f"remark     {remark}" for remark in sorted(tried.remarks)),
         *untried(report),
     ]
 
@@ -112,11 +114,13 @@ def _gradients(report: Report) -> Iterator[str]:
         ("of dense q, k, v", _judged(held, OF_DENSE, contract)),
         ("of one-hot v" if _erases(contract) else "of one-hot q, k, v", _judged(held, OF_ONE_HOT, contract)),
     ]
-    for law, field in (("handover", "states"), ("packed", "packed")):
-        if contract.get(field):
-            groups.append(
-                (f"of a call with {contract[field]}", _judged(held, {law: OF_CALLS[law]}, contract))
-            )
+    states, packed = contract.get("states"), contract.get("packed")
+    for law, keyword in {"handover": states, "packed": packed}.items():
+        if keyword:
+            groups.append((f"of a call with {keyword}", _judged(held, {law: OF_CALLS[law]}, contract)))
+    if states and packed:
+        names = _judged(held, {"packed_states": OF_CALLS["packed_states"]}, contract)
+        groups.append((f"of a call with {packed} and {states}", names))
     said = [f"{', '.join(names)} {words}" for words, names in groups if names]
     yield f"gradients  {'; '.join(said)}" if said else "gradients  none was judged"
 
@@ -135,10 +139,11 @@ def _judged(held: set[str], laws: dict[str, str], contract: dict[str, Any]) -> l
 
 
 def _without_parameters(contract: dict[str, Any]) -> set[str]:
-    """Return the letters of the parameters of gates that the kernel does not take."""
+    """Return the letters of the parameters of gates, of D and of z that the kernel does not take."""
     form = GATES[str(contract.get("gate", "log"))]
-    taken = contract.get("gate_parameters", PARAMETERS) if form.parameters else ()
-    return {letter for letter, name in zip("Ap", PARAMETERS, strict=True) if name not in taken}
+    taken = contract.get("gate_parameters", ("A_log", "dt_bias")) if form.parameters else ()
+    taken = (*taken, *(name for name, field in (("D", "skip"), ("z", "z")) if contract.get(field)))
+    return {letter for letter, name in zip("AapDz", (*PARAMETERS, "z"), strict=True) if name not in taken}
 
 
 # What is not tried
@@ -147,13 +152,14 @@ def _without_parameters(contract: dict[str, Any]) -> set[str]:
 def _never_together(contract: dict[str, Any]) -> Iterator[str]:
     """Yield pairs of stated promises of a fused kernel of which no case has both."""
     states, packed = contract.get("states"), contract.get("packed")
-    if states and packed:
+    if states and packed and not contract.get("packed_states", True):
         yield f"{states} with {packed}"
     if states:
-        dense = "" if _erases(contract) else f"{states} with dense q, k, v; "
-        yield f"{dense}more than one handover of {states}"
+        yield f"more than two handovers of {states}"
     if packed:
-        yield f"{packed} with dense q, k, v, with strided inputs, with more than one batch"
+        both = states and contract.get("packed_states", True)
+        dense = f"with dense q, k, v but with {states}, " if both else "with dense q, k, v, "
+        yield f"{packed} {dense}with strided inputs, with more than one batch"
 
 
 def _unread_of_fused(report: Report) -> Iterator[str]:
@@ -162,8 +168,10 @@ def _unread_of_fused(report: Report) -> Iterator[str]:
     if contract.get("states") and not known:
         yield "the returned state, but through the output of the next call"
     if contract.get("gradient") != "none":
-        if contract.get("states") and not known:
-            yield "the gradient of the state"
+        if contract.get("states") and not contract.get("state_gradients", True):
+            yield "gradients through states"
+        elif contract.get("states") and not known:
+            yield "the gradient of the state, but through the gradients of the call before"
         if contract.get("gradient") == "truncated":
             yield "gradients where the normaliser is above 1"
         yield "second derivatives and forward mode"

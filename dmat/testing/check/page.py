@@ -14,6 +14,7 @@ from rich.console import Console
 from dmat.testing.causes.known import unsorted, words_of
 from dmat.testing.check.coverage import covered, untried
 from dmat.testing.check.matrix import matrix
+from dmat.testing.contract.names import NO_KIND
 from dmat.testing.interpret.choice import caveat
 from dmat.testing.output import in_places, plain
 from dmat.testing.record import AtLength, CauseEntry, LawRecord, Report, Unreached
@@ -73,7 +74,9 @@ def _number_of_causes(report: Report) -> str:
     if not sorted_:
         return ""
     kinds = [f"{bugs} bug{'s' * (bugs > 1)}"] if bugs else []
-    others = len(sorted_) - bugs
+    foreign = sum(cause.kind == "operator" for cause in sorted_)
+    kinds += [f"{foreign} operator of no known kind"] if foreign else []
+    others = len(sorted_) - bugs - foreign
     kinds += [f"{others} promise{'s' * (others > 1)} not kept"] if others else []
     return f", by {len(sorted_)} cause{'s' * (len(sorted_) > 1)}: {', '.join(kinds)}"
 
@@ -123,10 +126,12 @@ def _wider(report: Report) -> list[str]:
         return []
     if found.outcome == "unfinished":
         return ["Whether it stands under a wider contract was not searched to the end."]
-    if found.outcome == "none" and any(cause.kind == "bug" for cause in report.causes):
+    if found.outcome == "none" and any(cause.kind in ("bug", "operator") for cause in report.causes):
         return []
     if found.outcome == "none":
         same = " that reads the same from the same arguments" if fused else ""
+        if any(NO_KIND in cause.message for cause in report.causes):  # not sorted, for the time was too short
+            return [f"No contract{same} admits it."]
         return [f"No contract{same} admits it: this is a bug."]
     wrong = ", ".join(found.wrong_in)
     bug = [f"In {wrong} no contract admits it: there it is a bug."] if wrong else []

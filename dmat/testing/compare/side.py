@@ -27,7 +27,8 @@ from msgspec import Struct
 
 from dmat import __version__
 from dmat.strategies.cases.dtilde import COTANGENTS
-from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED
+from dmat.strategies.cases.fused import DENSE, PACKED, PROBED
+from dmat.strategies.cases.handed import CUTS
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.compare.judged import Judge, Judged

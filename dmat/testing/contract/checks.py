@@ -208,6 +208,17 @@ def eps(value: Any, name: str) -> float:
     return value
 
 
+def dt_limit(value: Any, name: str) -> tuple[float, float]:
+    """Take the range (lowest, highest) of dt, 0 <= lowest < highest. The highest may be inf."""
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not 0 <= low < high:
+        raise ValueError(f"{name} is {value!r}; expected (lowest, highest), 0 <= lowest < highest, or None")
+    return low, high
+
+
 def below_zero(value: Any, name: str) -> float:
     """Take a finite number below 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not float("-inf") < value < 0:

@@ -1,8 +1,8 @@
 """The promises of a contract: one row each, with its default, its check, and its line of help.
 
 To add a promise, add one row: in Rounding, Inputs or Conduct for both kinds of kernel; in Masked, Derivatives
-or Call for D~ only; in Fused for fused kernels only. Contract and FusedContract inherit these classes. If a
-promise of both kinds differs for fused kernels, Fused overrides its row.
+or Call for D~ only; in Fused, or States (states.py), for fused kernels only. Contract and FusedContract
+inherit these classes. If a promise of both kinds differs for fused kernels, Fused overrides its row.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from dmat.testing.contract.names import (
     DTYPES,
     GATE_LAYOUTS,
     GATES,
-    PARAMETERS,
+    OF_GATES,
     READS,
     SPECIAL_VALUES,
     TRANSFORMS,
 )
 from dmat.testing.contract.rows import row
+from dmat.testing.contract.states import States
 
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
@@ -206,7 +207,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Fused(Delta, Conduct, Inputs, Rounding):
+class Fused(States, Delta, Conduct, Inputs, Rounding):
     """How D~ stands in a fused kernel, its arguments, and how far it rounds."""
 
     error_scope: str | int = row(
@@ -243,10 +244,16 @@ class Fused(Delta, Conduct, Inputs, Rounding):
         reason=QUOTED,
     )
     gate_parameters: tuple[str, ...] = row(
-        PARAMETERS,
-        subset(*PARAMETERS),
+        ("A_log", "dt_bias"),
+        subset(*OF_GATES),
         'which of "A_log", "dt_bias" it takes, with gate="dt" and "bounded": (NH,), dt_bias (NH, K) where '
-        "each channel has a gate; what it does not take is 0",
+        'each channel has a gate; what it does not take is 0; with gate="dt" it may take "A" < 0 for A_log',
+    )
+    dt_softplus: bool = row(True, flag, 'False where d = dt + dt_bias >= 0 without softplus, with gate="dt"')
+    dt_limit: tuple[float, float] | None = row(
+        None,
+        optional(checks.dt_limit),
+        '(lowest, highest): d is clamped to it, with gate="dt"; None: it is not',
     )
     lower_bound: float | None = row(None, optional(checks.below_zero), 'the least l, with gate="bounded"')
     gates_by: str = row(
@@ -261,8 +268,15 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     weight: str | None = row(
         None,
         optional(one_of("dt", label="{name} (or None)")),
-        '"dt" where the source is weighted by -l (Mamba with A = -1)',
+        '"dt" where the source is weighted by dt: by d with gate="dt" (Mamba-2), by -l with gate="log" '
+        "(Mamba with A = -1)",
     )
+    skip: str | None = row(
+        None,
+        optional(one_of("head", "channel", label="{name} (or None)")),
+        'it takes D, and o += D v: "head", D is (NH,); "channel", (NH, V)',
+    )
+    z: bool = row(False, flag, "it takes z, shaped as v, last of all, and o *= silu(z)")
     scale: float | str = row(1.0, checks.scale, "a number, or an expression in K")
     group: int = row(
         1,
@@ -353,7 +367,7 @@ class Fused(Delta, Conduct, Inputs, Rounding):
     eps: float = row(
         0.0,
         checks.eps,
-        "what is added to the normaliser after the stabiliser",
+        'what is added to the normaliser: after the stabiliser; with reads="normalised" to n itself, exactly',
         reason="contract: {name}={value:g}",
     )
     homogeneous: bool = row(True, flag, "2 v gives 2 o, bit for bit", relaxations=GAVE_UP)
@@ -364,4 +378,4 @@ class Fused(Delta, Conduct, Inputs, Rounding):
         relaxations=("bits", "bound"),
         reason=QUOTED,
     )
-    strided: bool = row(True, flag, "q, k, v may have any strides", relaxations=GAVE_UP)
+    strided: bool = row(True, flag, "q, k, v and a state may have any strides", relaxations=GAVE_UP)

@@ -21,7 +21,9 @@ SOME_HEADS = 8  # fixed gates are looked at for so many heads
 @described
 @dataclass(frozen=True)
 class FusedContract(Fused, BaseContract):
-    """The promises of an operator o = fn(q, k, v, [i,] [l or f,] [beta]) in which D~ stands.
+    """The promises of an operator o = fn(q, k, v, ...) in which D~ stands.
+
+    fn takes q, k, v, [i,] [l or f,] [beta,] [A_log or A,] [dt_bias,] [D,] [z], as its fields say.
 
     ValueError names the field, its value and what was expected. With E = exp(D~), w = 1 (or dt),
     a[t, s] = w[s] E[t, s] scale (q_t . k_s), the fields:
@@ -47,12 +49,16 @@ class FusedContract(Fused, BaseContract):
             raise ValueError(f"fixed is {self.fixed!r}; expected {wanted.removeprefix('fixed, ')}")
         self._require_parameters()
         form = READS[self.reads]
-        if self.weight is not None and (self.gate != "log" or not form.weighted):
-            weighted = " or ".join(f'reads="{name}"' for name, form in READS.items() if form.weighted)
+        weighted = " or ".join(f'reads="{name}"' for name, form in READS.items() if form.weighted)
+        if self.weight is not None and (self.gate not in ("log", "dt") or not form.weighted):
             raise ValueError(
-                f'weight is "dt" with gate={self.gate!r}, reads={self.reads!r}; expected gate="log", '
-                f"{weighted}: the weight is -l"
+                f'weight is "dt" with gate={self.gate!r}, reads={self.reads!r}; expected gate="log" or "dt", '
+                f"{weighted}: the weight is -l, or dt"
             )
+        for name in ("skip", "z"):
+            if getattr(self, name) and not form.weighted:
+                found = f"{name} is {getattr(self, name)!r} with reads={self.reads!r}"
+                raise ValueError(f"{found}; expected {weighted}")
         if self.igate and form.without_igate:
             raise ValueError(f'igate is True with reads="{self.reads}"; expected False: {form.without_igate}')
 
@@ -61,6 +67,14 @@ class FusedContract(Fused, BaseContract):
         if (self.gate == "bounded") != (self.lower_bound is not None):
             found = f"gate is {self.gate!r} and lower_bound is {self.lower_bound!r}"
             raise ValueError(f'{found}; expected a lower_bound below 0 with gate="bounded" alone')
+        for name, plain in (("dt_softplus", True), ("dt_limit", None)):
+            if self.gate != "dt" and getattr(self, name) != plain:
+                raise ValueError(
+                    f'{name} is {getattr(self, name)!r} with gate={self.gate!r}; expected gate="dt"'
+                )
+        if "A" in self.gate_parameters and (self.gate != "dt" or "A_log" in self.gate_parameters):
+            found = f"gate_parameters has 'A' with gate={self.gate!r} and {self.gate_parameters!r}"
+            raise ValueError(f'{found}; expected gate="dt", and A or A_log, not both')
         if "-inf" in self.special_values and not self.form.closes:
             raise ValueError(f'special_values has "-inf" with gate={self.gate!r}; expected none of it')
 
@@ -72,12 +86,17 @@ class FusedContract(Fused, BaseContract):
     @property
     def from_preact(self) -> bool:
         """Whether a recipe of gates says pre-activations f, not log gates."""
-        return self.form.preact
+        return self.form.preact and self.dt_softplus
+
+    @property
+    def of_gates(self) -> tuple[str, ...]:
+        """The parameters of its gates that it takes, of A_log, A and dt_bias."""
+        return self.gate_parameters if self.form.parameters else ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The parameters of its gates that it takes, of A_log and dt_bias."""
-        return self.gate_parameters if self.form.parameters else ()
+        """The tensors without times that it takes: the parameters of its gates, and D."""
+        return self.of_gates if self.skip is None else (*self.of_gates, "D")
 
     def _require_delta(self, form: Form) -> None:
         """Raise ValueError for a field of delta rules elsewhere, or a field that no delta rule has."""

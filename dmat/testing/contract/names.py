@@ -33,7 +33,8 @@ TF32 = "tf32"  # the format to which a tensor core rounds a float32 operand
 class Form:
     """A kind of operator: the formula that help() shows, and the inputs that it may take besides q, k, v, l.
 
-    weighted: whether the source may be weighted by dt. without_igate: why it takes no input gate, or "".
+    weighted: whether the source may be weighted by dt, and o have a skip and a gate z. without_igate:
+    why it takes no input gate, or "".
     erases: whether it takes beta, and a token erases what the state holds for its key.
     by_channel: whether the channels of k may have gates of their own.
     """
@@ -51,7 +52,7 @@ class GateName:
 
     letter: the printed name of the gate x that fn takes. preact: whether a recipe says f, a pre-activation;
     else it says l. sign: x is that times the sign, so that a larger recipe always decays less. parameters:
-    whether fn takes A_log and dt_bias. closes: whether a gate may be closed for good by "-inf".
+    whether fn takes A_log (or A) and dt_bias. closes: whether a gate may be closed for good by "-inf".
     """
 
     formula: str
@@ -69,7 +70,8 @@ GATES = {
     "fixed": GateName("it takes neither"),
     "decay": GateName("it takes alpha = exp(l), in (0, 1]; 0 is a gate of -inf", "alpha"),
     "dt": GateName(
-        "it takes dt, and A_log, dt_bias behind gate and beta: l = -exp(A_log) softplus(dt + dt_bias)",
+        "it takes dt, and A_log (or A), dt_bias behind gate and beta: l = -exp(A_log) d (or A d), "
+        "d = softplus(dt + dt_bias)",
         "dt", preact=True, sign=-1.0, parameters=True, closes=False,
     ),
     "bounded": GateName(
@@ -77,7 +79,8 @@ GATES = {
         "dt", preact=True, sign=-1.0, parameters=True, closes=False,
     ),
 }  # fmt: skip
-PARAMETERS = ("A_log", "dt_bias")
+OF_GATES = ("A_log", "A", "dt_bias")  # the parameters that a form of gates may take
+PARAMETERS = (*OF_GATES, "D")  # the tensors of a call that have no times
 
 
 # The kinds of operator; dmat/testing/oracle/reads.py has a class for each.
@@ -88,6 +91,7 @@ READS = {
         "the sum of E exp(scale q.k) v over that of E exp(scale q.k)",
         without_igate="forgetting attention has none",
     ),
+    "normalised": Form("the sum of a v over n + eps, n the sum of a; q, k at least 0"),
     "delta": Form(
         "fn takes beta after the gate; u_t = beta_t (v_t - k_t' exp(l_t) S), S <- exp(l_t) S + k_t u_t', "
         "o_t = scale S' q_t",
@@ -96,6 +100,10 @@ READS = {
         by_channel=True,
     ),
 }
+
+
+# What is said of a kernel that is wrong on the plainest calls under every kind of operator.
+NO_KIND = f"no kind of operator of dmat ({', '.join(READS)}) gives this output"
 
 
 FORMS = "package.module:function or path/to/file.py:function"

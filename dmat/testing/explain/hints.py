@@ -18,6 +18,7 @@ from dmat.testing.explain.hints_calls import call_hints
 from dmat.testing.explain.hints_contract import contract_hint
 from dmat.testing.explain.hints_dtilde import explanation, transposed
 from dmat.testing.explain.hints_gates import gate_hints
+from dmat.testing.explain.hints_kind import kind_hints
 from dmat.testing.explain.hints_reads import read_hints
 from dmat.testing.explain.hints_values import value_hints
 from dmat.testing.explain.tries import NoAnswer, Tries
@@ -44,6 +45,7 @@ def hints(tries: Tries, shown: Sequence[Example], found: Sequence[Example]) -> l
         values = () if formulas else value_hints(decays, _scales(tries.subject, examples))
         swapped = transposed(tries.subject, examples)
         every = (
+            kind_hints(tries, finding),
             formulas,
             values,
             swapped,

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid, silu, softplus
 
 from dmat.reference import masked_cumulative_sum
 from dmat.strategies import Cotangent
@@ -109,20 +109,35 @@ def _log(subject: FusedSubject, inputs: Inputs) -> Tensor:
         assert contract.fixed is not None
         fixed = torch.as_tensor(contract.fixed(NH), dtype=inputs.q.dtype)
         return fixed[None, :, None, None].expand(B, NH, S, 1)
-    A = 0.0 if inputs.A_log is None else inputs.A_log[:, None, None]
     bias = 0.0 if inputs.dt_bias is None else inputs.dt_bias.reshape(NH, 1, K if contract.by_channel else 1)
-    scale = torch.as_tensor(A).exp()
+    scale = _size(inputs)
     match contract.gate:
         case "preact":
             return logsigmoid(inputs.g)
         case "decay":
             return inputs.g.log()
         case "dt":
-            return -scale * softplus(inputs.g + bias)
+            return -scale * step(subject, inputs)
         case "bounded":
             assert contract.lower_bound is not None
             return contract.lower_bound * torch.sigmoid(scale * (inputs.g + bias))
     return inputs.g
+
+
+def _size(inputs: Inputs) -> Tensor:
+    """Return exp(A_log), or -A, (NH, 1, 1)."""
+    if inputs.A is not None:
+        return -inputs.A[:, None, None]
+    return torch.ones(1) if inputs.A_log is None else inputs.A_log[:, None, None].exp()
+
+
+def step(subject: FusedSubject, inputs: Inputs) -> Tensor:
+    """Return d, the step of a gate "dt", in the shape of the gates."""
+    contract, (_, NH, _, _), K = subject.contract, inputs.v.shape, inputs.q.shape[-1]
+    assert inputs.g is not None
+    bias = 0.0 if inputs.dt_bias is None else inputs.dt_bias.reshape(NH, 1, K if contract.by_channel else 1)
+    d = softplus(inputs.g + bias) if contract.dt_softplus else inputs.g + bias
+    return d if contract.dt_limit is None else d.clamp(*contract.dt_limit)
 
 
 def _of_value_heads(subject: FusedSubject, x: Tensor) -> Tensor:
@@ -133,7 +148,15 @@ def _of_value_heads(subject: FusedSubject, x: Tensor) -> Tensor:
 
 
 def formula(subject: FusedSubject, inputs: Inputs) -> Tensor:
-    """Return o of these inputs, (B, NH, S, V), as docs/fused.md section 1 writes it."""
+    """Return o of these inputs, (B, NH, S, V), with its skip and its gate: docs/fused.md sections 1 and 8."""
+    o = _sums(subject, inputs)
+    if inputs.D is not None:
+        o = o + inputs.D.reshape(inputs.D.shape[0], 1, -1) * inputs.v
+    return o if inputs.z is None else o * silu(inputs.z)
+
+
+def _sums(subject: FusedSubject, inputs: Inputs) -> Tensor:
+    """Return the sums over a[t, s] v_s, (B, NH, S, V), as docs/fused.md section 1 writes them."""
     contract, (_, _, S, K) = subject.contract, inputs.q.shape
     q, k, log = _of_value_heads(subject, inputs.q), _of_value_heads(subject, inputs.k), _log(subject, inputs)
     past = torch.ones(S, S, dtype=torch.bool).tril()
@@ -149,9 +172,14 @@ def formula(subject: FusedSubject, inputs: Inputs) -> Tensor:
     if contract.reads == "softmax":
         return torch.softmax((products + D).masked_fill(~past, -math.inf), -1) @ inputs.v
     D = D.masked_fill(~past, -math.inf)
-    weight = -log.unsqueeze(-2) if contract.weight == "dt" else 1.0
+    weight: Tensor | float = 1.0
+    if contract.weight == "dt":
+        weight = step(subject, inputs).mT if contract.gate == "dt" else -log.unsqueeze(-2)
     if contract.reads == "linear":
         return weight * D.exp() * products @ inputs.v
+    if contract.reads == "normalised":
+        a = D.exp() * products
+        return a / (a.sum(-1, keepdim=True) + contract.eps) @ inputs.v
     m = D.amax(-1, keepdim=True)
     a = weight * (D - m).exp() * products
     below = torch.maximum(a.sum(-1, keepdim=True).abs(), (-m).exp()) + contract.eps

@@ -20,9 +20,9 @@ OF_LOG = (*(name for name in rows(Contract) if name in rows(FusedContract)), Con
 def fused(fn: Callable[..., Any], *, reads: str = "linear", **contract: Any) -> Callable[..., Any]:
     """Declare fn to be an operator o = fn(q, k, v, [i,] [l or f], ...) that contains D~; return it.
 
-    reads: the kind of operator, "linear", "mlstm", "softmax" or "delta". The other keywords are the fields of
-    dmat.testing.FusedContract. reads="log": fn is a function of log gates, (B, NH, S) -> (B, NH, S, S), like
-    Mamba-2's segsum, and dmat.testing.from_segment_sum makes D~ of it.
+    reads: the kind of operator, "linear", "mlstm", "softmax", "normalised" or "delta". The other keywords
+    are the fields of dmat.testing.FusedContract. reads="log": fn is a function of log gates,
+    (B, NH, S) -> (B, NH, S, S), like Mamba-2's segsum, and dmat.testing.from_segment_sum makes D~ of it.
     Shapes: q, k (B, NH, S, K), v (B, NH, S, V), gates and beta (B, NH, S), with the axes in the order of
     `layout`.
     fn returns o, (B, NH, S, V) of the dtype of v, or (o, state, ...).

@@ -20,8 +20,9 @@ from dmat.testing.verdict.finding import as_array
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-# The tensors of a call. "g": the gate in the contract's form. "b", "s": beta and S_0 of delta rules.
-NAMES = ("q", "k", "v", "i", "g", "b", *PARAMETERS, "s")
+# The tensors of a call. "g": the gate in the contract's form. "b", "s": beta and S_0 of delta rules. "z": the
+# gate of the output.
+NAMES = ("q", "k", "v", "i", "g", "b", *PARAMETERS, "z", "s")
 PER_TIME = ("i", "g", "b")  # one number a time; "g" one a channel where gates differ by channel
 LAST = "S"  # the name of the last state
 
@@ -31,7 +32,8 @@ class Inputs:
     """The tensors of one call: q, k (B, NH, S, K), v (B, NH, S, V), i, g, b (B, NH, S, 1).
 
     i, g or b is None if the kernel does not take it. s: the state that the call begins with, in the kernel's
-    own layout, or None. A_log: (NH,), and dt_bias: (NH,) or (NH, K), parameters of the gates, or None.
+    own layout, or None. A_log or A: (NH,), and dt_bias: (NH,) or (NH, K), parameters of the gates, or None.
+    D: (NH,) or (NH, V), and z: (B, NH, S, V), or None.
     """
 
     q: Tensor
@@ -43,7 +45,10 @@ class Inputs:
     b: Tensor | None = None
     s: Tensor | None = None
     A_log: Tensor | None = None
+    A: Tensor | None = None
     dt_bias: Tensor | None = None
+    D: Tensor | None = None
+    z: Tensor | None = None
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -101,7 +106,7 @@ class FusedRun:
 class FusedGradients:
     """One backward call: its cotangent W, and the gradient of each input, by name, float64.
 
-    The gradients of A_log and dt_bias are (1, NH, n), those of i, g and b (B, NH, S), that of g (B, NH, S, K)
+    The gradients of PARAMETERS are (1, NH, n), those of i, g and b (B, NH, S), that of g (B, NH, S, K)
     where gates differ by channel; the others have the input's shape. detached: the output
     did not require a gradient, so all gradients are zeros. pulled: the true gradients. bounds: their allowed
     errors. Both compute a value when it is first read; their classes are those of the kind of operator.

@@ -24,7 +24,7 @@ from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.oracle.reads import READS, Reads
 
 
@@ -46,7 +46,7 @@ class FusedInputs(Subject):
     def letters(self) -> dict[str, str]:
         """The printed name of each tensor of a call."""
         gate, beta = self.contract.form.letter, "beta" if self.contract.beta_in == "value" else "b"
-        return dict(zip(NAMES, ("q", "k", "v", "i", gate, beta, *PARAMETERS, "S0"), strict=True))
+        return dict(zip(NAMES, ("q", "k", "v", "i", gate, beta, *PARAMETERS, "z", "S0"), strict=True))
 
     @cached_property
     def domain(self) -> FusedDomain:
@@ -98,11 +98,12 @@ class FusedInputs(Subject):
             return fgate.double().exp().clamp(min=least).to(fgate.dtype)
         return fgate if self.contract.form.sign > 0 else -fgate
 
-    def parameters_of(self, qkv: QKV, heads: int, K: int) -> dict[str, Tensor]:
-        """Return those of A_log, (heads,), and dt_bias, (heads,) or (heads, K), that the kernel takes.
+    def parameters_of(self, qkv: QKV, heads: int, K: int, V: int = 1) -> dict[str, Tensor]:
+        """Return those of A_log or A, (heads,), dt_bias, (heads,) or (heads, K), and D that the kernel takes.
 
-        Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are.
-        Where the contract bounds the log gates, no parameter makes them smaller: both are at most 0.
+        Zeros where the recipe is plain, and of integers, where gates are open or closed whatever they are; A
+        is -exp(A_log). D is 0, 1 or another number. Where the contract bounds the log gates, no parameter
+        makes them smaller: A_log and dt_bias are at most 0. Without softplus dt + dt_bias is never below 0.
         """
         if not self.contract.parameters:
             return {}
@@ -112,10 +113,34 @@ class FusedInputs(Subject):
         drawn = {"A_log": A, "dt_bias": random.standard_normal(bias)}
         if self.contract.l_min is not None:
             drawn["dt_bias"] = -np.abs(drawn["dt_bias"])
+        if not self.contract.dt_softplus:
+            drawn["dt_bias"] = np.abs(drawn["dt_bias"]) * (self.contract.l_min is None)
+        if self.contract.dt_limit is not None:  # without a bias dt itself may be at an end of the limit
+            drawn["dt_bias"] *= random.choice([0.0, 1.0, 1.0], (heads, *(1,) * (len(bias) - 1)))
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        plain = qkv.seed == 0 or qkv.kind == "integers"
-        every = {name: torch.from_numpy(0 * x if plain else x) for name, x in drawn.items()}
+        plain = qkv.seed == 0 or qkv.kind in ("integers", "equal")
+        drawn = {name: 0 * x if plain else x for name, x in drawn.items()}
+        drawn["A"] = -np.exp(drawn["A_log"])
+        if self.contract.skip is not None:
+            drawn["D"] = self._skip(random, heads, V, plain=plain)
+        every = {name: torch.from_numpy(x) for name, x in drawn.items()}
         return {name: every[name].to(self.device, dtype) for name in self.contract.parameters}
+
+    def _skip(self, random: np.random.Generator, heads: int, V: int, *, plain: bool) -> Array:
+        """Return D, (heads,) or (heads, V): 0 where the recipe is plain, else 0, 1 or another number."""
+        shape = (heads,) if self.contract.skip == "head" else (heads, V)
+        other = np.where(
+            random.random(shape) < 0.6, random.standard_normal(shape), random.integers(0, 2, shape)
+        )
+        return np.zeros(shape) if plain else np.asarray(other, dtype=np.float64)
+
+    def _z(self, qkv: QKV, shape: tuple[int, ...]) -> Array:
+        """Return z: 1 where the recipe is plain, else normal numbers, among them 0, 1 and far ones."""
+        if qkv.seed == 0 or qkv.kind == "equal":
+            return np.ones(shape)
+        random = np.random.default_rng([qkv.seed, *shape])
+        few = random.choice([0.0, 1.0, -1.0, 20.0, -20.0, 100.0, -100.0], shape)
+        return np.where(random.random(shape) < 0.8, 2 * random.standard_normal(shape), few)
 
     def gates_of_case(self, case: Case) -> tuple[Tensor, Tensor]:
         """Return both gates of a case as `gates_of` does."""
@@ -133,7 +158,11 @@ class FusedInputs(Subject):
         )
         fixed = self.contract.gate == "fixed"
         taken = igate if self.contract.igate else None, None if fixed else fgate
-        return Inputs(q, k, v, *taken, products.column, **self.parameters_of(qkv, v.shape[1], q.shape[-1]))
+        more = self.parameters_of(qkv, v.shape[1], q.shape[-1], v.shape[-1])
+        if self.contract.z:
+            z = self._z(qkv, tuple(v.shape))
+            more["z"] = lay_out(rounded(z, dtype).to(self.device), qkv.layouts[0], poison)
+        return Inputs(q, k, v, *taken, products.column, **more)
 
     def read_inputs(
         self, inputs: Inputs, begins: tuple[int, ...] = (0,), *, packed: bool = False
@@ -153,10 +182,24 @@ class FusedInputs(Subject):
         else:
             q, k, fgate = form.split(q), form.split(k), form.split(fgate)[..., 0]
             v, igate = form.each(v), form.each(igate)
-        A, bias = (self._per_gate(x, form) for x in (inputs.A_log, inputs.dt_bias))
+        size = inputs.A_log if inputs.A is None else inputs.A
+        A, bias = (self._per_gate(x, form) for x in (size, inputs.dt_bias))
+        gate, D, z = self.contract.gate, *(self._after(x) for x in (inputs.D, inputs.z))
         return CallInputs(
-            q, k, v, igate, fgate, begins, packed, heads=form, gate=self.contract.gate, A_log=A, dt_bias=bias
-        )
+            q, k, v, igate, fgate, begins, packed, heads=form, gate=gate, A_log=A, dt_bias=bias, D=D, z=z
+        )  # fmt: skip
+
+    def _after(self, x: Tensor | None) -> Array | None:
+        """Return z as it is, and D as (1, heads, 1, 1) or (1, heads, 1, V)."""
+        if x is None:
+            return None
+        values = self.read(x)
+        return values if x.ndim == 4 else values.reshape(1, values.shape[0], 1, -1)
+
+    def read_turns(self, inputs: Inputs, turns: Turns) -> CallInputs:
+        """Return the exact values of the inputs of several packed calls in turn. turns: as of CallInputs."""
+        begins = {start for spans in turns for start, end in spans if start < end}
+        return replace(self.read_inputs(inputs, tuple(sorted(begins)), packed=True), turns=turns)
 
     def _per_gate(self, parameter: Tensor | None, form: HeadForm) -> Array | float:
         """Return a parameter of the gates, broadcast to those of CallInputs; 0 for None."""

@@ -24,9 +24,9 @@ class Decays:
     def of(cls, truth: Truth) -> Decays | None:
         """Return the decays if every source has its own column of v, the same in all heads; else None.
 
-        None too if gates differ by channel: an entry has a decay of each channel.
+        None too if gates differ by channel: an entry has a decay of each channel; or if there is a D or z.
         """
-        if truth.inputs.by_channel:
+        if truth.inputs.by_channel or truth.inputs.D is not None or truth.inputs.z is not None:
             return None
         there = truth.inputs.v != 0  # (B, NH, s, c)
         if 0 in there.shape or not (there == there[:1, :1]).all():

@@ -86,7 +86,7 @@ class DeltaTruth(Gated):
     @property
     def resets(self) -> frozenset[int]:
         """The times before which a packed sequence ends, so that the state is 0."""
-        return frozenset(self.inputs.begins[1:]) if self.inputs.packed else frozenset()
+        return frozenset(self.inputs.resets)
 
     # Keys and queries, divided by their norms if the kernel does so
 

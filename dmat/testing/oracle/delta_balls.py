@@ -70,7 +70,7 @@ class DeltaBalls:
         zeros: Matrix = [[ZERO] * V for _ in range(K)]
         self.zeros = zeros
         self.first = zeros if inputs.state is None else [exact(row) for row in inputs.state[b, h]]
-        self.resets = set(inputs.begins[1:]) if inputs.packed else set()
+        self.resets = set(inputs.resets)
         self.scale = arb(contract.scale_of(K))
         self.W = None if W is None else [exact(x) for x in W]
         self.W_state = zeros if W_state is None else [exact(row) for row in W_state]
@@ -155,8 +155,8 @@ class DeltaBalls:
         return {name: list(reversed(found)) for name, found in rows.items()} | {"s": L}
 
     def of_parameter(self, name: str, d: int) -> arb:
-        """Return what this head adds to the gradient of A_log, or of dt_bias (of channel d)."""
-        which, channels = (2, range(len(self.gates[0]))) if name == "A_log" else (1, (d,))
+        """Return what this head adds to the gradient of A_log or A, or of dt_bias (of channel d)."""
+        which, channels = (2, range(len(self.gates[0]))) if name != "dt_bias" else (1, (d,))
         terms = (self.gradients["l"][t][n] * self.gates[t][n][which] for t in range(self.S) for n in channels)
         return sum(terms, ZERO)
 

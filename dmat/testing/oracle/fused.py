@@ -13,9 +13,10 @@ from functools import cached_property
 import numpy as np
 
 from dmat.testing.contract import FusedContract
+from dmat.testing.oracle.after import After
 from dmat.testing.oracle.arithmetic import Array, Mask, single
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.gate_forms import GATE_FORMS, GateValues
+from dmat.testing.oracle.gate_forms import GateValues, form_of
 from dmat.testing.oracle.gates import window_sums
 from dmat.testing.oracle.reads import SUMS, Sums
 
@@ -34,9 +35,7 @@ class Gated:
         """The functions of each gate, in the shape of fgate; an infinite or NaN gate counts as 0."""
         inputs, lowest = self.inputs, self.contract.lower_bound or 0.0
         x = np.where(np.isfinite(inputs.fgate), inputs.fgate, 0.0)
-        return GATE_FORMS[self.contract.gate].values(
-            x, np.asarray(inputs.A_log), np.asarray(inputs.dt_bias), lowest
-        )
+        return form_of(self.contract).values(x, np.asarray(inputs.A_log), np.asarray(inputs.dt_bias), lowest)
 
     @cached_property
     def log(self) -> Array:
@@ -58,10 +57,14 @@ class Gated:
         """The gates whose own gradient cannot be told from that of l: decays of 0."""
         return self.inputs.closed & (self.contract.gate == "decay")
 
-    def of_parameters(self, dl: Array) -> dict[str, Array]:
-        """Return the gradients of A_log and dt_bias, as CallInputs.of_parameter sums them. dl: that of l."""
-        each = {"A_log": self.gates.of_A, "dt_bias": self.gates.rate}
-        return {name: self.inputs.of_parameter(name, dl * each[name]) for name in self.contract.parameters}
+    def of_parameters(self, dl: Array, dx: Array | None = None) -> dict[str, Array]:
+        """Return the gradients of the parameters of gates, as CallInputs.of_parameter sums them.
+
+        dl: the gradient of l. dx: that of the gate itself; None where it is dl times dl / dx.
+        """
+        of_A, of_bias = dl * self.gates.of_A, dl * self.gates.rate if dx is None else dx
+        each = {"A_log": of_A, "A": of_A, "dt_bias": of_bias}
+        return {name: self.inputs.of_parameter(name, each[name]) for name in self.contract.of_gates}
 
     @property
     def scale(self) -> float:
@@ -86,7 +89,9 @@ class Truth(Gated):
     @cached_property
     def weight(self) -> Array:
         """w[s], as (B, NH, 1, S)."""
-        weight = -self.log if self.contract.weight == "dt" else np.ones_like(self.log)
+        own, known = self.gates.weight, np.isfinite(self.inputs.fgate)
+        weighted = self.contract.weight == "dt" and own is not None
+        weight = np.where(known, own.weight, 0.0) if weighted and own else np.ones_like(self.log)
         return weight[..., None, :]
 
     # Products
@@ -133,8 +138,8 @@ class Truth(Gated):
 
     @cached_property
     def n(self) -> Array:
-        """The sum of a, (B, NH, t)."""
-        return np.asarray(self.a.sum(-1))
+        """The sum of a, (B, NH, t), and eps where the operator adds it."""
+        return np.asarray(self.a.sum(-1) + (self.contract.eps if self.reads.adds_eps else 0.0))
 
     @cached_property
     def normaliser(self) -> Array:
@@ -144,7 +149,17 @@ class Truth(Gated):
     @cached_property
     def o(self) -> Array:
         """The output, (B, NH, t, V): of gates by channel the sum over the channels."""
+        return self.after.output(self.sums)
+
+    @cached_property
+    def sums(self) -> Array:
+        """The output before the skip and the gate z, (B, NH, t, V)."""
         return self.inputs.heads.total(self.a @ self.inputs.v / self.normaliser)
+
+    @property
+    def after(self) -> After:
+        """What is done to the sums: the skip D v, and the gate z."""
+        return After(self.inputs)
 
     @cached_property
     def own_error(self) -> Array:
@@ -160,7 +175,7 @@ class Truth(Gated):
         sizes = np.abs(self.inputs.v)
         of_sum = (self.sizes * self.own_error) @ sizes / self.normaliser
         if not self.reads.normalised:
-            return self.inputs.heads.total(of_sum) + 2.0**-1060
+            return self.after.slack(self.inputs.heads.total(of_sum)) + 2.0**-1060
         of_n = (self.sizes * self.own_error).sum(-1, keepdims=True) / self.normaliser
         return np.asarray(of_sum + np.abs(self.o) * (of_n + 8 * U64) + 2.0**-1060)
 
@@ -180,8 +195,13 @@ class Pulled:
 
     @cached_property
     def W_each(self) -> Array:
-        """W of each head of the oracle, (B, NH, t, V): the channels of a head have the same."""
-        return self.truth.inputs.heads.each(self.W)
+        """The cotangent of the sums of each head of the oracle, (B, NH, t, V), the same for all channels."""
+        return self.truth.inputs.heads.each(self.inner)
+
+    @cached_property
+    def inner(self) -> Array:
+        """The cotangent of the sums: W, or W silu(z)."""
+        return self.truth.after.pulled(self.W)
 
     @cached_property
     def slope(self) -> Array:
@@ -219,21 +239,28 @@ class Pulled:
 
     @cached_property
     def dl(self) -> Array:
-        """The gradient of the log gates, (B, NH, S)."""
-        dl = rectangles(self.X)
-        if self.truth.contract.weight == "dt":
-            dl = dl - (self.truth.E * self.truth.products * self.slope).sum(-2)
-        return dl
+        """The gradient of the log gates, (B, NH, S), without that of the weight w."""
+        return rectangles(self.X)
+
+    @cached_property
+    def dx(self) -> Array:
+        """The gradient of the gate that the kernel takes, in the shape of dl."""
+        own = self.truth.gates.weight
+        if self.truth.contract.weight != "dt" or own is None:
+            return self.dl * self.truth.rate
+        of_weight = (self.truth.E * self.truth.products * self.slope).sum(-2)
+        return np.asarray(self.dl * self.truth.rate + own.rate * of_weight)
 
     @property
     def dgate(self) -> Array:
         """The gradient of the gate that the kernel takes: l or f, (B, NH, S), or (B, NH, S, K) by channel."""
-        return self.truth.inputs.heads.joined(self.dl * self.truth.rate)
+        return self.truth.inputs.heads.joined(self.dx)
 
     @property
     def parameters(self) -> dict[str, Array]:
-        """The gradients of the parameters of the gates, by name."""
-        return self.truth.of_parameters(self.dl)
+        """The gradients of the tensors without times, by name: the parameters of the gates, and D."""
+        own = self.truth.of_parameters(self.dl, self.dx)
+        return own | ({} if self.truth.inputs.D is None else {"D": self.truth.after.of_D(self.inner)})
 
     @property
     def di(self) -> Array:
@@ -275,7 +302,12 @@ class Pulled:
     def dv(self) -> Array:
         """The gradient of v."""
         each = np.swapaxes(self.truth.a / self.truth.normaliser, -1, -2) @ self.W_each
-        return self.truth.inputs.heads.total(each)
+        return self.truth.inputs.heads.total(each) + self.truth.after.skip * self.inner
+
+    @property
+    def dz(self) -> Array:
+        """The gradient of z, (B, NH, S, V): W y silu'(z), y the output before the gate."""
+        return self.truth.after.of_z(self.W, self.truth.sums)
 
 
 def rectangles(X: Array) -> Array:

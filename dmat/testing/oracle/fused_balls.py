@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import cache, cached_property, reduce
 from itertools import product
+from typing import Any
 
+import numpy as np
 from flint import arb
 
 from dmat.testing.contract import FusedContract
+from dmat.testing.contract.names import PARAMETERS
+from dmat.testing.oracle.after import AfterBalls
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs
-from dmat.testing.oracle.gate_forms import gate_balls
+from dmat.testing.oracle.gate_forms import gate_balls, weight_balls
 from dmat.testing.oracle.reads import ONE, SUMS, ZERO
 
 
@@ -29,11 +33,21 @@ class HeadBalls:
         self.scale = arb(contract.scale_of(inputs.K))
         self.gates = gate_balls(contract, inputs, b, h)
         self.S = len(self.gates)
+        self._inputs = inputs
 
     @property
     def log(self) -> list[arb]:
         """l at each time. A closed gate counts as 0 here: `unread` masks what it closes."""
         return [gate[0] for gate in self.gates]
+
+    @cached_property
+    def weights(self) -> list[tuple[arb, arb]]:
+        """The weight w of each source, and dw / dx: 1 and 0 where sources are not weighted."""
+        if self.contract.weight != "dt":
+            return [(ONE, ZERO)] * self.S
+        every = np.broadcast_to(self._inputs.dt_bias, self._inputs.fgate.shape)[self.place]
+        gates = zip(self._inputs.fgate[self.place], every, self.log, strict=True)
+        return [weight_balls(self.contract, float(x), float(p), log) for x, p, log in gates]
 
     @cached_property
     def rows(self) -> dict[int, list[arb]]:
@@ -52,7 +66,7 @@ class HeadBalls:
             for s in range(t, -1, -1):
                 if not self.unread[t, s]:
                     exponent = self.reads.exponent(window + arb(float(self.igate[s])), self.product(t, s))
-                    row[s] = exponent.exp() * (-self.log[s] if self.contract.weight == "dt" else ONE)
+                    row[s] = exponent.exp() * self.weights[s][0]
                 window += self.log[s]
             self.rows[t] = row
         return self.rows[t]
@@ -68,8 +82,9 @@ class HeadBalls:
         return self.reads.coefficient(self.row(t)[s], self.product(t, s))
 
     def n(self, t: int) -> arb:
-        """Return the sum of a in row t."""
-        return sum((self.a(t, s) for s in range(t + 1)), ZERO)
+        """Return the sum of a in row t, and eps where the operator adds it."""
+        eps = arb(self.contract.eps) if self.reads.adds_eps else ZERO
+        return sum((self.a(t, s) for s in range(t + 1)), eps)
 
     def normaliser(self, t: int) -> arb:
         """Return the normaliser of row t."""
@@ -92,7 +107,7 @@ class HeadBalls:
         if slopes == (ZERO,):
             return plain
         columns = [c for c in range(self.W.shape[-1]) if self.W[t, c] != 0]
-        along = sum((arb(float(self.W[t, c])) * self.o(t, c) for c in columns), ZERO)
+        along = sum((_ball(self.W[t, c]) * self.o(t, c) for c in columns), ZERO)
         of_normaliser = reduce(arb.union, (slope * along for slope in slopes))
         return [x - of_normaliser for x in plain]
 
@@ -104,7 +119,10 @@ class HeadBalls:
     def dgate(self, k: int) -> arb:
         """Return the gradient of the gate at k, in the form of the contract."""
         found: arb = self.dl(k) * self.gates[k][1]
-        return found
+        if self.contract.weight != "dt":
+            return found
+        of_weight = sum((self._unweighted(t, k) for t in range(k, self.S)), ZERO)
+        return found + of_weight * self.weights[k][1]
 
     @cached_property
     def log_gradients(self) -> dict[int, arb]:
@@ -112,14 +130,12 @@ class HeadBalls:
         return {}
 
     def dl(self, k: int) -> arb:
-        """Return the gradient of the log gate at k."""
+        """Return the gradient of the log gate at k, without that of the weight."""
         if k not in self.log_gradients:
             dl = ZERO
             for t in range(k, self.S):
                 if k > 0:
                     dl += sum(self.X(t)[:k], ZERO)
-                if self.contract.weight == "dt":
-                    dl -= self._unweighted(t, k)
             self.log_gradients[k] = dl
         return self.log_gradients[k]
 
@@ -154,7 +170,7 @@ class HeadBalls:
         """Return the gradient of v at s, c."""
         assert self.W is not None
         terms = (
-            self.a(t, s) / self.normaliser(t) * arb(float(self.W[t, c]))
+            self.a(t, s) / self.normaliser(t) * _ball(self.W[t, c])
             for t in range(s, self.S)
             if self.W[t, c] != 0
         )
@@ -170,13 +186,13 @@ class CallBalls:
 
     def __init__(self, contract: FusedContract, inputs: CallInputs, W: Array | None = None) -> None:
         """Take the inputs of the call."""
-        self.form = inputs.heads
+        self.form, self._after, self._W = inputs.heads, AfterBalls(inputs), W
         self._key_heads = inputs.q.shape[1] // self.form.parts // self.form.group
         self._batches = inputs.q.shape[0]
 
         @cache
         def head(b: int, n: int) -> HeadBalls:
-            rows = None if W is None else W[b, n // self.form.parts]
+            rows = None if W is None else self._after.pulled(W, b, n // self.form.parts)
             return HeadBalls(contract, inputs, b, n, rows)
 
         self.head = head
@@ -187,8 +203,12 @@ class CallBalls:
 
     def o(self, index: tuple[int, ...]) -> arb:
         """Return the output at (b, h, t, c)."""
+        return self._before(index) * self._after.silu(*index)
+
+    def _before(self, index: tuple[int, ...]) -> arb:
+        """Return the output before the gate z at (b, h, t, c)."""
         b, h, t, c = index
-        return sum((head.o(t, c) for head in self._channels(b, h)), ZERO)
+        return self._after.before(index, sum((head.o(t, c) for head in self._channels(b, h)), ZERO))
 
     def gradient(self, name: str, index: tuple[int, ...]) -> arb:
         """Return the entry of the gradient of an input, by its name in NAMES."""
@@ -198,24 +218,49 @@ class CallBalls:
             return sum((self._of_channel(name, b, member, place) for member in members), ZERO)
         if name == "g":
             return self._of_channel(name, b, h, place)
-        if name in ("A_log", "dt_bias"):
+        if name in PARAMETERS:
             return self._of_parameter(name, h, place[0])
+        if name == "z":
+            assert self._W is not None
+            return arb(float(self._W[index])) * self._before(index) * self._after.slope(*index)
         heads = self._channels(b, h)
         if name == "i":
             return sum((head.di(place[0]) for head in heads), ZERO)
-        return sum((head.dv(place[0], place[1]) for head in heads), ZERO)
+        found = sum((head.dv(place[0], place[1]) for head in heads), ZERO)
+        return (
+            found
+            if self._after.inputs.D is None
+            else found + self._after.D(h, place[1]) * self._inner(*index)
+        )
+
+    def _inner(self, *index: int) -> arb:
+        """Return the cotangent of the sums at (b, h, t, c)."""
+        assert self._W is not None
+        return arb(float(self._W[index])) * self._after.silu(*index)
+
+    def _of_D(self, h: int, c: int) -> arb:
+        """Return the gradient of D of head h, and of column c if each has its own."""
+        D = self._after.inputs.D
+        assert D is not None
+        assert self._W is not None
+        S, V = self._W.shape[2:]
+        columns = range(V) if D.shape[-1] == 1 else (c,)
+        places = product(range(self._batches), range(S), columns)
+        return sum((self._inner(b, h, t, n) * self._after.v(b, h, t, n) for b, t, n in places), ZERO)
 
     def _of_parameter(self, name: str, h: int, d: int) -> arb:
         """Return the gradient of a parameter of value head h: sums over batches and times.
 
-        A_log has one number a head, dt_bias one a channel, d, if gates differ by channel.
+        A_log or A has one number a head, dt_bias one a channel, d, if gates differ by channel.
         """
-        parts = range(self.form.parts) if name == "A_log" else (d,)
-        which = 2 if name == "A_log" else 1
+        if name == "D":
+            return self._of_D(h, d)
+        parts = (d,) if name == "dt_bias" else range(self.form.parts)
         found = ZERO
         for b, part in product(range(self._batches), parts):
             head = self.head(b, h * self.form.parts + part)
-            found += sum((head.dl(t) * head.gates[t][which] for t in range(head.S)), ZERO)
+            of_A = (head.dl(t) * head.gates[t][2] for t in range(head.S))
+            found += sum(map(head.dgate, range(head.S)) if name == "dt_bias" else of_A, ZERO)
         return found
 
     def _of_channel(self, name: str, b: int, h: int, place: list[int]) -> arb:
@@ -229,4 +274,8 @@ class CallBalls:
 
 
 def _dot(x: Array, y: Array) -> arb:
-    return sum((arb(float(a)) * arb(float(b)) for a, b in zip(x, y, strict=True) if a != 0 and b != 0), ZERO)
+    return sum((_ball(a) * _ball(b) for a, b in zip(x, y, strict=True) if a != 0 and b != 0), ZERO)
+
+
+def _ball(x: Any) -> arb:
+    return x if isinstance(x, arb) else arb(float(x))

@@ -38,10 +38,12 @@ class Reads(ABC):
 class Sums(Reads):
     """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
 
-    from_zero: whether m may start from 0, before the first gate.
+    from_zero: whether m may start from 0, before the first gate. adds_eps: whether the contract's eps is a
+    part of n, not an error.
     """
 
     from_zero: ClassVar[bool] = False
+    adds_eps: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -256,6 +258,63 @@ class Softmax(Sums):
         return 1.0
 
 
+class Normalised(Sums):
+    """o[t] = (sum over s of a[t, s] v_s) / (n[t] + eps), a = E scale q.k, n the sum of a; q, k at least 0.
+
+    eps is that of the contract, and the oracle has it in n.
+    """
+
+    normalised = True
+    adds_eps = True
+    inexact = "it divides: it is exact on no integers"
+    scaling = Scaling(near=(0, 0, -6, 4), far=(0, 0, -10, 8), unsigned=True)
+
+    @staticmethod
+    def exponent(dtilde: Number, product: Number) -> Number:
+        """D~."""
+        return dtilde
+
+    @staticmethod
+    def coefficient(E: Number, product: Number) -> Number:
+        """a = E scale q.k."""
+        return E * product
+
+    @staticmethod
+    def normaliser(n: Array) -> Array:
+        """N = n; 1 where all terms underflow in float64."""
+        return np.where(n == 0, 1.0, n)
+
+    @staticmethod
+    def slope(n: Array) -> Array:
+        """dN / dn = 1."""
+        return np.ones_like(n)
+
+    @staticmethod
+    def bent(n: Array, error: Array) -> Mask:
+        """Nowhere."""
+        return np.zeros(n.shape, dtype=bool)
+
+    @staticmethod
+    def normaliser_ball(n: arb) -> arb:
+        """N = n."""
+        return n
+
+    @staticmethod
+    def slopes(n: arb) -> tuple[arb, ...]:
+        """dN / dn = 1."""
+        return (ONE,)
+
+    @staticmethod
+    def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
+        """The row's largest exponent: a kernel may subtract a maximum, or nothing."""
+        return largest
+
+    @staticmethod
+    def magnified(low: Array, high: Array) -> float:
+        """g = 1."""
+        return 1.0
+
+
 def _sign(n: arb) -> arb:
     return ONE if n > 0 else -ONE if n < 0 else arb(0, 1)
 
@@ -269,5 +328,5 @@ class Delta(Reads):
     scaling = Scaling(erases=True)
 
 
-SUMS: dict[str, type[Sums]] = {"linear": Linear, "mlstm": MLSTM, "softmax": Softmax}
+SUMS: dict[str, type[Sums]] = {"linear": Linear, "mlstm": MLSTM, "softmax": Softmax, "normalised": Normalised}
 READS: dict[str, type[Reads]] = {**SUMS, "delta": Delta}

@@ -30,12 +30,13 @@ class Variable:
 
 @dataclass(frozen=True)
 class SeenTensor:
-    """A law's read of a tensor: its values, and the numbers of lines and of calls recorded before it."""
+    """A law's read of a tensor: its values, and the numbers of lines, calls and variables before it."""
 
     tensor: Tensor
     array: Array
     lines: int
     calls: int
+    variables: int
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Transcript:
 
     def see(self, tensor: Tensor, array: Array) -> None:
         """Record that the law has read the values of a tensor."""
-        self.seen.append(SeenTensor(tensor, array, len(self.lines), self.calls))
+        self.seen.append(SeenTensor(tensor, array, len(self.lines), self.calls, len(self.variables)))
 
     def element(self, array: Array, index: tuple[int, ...]) -> Element | None:
         """Return the element of a variable from which the law read this element of an array, or None."""
@@ -203,7 +204,9 @@ class Transcript:
         return None
 
     def _element(self, seen: SeenTensor, position: int) -> Element | None:
-        beside = [v for v in self.variables if _share(v.tensor, seen.tensor)]
+        known = self.variables[: seen.variables], self.variables  # an input may be named after it is read
+        every = [[v for v in variables if _share(v.tensor, seen.tensor)] for variables in known]
+        beside = every[0] or every[1]
         exact = [v for v in beside if _memory_layout(v.tensor) == _memory_layout(seen.tensor)]
         same = [v for v in beside if v.tensor is seen.tensor]
         for variable in [*reversed(same), *reversed(exact), *reversed(beside)]:
