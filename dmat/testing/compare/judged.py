@@ -183,7 +183,7 @@ def _split(judge: Judge, case: Case) -> Iterator[Made]:
     assert isinstance(strict, FusedSubject)
     cut, inputs = case["cut"], subject.inputs(case["gates"], case["qkv"])
     call_inputs, S = subject.read_inputs(inputs, (0, cut)), case["gates"].shape[-1]
-    first, state = subject.call_with_state(inputs.part(0, cut), None)
+    first, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
     second, _ = subject.call_with_state(inputs.part(cut, S), state)
     own, other = (one.expected_of(call_inputs, state=state) for one in (subject, strict))
     yield SPLIT, subject.read(torch.cat((first, second), 2)), _name(first), own, other
