@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.fused import PROBED
+from dmat.strategies.cases.handed import CUTS
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -12,9 +13,11 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.named import EQUAL_BITS
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
-from dmat.testing.kernel.fused import NAMES
+from dmat.testing.kernel.fused import LAST, NAMES
+from dmat.testing.kernel.turns import STATE_LAYOUTS, tensors_of, with_four_axes
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
+from dmat.testing.verdict.finding import LawBroken
 from dmat.testing.verdict.require import require_same, require_within
 
 
@@ -77,3 +80,68 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     for name, where in subject.scaled(once, twice).items():
         note = f"{name} for 2 v, against twice that for v"
         require_same(name, twice.of(name), once.of(name), where, note, times=2)
+
+
+@law(
+    CUTS,
+    bound=(EQUAL_BITS, FusedBounds.output, DeltaBounds.output),
+    kinds=(FUSED,),
+    needs=(needs.states,),
+)
+def test_law_state_untouched(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
+    """A call, and its backward, write to no state that they are given; going on from it twice is the same.
+
+    Why: Two answers to one prompt go on from one state; the first must not be what the second goes on from.
+        With updates="state" each call gets a copy.
+    Bound: zero for the state, and between the two calls if deterministic; else docs/fused.md section 2.
+    """
+    inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
+    _, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
+    behind, tensors = inputs.part(cut, S), tensors_of(state)
+    before = [with_four_axes(subject.read(x)) for x in tensors]
+    once, _ = subject.call_with_state(behind, state)
+    first = subject.read(once)
+    if subject.contract.has_gradients:
+        W, more = subject.cotangent(inputs, qkv)[:, :, cut:], {str(subject.contract.states): state}
+        subject.pull_of(behind, qkv, W=W, call_inputs=subject.read_inputs(behind), more=more)
+    for x, was in zip(tensors, before, strict=True):
+        note = "a state after a call that was given it, against before"
+        require_same(LAST, with_four_axes(subject.read(x)), was, note=note)
+    twice, _ = subject.call_with_state(behind, state)
+    note = "the second call that goes on from one state, against the first"
+    if subject.contract.deterministic:
+        require_same("o", subject.read(twice), first, note=note)
+    expected = subject.expected_of(subject.read_inputs(inputs, (0, cut)), state=state)
+    rows = (slice(None), slice(None), slice(cut, None), slice(None))
+    require_within(subject.read(twice), expected.part(rows).noted(note))
+
+
+@law(
+    CUTS,
+    bound=(FusedBounds.output, *delta_bounds.RESULTS),
+    kinds=(FUSED,),
+    needs=(needs.states, needs.strided),
+)
+def test_law_state_layouts(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
+    """A state that is transposed, strided or offset in memory, NaN around it, is read rightly, or refused.
+
+    Why: A state made contiguous, and read by the strides that it had; a slot of a cache has its own.
+    Bound: docs/fused.md section 2, the output.
+    """
+    inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
+    call_inputs = subject.read_inputs(inputs, (0, cut))
+    _, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
+    expected = subject.expected_of(call_inputs, state=state)
+    rows = (slice(None), slice(None), slice(cut, None), slice(None))
+    for layout in STATE_LAYOUTS:
+        moved = subject.laid_out(state, layout)
+        try:
+            output, last = subject.call_with_state(inputs.part(cut, S), moved)
+        except LawBroken as broken:
+            if broken.finding.what != "raised":
+                raise
+            subject.remarks.add(f"a state that is {layout} in memory is refused")
+            continue
+        note = f"t counts from the cut at {cut}, where the state was handed over {layout} in memory"
+        subject.observe(require_within(subject.read(output), expected.part(rows).noted(note)))
+        subject.require_last_state(last, call_inputs)

@@ -46,7 +46,12 @@ def test_law_beta_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> Non
     _require_own(subject, gates, qkv, "b")
 
 
-@law(DENSE, bound=DeltaBounds.first_state, kinds=(FUSED,), needs=(*NEEDS, needs.beta, needs.states))
+@law(
+    DENSE,
+    bound=DeltaBounds.first_state,
+    kinds=(FUSED,),
+    needs=(*NEEDS, needs.beta, needs.states, needs.state_gradients),
+)
 def test_law_state_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradient of the state that a call begins with is within its bound.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.equal import EQUAL
-from dmat.strategies.cases.fused import CUTS, DENSE, PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.handed import CUTS, PACKED_STATES, begins_of, spans_of
+from dmat.strategies.cases.padded import PADDED
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -13,8 +17,11 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import FusedGradients
+from dmat.testing.kernel.turns import shown_turns
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
+from dmat.testing.law.padding import require as padding
+from dmat.testing.law.padding.call import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
@@ -84,16 +91,17 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         expected = subject.expected_gradient(gradients, name, note)
         further = len(expected.kind.shape) - 3
         expected = expected.part((slice(None), slice(None), slice(start, None), *[slice(None)] * further))
-        subject.observe(require_within(gradients.of(name), expected))
+        subject.observe(require_within(gradients.of(name), expected.noted(expected.note or note)))
 
 
 @law(
     CUTS,
     bound=(
         FusedBounds.output,
-        *(bound for bound in fused_bounds.GRADIENT_BOUNDS if bound is not FusedBounds.parameter),
+        *fused_bounds.GRADIENT_BOUNDS,
         *delta_bounds.RESULTS,
         *delta_bounds.GRADIENT_BOUNDS,
+        DeltaBounds.first_state,
     ),
     kinds=(FUSED,),
     needs=(needs.states,),
@@ -102,25 +110,32 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
     """Running to a cut, handing the state over and going on gives the whole, and its gradients.
 
     Why: Only here is the first forget gate read, and the carry of the last chunk: decoding does it always.
-        A backward that does not know of a state it was given lacks what that adds.
+        A backward that does not know of a state that it was given, or returned, lacks what that adds. Where
+        lengths allow, the state is handed over twice.
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
-    call_inputs = subject.read_inputs(inputs, (0, cut))
-    first, state = subject.call_with_state(inputs.part(0, cut), None)
-    second, last = subject.call_with_state(inputs.part(cut, S), state)
-    expected = subject.expected_of(call_inputs, state=state)
-    for output, times, note in (
-        (first, slice(0, cut), f"rows of the call before the cut at {cut}"),
-        (second, slice(cut, S), f"t counts from the cut at {cut}, where the state was handed over"),
-    ):
+    begins, states = begins_of(S, cut, subject.domain), list[object]([inputs.s])
+    call_inputs, outputs = subject.read_inputs(inputs, begins), []
+    for start, end in pairwise((*begins, S)):
+        output, state = subject.call_with_state(inputs.part(start, end), states[-1])
+        outputs.append((output, slice(start, end)))
+        states.append(state)
+    subject.remark_on_state(states[1], inputs, qkv)
+    expected = subject.expected_of(call_inputs, state=states)
+    for output, times in outputs:
+        before = f"rows of the call before the cut at {cut}"
+        note = f"t counts from the cut at {times.start}, where the state was handed over"
         part = expected.part((slice(None), slice(None), times, slice(None)))
-        subject.observe(require_within(subject.read(output), part.noted(note)))
-    subject.require_last_state(last, call_inputs)
+        must = part.noted(note if times.start else before)
+        subject.observe(require_within(subject.read(output), must))
+    subject.require_last_state(states[-1], call_inputs)
     if subject.defines_gradients(qkv) and subject.contract.has_gradients:
-        note = f"of the call that was given the state of the times before {cut}"
-        gradients = subject.pull_going_on(inputs, qkv, cut)
-        _require_gradients(gradients, subject, subject.first_pulled(cut), note)
+        given = " and ".join(f"the state of the times before {begin}" for begin in begins[1:])
+        through = f"through all {len(begins)} calls, which were given {given}"
+        note = through if subject.contract.state_gradients else f"of the call that was given {given}"
+        gradients = subject.pull_going_on(inputs, qkv, begins)
+        _require_gradients(gradients, subject, subject.first_pulled(begins), note)
 
 
 @law(
@@ -146,3 +161,60 @@ def test_law_packed(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: 
     if subject.defines_gradients(qkv) and subject.contract.has_gradients:
         gradients = subject.pull_packed(inputs, qkv, call_inputs, ends)
         _require_gradients(gradients, subject, 0, note)
+
+
+@law(
+    PACKED_STATES,
+    bound=(*fused_bounds.ALL_BOUNDS, *delta_bounds.RESULTS, *delta_bounds.GRADIENT_BOUNDS),
+    kinds=(FUSED,),
+    needs=(needs.states, needs.packed, needs.packed_states),
+)
+def test_law_packed_states(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int) -> None:
+    """Packed sequences go on, each from its own state, and return their states; so do gradients, backwards.
+
+    Why: A state that enters in the middle of a chunk is decayed from the sequence's start, not from the
+        chunk's; each sequence has its own row; what goes back through a state is as easily forgotten. So
+        sequences begin anywhere in a chunk, and some states are zero.
+    Bound: docs/fused.md section 2, a state handed over between calls; 0 across.
+    """
+    turns = spans_of(gates.shape[-1], cut, t, subject.domain)
+    assert turns is not None
+    inputs = subject.inputs(gates, qkv).with_(s=None)
+    subject.write_nothing_at_first(inputs, turns)
+    call_inputs = subject.read_turns(inputs, turns)
+    note = f"t counts all times; the times of each sequence in call after call: {shown_turns(turns)}"
+    output, states = subject.called_in_turn(inputs, {}, call_inputs)
+    expected = subject.expected_of(call_inputs, note, state=states)
+    subject.observe(require_within(subject.read(output), expected))
+    subject.require_last_states(states[-1], inputs, turns)
+    differentiable = subject.contract.has_gradients and subject.contract.state_gradients
+    if differentiable and subject.defines_gradients(qkv):
+        gradients = subject.pull_of(inputs, qkv, call_inputs=call_inputs)
+        _require_gradients(gradients, subject, 0, f"through all calls; {note}")
+
+
+@law(
+    PADDED,
+    bound=(
+        FusedBounds.output,
+        *(bound for bound in fused_bounds.GRADIENT_BOUNDS if bound is not FusedBounds.parameter),
+        DeltaBounds.output,
+        *delta_bounds.GRADIENT_BOUNDS,
+    ),
+    kinds=(FUSED,),
+    needs=(needs.mask,),
+)
+def test_law_padding(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int, t: int, noise: int) -> None:
+    """What stands in padded places changes no output, no state and no gradient of real tokens.
+
+    Why: A mask of the output alone, of v but not of the gates, or of the first row for all: prompts of
+        unlike lengths in one batch then have other answers than each alone.
+    Bound: docs/fused.md section 2, the real tokens as a packed sequence; 0 across. A finite number of at most
+        2^10 stands in padded places, NaN only where gates may hold it.
+    """
+    call = Padded.of(subject, gates, qkv, cut, t, noise)
+    padding.require_outputs(call, subject.call_fused(call.given, **call.more))
+    if subject.contract.has_gradients and subject.defines_gradients(qkv):
+        padding.require_gradients(call)
+    if padding.knows_states(subject):
+        padding.require_state(call)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import pytest
 import torch
 from msgspec.structs import replace
 from torch import Tensor
@@ -14,9 +16,12 @@ from dmat.strategies.recipes.backgrounds import inf
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import encoded
 from dmat.testing.causes.compare import symptom
+from dmat.testing.causes.failure import Failure
+from dmat.testing.causes.gradient import gradient_alone
 from dmat.testing.causes.group import covered
 from dmat.testing.causes.search import causes_of
 from dmat.testing.causes.trial import broken
+from dmat.testing.causes.wrong import has_wrong_gradients_of
 from dmat.testing.explain.place import likely_place
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
@@ -25,7 +30,7 @@ from dmat.testing.record import Refuting, Wider
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Example, Finding
 
-from .test_kernel_causes import BACKWARD, ZERO, Cases, causes, gates, report
+from .test_kernel_causes import BACKWARD, ZERO, Cases, causes, difference, gates, named, report
 from .zoo.named import ALL, FUSED
 from .zoo.pairs import PAIRS
 
@@ -180,3 +185,53 @@ def test_no_place_is_named_where_the_diagonal_alone_is_a_number() -> None:
     found = broken(law_named("values"), subject, case)
     assert found is not None
     assert not list(likely_place([Example(case, found.finding)]))
+
+
+def test_nan_for_minus_infinity_is_not_by_chance() -> None:
+    """A kernel that mishandles NaN and +inf, and has a wrong gradient, is not told that its bits vary."""
+    nan_at: Case = {"gates": Gates("float32", (1, 1, 2)), "head": (0, 0), "t": 1, "s": 1}
+    fell: Cases = [
+        ("forget_gradient", {"gates": gates(2), "cotangent": Cotangent()}),
+        ("values", {"gates": Gates("float32", (1, 1, 2), igate=Constant(inf))}),
+        ("nan_containment", nan_at),
+    ]
+    kernel = next(pair.kernel for pair in PAIRS if pair.name == "mask_added_to_specials__slope_forgotten")
+    own = Implementation.of("pair", kernel)
+    found = causes_of(own, replace(report(own, fell), stands_under=Wider("none")), seconds=60).entries
+    assert [(cause.kind, cause.sentence) for cause in found] == [
+        ("bug", "The gradient of the forget gate is wrong."),
+        ("promise", "Gates of +inf are not handled; NaN does not stay where the formula has it."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "law", "alone"),
+    [
+        ("tests.zoo.pairs:transposed__slightly_too_large", "forget_gradient", True),
+        ("tests.zoo.named:transposed", "forget_gradient", False),
+        ("tests.zoo.named:fused_softmax_dk", "product_gradients", True),
+        ("tests.zoo.named:fused_softmax_own_gate", "product_gradients", False),
+    ],
+)
+def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> None:
+    """It has one where the output is right, or, of D~, where it is far from the wrong output's quotient."""
+    own = load(target)
+    entry, subject = law_named(law, own.kind), subject_of(own, "float32")
+    case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
+    [record] = report(own, [(law, case)]).broken()
+    assert gradient_alone(Failure.of(0, record, own), subject) is alone
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_wrong_gradient_is_one_bug(apart: bool) -> None:
+    """Failures of one gradient are told once; those of a wrong output take no other gradient's with them."""
+    case: Case = {"gates": gates(2), "cotangent": Cotangent()}
+    own = named(difference)
+
+    def failure(law: str, quantity: str) -> Failure:
+        [record] = report(own, [(law, case)]).broken()
+        finding = Finding(quantity, (0, 0, 1), "2.0", "1.0", what="value", error=1.0, allowed=1e-6)
+        return dataclasses.replace(Failure.of(0, record, own), finding=finding)
+
+    known = [failure("forget_gradient", "df"), *([failure("values", "D~")] if apart else [])]
+    assert has_wrong_gradients_of(known, [failure("retained_graph", "df")]) is not apart

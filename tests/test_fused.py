@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from dmat.strategies import QKV, Constant, Gates, Heads
-from dmat.strategies.cases.fused import CUTS, DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS, gate_ladder
+from dmat.strategies.cases.fused import DENSE, EXACT, PACKED, PLACES, PROBED, RIVALS, gate_ladder
+from dmat.strategies.cases.handed import CUTS, PACKED_STATES
 from dmat.testing import fused
 from dmat.testing.bounds.scope import no_larger
 from dmat.testing.case_file import decoded, encoded
@@ -272,6 +273,7 @@ CASES = {
     "PLACES": PLACES,
     "RIVALS": RIVALS,
     "CUTS": CUTS,
+    "PACKED_STATES": PACKED_STATES,
     "PACKED": PACKED,
 }
 

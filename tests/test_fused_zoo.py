@@ -16,9 +16,9 @@ from dmat.testing.run import shrink
 
 from .zoo.fused_mutants import FusedMutant
 from .zoo.fused_sound import Kernel
-from .zoo.half_mutants import FUSED_MUTANTS
 from .zoo.right import FUSED_RIGHT
 from .zoo.trial import first_rejection, rejection, subjects
+from .zoo.wrong import FUSED_MUTANTS
 
 LAWS = {law.name: law for law in laws("fused")}
 FOR_MUTANTS = [

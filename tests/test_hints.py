@@ -27,9 +27,9 @@ from dmat.testing.verdict.finding import Evidence, Example, Finding, LawBroken
 
 from .zoo.fused_mutants import over
 from .zoo.fused_sound import by_windows, chunkwise, widen
-from .zoo.half_mutants import FUSED_MUTANTS
 from .zoo.mutants import MUTANTS
 from .zoo.trial import first_rejection, subjects
+from .zoo.wrong import FUSED_MUTANTS
 
 PROFILES = [
     settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
@@ -105,6 +105,8 @@ SENTENCES = {
     "log_forgotten": "the result is that of sigmoid(f) for log sigmoid(f): the log is left out.",
     "log_gate_clamped": "the result is that of max(l, -20) for l: a clamp.",
     "fused_softmax_dk": "every wrong entry is the exact value times 1 / scale = 2: the scale, once too often",
+    "slightly_too_large": "every wrong entry is the exact value times 1.0001.",
+    "windows_saturate": "every wrong entry is -50, and its exact value is below that: a limit.",
     "two_tiles_only": "likely place: the carry into the third chunk of 16, and later ones.",
     "fused_carry_forgotten": "likely place: the carry into the third chunk of 4, and later ones.",
     "fused_chunks_of_64": "it is within what error_scope=64 or a wider one allows:",
@@ -124,6 +126,7 @@ SILENT = {
     "clamp_at_zero": "lacks the gate's derivative",  # at f = 0 alone, a factor of 2
     "reset_leaks": "allows",  # under a wider scope the law of closed gates asks for less
     "nan_to_zero": "allows",
+    "reset_closes_its_column": "likely place",  # -inf alone does it: no mask
     "intermediate_overflows": "log sigmoid(f) was rounded",  # the sums were
     "fused_carry_forgotten": "transposed",  # 0 stands in the transposed place too
     "gradient_total_less_cumsum": "error_scope",  # no case of this law tells a chunk from the sequence

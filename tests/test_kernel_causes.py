@@ -101,16 +101,24 @@ BACKWARD: Case = {"gates": gates(17), "cotangent": Cotangent()}
 
 
 def test_a_difference_of_sums_has_one_cause() -> None:
-    """All laws that cumulative sums break, with and without -inf, have one promise as their cause."""
+    """All laws that cumulative sums break, with and without -inf, have one promise as their cause.
+
+    Laws of bits too: beside a large cotangent what is left of 1 - 1 is far from the 0 that they ask for.
+    """
+    large = Cotangent(Edited(Constant(1.0), (((0, 0, 0, 0), 2e7),)))
     fell: Cases = [
         ("values", {"gates": gates(1, CLOSED)}),
         ("closed_gates", {"gates": gates(1), "head": (0, 0), "t": 0}),
         ("forget_gradient", {"gates": gates(64), "cotangent": Cotangent(Normal(1))}),
+        *(
+            (law, {"gates": gates(2), "cotangent": large})
+            for law in ("first_forget_gradient", "gradient_locality")
+        ),
     ]
     [cause] = causes(difference, fell, {"error_scope": "prefix"}).entries
     assert (cause.kind, cause.promises) == ("promise", {"error_scope": "prefix"})
     assert cause.decorator == '@dmat.testing.implementation(error_scope="prefix")'
-    assert len(cause.breaks) == 3
+    assert len(cause.breaks) == 5
     assert cause.gates == "at ordinary gates"
 
 
@@ -232,6 +240,19 @@ def test_a_case_that_ends_the_search_is_left_out(tmp_path: Path, monkeypatch: py
         ("bug", "values", "died"),
         ("bug", "future", "broken"),
     }
+
+
+def test_an_error_of_the_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that raises does not pass for one that had too little time."""
+
+    def raises(*_: object, **__: object) -> None:
+        raise RuntimeError("ValueError: of dmat's own")
+
+    monkeypatch.setattr(search, "apart", raises)
+    fallen = report(named(difference), [("values", {"gates": gates(1, CLOSED)})])
+    [cause] = with_causes(fallen, None).causes
+    assert cause.kind == "unsorted"
+    assert cause.sentence.endswith("the search for causes raised ValueError: of dmat's own")
 
 
 def test_without_time_the_failures_are_told_unsorted() -> None:
@@ -455,5 +476,5 @@ def test_a_seed_repeats_the_cases() -> None:
 
 def test_the_clock_stops_the_search() -> None:
     """A clock of a part of the time never ends after the whole."""
-    whole = Clock(0.0)
-    assert whole.at_most(100.0).until == 0.0
+    whole = Clock(0.0, 0.0)
+    assert whole.at_most(100.0) == whole

@@ -46,6 +46,7 @@ FLOORS = tuple(
     testing.counterexample
     testing.run
     testing.grade
+    testing.compare
     testing.relax
     testing.causes
     testing.check testing.fuzzing testing.journals
@@ -62,7 +63,7 @@ UPWARD = {
 FUNCTION_LEVEL = {
     "testing.check.command": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
-    "testing.cli": (4, "a command loads what it needs alone: `dmat --help` loads no torch"),
+    "testing.cli": (5, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
     "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
@@ -70,7 +71,7 @@ FUNCTION_LEVEL = {
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),
     "testing.interpret.install": (2, "triton is imported when its interpreter has been chosen"),
     "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
-    "testing.schemas": (3, "the schema of a report needs the structs of that report alone"),
+    "testing.schemas": (4, "the schema of a report needs the structs of that report alone"),
 }
 PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400

@@ -1,8 +1,8 @@
-"""The command line `dmat`: its subcommands check, grade, replay, fuzz and schema.
+"""The command line `dmat`: its subcommands check, grade, compare, replay, fuzz and schema.
 
-`dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is. Exit code 0: every
-law held, every kernel was graded, every case is fixed. 1: a law is broken. 2: the command could not do its
-work.
+`dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
+whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
+case is fixed. 1: a law is broken, a kernel is worse. 2: the command could not do its work.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
     _add_grade(commands)
+    _add_compare(commands)
     _add_replay(commands)
     _add_fuzz(commands)
     _add_schema(commands)
@@ -117,6 +118,26 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
     grade.set_defaults(run=_grade)
 
 
+def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare two implementations on the same cases",
+        description="Compare the results of OLD and NEW on the same cases. Exit 0: all of NEW is within its"
+        " contract, and nothing is worse than OLD; 1: not; 2: could not be compared.",
+    )
+    target = "package.module:function or path/to/file.py:function"
+    compare.add_argument("old", metavar="OLD", help=target)
+    compare.add_argument("new", metavar="NEW", help=target)
+    _add_places(compare)
+    compare.add_argument(
+        "--old-python", metavar="PATH", help="the Python in which OLD runs; it must be able to import dmat"
+    )
+    _add_json(compare)
+    compare.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 100")
+    _add_interpret(compare)
+    compare.set_defaults(run=_compare)
+
+
 def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     fuzz = commands.add_parser(
         "fuzz",
@@ -145,8 +166,8 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of a report, or of case.json",
-        description="Print the JSON schema of what `dmat check --json`, `dmat grade --json` or `dmat fuzz`"
-        " writes, or of a counterexample's case.json.",
+        description="Print the JSON schema of what `dmat check`, `dmat grade` or `dmat compare --json`, or"
+        " `dmat fuzz` writes, or of a counterexample's case.json.",
     )
     schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
     schema.set_defaults(run=_schema, json=None)
@@ -159,6 +180,10 @@ def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
         metavar="TARGET",
         help=f"package.module:function or path/to/file.py:function; none: {otherwise}",
     )
+    _add_places(command)
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
     command.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
 
@@ -280,6 +305,12 @@ def _check(options: argparse.Namespace) -> int:
 
 def _grade(options: argparse.Namespace) -> int:
     from dmat.testing.grade.command import command
+
+    return command(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dmat.testing.compare.command import command
 
     return command(options)
 

@@ -57,7 +57,10 @@ Interpreted = Annotated[
 
 
 class Tried(Struct, forbid_unknown_fields=True):
-    """The inputs tried: lengths S, heads (B, NH), sizes K and V, kinds of q, k, v, and layouts by input."""
+    """The inputs tried: lengths S, heads (B, NH), sizes K and V, kinds of q, k, v, and layouts by input.
+
+    remarks: what laws have seen of the results that breaks no promise.
+    """
 
     lengths: set[int] = set()
     heads: set[tuple[int, int]] = set()
@@ -65,10 +68,11 @@ class Tried(Struct, forbid_unknown_fields=True):
     V: set[int] = set()
     products: set[str] = set()
     layouts: dict[str, set[str]] = {}
+    remarks: set[str] = set()
 
     def add(self, other: Tried) -> None:
         """Add what another one has."""
-        for name in ("lengths", "heads", "K", "V", "products"):
+        for name in ("lengths", "heads", "K", "V", "products", "remarks"):
             getattr(self, name).update(getattr(other, name))
         for name, layouts in other.layouts.items():
             self.layouts.setdefault(name, set()).update(layouts)

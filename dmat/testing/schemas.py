@@ -15,10 +15,11 @@ from msgspec import Meta
 from dmat.testing.record import Report
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAMES = ("check", "grade", "fuzz", "case")
+NAMES = ("check", "grade", "compare", "fuzz", "case")
 FILES = {
     "check": "check/report.schema.json",
     "grade": "grade/grade.schema.json",
+    "compare": "compare/compare.schema.json",
     "fuzz": "fuzzing/report/report.schema.json",
 }
 
@@ -51,6 +52,10 @@ def _type(name: str) -> Any:
 
         title = "The report of `dmat grade --json FILE`: a list, an entry an implementation"
         return Annotated[list[Graded], Meta(title=title)]
+    if name == "compare":
+        from dmat.testing.compare.result import Comparison
+
+        return Annotated[Comparison, Meta(title="The report of `dmat compare --json FILE`")]
     if name == "fuzz":
         from dmat.testing.fuzzing.report.entries import FuzzReport
 

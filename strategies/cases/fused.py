@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import cast
 
 from dmat.strategies.cases.canonical import stacked
+from dmat.strategies.cases.closing import closing_ladder
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.drawing import draw_background
@@ -22,7 +23,7 @@ CLOSED_FOR_GOOD = -1024.0  # a gate whose exp is 0 in every format; 16 times it 
 TRIES = 4
 
 
-def _cases(
+def cases_of(
     draw: Callable[[Draw, FusedDomain], Case],
     ladder: Callable[[FusedDomain], Iterator[Case]],
     inside: Callable[[Case, FusedDomain], bool],
@@ -35,7 +36,7 @@ def _cases(
     )
 
 
-def _inside(kind: str) -> Callable[[Case, FusedDomain], bool]:
+def inside_of(kind: str) -> Callable[[Case, FusedDomain], bool]:
     """Make the test that the contract allows the gates, and that the recipe is of this kind and fits them."""
 
     def inside(case: Case, domain: FusedDomain) -> bool:
@@ -45,7 +46,7 @@ def _inside(kind: str) -> Callable[[Case, FusedDomain], bool]:
     return inside
 
 
-def _gates(draw: Draw, domain: FusedDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
+def draw_gates(draw: Draw, domain: FusedDomain, *, zero: bool = False, one_batch: bool = False) -> Gates:
     """Draw gates until their sums do not overflow, at most TRIES times; else return gates of zero."""
     for _ in range(TRIES):
         B, NH, S = domain.draw_shape(draw, zero=zero)
@@ -58,7 +59,7 @@ def _gates(draw: Draw, domain: FusedDomain, *, zero: bool = False, one_batch: bo
 # The ladder: constant gates at the shortest lengths, the ends of the input gate's range, heads that differ
 
 
-def _forget(domain: FusedDomain) -> list[Background]:
+def forget_ladder(domain: FusedDomain) -> list[Background]:
     """Return the canonical forget gates."""
     if domain.contract.gate == "fixed":
         return [Constant(0.0)]
@@ -72,7 +73,8 @@ def _forget(domain: FusedDomain) -> list[Background]:
     ]
 
 
-def _inputs(domain: FusedDomain) -> list[Background]:
+def inputs_ladder(domain: FusedDomain) -> list[Background]:
+    """Return the canonical input gates."""
     ends = domain.contract.i_range if domain.contract.igate else ()
     return [Constant(x) for x in dict.fromkeys((0.0, *ends))]
 
@@ -97,27 +99,27 @@ def gate_ladder(domain: FusedDomain) -> list[Gates]:
     alone = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
         for n, S in enumerate(domain.shortest(3))
-        for fgate in _forget(domain)
-        for igate in _inputs(domain)[: 1 if n == 2 else None]
+        for fgate in forget_ladder(domain)
+        for igate in inputs_ladder(domain)[: 1 if n == 2 else None]
     ]
     uneven = [_uneven(domain, S) for S in domain.shortest(3)[-1:]]
     uneven += [_uneven(domain, S, (2, 1) if domain.slow else (2, 3)) for S in domain.past_chunks()]
     if not domain.slow:
         uneven.append(_uneven(domain, domain.all_lengths[0], (1, 8)))
-    forget = _forget(domain)
+    forget = forget_ladder(domain)
     some = dict.fromkeys((forget[1 % len(forget)], forget[-1]))
     long = [
         Gates(domain.dtype, (1, 1, S), igate, fgate)
         for S in domain.past_chunks()
         for fgate in some
-        for igate in _inputs(domain)
+        for igate in inputs_ladder(domain)
     ]
     # A gate that the contract does not allow is left out before the others are stacked.
     stacks = (stacked(allowed(cases), slow=domain.slow) for cases in (alone, long))
     return [*next(stacks), *allowed(list(dict.fromkeys(uneven))), *next(stacks)]
 
 
-def _recipes(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
+def recipes_for(domain: FusedDomain, gates: Gates, kind: str) -> list[QKV]:
     """Return the canonical QKV recipes for these gates: a plain one, and a seeded one with mixed signs."""
     S = gates.shape[-1]
     several = gates.shape[:2] != (1, 1)
@@ -138,15 +140,15 @@ def _kind(kind: str, *, zero: bool = False) -> Cases:
     """Make a kind of case: gates of any regime, and a QKV recipe of this kind."""
 
     def draw(draw: Draw, domain: FusedDomain) -> Case:
-        gates = _gates(draw, domain, zero=zero)
+        gates = draw_gates(draw, domain, zero=zero)
         return {"gates": gates, "qkv": draw_qkv(draw, domain, gates, kind)}
 
     def ladder(domain: FusedDomain) -> Iterator[Case]:
         for gates in gate_ladder(domain):
-            for qkv in _recipes(domain, gates, kind):
+            for qkv in recipes_for(domain, gates, kind):
                 yield {"gates": gates, "qkv": qkv}
 
-    return _cases(draw, ladder, _inside(kind))
+    return cases_of(draw, ladder, inside_of(kind))
 
 
 # Gates that are fully open or fully closed (exp is 1 or 0), and a QKV recipe of integers
@@ -190,22 +192,21 @@ def _exact_ladder(domain: FusedDomain) -> Iterator[Case]:
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
                 gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
+                several = int(heads != (1, 1))
                 if domain.scaling.erases:
-                    several = heads != (1, 1)
-                    for qkv in delta_ladder(domain, S, "integers", several=several):
-                        if _exact_inside({"gates": gates, "qkv": qkv}, domain):
-                            yield {"gates": gates, "qkv": qkv}
-                    continue
-                qkv = plain_qkv(
-                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=int(heads != (1, 1))
-                )
-                case = {"gates": gates, "qkv": _in_small(qkv, gates, domain)}
-                if _exact_inside(case, domain):
-                    yield case
+                    qkvs = delta_ladder(domain, S, "integers", several=several > 0)
+                else:
+                    plain = plain_qkv(domain, S, "integers", seed=several, pull=several)
+                    qkvs = [_in_small(plain, gates, domain)]
+                for qkv in qkvs:
+                    if _exact_inside({"gates": gates, "qkv": qkv}, domain):
+                        yield {"gates": gates, "qkv": qkv}
+    edges = closing_ladder(domain, _exact_values(domain))
+    yield from (case for case in edges if _exact_inside(case, domain))
 
 
 def _exact_inside(case: Case, domain: FusedDomain) -> bool:
-    if not _inside("integers")(case, domain):
+    if not inside_of("integers")(case, domain):
         return False
     igate, fgate = case["gates"].values()
     known = all(x in _exact_values(domain) for x in fgate.ravel())
@@ -222,7 +223,7 @@ def _position(draw: Draw, gates: Gates) -> Case:
 
 
 def _draw_position(draw: Draw, domain: FusedDomain) -> Case:
-    gates = _gates(draw, domain)
+    gates = draw_gates(draw, domain)
     qkv = draw_qkv(draw, domain, gates, "one-hot")
     return {"gates": gates, "qkv": qkv, **_position(draw, gates)}
 
@@ -230,7 +231,7 @@ def _draw_position(draw: Draw, domain: FusedDomain) -> Case:
 def _position_ladder(domain: FusedDomain) -> Iterator[Case]:
     for gates in gate_ladder(domain):
         B, NH, S = gates.shape
-        for qkv in _recipes(domain, gates, "one-hot")[:1]:
+        for qkv in recipes_for(domain, gates, "one-hot")[:1]:
             for t in sorted({S // 2, S - 1}):
                 yield {"gates": gates, "qkv": qkv, "head": (B // 2, NH // 2), "t": t}
 
@@ -243,7 +244,7 @@ def _within(case: Case) -> bool:
 
 
 def _position_inside(case: Case, domain: FusedDomain) -> bool:
-    return _inside("one-hot")(case, domain) and _within(case)
+    return inside_of("one-hot")(case, domain) and _within(case)
 
 
 def _draw_rival(draw: Draw, domain: FusedDomain) -> Case:
@@ -275,15 +276,15 @@ def _rival_ladder(domain: FusedDomain) -> Iterator[Case]:
     """
     rivals = [
         Gates(domain.dtype, (1, 1, 1), igate, fgate)
-        for fgate in _forget(domain)[-2:]
-        for igate in _inputs(domain)[-1:]
+        for fgate in forget_ladder(domain)[-2:]
+        for igate in inputs_ladder(domain)[-1:]
     ]
     for gates in gate_ladder(domain):
         B, NH, S = gates.shape
         several = (B, NH) != (1, 1)
         if not several and (S == 1 or gates.igate != Constant(0.0)):
             continue
-        for qkv in _recipes(domain, gates, "one-hot")[:1]:
+        for qkv in recipes_for(domain, gates, "one-hot")[:1]:
             for t in sorted({0, S - 1 if several else S // 2}):
                 for rival in rivals:
                     other = replace(rival, shape=gates.shape)
@@ -298,53 +299,20 @@ def _rival_inside(case: Case, domain: FusedDomain) -> bool:
     return alike and _position_inside(case, domain) and case.get("noise", 1) > 0
 
 
-# Gates, a QKV recipe, and the cut between two calls; or two cuts between packed sequences
+# Gates, a QKV recipe, and two cuts between packed sequences
 
 
-def _draw_cut(draw: Draw, domain: FusedDomain) -> Case:
-    gates = _gates(draw, domain)
-    cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)]
-    if not cuts:
-        gates = _longer(gates, domain)
-        cuts = [n for n in range(gates.shape[-1] + 1) if _two_calls(n, gates.shape[-1], domain)] or [0]
-    qkv = draw_qkv(draw, domain, gates, "one-hot")
-    return {"gates": gates, "qkv": qkv, "cut": choose(draw, cuts)}
-
-
-def _longer(gates: Gates, domain: FusedDomain) -> Gates:
-    B, NH, _ = gates.shape
-    wider = Gates(domain.dtype, (B, NH, domain.all_lengths[-1]))
-    return wider if domain.has_gates(wider) else gates
-
-
-def _two_calls(cut: int, S: int, domain: FusedDomain) -> bool:
+def two_calls(cut: int, S: int, domain: FusedDomain) -> bool:
     """Whether the contract allows the lengths of both parts."""
     return 0 < cut < S and domain.has_length(cut) and domain.has_length(S - cut)
 
 
-def _cut_ladder(domain: FusedDomain) -> Iterator[Case]:
-    lengths = dict.fromkeys((*domain.shortest(4), *domain.past_chunks(), domain.all_lengths[-1]))
-    for S in lengths:
-        cuts = [n for n in range(S) if _two_calls(n, S, domain)]
-        for cut in dict.fromkeys(cuts[:1] + cuts[len(cuts) // 2 : len(cuts) // 2 + 1] + cuts[-1:]):
-            for fgate in _forget(domain)[:2]:
-                for igate in _inputs(domain)[:2]:
-                    gates = Gates(domain.dtype, (1, 1, S), igate, fgate)
-                    for qkv in _recipes(domain, gates, "one-hot")[:2] if domain.has_gates(gates) else ():
-                        yield {"gates": gates, "qkv": qkv, "cut": cut}
-
-
-def _cut_inside(case: Case, domain: FusedDomain) -> bool:
-    whole = _inside("one-hot")(case, domain)
-    return whole and _two_calls(case["cut"], case["gates"].shape[-1], domain)
-
-
 def _draw_packed(draw: Draw, domain: FusedDomain) -> Case:
-    gates = _gates(draw, domain, one_batch=True)
+    gates = draw_gates(draw, domain, one_batch=True)
     gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
     S = gates.shape[-1]
     qkv = replace(draw_qkv(draw, domain, gates, "one-hot"), layout="contiguous")
-    places = [n for n in range(S + 1) if n in (0, S) or _two_calls(n, S, domain)]
+    places = [n for n in range(S + 1) if n in (0, S) or two_calls(n, S, domain)]
     cut, t = choose(draw, places), choose(draw, places)
     for way in ((cut, t), (t, cut), (cut, cut)):
         if _has_sequences(S, *way, domain):
@@ -371,10 +339,10 @@ def _packed_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S in dict.fromkeys((*domain.shortest(4), *domain.past_chunks())):
         for cut, t in dict.fromkeys(((S // 2, S), (1, S), (S // 3, 2 * S // 3), (0, S), (S, 0))):
             for heads in (1, 2):
-                for fgate in _forget(domain)[:2]:
+                for fgate in forget_ladder(domain)[:2]:
                     gates = Gates(domain.dtype, (1, heads, S), Constant(0.0), fgate)
                     fits = domain.has_gates(gates) and _has_sequences(S, min(cut, S), t, domain)
-                    for qkv in _recipes(domain, gates, "one-hot")[:1] if fits else ():
+                    for qkv in recipes_for(domain, gates, "one-hot")[:1] if fits else ():
                         yield {"gates": gates, "qkv": qkv, "cut": min(cut, S), "t": t}
 
 
@@ -382,7 +350,7 @@ def _packed_inside(case: Case, domain: FusedDomain) -> bool:
     S = case["gates"].shape[-1]
     contiguous = case["qkv"].layout == case["gates"].fgate_layout == "contiguous"
     return (
-        _inside("one-hot")(case, domain)
+        inside_of("one-hot")(case, domain)
         and case["gates"].shape[0] == 1
         and contiguous
         and 0 <= case["cut"] <= S
@@ -393,8 +361,7 @@ def _packed_inside(case: Case, domain: FusedDomain) -> bool:
 
 PROBED = _kind("one-hot", zero=True)
 DENSE = _kind("dense")
-EXACT = _cases(_draw_exact, _exact_ladder, _exact_inside)
-PLACES = _cases(_draw_position, _position_ladder, _position_inside)
-RIVALS = _cases(_draw_rival, _rival_ladder, _rival_inside)
-CUTS = _cases(_draw_cut, _cut_ladder, _cut_inside)
-PACKED = _cases(_draw_packed, _packed_ladder, _packed_inside)
+EXACT = cases_of(_draw_exact, _exact_ladder, _exact_inside)
+PLACES = cases_of(_draw_position, _position_ladder, _position_inside)
+RIVALS = cases_of(_draw_rival, _rival_ladder, _rival_inside)
+PACKED = cases_of(_draw_packed, _packed_ladder, _packed_inside)

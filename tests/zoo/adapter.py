@@ -32,10 +32,10 @@ from dmat.testing.verdict.finding import Finding, LawBroken
 
 from .delta_sound import DELTA_SOUND
 from .fused_sound import FUSED_SOUND
-from .half_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .sound import SOUND
 from .trial import first_rejection
+from .wrong import FUSED_MUTANTS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (

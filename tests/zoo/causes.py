@@ -4,10 +4,9 @@
     python -m tests.zoo.causes FILE --summary      counts what is there
 
 Each kernel is checked as by `dmat check`, in float32, and every fourth also in another dtype, with fewer
-random cases, less shrinking, and no picture. The search for causes has its seconds as CPU time: other load
-changes nothing. Names are those of tests/zoo/named.py and tests/zoo/pairs.py. Of a kernel that is shown at
-gates that are not ordinary, its law is tried on FURTHER ordinary cases. repro.py is run twice in fresh
-processes.
+random cases, less shrinking, and no picture. Names are those of tests/zoo/named.py and tests/zoo/pairs.py.
+Of a kernel that is shown at gates that are not ordinary, its law is tried on FURTHER ordinary cases. repro.py
+is run twice in fresh processes.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -51,13 +48,13 @@ from dmat.testing.record import CauseEntry, Report
 from dmat.testing.registry import law_named
 from dmat.testing.run import shrink
 
-from .half_mutants import FUSED_MUTANTS
 from .hints import LABELS, judged, sentences_of
 from .mutants import MUTANTS
 from .pairs import PAIRS
+from .wrong import FUSED_MUTANTS
 
 EXAMPLES = 10
-START = 2.0  # seconds in which the process of the search starts, where none is forked
+START = 2.0  # CPU seconds in which the process of the search starts, where none is forked
 PATIENCE = 300.0  # wall-clock seconds of each part
 FURTHER = 2000  # ordinary cases
 SECONDS = 300.0  # for them
@@ -84,14 +81,10 @@ def dtypes(name: str, target: str) -> list[str]:
     return [dtype for dtype in dict.fromkeys(("float32", second)) if dtype in promised] or list(promised[:1])
 
 
-def _search_in_cpu_time(
-    report: Report, folder: Path | None, deadly: set[int], until: float, send: Send
-) -> Any:
-    """Search for causes in this process, with its time as CPU time. Return them, with that time."""
-    cpu: Any = SimpleNamespace(monotonic=time.process_time)
-    failure.time = search.time = cpu  # type: ignore[attr-defined]
+def _timed_search(report: Report, folder: Path | None, deadly: set[int], seconds: float, send: Send) -> Any:
+    """Search for causes in this process. Note the CPU time that it took."""
     begun = time.process_time()
-    found = search_here(report, folder, deadly, begun + search.SECONDS - search.MARGIN - START, send)
+    found = search_here(report, folder, deadly, begun + seconds - START, send)
     (Path(folder or ".") / SPENT).write_text(str(time.process_time() - begun))
     return found
 
@@ -100,7 +93,8 @@ def prepare() -> None:
     """Take less time, in the workers too, which import this module."""
     shrink.MOST_SECONDS = 0.25
     folder_module._draw = lambda *arguments: ""
-    search._search_here = _search_in_cpu_time
+    search._search_here = _timed_search
+    search.WAITING = failure.WAITING = PATIENCE / search.SECONDS  # type: ignore[attr-defined]
     messages.SECONDS = keep.SECONDS = PATIENCE
 
 
@@ -139,7 +133,6 @@ def _checked(options: argparse.Namespace, folder: Path) -> tuple[Report, Plan, d
         plan, records = timed("laws", Workers(request).run, 1)
     [report] = gather(records, plan, first=False)
     report = timed("wider", command.with_wider_contract, report, plan.subjects)
-    messages.with_causes = partial(search.with_causes, seconds=PATIENCE)  # type: ignore[attr-defined]
     report = timed("causes and messages", command.with_sorted_causes, report, folder)
     if (folder / SPENT).is_file():
         seconds["causes"] = round(START + float((folder / SPENT).read_text()), 1)

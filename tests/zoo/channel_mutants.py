@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .channels import BY_CHANNEL, CHUNK, _wide, gla_parallel, grouped_gdn, kda_steps
-from .delta_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .fused_mutants import mutant
 
 CHUNKED: dict[str, Any] = {**BY_CHANNEL, "error_scope": CHUNK, "factors": CHUNK}
@@ -116,6 +115,12 @@ class channel_last_gate(Chunked):
 class channel_exclusive(Chunked):
     def from_start(self, G: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(G[:, :, :1]), G[:, :, :-1]], 2)
+
+
+@chunked("exact", "the first row of a chunk never decays", 2)
+class channel_first_row_undecayed(Chunked):
+    def sums(self, g: Tensor) -> Tensor:
+        return g.cumsum(2) - g[:, :, :1]
 
 
 class _OneGate(torch.autograd.Function):

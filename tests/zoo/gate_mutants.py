@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .channel_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .channels import _wide
 from .fused_mutants import mutant
 from .fused_sound import by_windows

@@ -11,7 +11,6 @@ from torch import Tensor
 from .channels import promising
 from .fused_mutants import mutant
 from .fused_sound import by_windows
-from .mamba_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 
 HALF: dict[str, Any] = {"multiplies_in": "input", "dtypes": ("float16", "bfloat16"), "gate_dtype": "float32"}
 ONE: dict[str, Any] = {**HALF, "reads": "linear", "K": (1, 4, 16), "factors": "one"}

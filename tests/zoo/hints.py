@@ -20,9 +20,9 @@ from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.explain.place import likely_place
 from dmat.testing.registry import law_named
 
-from .gate_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .trial import first_rejection, subjects
+from .wrong import FUSED_MUTANTS
 
 PROFILES = [
     settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate, Phase.shrink])
@@ -37,6 +37,7 @@ SENTENCES = {
     "slope": "gate's derivative",
     "factor": "every wrong entry is the exact value times",
     "sign": "with the sign turned",
+    "limit": "is (below|above) that: a limit",
     "zero": "every wrong entry is 0",
     "transposed": "of the transposed place|state transposed",
     "head": "another head",
@@ -50,10 +51,12 @@ SENTENCES = {
     "mask": "likely place: the (diagonal|mask)",
     "no state": "as if no state",
 }
-FREE = {"zero"}  # arithmetic on the wrong entries alone, true wherever it is said
+FREE = {"zero", "limit"}  # arithmetic on the wrong entries alone, true wherever it is said
 
 # What may be said of each mutant: D~, then fused kernels. A mutant that is not listed has no true sentence.
 LABELS = {
+    "even_lengths_differ": "factor",
+    "slightly_too_large": "factor",
     "tail_gates_dropped": "chunk, window",
     "tail_gradient_dropped": "chunk",
     "tail_reads_zero": "chunk",

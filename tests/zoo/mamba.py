@@ -32,7 +32,7 @@ def mamba_parallel(
 
 @promising(
     **{**MAMBA, "skip": "channel", "gate_parameters": ("A_log", "dt_bias"), "dt_limit": (0.0, 3.0)},
-    layout="BSHD", group=2, states="state", packed="ends",
+    layout="BSHD", group=2, states="state", packed="ends", packed_states=False,
 )  # fmt: skip
 def mamba_steps(
     q: Tensor, k: Tensor, v: Tensor, dt: Tensor, A_log: Tensor, dt_bias: Tensor, D: Tensor, z: Tensor,
@@ -157,8 +157,8 @@ def normalised_steps(
 
 
 @promising(
-    **{**NORMALISED, "eps": 0.0}, states="state", packed="ends", error_scope=CHUNK, factors=CHUNK,
-    grad_scope="suffix",
+    **{**NORMALISED, "eps": 0.0}, states="state", packed="ends", packed_states=False,
+    error_scope=CHUNK, factors=CHUNK, grad_scope="suffix",
 )  # fmt: skip
 def normalised_chunked(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: tuple[Tensor, Tensor] | None = None,

@@ -12,7 +12,6 @@ from torch.nn.functional import silu, softplus
 from .channels import _wide
 from .fused_mutants import mutant
 from .fused_sound import by_windows
-from .gate_mutants import FUSED_MUTANTS as FUSED_MUTANTS
 from .mamba import MAMBA, NORMALISED, normalised_chunked
 
 ALL: dict[str, Any] = {**MAMBA, "factors": "one"}

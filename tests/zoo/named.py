@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .half_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS
 from .right import FUSED_RIGHT, RIGHT
+from .wrong import FUSED_MUTANTS
 
 ALL = {mutant.name: mutant.implementation for mutant in MUTANTS} | {right.__name__: right for right in RIGHT}
 FUSED = {f"fused_{right.__name__}": right for right in FUSED_RIGHT}

@@ -19,9 +19,9 @@ from dmat.testing.registry import laws
 from dmat.testing.run import shrink
 
 from .fused_mutants import FusedMutant
-from .half_mutants import FUSED_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .trial import first_rejection, subjects
+from .wrong import FUSED_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "laws.md"

@@ -10,7 +10,9 @@ from .fused_sound import FUSED_SOUND
 from .gate_kernels import GATES_SOUND
 from .half_mutants import HALVES_SOUND
 from .mamba import MAMBA_SOUND
+from .masked import MASKED_SOUND
 from .sound import SOUND
+from .states import STATES_SOUND
 
 RIGHT = [*SOUND, *ENDS]
 FUSED_RIGHT = [
@@ -19,6 +21,8 @@ FUSED_RIGHT = [
     *DELTA_SOUND,
     *CHANNELS_SOUND,
     *GATES_SOUND,
+    *STATES_SOUND,
     *MAMBA_SOUND,
     *HALVES_SOUND,
+    *MASKED_SOUND,
 ]

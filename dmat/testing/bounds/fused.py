@@ -151,11 +151,13 @@ class FusedBounds(TermErrors):
     def E_error_back(self) -> Array:
         """The error of E / N in a gradient term, times N, the normaliser.
 
-        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
+        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m + 2 u_h a call where a state is handed over).
         """
         inputs, u_a = self.truth.inputs, self.rounding.u_a
         depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.K + PULLED
         rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m + self.after.of_rows
+        if inputs.crossing.any():  # a cache: the parts of the gradient that each call adds, in its format
+            rest = rest + 2 * (inputs.crossing.max() + 1) * self.rounding.handed.u
         return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
 
     def along_error(self, pulled: Pulled) -> Array:
@@ -220,7 +222,7 @@ class FusedBounds(TermErrors):
         times = np.arange(self.truth.inputs.S)
         if not isinstance(self.contract.error_scope, int):
             return times, times
-        ends = [np.searchsorted(start, start, side="right") for start in self.starts]
+        ends = [after_last(start) for start in self.starts]
         return np.min(self.starts, axis=0), np.max(ends, axis=0)
 
     def over_grad_scope(self, X: Array) -> Array:
@@ -350,6 +352,12 @@ class FusedBounds(TermErrors):
             overflow = 2 * size + error >= min(self.rounding.largest, output.largest) / 2
             overflow = overflow | of_heads(overflows, error)
         return self._bound(bound, overflow)
+
+
+def after_last(start: Array) -> npt.NDArray[np.int64]:
+    """Return the time after the last one that has the start of each time, (S,)."""
+    _, last, which = np.unique(start[::-1], return_index=True, return_inverse=True)
+    return np.asarray(len(start) - last[which[::-1]])
 
 
 GRADIENT_BOUNDS = (FusedBounds.product, FusedBounds.igate, FusedBounds.gate, FusedBounds.parameter)

@@ -57,19 +57,42 @@ class TermErrors:
         """The possible starts of each source's scope, (S,) each: several where a kernel has a choice.
 
         A prefix starts at 0: a cumulative sum may continue over calls and packed sequences. Chunks may be
-        counted from the start of a packed sequence, or from the start of all sequences.
+        counted from the start of a packed sequence, or from the start of all sequences of a call. The first
+        time of such a chunk may be one of another sequence; all times from it on are counted.
         """
         inputs, scope = self.truth.inputs, self.contract.error_scope
         if scope == "prefix":
             return [np.zeros(inputs.S, dtype=np.int64)]
-        begins = [inputs.begin, np.zeros_like(inputs.begin)] if inputs.packed else [inputs.begin]
-        return [np.asarray(n + (np.arange(inputs.S) - n) // int(scope) * int(scope)) for n in begins]
+        own = inputs.begin + (np.arange(inputs.S) - inputs.begin) // int(scope) * int(scope)
+        if not inputs.packed:
+            return [np.asarray(own)]
+        call, place = inputs.places
+        chunk = call * (inputs.S + 1) + place // int(scope)
+        _, first, which = np.unique(chunk, return_index=True, return_inverse=True)
+        return [np.asarray(own), np.asarray(first[which])]
+
+    @cached_property
+    def starts_of_crossing(self) -> Array:
+        """The possible start of each source's scope where a state is handed over after it, (S,).
+
+        A later packed call may count its chunk from a time that stands before the source: one of another
+        sequence.
+        """
+        inputs, start = self.truth.inputs, np.min(self.starts, axis=0)
+        for sequence in np.unique(inputs.sequence) if inputs.turns else ():
+            own = inputs.sequence == sequence
+            start[own] = np.minimum.accumulate(start[own][::-1])[::-1]
+        return np.asarray(start)
 
     def over_scope(self, terms: Array, windows: Array) -> Array:
         """Sum the magnitudes in each entry's error scope. terms: one per gate. windows: sums over windows."""
         if self.contract.error_scope == "window":
             return windows
-        return np.asarray(np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0))
+        sums = np.max([scope_sums(start, terms, windows) for start in self.starts], axis=0)
+        if self.truth.inputs.turns:
+            further = scope_sums(self.starts_of_crossing, terms, windows)
+            sums = np.where(self.truth.inputs.crossing > 0, np.maximum(sums, further), sums)
+        return np.asarray(sums)
 
     @cached_property
     def length(self) -> Array:
@@ -78,7 +101,8 @@ class TermErrors:
         t, s = np.arange(inputs.S)[:, None], np.arange(inputs.S)[None, :]
         if scope == "window":
             return np.asarray(np.maximum(t - s, 0).astype(np.float64))
-        return np.asarray(np.maximum(t - np.min(self.starts, axis=0)[None, :], 0) + 2.0)
+        start = self.starts_of_crossing if inputs.turns else np.min(self.starts, axis=0)
+        return np.asarray(np.maximum(t - start[None, :], 0) + 2.0)
 
     @cached_property
     def since(self) -> Array:

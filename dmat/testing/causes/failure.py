@@ -26,21 +26,34 @@ class TimeIsUp(Exception):
     """The search for causes has used its time."""
 
 
+WAITING = 8.0  # seconds of the wall clock for one of CPU time: a kernel may wait, and others may work
+
+
 @dataclass(frozen=True)
 class Clock:
-    """The time that a search may take, and what hears that a failure is tried."""
+    """When a search ends, and what hears that a failure is tried.
 
-    until: float
+    worked: the CPU time of this process, which other load does not change. waited: the wall clock.
+    """
+
+    worked: float
+    waited: float
     trying: Callable[[int], None] = lambda number: None
+
+    @classmethod
+    def of(cls, seconds: float, trying: Callable[[int], None] = lambda number: None) -> Clock:
+        """Return a clock that ends in so many seconds of CPU time."""
+        return cls(time.process_time() + seconds, time.monotonic() + WAITING * seconds, trying)
 
     def check(self) -> None:
         """Raise TimeIsUp if the time is used."""
-        if time.monotonic() > self.until:
+        if time.process_time() > self.worked or time.monotonic() > self.waited:
             raise TimeIsUp
 
     def at_most(self, seconds: float) -> Clock:
         """Return a clock that ends in so many seconds, or earlier with this one."""
-        return replace(self, until=min(self.until, time.monotonic() + seconds))
+        part = Clock.of(seconds)
+        return replace(self, worked=min(self.worked, part.worked), waited=min(self.waited, part.waited))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,24 +11,27 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
-from dmat.testing.causes.compare import GENERAL, one_cause, signs, ways
+from dmat.testing.causes.compare import one_cause, signs, ways
 from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
 from dmat.testing.causes.gradient import gradient_alone
 from dmat.testing.causes.mildest import ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
 from dmat.testing.causes.trial import broken, length, unguarded
+from dmat.testing.causes.wrong import (
+    compares_what_is_wrong,
+    has_wrong_all_of,
+    has_wrong_gradients_of,
+    is_output,
+    is_structural,
+)
 from dmat.testing.contract import SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.law.subject import Subject
 
-STRUCTURAL = 1e3  # a larger error over its bound is no rounding
-OUTPUTS = ("D~", "o", "S", "exp(D~)", "call")
 INPUTS = frozenset({*SPECIAL_VALUES, "zero_length", "l_min", "seq_multiple_of", "max_seq"})
 HALF_SUMS = frozenset({"bfloat16", "float16", "accumulates_in", "multiplies_in", "inverse_in"})
+CHANCE = frozenset({"deterministic"})
 BITS = frozenset({"error_scope", "grad_scope", "deterministic", "causal", "homogeneous"})  # laws of bits ask
-OF_VALUES = (*GENERAL, "dense", "product_gradients")  # laws of one call and of any gates
 FINER = ("float64", "float32")
 MUCH_SHORTER = 2  # times
 
@@ -116,16 +119,18 @@ class Grouping:
         """Return the smallest sets of promises without which the failure vanishes; none for a bug."""
         relaxable = self.relaxable
         if failure.finding is None:  # it held when it was tried again: nothing can be told by trying
-            chance = frozenset({"deterministic"})
-            return [chance] if chance <= frozenset(relaxable.names) and relaxable.whole else []
-        without = next((names for names in relaxable.widest if self._vanishes(failure, names)), None)
+            return [CHANCE] if frozenset(relaxable.names) >= CHANCE and relaxable.whole else []
+        # By chance no number becomes NaN or infinite, though laws of bits ask for less without the promise.
+        never = CHANCE if failure.finding.what != "value" else frozenset()
+        widest = (names - never for names in relaxable.widest)
+        without = next((names for names in widest if self._vanishes(failure, names)), None)
         if not without:
             return []
         if not relaxable.whole and self._falls_in_a_finer_dtype(failure, without):
             return []
-        if self._is_far_off(failure) and self._vanishes(failure, BITS & frozenset(relaxable.names)):
+        if self._is_far_off(failure):
             return []
-        alone = [frozenset({name}) for name in reversed(relaxable.names)]
+        alone = [frozenset({name}) for name in reversed(relaxable.names) if name not in never]
         single = [names for names in alone if self._vanishes(failure, names)]
         if single:
             return single
@@ -135,14 +140,19 @@ class Grouping:
         return [without]
 
     def _is_far_off(self, failure: Failure) -> bool:
-        """Whether two calls that must agree to the bit differ by more than rounding, at ordinary gates.
+        """Whether two calls that must agree to the bit differ, at ordinary gates, by more than rounding.
 
-        Where rounding may differ, the law asks for less, and the failure vanishes without being explained.
+        Where bits may differ, such a law asks for less or nothing: the failure vanishes unexplained. It is of
+        rounding if a promise of a scope takes it away, and all values of the call are within their bounds.
         """
-        bits = (
-            failure.finding is not None and failure.finding.what == "value" and failure.finding.error is None
-        )
-        return bits and failure.mildness[0] == ORDINARY and is_structural(failure)
+        finding, names = failure.finding, BITS & frozenset(self.relaxable.names)
+        bits = finding is not None and finding.what == "value" and finding.error is None
+        if not bits or failure.mildness[0] != ORDINARY or not is_structural(failure):
+            return False
+        if not self._vanishes(failure, names):
+            return False
+        by_chance = bool(names & CHANCE) and self._vanishes(failure, CHANCE)
+        return by_chance or bool(ways(failure.case, failure.under(self.relaxable.without(names)), unguarded))
 
     def _vanishes(self, failure: Failure, given_up: Names) -> bool:
         """Whether the case holds without these promises; or, not allowed any more, no milder one falls."""
@@ -205,11 +215,11 @@ class Grouping:
         """Add a bug that only laws of special calls show to one that has its quantities wrong.
 
         Such laws are of few gates, or compare calls. Their cases may be milder than those of the other bug,
-        and were then sorted first.
+        and were then sorted first. One wrong gradient is told once, too.
         """
         for group in list(self.bugs):
             others = (one for one in self.bugs if one is not group and one.ended == group.ended)
-            home = next((one for one in others if _has_wrong_all_of(one, group)), None)
+            home = next((o for o in others if _tells_all_of(o.failures, group.failures)), None)
             if home is not None:
                 home.failures += group.failures
                 self.bugs.remove(group)
@@ -222,13 +232,13 @@ class Grouping:
             return failure.finding is first.finding or self._only_bug(failure)
         if self._falls_like_one_of(group, failure):
             return True
-        if _is_output(first) != _is_output(failure):
-            gradient = failure if _is_output(first) else first
+        if is_output(first) != is_output(failure):
+            gradient = failure if is_output(first) else first
             if gradient_alone(gradient, self._wide(gradient)):
                 return False
         if self._dtype_alone(first, failure):
             return False
-        if _compares_what_is_wrong(group, failure):
+        if compares_what_is_wrong(group.failures, failure):
             return True
         subject = self._wide(failure)
         if broken(failure.law, subject, failure.case) is None:  # of a dtype whose bound hides it
@@ -266,7 +276,7 @@ class Grouping:
     def _may_touch(self, group: Group, failure: Failure) -> bool:
         """Whether a bug may show in a failure: not in an output, if it is one of a gradient alone."""
         first = group.failures[0]
-        if group.ended != "broken" or first.finding is None or not _is_output(failure) or _is_output(first):
+        if group.ended != "broken" or first.finding is None or not is_output(failure) or is_output(first):
             return True
         return not gradient_alone(first, self._wide(first))
 
@@ -280,6 +290,8 @@ class Grouping:
             return True
         plain = [one for one in group.failures if one.mildness[0] == ORDINARY]
         structural = any(is_structural(one) for one in plain)
+        if structural and has_wrong_gradients_of(group.failures, [failure]):
+            return True
         if structural and failure.mildness[0] == ORDINARY and not self._is_excluded(failure, found):
             return False  # at ordinary gates this bug would be far off
         cause = first.as_cause(0)
@@ -289,7 +301,7 @@ class Grouping:
         """Whether the group has the same law in another dtype, and the case breaks it there too."""
         others = [one.subject for one in group.failures if one.law == failure.law and one.finding is not None]
         half = failure.subject.dtype not in FINER  # its bounds are too wide to tell gradients apart
-        if half and not _is_output(failure) and any(other.dtype in FINER for other in others):
+        if half and not is_output(failure) and any(other.dtype in FINER for other in others):
             return True
         return any(
             broken(failure.law, other, in_dtype(failure.case, other.domain.dtype))
@@ -342,23 +354,6 @@ def _widened(groups: Sequence[Group]) -> list[Group]:
     return sorted(kept, key=lambda group: -len(group.failures))
 
 
-def _compares_what_is_wrong(group: Group, failure: Failure) -> bool:
-    """Whether a law that compares calls fails in the quantity in which the group has wrong values."""
-    plain = {_without_place(one.symptom) for one in group.failures if one.law.name in OF_VALUES}
-    return failure.law.name not in OF_VALUES and _without_place(failure.symptom) in plain
-
-
-def _has_wrong_all_of(home: Group, group: Group) -> bool:
-    """Whether `home` has wrong values in all quantities in which the laws of another group fail."""
-    return all(failure.finding and _compares_what_is_wrong(home, failure) for failure in group.failures)
-
-
-def _without_place(sign: str) -> str:
-    """Return a symptom without the place of the entry: the quantity, and the kinds of both values."""
-    quantity, _, kinds = sign.partition(": ")
-    return f"{quantity.split(' ')[0]}: {kinds}"
-
-
 def _falls_in(finer: Subject, failure: Failure) -> bool:
     """Whether the case breaks its law in a finer dtype; of a law of half types, a general law."""
     case = in_dtype(failure.case, finer.domain.dtype)
@@ -369,17 +364,6 @@ def _falls_in(finer: Subject, failure: Failure) -> bool:
     )
 
 
-def is_structural(failure: Failure) -> bool:
-    """Whether a failure is further off than rounding can be."""
-    finding = failure.finding
-    if finding is None or finding.what != "value":
-        return True
-    if finding.error is not None:
-        return finding.error > STRUCTURAL * (finding.allowed or 0.0)
-    computed, exact = (float(text) for text in (finding.computed, finding.exact))
-    unit = torch.finfo(getattr(torch, failure.subject.dtype)).eps * max(abs(computed), abs(exact))
-    return not abs(computed - exact) <= STRUCTURAL * unit
-
-
-def _is_output(failure: Failure) -> bool:
-    return failure.finding is None or failure.finding.quantity in OUTPUTS
+def _tells_all_of(known: Sequence[Failure], others: Sequence[Failure]) -> bool:
+    """Whether all that others have wrong is known to be wrong."""
+    return has_wrong_all_of(known, others) or has_wrong_gradients_of(known, others)

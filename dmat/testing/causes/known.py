@@ -11,7 +11,7 @@ from dmat.testing.record import Broken, CauseEntry, Ended, LawRecord
 
 UNSORTED = "Not sorted by cause: the time was too short."
 UNKNOWN = "not searched"  # with which gates a failure is seen
-DOUBTFUL = "Beside a bug it cannot be told whether these failures have a cause of their own."
+DOUBTFUL = "Not sorted by cause: these may be of the bug. Check again when it is fixed."
 FIRST = "The first law that broke; the others were not tried."
 
 
@@ -68,10 +68,14 @@ def breaks_of(records: Iterable[LawRecord]) -> list[Broken]:
 
 
 def words_of(number: int, cause: CauseEntry) -> list[str]:
-    """Return the lines that say what the cause is, what it breaks, and what contract does not promise it."""
+    """Return the lines that say what the cause is, what it breaks, and what contract does not promise it.
+
+    Failures that were not sorted are no cause: they have no number.
+    """
+    place = "" if cause.kind == "unsorted" else f"{number}. "
     bug = "a bug. " if cause.kind == "bug" else ""
     seen = "" if cause.gates == UNKNOWN else f" Seen {cause.gates}."
-    lines = [f"{number}. {bug}{cause.sentence}{seen}", f"   breaks {breaks_line(cause.breaks)}"]
+    lines = [f"{place}{bug}{cause.sentence}{seen}", f"   breaks {breaks_line(cause.breaks)}"]
     if cause.decorator is not None:
         lines += [f"   not promised with  {cause.decorator}", f"   tried on {cause.tried}"]
     return lines

@@ -27,7 +27,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
-SECONDS = 20.0  # for the messages of one report
+SECONDS = 60.0  # of the wall clock for the messages of one report; its tries have a limit of CPU time
 
 
 def with_causes_told(report: Report, folder: Path | None) -> Report:

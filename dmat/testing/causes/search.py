@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from dmat.strategies.recipes.recipe import shown
 from dmat.testing.case_file import decoded, encoded
-from dmat.testing.causes.failure import Clock, Failure
+from dmat.testing.causes.failure import WAITING, Clock, Failure
 from dmat.testing.causes.group import Group, Grouping
 from dmat.testing.causes.known import DOUBTFUL, UNSORTED, breaks_of, entry_of, unsorted
 from dmat.testing.causes.length import at_length
@@ -30,9 +30,9 @@ from dmat.testing.record import AtLength, CauseEntry, LawRecord, Refuting, Repor
 from dmat.testing.verdict.finding import Example, LawBroken
 from dmat.testing.verdict.finding import Failure as Found
 
-SECONDS = 9.0  # of the whole search, with the start of its process
+SECONDS = 9.0  # of CPU time of the whole search, with the start of its process
 GROUPING = 0.5  # the share of it that grouping may take
-MARGIN = 0.5  # seconds between the end of the search and that of its process
+MARGIN = 0.5  # CPU seconds between the end of the search and that of its process
 MILDER = 1.5  # seconds of the search for milder cases, a cause
 
 
@@ -45,15 +45,15 @@ class Causes:
 
 
 def with_causes(report: Report, folder: Path | None, seconds: float | None = None) -> Report:
-    """Return the report with the causes of its failures, searched for `seconds`, or for SECONDS.
+    """Return the report with the causes of its failures.
 
-    folder: where counterexamples are kept.
+    folder: where counterexamples are kept. seconds: CPU time of the search, by default SECONDS.
 
     If a case ends the child process, the search starts again without that case.
     """
-    until = time.monotonic() + (SECONDS if seconds is None else seconds)
-    found, deadly = Causes(), set[int]()
-    trying = -1
+    seconds = SECONDS if seconds is None else seconds
+    until = time.monotonic() + WAITING * seconds
+    found, deadly, trying, why = Causes(), set[int](), -1, UNSORTED
 
     def heard(news: int | Causes) -> None:
         nonlocal trying, found
@@ -63,26 +63,29 @@ def with_causes(report: Report, folder: Path | None, seconds: float | None = Non
             found = news
 
     while not found.entries and (left := until - time.monotonic()) > 0:
-        arguments = (report, folder, deadly, until - MARGIN)
+        arguments = (report, folder, deadly, min(seconds, left / WAITING) - MARGIN)
         try:
             found = apart(_search_here, *arguments, heard=heard, seconds=left)
         except Died:
             if trying in deadly:
                 break
             deadly.add(trying)
-        except (OutOfTime, RuntimeError):  # RuntimeError: a law itself raised
+        except OutOfTime:
             break
-    entries = found.entries or [unsorted(report.broken())]
+        except RuntimeError as error:
+            why = f"Not sorted by cause: the search for causes raised {error}"
+            break
+    entries = found.entries or [unsorted(report.broken(), why)]
     return replace(report, causes=entries, at_length=found.at_length)
 
 
-def _search_here(report: Report, folder: Path | None, deadly: set[int], until: float, send: Send) -> Causes:
-    """Search in this process. until: time.monotonic(), which all processes share, at which it ends."""
+def _search_here(report: Report, folder: Path | None, deadly: set[int], seconds: float, send: Send) -> Causes:
+    """Search in this process. seconds: CPU time of the whole process."""
     import torch
 
     torch.set_num_threads(1)
     own = implementation_named(report.implementation)
-    return causes_of(own, report, folder, deadly, until - time.monotonic(), send)
+    return causes_of(own, report, folder, deadly, seconds - time.process_time(), send)
 
 
 def causes_of(
@@ -95,10 +98,10 @@ def causes_of(
 ) -> Causes:
     """Group the failures of a report, and show each cause by its mildest case.
 
-    deadly: the numbers of failures that end a process. send: receives the number of each failure before it
-    is tried, and the causes as soon as they are known.
+    deadly: the numbers of failures that end a process. seconds: CPU time. send: receives the number of each
+    failure before it is tried, and the causes as soon as they are known.
     """
-    clock = Clock(time.monotonic() + seconds, send)
+    clock = Clock.of(seconds, send)
     records = report.broken()
     failures = []
     for number, record in enumerate(records):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -36,9 +35,9 @@ from dmat.testing.verdict.finding import LawBroken
 RANDOM_CASES = 300  # tried for each law and limit
 MOST_LAWS = 4
 BISECTIONS = 10
-SECONDS_OF_WORDS = 0.8  # of the search for the least magnitude
+SECONDS_OF_WORDS = 0.8  # of CPU time of the search for the least magnitude
 SHRINKING = 0.5  # CPU seconds
-FIRST = 1.0  # seconds of the search with --first, without shrinking
+FIRST = 1.0  # CPU seconds of the search with --first, without shrinking
 LIMITS = (ORDINARY, SATURATED, EXTREME)
 
 Falls = Callable[[Law, Subject, Case], LawBroken | None]
@@ -173,7 +172,7 @@ def _least(failure: Failure, size: float, falls: Falls, clock: Clock) -> float:
 
 
 def milder_failure(law: Law, subject: Subject, failure: Found, session: Session) -> tuple[Found, str]:
-    """Return the failure with the mildest case found in FIRST seconds, and with which gates it falls."""
+    """Return the failure with the mildest case found in FIRST CPU seconds, and with which gates it falls."""
     record = LawRecord(law.name, subject.implementation.name, subject.dtype, subject.device, "failed")
     record.ended, record.recipe = failure.ended, encoded(failure.case)
     quiet = subject.in_dtype(subject.dtype)
@@ -182,7 +181,7 @@ def milder_failure(law: Law, subject: Subject, failure: Found, session: Session)
     def falls(law: Law, subject: Subject, case: Case) -> LawBroken | None:
         return broken(law, subject, case, session.trying)
 
-    clock = Clock(time.monotonic() + FIRST + SECONDS_OF_WORDS)
+    clock = Clock.of(FIRST + SECONDS_OF_WORDS)
     found = mildest([one], falls, clock.at_most(FIRST))
     found, words = with_words(found, falls, clock.at_most(SECONDS_OF_WORDS))
     if found is one or found.finding is None:

@@ -25,7 +25,8 @@ OF_DENSE = {
     "parameter_gradients": "AapD",
 }
 OF_ONE_HOT = {"forget_gradient": "g", "input_gradient": "i", "one_sided": "qkvgibAapDz"}
-OF_CALLS = {"handover": "qkvgibz", "packed": "qkvgibAapDz"}
+EVERY_OF_CALLS = "qkvgibAapDz"
+OF_CALLS = {"handover": EVERY_OF_CALLS, "packed": EVERY_OF_CALLS, "packed_states": EVERY_OF_CALLS}
 NAMES = {"i": "di", "b": "dbeta", "s": "dS0", "A": "dA_log", "a": "dA", "p": "ddt_bias", "D": "dD", "z": "dz"}
 LETTERS = "qkvgibsAapDz"
 
@@ -42,6 +43,7 @@ def covered(report: Report) -> list[str]:
         *sizes,
         f"layouts    {'; '.join(_layouts(tried))}",
         *_gradients(report),
+        *(f"remark     {remark}" for remark in sorted(tried.remarks)),
         *untried(report),
     ]
 
@@ -112,11 +114,13 @@ def _gradients(report: Report) -> Iterator[str]:
         ("of dense q, k, v", _judged(held, OF_DENSE, contract)),
         ("of one-hot v" if _erases(contract) else "of one-hot q, k, v", _judged(held, OF_ONE_HOT, contract)),
     ]
-    for law, field in (("handover", "states"), ("packed", "packed")):
-        if contract.get(field):
-            groups.append(
-                (f"of a call with {contract[field]}", _judged(held, {law: OF_CALLS[law]}, contract))
-            )
+    states, packed = contract.get("states"), contract.get("packed")
+    for law, keyword in {"handover": states, "packed": packed}.items():
+        if keyword:
+            groups.append((f"of a call with {keyword}", _judged(held, {law: OF_CALLS[law]}, contract)))
+    if states and packed:
+        names = _judged(held, {"packed_states": OF_CALLS["packed_states"]}, contract)
+        groups.append((f"of a call with {packed} and {states}", names))
     said = [f"{', '.join(names)} {words}" for words, names in groups if names]
     yield f"gradients  {'; '.join(said)}" if said else "gradients  none was judged"
 
@@ -148,13 +152,14 @@ def _without_parameters(contract: dict[str, Any]) -> set[str]:
 def _never_together(contract: dict[str, Any]) -> Iterator[str]:
     """Yield pairs of stated promises of a fused kernel of which no case has both."""
     states, packed = contract.get("states"), contract.get("packed")
-    if states and packed:
+    if states and packed and not contract.get("packed_states", True):
         yield f"{states} with {packed}"
     if states:
-        dense = "" if _erases(contract) else f"{states} with dense q, k, v; "
-        yield f"{dense}more than one handover of {states}"
+        yield f"more than two handovers of {states}"
     if packed:
-        yield f"{packed} with dense q, k, v, with strided inputs, with more than one batch"
+        both = states and contract.get("packed_states", True)
+        dense = f"with dense q, k, v but with {states}, " if both else "with dense q, k, v, "
+        yield f"{packed} {dense}with strided inputs, with more than one batch"
 
 
 def _unread_of_fused(report: Report) -> Iterator[str]:
@@ -163,8 +168,10 @@ def _unread_of_fused(report: Report) -> Iterator[str]:
     if contract.get("states") and not known:
         yield "the returned state, but through the output of the next call"
     if contract.get("gradient") != "none":
-        if contract.get("states") and not known:
-            yield "the gradient of the state"
+        if contract.get("states") and not contract.get("state_gradients", True):
+            yield "gradients through states"
+        elif contract.get("states") and not known:
+            yield "the gradient of the state, but through the gradients of the call before"
         if contract.get("gradient") == "truncated":
             yield "gradients where the normaliser is above 1"
         yield "second derivatives and forward mode"

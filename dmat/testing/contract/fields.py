@@ -1,8 +1,8 @@
 """The promises of a contract: one row each, with its default, its check, and its line of help.
 
 To add a promise, add one row: in Rounding, Inputs or Conduct for both kinds of kernel; in Masked, Derivatives
-or Call for D~ only; in Fused for fused kernels only. Contract and FusedContract inherit these classes. If a
-promise of both kinds differs for fused kernels, Fused overrides its row.
+or Call for D~ only; in Fused, or States (states.py), for fused kernels only. Contract and FusedContract
+inherit these classes. If a promise of both kinds differs for fused kernels, Fused overrides its row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dmat.testing.contract.names import (
     TRANSFORMS,
 )
 from dmat.testing.contract.rows import row
+from dmat.testing.contract.states import States
 
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
@@ -206,7 +207,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Fused(Delta, Conduct, Inputs, Rounding):
+class Fused(States, Delta, Conduct, Inputs, Rounding):
     """How D~ stands in a fused kernel, its arguments, and how far it rounds."""
 
     error_scope: str | int = row(
@@ -302,6 +303,14 @@ class Fused(Delta, Conduct, Inputs, Rounding):
         off=None,
         reason=NOT_STATED,
     )
+    mask: str | None = row(
+        None,
+        optional(checks.keyword),
+        "the name of the keyword that takes a padding mask, (B, S) of bool, True for real tokens: what "
+        "stands in other places changes no output, state or gradient of real ones",
+        off=None,
+        reason=NOT_STATED,
+    )
     positive: bool = row(False, flag, "values must be above 0 (log-space scans)")
     K: int | tuple[int, ...] = row(
         ANY_K, checks.sizes, "the sizes of q, k that it takes: a tuple, or an int: it and 4 times it"
@@ -369,4 +378,4 @@ class Fused(Delta, Conduct, Inputs, Rounding):
         relaxations=("bits", "bound"),
         reason=QUOTED,
     )
-    strided: bool = row(True, flag, "q, k, v may have any strides", relaxations=GAVE_UP)
+    strided: bool = row(True, flag, "q, k, v and a state may have any strides", relaxations=GAVE_UP)

@@ -196,7 +196,7 @@ def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str | None:
     tries.require_time()
     try:
         with tries.trying(case):
-            _, state = subject.call_with_state(inputs.part(0, cut), None)
+            _, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
             given, without = (subject.call_with_state(behind, x)[0] for x in (state, None))
             swapped = _transposed(state)
             turned = None if swapped is None else subject.call_with_state(behind, swapped)[0]

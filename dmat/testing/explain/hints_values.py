@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.verdict.finding import Evidence, Example, Finding
 
 LEAST = 2  # wrong entries with different exact values
+LEAST_OF_RATIO = 4  # of them, where the ratio itself is read from one
+DIGITS = (2, 3, 4, 5, 6, 7)  # of a ratio that is read
 CLEAR = 16  # a predicted value tells something if it is so many times the allowed error away from 0
 
 FACTORS = {
@@ -39,7 +42,11 @@ def value_hints(examples: Sequence[Example], scales: Sequence[tuple[str, float]]
     shown = [example.finding for example in examples]
     if any(finding.evidence is None or not finding.evidence.allowed.any() for finding in shown):
         return  # bits were compared, or nothing: the exact value is then no value of the formula
-    yield from _first(
+    yield from _first(chain(_sentences(shown, scales), _limits(shown), _ratios(shown)))
+
+
+def _sentences(shown: Sequence[Finding], scales: Sequence[tuple[str, float]]) -> Iterator[str]:
+    yield from (
         sentence
         for sentence, predict in (
             ("every wrong entry is 0.", _zero),
@@ -117,6 +124,40 @@ def _of_factors(scales: Sequence[tuple[str, float]]) -> Iterator[tuple[str, Pred
 
 def _times(factor: float) -> Predict:
     return lambda finding, evidence: (evidence.exact * factor, evidence.wrong)
+
+
+def _limits(shown: Sequence[Finding]) -> Iterator[str]:
+    """Yield the sentence that all wrong entries are one number, on one side of all exact values."""
+    computed, exact = _wrong_values(shown)
+    if len(np.unique(exact)) < LEAST or len(np.unique(computed)) > 1:
+        return
+    for side, beyond in (("below", exact < computed), ("above", exact > computed)):
+        if beyond.all():
+            yield f"every wrong entry is {computed[0]:.9g}, and its exact value is {side} that: a limit."
+
+
+def _ratios(shown: Sequence[Finding]) -> Iterator[str]:
+    """Yield the sentence that all wrong entries are one multiple of their exact values, in few digits."""
+    computed, exact = _wrong_values(shown)
+    if len(np.unique(np.abs(exact[exact != 0]))) < LEAST_OF_RATIO:
+        return
+    most = np.argmax(np.abs(exact))
+    for digits in DIGITS:
+        ratio = float(f"{computed[most] / exact[most]:.{digits}g}")
+        if ratio not in (0.0, 1.0) and accounts(shown, _times(ratio)):
+            yield f"every wrong entry is the exact value times {ratio:.7g}."
+            return
+
+
+def _wrong_values(shown: Sequence[Finding]) -> tuple[Array, Array]:
+    """Return the computed and the exact values of all wrong entries; none if one is not finite."""
+    parts = [finding.evidence for finding in shown if finding.evidence is not None]
+    computed, exact = (
+        np.concatenate([getattr(part, name)[part.wrong].ravel() for part in parts])
+        for name in ("computed", "exact")
+    )
+    finite = np.isfinite(computed).all() and np.isfinite(exact).all()
+    return (computed, exact) if finite else (computed[:0], exact[:0])
 
 
 def _zero(finding: Finding, evidence: Evidence) -> tuple[Array, Mask]:

@@ -40,7 +40,8 @@ def likely_place(examples: Sequence[Example]) -> Iterator[str]:
         return
     evidence = largest.finding.evidence
     others = evidence is not None and _numbers(evidence) >= 2 * evidence.wrong.sum()
-    whole = WHOLE.get(pattern.split(", in ")[0]) if others or "future" in pattern else ""
+    plain = all(np.isfinite(gate).all() for gate in gates.values())  # else no mask, but what meets infinity
+    whole = WHOLE.get(pattern.split(", in ")[0]) if plain and (others or "future" in pattern) else ""
     place = whole or _of_chunks(pattern, gates.shape[-1]) or _of_gates(largest)
     if place:
         yield f"likely place: {place}."

@@ -25,15 +25,15 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.bounds.dtilde import fgate_gradient_bound, forward_bound, igate_gradient_bound
 from dmat.testing.bounds.formats import Format
 from dmat.testing.contract import Contract, relaxations
+from dmat.testing.grade.agreement import Identity
+from dmat.testing.grade.pairs_dtilde import compare
 from dmat.testing.grade.result import (
     GATES,
     AccuracyClass,
     ClassResult,
     GradeResult,
     LedgerResult,
-    TraitResult,
 )
-from dmat.testing.grade.traits import Trait, traits
 from dmat.testing.kernel.dtilde import Gradients, Run
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.subject import DETACHED
@@ -226,7 +226,7 @@ def telling(domain: Domain) -> Iterator[tuple[Gates, Cotangent]]:
 
 
 def ladder(domain: Domain) -> Iterator[Case]:
-    """Yield the canonical cases. The last head and the first half of the sequence test batch invariance."""
+    """Yield the canonical cases. The last head and the first half of the sequence are called alone too."""
     canonical = ((gates, G) for gates in gate_ladder(finite(domain)) for G in cotangent_ladder(gates))
     for gates, cotangent in chain(canonical, telling(finite(domain))):
         B, NH, S = gates.shape
@@ -237,7 +237,7 @@ def ladder(domain: Domain) -> Iterator[Case]:
 
 @st.composite
 def random_case(draw: st.DrawFn, domain: Domain) -> Case:
-    """Draw a case, with a head and a cut of the sequence to test batch invariance."""
+    """Draw a case, with a head and a cut of the sequence that are called alone too."""
     gates = finite(domain).draw_gates(draw)
     B, NH, S = gates.shape
     return {
@@ -261,24 +261,20 @@ class Grade:
     dtype: str
     device: str
     ledgers: dict[str, Ledger] = field(default_factory=dict)
-    conduct: dict[tuple[str, str], Trait] = field(default_factory=dict)
+    identity: Identity = field(default_factory=Identity)
     reason: str = ""
     seconds: float = 0.0
 
     def result(self) -> GradeResult:
         """Return the grade as a plain struct, which can be sent to another process."""
         ledgers = {quantity: ledger.result() for quantity, ledger in self.ledgers.items()}
-        conduct = [
-            TraitResult(name, quantity, trait.holds, trait.cases, trait.case)
-            for (name, quantity), trait in self.conduct.items()
-        ]
         return GradeResult(
             dtype=self.dtype,
             device=self.device,
             reason=self.reason,
             uncallable=bool(self.reason),
             seconds=self.seconds,
-            conduct=conduct,
+            identity=self.identity.results(),
             forward=ledgers.get("forward"),
             gradients=ledgers.get("gradients"),
         )
@@ -314,7 +310,7 @@ def _try_all(result: Grade, subject: DtildeSubject, examples: int, send: Send) -
         if any(ledger.standing for ledger in result.ledgers.values()):
             send(shown(case))
             result.observe(judges(subject, case), case, subject.part)
-            traits(subject, case, result.conduct)
+            compare(subject, case, result.identity)
 
     for case in ladder(subject.domain):
         attempt(case)

@@ -21,6 +21,7 @@ from dmat.testing.bounds.formats import FusedRounding
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.contract.written import SCOPES
 from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search
+from dmat.testing.grade.pairs_fused import identity_of
 from dmat.testing.grade.result import AccuracyClass
 from dmat.testing.kernel.fused import FusedGradients, FusedRun
 from dmat.testing.law.fused import FusedSubject
@@ -160,6 +161,7 @@ def grade_fused(subject: FusedSubject, examples: int, send: Send) -> Grade:
         for quantity in quantities(subject):
             result.ledgers[quantity] = Ledger(dict.fromkeys(classes(subject, quantity)))
         _try_all(result, subject, examples, send)
+        identity_of(subject, result.identity, send)
     result.seconds = round(time.perf_counter() - started, 3)
     return result
 

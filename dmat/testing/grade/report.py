@@ -5,7 +5,8 @@ The schema of the JSON is grade.schema.json in this folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dmat.testing.contract.fused import implied_grad_scope
+from dmat.testing.grade.agreement import PAIRS
 from dmat.testing.grade.dtilde import QUANTITIES
-from dmat.testing.grade.result import Graded, GradeResult, LedgerResult
-from dmat.testing.grade.traits import TRAITS
+from dmat.testing.grade.result import Graded, GradeResult, IdentityResult, LedgerResult
+from dmat.testing.kernel.fused import LAST
 from dmat.testing.output import in_places, plain, written
 from dmat.testing.record import text_of
 
@@ -43,6 +45,9 @@ def show(graded: Sequence[Graded], console: Console) -> None:
         return
     for one in graded:
         console.print(_table(one))
+        if (identity := _identity(one)) is not None:
+            console.print()
+            console.print(identity)
     for line in _legend(graded):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for one in graded:
@@ -61,7 +66,7 @@ def _uncallable(one: Graded) -> bool:
     return all(grade.uncallable for grade in one.grades)
 
 
-WIDTHS = (10, 25, 25, 7, 7)  # minimum widths of the columns: 80 characters together, so that the tables align
+WIDTHS, OF_PAIRS = (10, 25, 25), (10, 8, 25, 25)  # minimum widths of the columns, so that tables align
 
 
 def _declared(contract: dict[str, object]) -> str:
@@ -76,21 +81,66 @@ def _declared(contract: dict[str, object]) -> str:
 
 
 def _table(one: Graded) -> Table:
+    """Return the table of the accuracy classes."""
+    columns = dict(zip(("dtype", *QUANTITIES), WIDTHS, strict=True))
+    return _rows(one, columns, lambda grade: [_cells(grade)], Text(one.implementation))
+
+
+def _identity(one: Graded) -> Table | None:
+    """Return the table of the pairs of calls that should give the same bits; None if there is none."""
+    if not any(grade.identity for grade in one.grades):
+        return None
+    columns = dict(zip(("dtype", "pair", "result", "gradients"), OF_PAIRS, strict=True))
+    return _rows(one, columns, lambda grade: list(_pairs(grade.identity)))
+
+
+def _rows(
+    one: Graded,
+    columns: Mapping[str, int],
+    cells: Callable[[GradeResult], list[list[Text]]],
+    title: Text | None = None,
+) -> Table:
     many = len({g.device for g in one.grades}) > 1
-    title = Text(one.implementation)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, width in zip(("dtype", *QUANTITIES, *TRAITS), WIDTHS, strict=True):
+    for name, width in columns.items():
         table.add_column(name, no_wrap=True, min_width=width)
     for grade in one.grades:
         site = f"{grade.dtype} {grade.device}" if many else grade.dtype
-        table.add_row(site, *_cells(grade))
+        for number, row in enumerate(cells(grade)):
+            table.add_row("" if number else site, *row)
     return table
 
 
 def _cells(grade: GradeResult) -> list[Text]:
+    """Return the accuracy classes of a grade."""
     if grade.reason:
         return [Text("not graded", style="bold red")]
-    return [*(_class(ledger) for ledger in grade.ledgers().values()), *(_alone(grade, t) for t in TRAITS)]
+    return [_class(ledger) for ledger in grade.ledgers().values()]
+
+
+def _pairs(identity: Sequence[IdentityResult]) -> Iterable[list[Text]]:
+    """Yield a row for each pair: how far apart the outputs and states are, and the gradients."""
+    for pair in dict.fromkeys(one.pair for one in identity):
+        own = [one for one in identity if one.pair == pair]
+        results = [one for one in own if one.quantity in ("D~", "o") or one.quantity.startswith(LAST)]
+        gradients = [one for one in own if one not in results]
+        yield [Text(pair), _apart(results), _apart(gradients)]
+
+
+def _apart(found: Sequence[IdentityResult]) -> Text:
+    """Show "same bits", or the largest difference, the result that has it, and from which length on."""
+    different = [one for one in found if not one.same_bits]
+    if not different:
+        return Text("same bits" if found else "-", style="" if found else "dim")
+    worst = max(different, key=lambda one: math.inf if one.ulps is None else one.ulps)
+    length = min(one.from_length or 0 for one in different)
+    return Text(f"{_size(worst)} ({worst.quantity}), S >= {length}")
+
+
+def _size(worst: IdentityResult) -> str:
+    if worst.raised:
+        return "no result"
+    return "no number" if worst.ulps is None else f"{worst.ulps:,.0f} ulp" + ("" if worst.ulps == 1 else "s")
 
 
 def _class(ledger: LedgerResult | None) -> Text:
@@ -102,14 +152,6 @@ def _class(ledger: LedgerResult | None) -> Text:
     return Text(f"{ledger.strictest!s:20} {ledger.classes[0].worst or 0:.2f}")
 
 
-def _alone(grade: GradeResult, trait: str) -> Text:
-    """Show which results are batch-invariant: "same" for all, "D~ only" for the forward, else "differs"."""
-    said = {t.quantity: t.holds for t in grade.conduct if t.trait == trait}
-    if not said:
-        return Text("-", style="dim")
-    return Text("same" if all(said.values()) else "D~ only" if said["forward"] else "differs")
-
-
 def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     yield ""
     yield "forward, gradients: the strictest accuracy class survived, the worst error over its bound"
@@ -117,7 +159,10 @@ def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     found = [ledger.strictest for g in grades for ledger in g.ledgers().values() if ledger]
     if any(accuracy and accuracy.gates == "absolute" for accuracy in found):
         yield '*: with gates="absolute" only: log sigmoid, or its derivative, is relatively wrong'
-    yield from (f"{name}: {meaning}" for name, meaning in TRAITS.items())
+    pairs = {one.pair for grade in grades for one in grade.identity}
+    if pairs:
+        yield "same bits, or the largest difference in units of the last place, and from which length on:"
+    yield from (f"{name}: {meaning}" for name, meaning in PAIRS.items() if name in pairs)
 
 
 def _notes(implementation: str, grade: GradeResult) -> Iterable[str]:

@@ -98,21 +98,33 @@ class LedgerResult(Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
-class TraitResult(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether a part gives the same bits alone as among others."""
+class IdentityResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether two calls that should agree give the same bits, in one result of them."""
 
-    trait: Annotated[
+    pair: Annotated[
         str,
         Meta(
-            description="the same bits for one batch and head alone as among others; for the first times"
-            " alone as in the whole sequence",
-            extra_json_schema={"enum": ["head", "prefix"]},
+            description="the two calls: packed sequences and each alone; one call and two with the state"
+            " handed over, or a call a token; a batch reversed; a row of it alone; a head alone; the"
+            " first times alone; another autotune configuration",
+            extra_json_schema={
+                "enum": ["packed", "split", "decode", "order", "batch", "head", "prefix", "config"]
+            },
         ),
     ]
-    quantity: Annotated[str, Meta(extra_json_schema={"enum": ["forward", "gradients"]})]
-    holds: bool
+    quantity: Annotated[str, Meta(description="the result: D~, o, a state, or the gradient of an input")]
+    same_bits: bool
+    ulps: Annotated[
+        float | None,
+        Meta(
+            description="the largest difference in units of the last place of the larger number; null: a NaN,"
+            " an infinity, another shape, or an error in one of the two"
+        ),
+    ]
+    from_length: Annotated[int | None, Meta(description="the shortest length with other bits; null: none")]
     cases: Count
-    case: Annotated[str | None, Meta(description="the first that says no, as Python")]
+    case: Annotated[str | None, Meta(description="the first that has other bits, as Python")]
+    raised: Annotated[str, Meta(description="what one of the two calls gave instead of a result")] = ""
 
 
 class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +136,9 @@ class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Seconds = 0.0
     forward: LedgerResult | None = None
     gradients: LedgerResult | None = None
-    conduct: list[TraitResult] = []
+    identity: Annotated[
+        list[IdentityResult], Meta(description="the pairs of calls that the contract has")
+    ] = []
     uncallable: Annotated[bool, Meta(description="whether the plainest call raised")] = False
 
     def ledgers(self) -> dict[str, LedgerResult | None]:

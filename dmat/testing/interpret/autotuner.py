@@ -12,7 +12,7 @@ from triton import language
 from triton.runtime import autotuner
 from triton.runtime.errors import InterpreterError
 
-from dmat.testing.interpret.choice import config_index
+from dmat.testing.interpret.choice import CONFIGS, config_index
 from dmat.testing.interpret.launch import root
 
 
@@ -31,6 +31,7 @@ def run(tuner: Any, *arguments: Any, **keywords: Any) -> Any:
     tuner.nargs = dict(zip(tuner.arg_names, arguments, strict=False))
     try:
         configs = tuner.prune_configs(keywords) if len(tuner.configs) > 1 else tuner.configs
+        CONFIGS.add(len(configs))
         first = config_index() or 0
         for number in range(first, first + len(configs)):
             try:

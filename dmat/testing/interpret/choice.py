@@ -39,6 +39,9 @@ UNSEEN = (
 )
 
 
+CONFIGS = {1}  # how many configs each autotuned kernel has that was interpreted in this process
+
+
 T = TypeVar("T")
 
 
@@ -102,6 +105,17 @@ def asking(config: int | None) -> Iterator[None]:
         for name, value in before.items() if config is not None else ():
             os.environ.pop(name, None)
             os.environ |= {} if value is None else {name: value}
+
+
+@contextmanager
+def configured(config: int) -> Iterator[None]:
+    """Let this process, which interprets Triton, run the autotune config of this number in this context."""
+    before = os.environ[ASKED]
+    try:
+        os.environ[ASKED] = str(config)
+        yield
+    finally:
+        os.environ[ASKED] = before
 
 
 class Interpreter(Struct, frozen=True, forbid_unknown_fields=True):

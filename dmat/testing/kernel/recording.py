@@ -152,6 +152,15 @@ class Recorder:
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
         """Record the results of the call: its output, and the rest of the returned tuple."""
 
+    def joined(self, result: Tensor, pieces: Sequence[tuple[Tensor, int, int]], name: str) -> None:
+        """Record that `result` is made of pieces of tensors on axis 2: each of the times from .. to ..
+
+        name: the printed name of the whole.
+        """
+
+    def copied(self, copy: object, state: object, made_by: str) -> None:
+        """Record that `copy` is a copy of a state. made_by: the call of a function of runtime.py, of {}."""
+
     def pull_fused(
         self,
         outputs: Mapping[str, tuple[Tensor, Tensor]],

@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from dmat.testing.processes import dies
 
@@ -32,6 +33,8 @@ IMPORTS = {
     "stored": ("import json", "from pathlib import Path"),
     "guarded": (),
     "placed": (),
+    "copied": ("from torch.utils._pytree import tree_map",),
+    "laid_out": ("from torch.utils._pytree import tree_map",),
     "uninitialised": ("from contextlib import ExitStack, contextmanager", "from unittest.mock import patch"),
     "refusals": ("import sys", "from contextlib import contextmanager"),
     "at_the_edge": ("import ctypes", "import mmap"),
@@ -96,6 +99,41 @@ def placed(values: Tensor, size: int, stride: tuple[int, ...], offset: int, pois
     """Return these values as a view of so many elements, all others of them the filler."""
     memory = torch.full((size,), poison, dtype=values.dtype, device=values.device)
     return memory.as_strided(values.shape, stride, offset).copy_(values)
+
+
+def copied(state: Any) -> Any:
+    """Return a copy of a state: each tensor in memory of its own, with the same strides."""
+
+    def copy(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or x.requires_grad:
+            return x.clone() if isinstance(x, torch.Tensor) else x
+        storage: Any = x.untyped_storage()
+        memory = torch.empty(0, dtype=x.dtype, device=x.device).set_(storage.clone())
+        return memory.as_strided(x.shape, x.stride(), x.storage_offset())
+
+    return tree_map(copy, state)
+
+
+def laid_out(state: Any, layout: str, poison: float = float("nan")) -> Any:
+    """Return a state whose floating-point tensors, of two axes or more, lie otherwise in memory.
+
+    layout: "transposed", the last two axes; "strided", every second element of each; "offset", in the middle
+    of a larger tensor. All other elements of that memory are `poison`.
+    """
+
+    def place(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2:
+            return x
+        x = x.detach()
+        if layout == "transposed":
+            return x.mT.contiguous().mT
+        *front, rows, columns = x.shape
+        strided = layout == "strided"
+        size = (*front, 2 * rows, 2 * columns) if strided else (*front, rows + 2, columns + 3)
+        memory = torch.full(size, poison, dtype=x.dtype, device=x.device)
+        return (memory[..., ::2, 1::2] if strided else memory[..., 1:-1, 1:-2]).copy_(x)
+
+    return tree_map(place, state)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from flint import arb
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from dmat.strategies.recipes.qkv import QKV
+from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.formats import Bound, FusedRounding
 from dmat.testing.bounds.fused import FusedBounds
@@ -29,7 +29,7 @@ from dmat.testing.oracle.arithmetic import FINITE, Array, Mask, single
 from dmat.testing.oracle.decays import Decays
 from dmat.testing.oracle.fused import Pulled, Truth
 from dmat.testing.oracle.fused_balls import CallBalls
-from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.verdict.finding import Exact, Expected
 from dmat.testing.verdict.require import require_within
 
@@ -93,40 +93,53 @@ class FusedSubject(FusedCalls):
         """The formats that a call rounds to."""
         return self.rounding
 
+    @cached_property
+    def handed(self) -> str | None:
+        """The coarsest format in a state that the kernel returns; None if a state has no such tensor."""
+        inputs = self.inputs(self.plainest, plain_qkv(self.domain, self.plainest.shape[-1]))
+        return coarsest(self.unrecorded().call_with_state(inputs, None)[1])
+
     def true_gradients(self, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Any, Any]:
         """Return the true gradients of a call for the cotangents of its outputs, and their bounds."""
-        truth = self.truth(run.inputs)
-        bounds = self.bounds_under(truth, self.contract, self.own_rounding)
+        truth, rounding = self.truth(run.inputs), self.own_rounding
+        if run.inputs.crossing.any():
+            rounding = self.rounding.handing_over(self.handed)
+        bounds = self.bounds_under(truth, self.contract, rounding)
         return self.latest.pulled(truth, *self.pulled_with(truth, run, cotangents)), bounds
 
     def pulled_with(self, truth: Any, run: FusedRun, cotangents: Mapping[str, Array]) -> tuple[Array, ...]:
         """Return the cotangents as the class of gradients takes them."""
         return (cotangents["o"],)
 
-    def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
-        """Call the kernel up to a cut, call it again from its state, and pull the second cotangent back.
+    def pull_going_on(self, inputs: Inputs, qkv: QKV, begins: tuple[int, ...]) -> FusedGradients:
+        """Call the kernel in turn, each time from the last state; pull the cotangents back through all calls.
 
-        The pullback ends at the cut. The true gradients are those of one call on all times, with a cotangent
-        of 0 before the cut.
+        Where no gradients flow through states, only the last call is pulled back: the true gradients are
+        those of one call on all times, with a cotangent of 0 before it.
         """
-        assert self.contract.states
-        _, state = self.call_with_state(inputs.part(0, cut), None)
-        W = self.cotangent(inputs, qkv)
-        behind, call_inputs = inputs.part(cut, inputs.v.shape[2]), self.read_inputs(inputs, (0, cut))
-        gradients = self.pull_of(
-            behind, qkv, W=W[:, :, cut:], call_inputs=call_inputs, more={self.contract.states: state}
-        )
-        whole = self.read(W).copy()
+        call_inputs, cut = self.read_inputs(inputs, begins), begins[-1]
+        if self.contract.state_gradients:
+            return self.pull_of(inputs, qkv, call_inputs=call_inputs)
+        before = self.read_inputs(inputs.part(0, cut), begins[:-1])
+        _, states = self.called_in_turn(inputs.part(0, cut), {str(self.contract.states): inputs.s}, before)
+        W, behind = self.cotangent(inputs, qkv), inputs.part(cut, inputs.v.shape[2])
+        more, alone = {str(self.contract.states): states[-1]}, replace(call_inputs, begins=(0,))
+        gradients = self.pull_of(behind, qkv, W=W[:, :, cut:], call_inputs=alone, more=more)
+        whole = np.array(self.read(W))
         whole[:, :, :cut] = 0.0
-        rounding = self.rounding.handing_over(coarsest(state))
-        bounds = FusedBounds(gradients.pulled.truth, self.contract, rounding)
-        return replace(gradients, W=whole, pulled=Pulled(gradients.pulled.truth, whole), bounds=bounds)
+        truth, rounding = self.truth(call_inputs), self.rounding.handing_over(coarsest(states))
+        pulled = self.latest.pulled(truth, *self.pulled_with(truth, gradients.run, {"o": whole}))
+        bounds = self.bounds_under(truth, self.contract, rounding)
+        return replace(gradients, W=whole, pulled=pulled, bounds=bounds)
 
-    def first_pulled(self, cut: int) -> int:
+    def first_pulled(self, begins: tuple[int, ...]) -> int:
         """Return the first time at which the gradients of `pull_going_on` are judged."""
-        return cut
+        return 0 if self.contract.state_gradients else begins[-1]
 
     def require_last_state(self, state: object, call_inputs: CallInputs) -> None:
+        """Require nothing: only a delta rule's states are known."""
+
+    def require_last_states(self, state: object, inputs: Inputs, turns: Turns) -> None:
         """Require nothing: only a delta rule's states are known."""
 
     def scaled(self, once: FusedRun, twice: FusedRun) -> dict[str, Mask]:

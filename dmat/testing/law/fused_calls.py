@@ -20,14 +20,14 @@ from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged, per_time
-from dmat.testing.law.fused_inputs import FusedInputs
+from dmat.testing.law.fused_turns import FusedTurns
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import Finding, LawBroken
 
 
 @dataclass
-class FusedCalls(FusedInputs):
+class FusedCalls(FusedTurns):
     """A fused kernel in a dtype on a device, as a law calls it."""
 
     # Calls by name
@@ -160,10 +160,14 @@ class FusedCalls(FusedInputs):
         calls = ["nothing more"]
         calls += [f"{self.contract.states}=None, then its state"] if self.contract.states else []
         calls += [f"{self.contract.packed}=[0, {S}]"] if self.contract.packed else []
+        calls += [f"{self.contract.mask}=True"] if self.contract.mask else []
         for call in calls:
             try:
                 if call.startswith("nothing"):
                     self.call_fused(inputs)
+                elif self.contract.mask and call.startswith(f"{self.contract.mask}="):
+                    mask = torch.ones(inputs.v.shape[0], S, dtype=torch.bool, device=self.device)
+                    self.call_fused(inputs, **{self.contract.mask: mask})
                 elif self.contract.packed and call.startswith(self.contract.packed):
                     self.call_packed(inputs, (0, S))
                 else:
@@ -192,31 +196,29 @@ class FusedCalls(FusedInputs):
         """
         return self._called(inputs, more)[0]
 
-    def call_with_state(self, inputs: Inputs, state: object) -> tuple[Tensor, object]:
-        """Call the kernel with a state, None at the start; return its output and the next state."""
+    def call_with_state(self, inputs: Inputs, state: object, **more: object) -> tuple[Tensor, object]:
+        """Call the kernel with a state, None at the start; return its output and the next state.
+
+        more: further keyword arguments of the call.
+        """
         assert self.contract.states
-        output, rest = self._called(inputs, {self.contract.states: state})
-        if not rest:
-            raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
-        return output, rest[0]
+        output, rest = self._called(inputs, {self.contract.states: state, **more})
+        return output, self._next_state(rest)
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
         """Call the kernel on packed sequences that end at `ends`."""
         return self.call_fused(inputs, **self._ending(ends))
 
-    def _ending(self, ends: Sequence[int]) -> dict[str, object]:
-        """Return the keyword argument with the ends of packed sequences."""
-        assert self.contract.packed
-        return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
-
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
-        arguments = self.arguments(inputs)
+        arguments, more = self.arguments(inputs), self._with_copy(more)
         axes = self.contract.layout, self.per_time
         self.recorder.call_fused(self.callee, inputs.named, self.letters, *axes, more)
         returned = called("o", self.implementation.function, arguments, more)
         first, *rest = returned if isinstance(returned, tuple | list) and returned else (returned,)
         output = self._require_output(first, inputs)
         self.recorder.returned_fused(first, rest)
+        if rest and self.contract.states in more:
+            self._require_dtype_of(rest[0])
         return output, tuple(rest)
 
     def arguments(self, inputs: Inputs) -> list[Tensor]:
@@ -254,8 +256,11 @@ class FusedCalls(FusedInputs):
     def outputs_of(
         self, inputs: Inputs, more: Mapping[str, object], call_inputs: CallInputs
     ) -> dict[str, Tensor]:
-        """Call the kernel; return its outputs by name. more: keyword arguments of the call."""
-        return {"o": self.call_fused(inputs, **more)}
+        """Call the kernel, in turn if there are several calls; return its outputs by name.
+
+        more: keyword arguments of the first call.
+        """
+        return {"o": self.called_in_turn(inputs, more, call_inputs)[0]}
 
     def run_from(self, call_inputs: CallInputs, outputs: Mapping[str, Tensor]) -> FusedRun:
         """Return the forward call that had these inputs and these outputs."""
@@ -301,6 +306,8 @@ class FusedCalls(FusedInputs):
         leaves = {name: x.detach().requires_grad_(name in needed) for name, x in named.items()}
         self.recorder.fused_leaves(named, leaves, self.letters)
         outputs = self.outputs_of(inputs.with_(**leaves), more, call_inputs)
+        if not self.contract.state_gradients:
+            outputs = {"o": outputs["o"]}
         given = self.cotangents_of(outputs, inputs, qkv, W)
         cotangents = {name: self.read(x) for name, x in given.items()}  # a backward may overwrite them
         copies = {name: x.detach() for name, x in outputs.items()}

@@ -24,7 +24,7 @@ from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
-from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.oracle.reads import READS, Reads
 
 
@@ -195,6 +195,11 @@ class FusedInputs(Subject):
             return None
         values = self.read(x)
         return values if x.ndim == 4 else values.reshape(1, values.shape[0], 1, -1)
+
+    def read_turns(self, inputs: Inputs, turns: Turns) -> CallInputs:
+        """Return the exact values of the inputs of several packed calls in turn. turns: as of CallInputs."""
+        begins = {start for spans in turns for start, end in spans if start < end}
+        return replace(self.read_inputs(inputs, tuple(sorted(begins)), packed=True), turns=turns)
 
     def _per_gate(self, parameter: Tensor | None, form: HeadForm) -> Array | float:
         """Return a parameter of the gates, broadcast to those of CallInputs; 0 for None."""

@@ -16,7 +16,7 @@ Make = Callable[..., Any]
 
 def _same(one: CallInputs, other: CallInputs) -> bool:
     """Return whether both hold the same values. NaN differs from NaN, which only costs time."""
-    if (one.begins, one.packed) != (other.begins, other.packed):
+    if (one.begins, one.packed, one.turns) != (other.begins, other.packed, other.turns):
         return False
     names = ("q", "k", "v", "igate", "fgate", "beta", "state", "A_log", "dt_bias", "D", "z")
     return all(_equal(getattr(one, name), getattr(other, name)) for name in names)

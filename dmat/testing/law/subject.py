@@ -31,7 +31,7 @@ class Subject(Kernel, ABC):
 
     part: the cases of a law to try: "all", only the "ladder", or only the "search". recorder: records every
     call. callee: the name of the function in the record. worst: the largest error / bound of all entries that
-    a law has accepted.
+    a law has accepted. remarks: what a law has seen that breaks no promise.
     """
 
     implementation: Implementation
@@ -41,6 +41,7 @@ class Subject(Kernel, ABC):
     recorder: Recorder = field(default=SILENT, repr=False, compare=False)
     callee: str = "kernel"
     worst: float | None = field(default=None, init=False)
+    remarks: set[str] = field(default_factory=set, init=False)
 
     @property
     def contract(self) -> AnyContract:

@@ -70,7 +70,7 @@ class DeltaBalls:
         zeros: Matrix = [[ZERO] * V for _ in range(K)]
         self.zeros = zeros
         self.first = zeros if inputs.state is None else [exact(row) for row in inputs.state[b, h]]
-        self.resets = set(inputs.begins[1:]) if inputs.packed else set()
+        self.resets = set(inputs.resets)
         self.scale = arb(contract.scale_of(K))
         self.W = None if W is None else [exact(x) for x in W]
         self.W_state = zeros if W_state is None else [exact(row) for row in W_state]

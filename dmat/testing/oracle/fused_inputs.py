@@ -11,6 +11,8 @@ from dmat.strategies.recipes.heads import PLAIN_HEADS, HeadForm
 from dmat.testing.oracle.arithmetic import Array, Mask, holds
 from dmat.testing.oracle.gate_forms import GATE_FORMS
 
+Turns = tuple[tuple[tuple[int, int], ...], ...]
+
 
 @dataclass(frozen=True)
 class CallInputs:
@@ -21,7 +23,9 @@ class CallInputs:
     gate="log" and "fixed". heads: how these heads are made of the kernel's. If the gates of a sum differ by
     channel, each channel is a head of one channel here; of such a delta rule fgate is (B, NH, S, K).
     begins: the times at which calls and packed sequences begin, 0 first. packed: True if `begins` separates
-    packed sequences, False if a state is handed over there.
+    packed sequences, False if a state is handed over there. turns: of several packed calls in turn, the first
+    and last time (exclusive) of each sequence in each call; a state is handed over from call to call, and the
+    times of one sequence stand together.
     beta: (B, NH, S), and state: S_0, (B, NH, K, V), of a delta rule; None elsewhere, and S_0 = 0.
     gate: the form of fgate, a name of GATES. A_log (or A), dt_bias: its parameters, broadcast to fgate.
     D: the skip, (1, NH, 1, 1 or V), and z, in the shape of the output; None where the kernel takes none.
@@ -34,6 +38,7 @@ class CallInputs:
     fgate: Array
     begins: tuple[int, ...] = (0,)
     packed: bool = False
+    turns: Turns = ()
     beta: Array | None = None
     state: Array | None = None
     heads: HeadForm = PLAIN_HEADS
@@ -75,10 +80,34 @@ class CallInputs:
         return np.asarray(starts[np.searchsorted(starts, np.arange(self.S), side="right") - 1])
 
     @cached_property
+    def resets(self) -> tuple[int, ...]:
+        """The times after 0 at which a packed sequence begins anew."""
+        if not self.packed:
+            return ()
+        new = {start for start, _ in self.turns[0]} if self.turns else set(self.begins)
+        return tuple(start for start in self.begins if start in new and start > 0)
+
+    @cached_property
+    def sequence(self) -> Array:
+        """The number of the packed sequence of each time, (S,)."""
+        return np.asarray(np.searchsorted(np.array(self.resets), np.arange(self.S), side="right"))
+
+    @cached_property
+    def places(self) -> tuple[Array, Array]:
+        """The number of the call of each time, and its place in that call, (S,) each."""
+        calls, places = np.zeros(self.S), np.arange(float(self.S))
+        for number, spans in enumerate(self.turns):
+            at = 0
+            for start, end in spans:
+                calls[start:end], places[start:end] = number, at + np.arange(end - start)
+                at += end - start
+        return calls, places
+
+    @cached_property
     def unread(self) -> Mask:
         """The sources s that row t does not read: later, in another sequence, or before a gate of -inf."""
         later = ~np.tri(self.S, dtype=bool)
-        other = self.begin[:, None] != self.begin[None, :] if self.packed else np.zeros_like(later)
+        other = self.sequence[:, None] != self.sequence[None, :]
         return np.asarray(later | other | holds(self.closed))
 
     @cached_property
@@ -87,7 +116,8 @@ class CallInputs:
         return GATE_FORMS[self.gate].closed(self.fgate)
 
     @cached_property
-    def crossing(self) -> Mask:
-        """The entries (t, s) that pass through a state handed over between calls, (S, S)."""
-        other = self.begin[:, None] != self.begin[None, :]
-        return np.asarray(other & np.tri(self.S, dtype=bool) & (not self.packed))
+    def crossing(self) -> Array:
+        """How many states handed over between calls an entry (t, s) passes through, (S, S)."""
+        number = np.searchsorted(np.array(self.begins), np.arange(self.S), side="right")
+        passed = number[:, None] - number[None, :]
+        return np.where(self.sequence[:, None] == self.sequence[None, :], np.maximum(passed, 0), 0)

@@ -48,6 +48,8 @@ class FusedPromises(Promises):
             "inverse_in": not own.erases,
             "gates": not own.from_preact,
             "l_min": own.gate == "fixed",
+            "packed_states": own.states is None or own.packed is None,
+            "state_gradients": none or own.states is None,
         }
         closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())
         return cls({name: options for name, options in OPTIONS.items() if name not in closed}, own)

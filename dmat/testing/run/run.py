@@ -62,6 +62,7 @@ def record_of(law: Law, subject: Subject, profile: settings, session: Session = 
         with _journal(law, subject, session):
             _fill(record, law, subject, profile, session)
     record.seconds, record.worst = round(time.perf_counter() - started, 3), subject.worst
+    record.tried.remarks.update(subject.remarks)
     return record
 
 

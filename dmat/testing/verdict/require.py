@@ -127,6 +127,11 @@ def _ratios(computed: Array, expected: Expected) -> tuple[Array, Array]:
         return np.where(comparable, error / expected.bound.bound, np.nan), error
 
 
+def errors(computed: Array, expected: Expected) -> tuple[Array, Array]:
+    """Return (error / bound, error) of each entry; NaN and 0 for one that cannot be compared."""
+    return _ratios(computed, expected)
+
+
 def convict(computed: Array, expected: Expected, index: tuple[int, ...]) -> Finding | None:
     """Return the finding if ball arithmetic confirms that this entry is out of bound, else None."""
     allowed = float(expected.bound.bound[index])

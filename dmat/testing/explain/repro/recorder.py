@@ -28,6 +28,7 @@ class ScriptRecorder(Recorder):
         self._output = ""  # the variable that the last call written is assigned to
         self._gradients: list[str] = []  # the variables of the gradients being computed, "" for none
         self._states: dict[int, tuple[str, object]] = {}
+        self._joined: list[Tensor] = []  # (B, NH, S, V) whatever the layout of the kernel is
 
     def read(self, tensor: Tensor, values: Array) -> None:
         self._script.see(tensor, values)
@@ -267,8 +268,8 @@ class ScriptRecorder(Recorder):
         self._script.write(f"{self._output} = {callee}({', '.join(arguments)})")
 
     def _value(self, value: object) -> str:
-        """Return a keyword argument as code: a state of an earlier call, ends of sequences, or None."""
-        if isinstance(value, Tensor) and value.dtype == torch.int64:
+        """Return a keyword argument as code: a state, ends of sequences, a mask, or None."""
+        if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.bool):
             return f"torch.tensor({value.tolist()})" + (
                 "" if value.device.type == "cpu" else f".to({value.device.type!r})"
             )
@@ -279,13 +280,37 @@ class ScriptRecorder(Recorder):
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
         if rest:
             state = self._script.fresh("state")
-            self._states[id(rest[0])] = state, rest[0]
             left = f"{self._output}, {state}" + (", *_" if len(rest) > 1 else "")
             lines = self._script.lines
             lines[-1] = lines[-1].replace(f"{self._output} = ", f"{left} = ", 1)
-            if isinstance(rest[0], Tensor):
-                self._script.stands_for(state, rest[0], given=False)
+            self._keep_state(state, rest[0])
         self._script.returned(self._output, output)
+
+    def _keep_state(self, name: str, state: object) -> None:
+        """Record that a variable has this state, and which tensors a tuple or list of it has."""
+        self._states[id(state)] = name, state
+        parts = enumerate(state) if isinstance(state, tuple | list) else ()
+        named = [(name, state), *((f"{name}[{n}]", x) for n, x in parts)]
+        for part, x in named:
+            if isinstance(x, Tensor):
+                self._script.stands_for(part, x, given=False)
+
+    def joined(self, result: Tensor, pieces: Sequence[tuple[Tensor, int, int]], name: str) -> None:
+        parts = [f"{self._script.name(x, name)}[:, :, {start}:{end}]" for x, start, end in pieces]
+        made = self._script.fresh(f"{name}_part" if name != "o" else "o")
+        part = (
+            len(parts) == 1
+            and result.untyped_storage().data_ptr() == pieces[0][0].untyped_storage().data_ptr()
+        )
+        whole = parts[0] if part else f"torch.cat([{', '.join(parts)}], 2)"
+        self._script.write(f"{made} = {whole}")
+        self._script.stands_for(made, result, given=False)
+        self._joined.append(result)
+
+    def copied(self, copy: object, state: object, made_by: str) -> None:
+        name = self._script.fresh("copy")
+        self._script.write(f"{name} = {made_by.format(self._value(state))}")
+        self._keep_state(name, copy)
 
     def pull_fused(
         self,
@@ -297,7 +322,8 @@ class ScriptRecorder(Recorder):
         retain: bool,
     ) -> None:
         (output, W), *states = outputs.values()
-        cotangent = self._script.name(W, "W") + ("" if layout == "BHSD" else ".transpose(1, 2)")
+        as_it_is = layout == "BHSD" or any(output is x for x in self._joined)
+        cotangent = self._script.name(W, "W") + ("" if as_it_is else ".transpose(1, 2)")
         pulled = self._script.name(output, "")
         for state, W_state in states:
             pulled = f"({pulled}, {self._states[id(state)][0]})"

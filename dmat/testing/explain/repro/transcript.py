@@ -30,12 +30,13 @@ class Variable:
 
 @dataclass(frozen=True)
 class SeenTensor:
-    """A law's read of a tensor: its values, and the numbers of lines and of calls recorded before it."""
+    """A law's read of a tensor: its values, and the numbers of lines, calls and variables before it."""
 
     tensor: Tensor
     array: Array
     lines: int
     calls: int
+    variables: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Transcript:
         """Return an input's variable. Write a definition if it is new, an assignment if it has changed."""
         same = [v for v in self.variables if v.tensor is tensor]
         beside = [v for v in self.variables if _share(v.tensor, tensor)]
+        beside = [v for v in beside if v.tensor.requires_grad == tensor.requires_grad] or beside
         known = same or [v for v in beside if _memory_layout(v.tensor) == _memory_layout(tensor)]
         if known and not known[-1].given:
             return known[-1].name
@@ -124,6 +126,8 @@ class Transcript:
             self._bring_up_to_date(known[-1] if known else beside[0])
         if known:
             return known[-1].name
+        if beside and not wanted:  # the transpose of a result in the kernel's own layout
+            return beside[0].name
         name = self.fresh(wanted)
         if beside:
             shape, stride, offset = _memory_layout(tensor)
@@ -187,7 +191,7 @@ class Transcript:
 
     def see(self, tensor: Tensor, array: Array) -> None:
         """Record that the law has read the values of a tensor."""
-        self.seen.append(SeenTensor(tensor, array, len(self.lines), self.calls))
+        self.seen.append(SeenTensor(tensor, array, len(self.lines), self.calls, len(self.variables)))
 
     def element(self, array: Array, index: tuple[int, ...]) -> Element | None:
         """Return the element of a variable from which the law read this element of an array, or None."""
@@ -203,7 +207,9 @@ class Transcript:
         return None
 
     def _element(self, seen: SeenTensor, position: int) -> Element | None:
-        beside = [v for v in self.variables if _share(v.tensor, seen.tensor)]
+        known = self.variables[: seen.variables], self.variables  # an input may be named after it is read
+        every = [[v for v in variables if _share(v.tensor, seen.tensor)] for variables in known]
+        beside = every[0] or every[1]
         exact = [v for v in beside if _memory_layout(v.tensor) == _memory_layout(seen.tensor)]
         same = [v for v in beside if v.tensor is seen.tensor]
         for variable in [*reversed(same), *reversed(exact), *reversed(beside)]:

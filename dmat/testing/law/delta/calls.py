@@ -6,10 +6,9 @@ An opaque state is only handed on from the kernel's own first call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import ClassVar, cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.layouts import lay_out
 from dmat.strategies.recipes.qkv import QKV, DeltaQKV, Products, plain_qkv
 from dmat.testing.kernel.call import NAN
-from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, Inputs, as_bhkv
+from dmat.testing.kernel.fused import LAST, FusedRun, Inputs, as_bhkv
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs
@@ -140,30 +139,17 @@ class DeltaCalls(FusedSubject):
 
         Where call_inputs has several calls, each begins with the state that the one before it returned.
         """
-        if self.contract.packed in more:
-            return {"o": self.call_fused(inputs, **more)}
-        ends = (*call_inputs.begins, call_inputs.S)
-        outputs, given = [], dict(more)
-        for start, end in pairwise(ends) if len(ends) > 2 else [(0, call_inputs.S)]:
-            output, rest = self._called(inputs.part(start, end) if len(ends) > 2 else inputs, given)
-            outputs.append(output)
-            given = {str(self.contract.states): rest[0]} if rest else given
-        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
-        form = self.state_form
-        return {"o": joined} if form is None else {"o": joined, LAST: self._require_state(rest, form, inputs)}
+        if self.contract.packed in more or call_inputs.packed:
+            return {"o": self.called_in_turn(inputs, more, call_inputs)[0]}
+        output, states = self.called_in_turn(inputs, more, call_inputs)
+        if (form := self.state_form) is None:
+            return {"o": output}
+        return {"o": output, LAST: self._require_state(states, form, inputs)}
 
-    def pull_going_on(self, inputs: Inputs, qkv: QKV, cut: int) -> FusedGradients:
-        """Call the kernel up to a cut, and on from its state; pull the cotangents back through both calls."""
-        return self.pull_of(inputs, qkv, call_inputs=self.read_inputs(inputs, (0, cut)))
-
-    def first_pulled(self, cut: int) -> int:
-        """Return 0: the gradients of `pull_going_on` go through the state that was handed over."""
-        return 0
-
-    def _require_state(self, rest: tuple[object, ...], form: StateForm, inputs: Inputs) -> Tensor:
+    def _require_state(self, states: Sequence[object], form: StateForm, inputs: Inputs) -> Tensor:
         """Return the last state. Raises LawBroken for a wrong shape, dtype or device."""
         wanted = (form.shape(inputs), form.dtype, inputs.v.device)
-        state = rest[0] if rest else None
+        state = states[-1] if states else None
         if isinstance(state, Tensor) and (tuple(state.shape), state.dtype, state.device) == wanted:
             return state
         found = f"a {type(state).__name__}"

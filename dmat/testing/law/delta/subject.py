@@ -17,7 +17,7 @@ from dmat.testing.bounds.formats import Format, FusedRounding, format_of
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
 from dmat.testing.contract.names import PARAMETERS
-from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, as_bhkv
+from dmat.testing.kernel.fused import LAST, FusedGradients, FusedRun, Inputs, as_bhkv
 from dmat.testing.law.delta.calls import DeltaCalls
 from dmat.testing.law.delta.exact import Admissible
 from dmat.testing.law.fused import coarsest
@@ -25,7 +25,7 @@ from dmat.testing.law.latest import Latest
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
 from dmat.testing.oracle.delta_balls import DeltaBalls
-from dmat.testing.oracle.fused_inputs import CallInputs
+from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.oracle.reads import ZERO
 from dmat.testing.verdict.finding import Exact, Expected
 from dmat.testing.verdict.require import require_same, require_within
@@ -109,6 +109,21 @@ class DeltaSubject(DeltaCalls):
             expected = self.expected_state(call_inputs, "the state of the call after the cut", state=state)
             computed = as_bhkv(self.read(state), self.state_form.layout)
             self.observe(require_within(computed, expected))
+
+    def require_last_states(self, state: object, inputs: Inputs, turns: Turns) -> None:
+        """Require the state of each packed sequence after its last call: each in its row of `state`."""
+        if (form := self.state_form) is None:
+            return
+        spans = [(first[0], last[1]) for first, last in zip(turns[0], turns[-1], strict=True)]
+        rows = inputs.with_(v=inputs.v.expand(len(spans), *inputs.v.shape[1:]))
+        computed = as_bhkv(self.read(self._require_state([state], form, rows)), form.layout)
+        for row, (start, end) in enumerate(spans):
+            begins = dict.fromkeys(spans_[row][0] - start for spans_ in turns if spans_[row][0] < end)
+            call_inputs = self.read_inputs(inputs.part(start, end), tuple(begins))
+            note = f"the last state of packed sequence {row}, in its row of the states that came back"
+            expected = self.expected_state(call_inputs, note, state=state) if start < end else None
+            if expected is not None:
+                self.observe(require_within(computed[row : row + 1], expected))
 
     # Values to the bit
 
