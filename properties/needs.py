@@ -103,10 +103,10 @@ igate = promised("igate", "The kernel takes an input gate.")
 homogeneous = promised("homogeneous", "2 v gives 2 o, bit for bit.")
 states = promised("states", "A state can be handed over.")
 packed = promised("packed", "Sequences can be packed.")
-mask = promised("mask", "Padding can be masked.")
 strided = promised("strided", "Inputs may have any strides.")
 packed_states = promised("packed_states", "Packed sequences can have states.")
 state_gradients = promised("state_gradients", "Gradients flow through states.")
+mask = promised("mask", "Padding can be masked.")
 
 
 def beta(subject: FusedSubject) -> str | None:

@@ -84,7 +84,7 @@ def test_law_scaling(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
 
 @law(
     CUTS,
-    bound=(EQUAL_BITS, FusedBounds.output, *delta_bounds.RESULTS),
+    bound=(EQUAL_BITS, FusedBounds.output, DeltaBounds.output),
     kinds=(FUSED,),
     needs=(needs.states,),
 )

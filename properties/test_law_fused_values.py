@@ -101,6 +101,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
         *fused_bounds.GRADIENT_BOUNDS,
         *delta_bounds.RESULTS,
         *delta_bounds.GRADIENT_BOUNDS,
+        DeltaBounds.first_state,
     ),
     kinds=(FUSED,),
     needs=(needs.states,),
@@ -114,7 +115,7 @@ def test_law_handover(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -
     Bound: docs/fused.md section 2, chunks counted from each call's start.
     """
     inputs, S = subject.inputs(gates, qkv), gates.shape[-1]
-    begins, states = begins_of(S, cut, subject.domain), [inputs.s]
+    begins, states = begins_of(S, cut, subject.domain), list[object]([inputs.s])
     call_inputs, outputs = subject.read_inputs(inputs, begins), []
     for start, end in pairwise((*begins, S)):
         output, state = subject.call_with_state(inputs.part(start, end), states[-1])

@@ -161,3 +161,16 @@ def test_a_delta_rule_without_gates_is_exact_too() -> None:
     half_open = fused(lambda q, k, v, beta: v, reads="delta", gate="fixed", fixed=lambda NH: -torch.ones(NH))
     reason = needs.integers(DeltaSubject(Implementation.of("half_open", half_open), "float32"))
     assert reason == 'contract: gate="fixed"'
+
+
+@pytest.mark.parametrize("f", [-16.0, -17.0])
+def test_what_float16_loses_of_a_decay_is_counted(f: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row reads only a state decayed to 2^-24, operands in float16 lose what the bound counts."""
+    here = subject("delta_narrow", "float16")
+    gates = Gates("float16", (1, 1, 8), fgate=Edited(Constant(0.0), (((0, 0, 0), f),)))
+    run = here.run(gates, recipe(K=16, keys="dense", beta="zero"))
+    error = np.abs(run.o - here.truth(run.inputs).o)
+    assert (error <= here.expected(run).bound.bound).all()
+    bounds = here.bounds_under(here.truth(run.inputs), here.contract, here.own_rounding)
+    monkeypatch.setitem(vars(bounds), "lost", 0 * bounds.lost)
+    assert (error > bounds.output().bound).any()

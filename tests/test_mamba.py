@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from dmat.strategies import QKV, Constant, Gates, Normal
 from dmat.testing import fused
@@ -111,6 +112,23 @@ def zero_at_end(dt: Tensor) -> Tensor:
 def test_either_derivative_is_right_at_a_tie(way: Any, beside: float) -> None:
     """At an end of dt_limit either derivative is right; a step beside it both ways have the one that is."""
     at_end(clamped(way), beside)
+
+
+def test_the_derivative_from_inside_rounds_at_a_tie() -> None:
+    """softplus(dt) is 2 within rounding, and so an end of the limit. A right kernel was accused."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, dt: Tensor, A: Tensor) -> Tensor:
+        d = softplus(dt).clamp(0.05, 2.0)
+        return (by_windows(A[:, None] * d).exp() * (q @ k.mT) * d[..., None, :]) @ v
+
+    contract = {**MAMBA, "dt_limit": (0.05, 2.0), "gate_parameters": ("A",), "skip": None, "z": False}
+    own = subject(kernel, **contract, factors="one")
+    for dt in (1.8545866012573242, 1.854586362838745, 1.8545867204666138):
+        gradients = own.pull(Gates("float32", (1, 1, 1), fgate=Constant(-dt)), QKV())
+        for slope in (0.0, float(torch.sigmoid(torch.tensor(dt))) + 6e-8):
+            must = own.expected_gradient(gradients, "g")
+            size = float(gradients.of("v").sum() / 2)
+            require_within(np.full((1, 1, 1), slope * size), must)
 
 
 @pytest.mark.parametrize("beside", [-0.1, -(2.0**-24)])

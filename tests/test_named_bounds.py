@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from dmat.testing import bounds
 from dmat.testing import fused as fused_contract
@@ -30,6 +31,7 @@ from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import FUSED_SOUND, by_windows, widen
 from .zoo.gate_kernels import GATES_SOUND, GDN, gdn_steps, steps_parallel
 from .zoo.sound import SOUND
+from .zoo.states import by_sequence, step, zeros_for
 
 FOLDER = str(Path(bounds.__file__).parent)
 BITS = require_same.__code__
@@ -53,6 +55,8 @@ RIGHT = {
         "gdn_steps",
         "packed_steps",
         "packed_gdn",
+        "dt_states",
+        "gdn_states",
     ),
 }
 
@@ -81,12 +85,50 @@ def packed(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return of_sequences
 
 
+def dt_steps(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, dt: Tensor, A_log: Tensor, dt_bias: Tensor, S: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Step by step, with an input gate and gates made inside."""
+    q, k, v_, i, dt = widen(q, k, v, i, dt)
+    log, rows = -A_log.exp()[:, None] * softplus(dt + dt_bias[:, None]), []
+    for t in range(q.shape[2]):
+        S, o = step(S, q[:, :, t], k[:, :, t] * i[:, :, t, None].exp(), v_[:, :, t], log[:, :, t])
+        rows.append(o)
+    return torch.stack(rows, 2).to(v.dtype), S
+
+
+def with_states(kernel: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a kernel that calls another on each sequence, from a state of its own."""
+
+    def of_states(*tensors: Tensor, state: Any = None, cu_seqlens: Tensor | None = None) -> Any:
+        timed, fixed = ([x for x in tensors if (x.ndim < 3) == flat] for flat in (False, True))
+        q, v = tensors[0], tensors[2]
+        rows = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        states = zeros_for(q, v, rows) if state is None else state
+        if cu_seqlens is None:
+            return kernel(*timed, *fixed, states)
+        o, last = by_sequence(
+            lambda *x: kernel(*x[:-1], *fixed, x[-1]), timed, states.split(1), cu_seqlens.tolist()
+        )
+        return o, torch.cat(last)
+
+    of_states.__name__ = name
+    return of_states
+
+
+BOTH_KEYWORDS: dict[str, Any] = {"states": "state", "packed": "cu_seqlens"}
+DT_STATES = fused_contract(
+    with_states(dt_steps, "dt_states"), gate="dt", igate=True, K=(1, 4), **BOTH_KEYWORDS
+)
+GDN_STATES = fused_contract(
+    with_states(gdn_steps, "gdn_states"), **{**GDN, **BOTH_KEYWORDS}, l2norm=1e-6
+)  # fmt: skip
 STEPS = fused_contract(packed(steps_parallel), gate="dt", factors="one", packed="cu_seqlens", K=(1, 4))
 GDN_STEPS = fused_contract(
     packed(gdn_steps), packed="cu_seqlens", **{**GDN, "states": None}, l2norm=1e-6
 )  # fmt: skip
 PACKED = fused_contract(packed_with_input_gate, igate=True, factors="one", packed="cu_seqlens")
-OF_SUMS, OF_GATES = [*FUSED_SOUND, PACKED], [*GATES_SOUND, STEPS, GDN_STEPS]
+OF_SUMS, OF_GATES = [*FUSED_SOUND, PACKED, DT_STATES], [*GATES_SOUND, STEPS, GDN_STEPS, GDN_STATES]
 ZOO: dict[str, list[Callable[..., Any]]] = {"D~": SOUND, "fused": [*OF_SUMS, *DELTA_SOUND, *OF_GATES]}
 EVERY = [law for kind in BOTH for law in laws(kind)]
 

@@ -21,6 +21,7 @@ from dmat.testing import implementation
 from dmat.testing.explain.repro import script as repro
 from dmat.testing.explain.repro.literals import memory_of, written
 from dmat.testing.explain.repro.recorder import ScriptRecorder
+from dmat.testing.explain.repro.transcript import Transcript
 from dmat.testing.kernel import runtime
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
@@ -230,6 +231,14 @@ def test_what_holds_has_no_script() -> None:
         Implementation.of("right", ON_CPU["tail_gates_dropped"].implementation), "float32"
     )
     assert repro.script(law_named("values"), subject, {"gates": GATES}, None, ROOT) is None
+
+
+def test_the_transpose_of_a_result_has_its_name() -> None:
+    """A result in the layout BSHD, which laws see transposed, is named as the call returned it."""
+    script, result = Transcript(), torch.zeros(1, 4, 2, 3)
+    script.returned("o", result)
+    assert script.name(result.transpose(1, 2), "") == "o"
+    assert script.lines == []
 
 
 VALUES = (

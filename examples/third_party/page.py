@@ -19,7 +19,7 @@ PACKAGES = {  # files that are not named like what they adapt
     "yet_another_retnet": "yet-another-retnet",
 }
 VARIANTS = re.compile(
-    r"_(wide|float16|as_defined|\d+)$"
+    r"_(wide|float16|as_defined|layer|\d+)$"
 )  # one function held to another contract, or with other sizes
 VERDICTS = {"sound": "keeps all", "broken": "**breaks**", "error": "not to the end"}
 BESIDE = ("torch", "triton", "einops", "numpy", "dmat")
@@ -122,6 +122,7 @@ class Page:
             "grade": grade(result.get("grades")),
             "worst": "" if worst is None else f"{worst:.2f}",
             "laws": "; ".join([*by_length(result), *wider(result)]),
+            "seconds": str(result["seconds"]),
             "confirmed": ("yes" if answers == {"yes"} else ", ".join(sorted(answers))) if answers else "",
         }
 
@@ -245,8 +246,8 @@ def grade(grades: list[dict] | None) -> str:
     forward, gradients = ((grades[0][name] or {}).get("class") for name in ("forward", "gradients"))
     words = [f"{forward['error_scope']}, {forward['accumulates_in']}"] if forward else ["none"]
     if grades[0]["gradients"]:
-        scopes = {"window": "rectangle", "prefix": "rows"}
-        words.append(f"gradients {scopes[gradients['error_scope']]}" if gradients else "gradients none")
+        rows = gradients and gradients["error_scope"] not in ("window", "rectangle")
+        words.append(f"gradients {'rows' if rows else 'rectangle'}" if gradients else "gradients none")
     return "; ".join(words)
 
 
@@ -273,6 +274,14 @@ def promise(contract: dict) -> str:
         words.insert(0, {"mlstm": "mLSTM", "softmax": "softmax", "delta": "delta rule"}[contract["reads"]])
     gradients = {"none": "no gradients", "truncated": "normaliser a constant in gradients"}
     words += [gradients[contract["gradient"]]] if contract.get("gradient") in gradients else []
+    words += ["gates by channel"] if contract.get("gates_by") == "channel" else []
+    words += [f"{contract['group']} value heads a key head"] if contract.get("group", 1) > 1 else []
+    words += ["l2norm"] if contract.get("l2norm") else []
+    words += (
+        [{"dt": "A_log, dt_bias", "bounded": "A_log, dt_bias, a lower bound"}[contract["gate"]]]
+        if contract.get("gate") in ("dt", "bounded")
+        else []
+    )
     words += ["gradients by suffix sums"] if contract.get("grad_scope") == "suffix" else []
     words += [f"i from {low:g} to {high:g}" for low, high in [contract.get("i_range", (0, 0))] if low or high]
     words += [f"sums in {contract['accumulates_in']}"] if contract.get("accumulates_in") == "float16" else []

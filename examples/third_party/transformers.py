@@ -10,6 +10,7 @@ import transformers.utils as utils
 
 utils.is_xlstm_available = utils.import_utils.is_xlstm_available = lambda: False
 
+from torch.nn.functional import softplus
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
 from transformers.models.mamba2.modeling_mamba2 import segment_sum as of_mamba2
@@ -22,6 +23,10 @@ DELTA = {
     "reads": "delta", "layout": "BSHD", "K": (4, 16), "scale": "K**-0.5",
     "states": "initial_state", "accumulates_in": "float32", "dtypes": ("float32", "bfloat16"),
 }  # fmt: skip
+LAYER = {  # as Qwen3-Next's layer calls them: two value heads a key head, gates and beta made before the call
+    "group": 2, "l2norm": 1e-6, "gate": "dt", "gate_dtype": "float32", "beta_in": "logit",
+}  # fmt: skip
+L2NORM = {"use_qk_l2norm_in_kernel": True}
 CHUNKS = {"error_scope": 4, "factors": 4, "grad_scope": "suffix"}
 MLSTM = {
     "reads": "mlstm", "gate": "preact", "igate": True, "scale": "K**-0.5", "states": "state",
@@ -76,6 +81,15 @@ recurrent_kimi_delta_attention = fused(
     lambda q, k, v, g, b, **s: plain(kimi.recurrent_kimi_delta_attention)(
         q, k, v, g, b, **(KEPT | {"initial_state": None} | s)),
     gates_by="channel", gate_dtype="float32", **DELTA)
+torch_chunk_gated_delta_rule_layer = fused(
+    lambda q, k, v, a, b, A_log, dt_bias, **s: plain(qwen.torch_chunk_gated_delta_rule)(
+        q, k, v, -A_log.exp() * softplus(a + dt_bias), b.sigmoid(), chunk_size=4, **L2NORM, **KEPT, **s),
+    **LAYER, **CHUNKS, **DELTA)
+torch_recurrent_gated_delta_rule_layer = fused(
+    lambda q, k, v, a, b, A_log, dt_bias, **s: plain(qwen.torch_recurrent_gated_delta_rule)(
+        q, k, v, -A_log.exp() * softplus(a + dt_bias), b.sigmoid(), **L2NORM,
+        **(KEPT | {"initial_state": None} | s)),
+    **LAYER, **DELTA)
 segment_sum = fused(of_mamba2, **SUMS)
 mlstm_recurrent_sequence_native = fused(
     lambda q, k, v, i, f, state=None: xlstm.mlstm_recurrent_sequence_native(

@@ -19,7 +19,7 @@ LONG = 400  # 0.7 times so much is 280: a sum of bfloat16 stays at 256
 LONG_BY_CHANNEL = 96  # each channel is a head of the oracle
 WIDE = 184  # 0.7 times so much is 129; bfloat16 finds 111, float16 127
 SHORT = 4
-OPEN, OF_WEIGHT = 1024.0, 4.6  # softplus(-4.6) is 0.01: a weight of dt
+OPEN, OF_WEIGHT = 9.0, 4.6  # softplus(-9) is 1e-4, and gates have a gradient there; softplus(-4.6) is 0.01
 
 
 def _length(domain: FusedDomain, wanted: int) -> int:
@@ -31,7 +31,7 @@ def _length(domain: FusedDomain, wanted: int) -> int:
 
 
 def _gates(domain: FusedDomain, S: int) -> Gates:
-    """Return open gates; where the weight is dt, dt is 0.01."""
+    """Return gates that are open, or nearly so; where the weight is dt, dt is 0.01."""
     contract = domain.contract
     opened = OPEN if contract.from_preact else 0.0
     if contract.weight is not None:

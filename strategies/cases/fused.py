@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import cast
 
 from dmat.strategies.cases.canonical import stacked
+from dmat.strategies.cases.closing import closing_ladder
 from dmat.strategies.cases.dtilde import Cases
 from dmat.strategies.choose import Draw, between, choose, seed
 from dmat.strategies.drawing import draw_background
@@ -191,18 +192,17 @@ def _exact_ladder(domain: FusedDomain) -> Iterator[Case]:
             closed = [Edited(Constant(values[0]), (((0, 0, S // 2), values[1]),))] if len(values) > 1 else []
             for fgate in (Constant(values[0]), *closed):
                 gates = Gates(domain.dtype, (*heads, S), Constant(0.0), fgate)
+                several = int(heads != (1, 1))
                 if domain.scaling.erases:
-                    several = heads != (1, 1)
-                    for qkv in delta_ladder(domain, S, "integers", several=several):
-                        if _exact_inside({"gates": gates, "qkv": qkv}, domain):
-                            yield {"gates": gates, "qkv": qkv}
-                    continue
-                qkv = plain_qkv(
-                    domain, S, "integers", seed=0 if heads == (1, 1) else 1, pull=int(heads != (1, 1))
-                )
-                case = {"gates": gates, "qkv": _in_small(qkv, gates, domain)}
-                if _exact_inside(case, domain):
-                    yield case
+                    qkvs = delta_ladder(domain, S, "integers", several=several > 0)
+                else:
+                    plain = plain_qkv(domain, S, "integers", seed=several, pull=several)
+                    qkvs = [_in_small(plain, gates, domain)]
+                for qkv in qkvs:
+                    if _exact_inside({"gates": gates, "qkv": qkv}, domain):
+                        yield {"gates": gates, "qkv": qkv}
+    edges = closing_ladder(domain, _exact_values(domain))
+    yield from (case for case in edges if _exact_inside(case, domain))
 
 
 def _exact_inside(case: Case, domain: FusedDomain) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from dmat.strategies.cases.fused import (
     TRIES,
@@ -20,7 +21,7 @@ from dmat.strategies.choose import Draw, between, choose
 from dmat.strategies.fused_domain import FusedDomain
 from dmat.strategies.recipes.backgrounds import Constant
 from dmat.strategies.recipes.gates import Gates
-from dmat.strategies.recipes.qkv import QKV, draw_qkv
+from dmat.strategies.recipes.qkv import QKV, DeltaQKV, draw_qkv
 from dmat.strategies.recipes.recipe import Case
 
 KINDS = ("one-hot", "dense")
@@ -97,7 +98,7 @@ def spans_of(S: int, cut: int, t: int, domain: FusedDomain) -> tuple[tuple[Span,
     while True:
         n = len(lengths)
         before, after = step * (1 + n % 2), step
-        part = (0 if t < cut else before, t if n else cut, after)
+        part: tuple[int, ...] = (0 if t < cut else before, t if n else cut, after)
         if domain.zero_length and n:
             part = tuple(0 if n % 4 == place + 1 else size for place, size in enumerate(part))
         if sum(map(sum, lengths)) + sum(part) > S or n > S:
@@ -105,7 +106,7 @@ def spans_of(S: int, cut: int, t: int, domain: FusedDomain) -> tuple[tuple[Span,
         lengths.append(part)
     if len(lengths) < 2:
         return None
-    lengths[-1] = (*lengths[-1][:2], lengths[-1][2] + S - sum(map(sum, lengths)))
+    lengths[-1] = (*lengths[-1][:-1], lengths[-1][-1] + S - sum(map(sum, lengths)))
     if not all(domain.has_length(size) for part in lengths for size in part if size or t >= cut):
         return None
     calls: list[list[Span]] = [[], [], []]
@@ -138,7 +139,8 @@ def _draw_packed(draw: Draw, domain: FusedDomain) -> Case:
 
 def _plain_layout(qkv: QKV) -> QKV:
     """Return the recipe with contiguous tensors, and without a state: the first call begins with none."""
-    return replace(qkv, layout="contiguous", **({"state": 0} if hasattr(qkv, "state") else {}))
+    more: dict[str, Any] = {"state": 0} if isinstance(qkv, DeltaQKV) else {}
+    return replace(qkv, layout="contiguous", **more)
 
 
 def _packed_ladder(domain: FusedDomain) -> Iterator[Case]:

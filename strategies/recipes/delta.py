@@ -81,8 +81,10 @@ class DeltaHead:
     seed: tuple[int, ...] | None
 
     def random(self, role: int) -> np.random.Generator:
-        """Return the generator of one role. Each call makes it anew."""
-        return np.random.default_rng([role, *(self.seed or ())])
+        """Return the generator of one role, default_rng([role, *seed]). Each call makes it anew."""
+        words = [role, *(self.seed or ())]
+        small = max(words) < 2**32  # numpy takes four times as long to convert the list itself
+        return np.random.default_rng(np.array(words, dtype=np.uint32) if small else words)
 
     @cached_property
     def normal(self) -> Array:
@@ -151,9 +153,12 @@ class DeltaHead:
         """Return keys of norm 1 that overlap as `keys` says, (S, K)."""
         if self.seed is None:
             return np.broadcast_to(np.eye(self.K)[0], (self.S, self.K))
+        free = self.normal[:, : self.K]
+        if self.keys == "dense":
+            return unit(free)
         drawn = unit(self.random(3).standard_normal((4, self.K)))
         center, few = drawn[0], drawn[1:]
-        free, chosen = self.normal[:, : self.K], self.uniform[:, 0]
+        chosen = self.uniform[:, 0]
         match self.keys:
             case "equal":
                 return np.broadcast_to(center, free.shape)
@@ -165,16 +170,14 @@ class DeltaHead:
                 return np.asarray(few[(3 * chosen).astype(int)])
             case "one-hot":
                 return np.asarray(np.eye(self.K)[(self.K * chosen).astype(int)])
-            case "correlated":
-                return unit(unit(free) + center)
-        return unit(free)
+        return unit(unit(free) + center)  # correlated
 
     @cached_property
     def drawn_beta(self) -> Array:
         """Return beta as `beta` says, (S,)."""
         if self.seed is None:
             return np.ones(self.S)
-        some, normal = self.uniform[:, 1], self.normal[:, -1]
+        some = self.uniform[:, 1]
         match self.beta:
             case "one":
                 return np.ones(self.S)
@@ -189,7 +192,7 @@ class DeltaHead:
             case "up to two":
                 return np.asarray(2 * some)
             case "sigmoid":
-                return np.asarray(1 / (1 + np.exp(-normal)))
+                return np.asarray(1 / (1 + np.exp(-self.normal[:, -1])))
         return some
 
     def beta_with(self, of_key: Array) -> Array:

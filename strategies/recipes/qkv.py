@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
 import numpy as np
@@ -234,6 +234,7 @@ class _Builder:
         contract = self.domain.contract
         form, own = HeadForm(contract.group, contract.group_order), range(self.heads)
 
+        @cache
         def head(b: int, h: int) -> DeltaHead:
             return qkv.head(S, V, qkv.seed, b, h, normalised=normalised)
 
@@ -322,11 +323,8 @@ def draw_qkv(draw: Draw, domain: FusedDomain, gates: Gates, kind: str) -> QKV:
 def _draw_delta(draw: Draw, domain: FusedDomain, S: int, kind: str) -> QKV:
     """Draw a QKV recipe of this kind for a delta rule."""
     K = choose(draw, domain.key_sizes(S))
-    V = (
-        0
-        if kind == "one-hot" or domain.contract.V_equals_K
-        else domain.value_size(choose(draw, (1, 3, 4)), K)
-    )
+    own = domain.value_size(choose(draw, (1, 3, 4) * 5 + (130,) * (S <= 8)), K)  # past a block of 128
+    V = 0 if kind == "one-hot" or domain.contract.V_equals_K else own
     layout = choose(draw, ("contiguous", *QKV_LAYOUTS)) if domain.contract.strided else "contiguous"
     fields = draw_fields(draw, domain.contract, kind, K)
     return DeltaQKV(kind, K, V, layout=layout, **fields)  # type: ignore[arg-type]  # the fields by name

@@ -117,6 +117,12 @@ class channel_exclusive(Chunked):
         return torch.cat([torch.zeros_like(G[:, :, :1]), G[:, :, :-1]], 2)
 
 
+@chunked("exact", "the first row of a chunk never decays", 2)
+class channel_first_row_undecayed(Chunked):
+    def sums(self, g: Tensor) -> Tensor:
+        return g.cumsum(2) - g[:, :, :1]
+
+
 class _OneGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor) -> Tensor:

@@ -194,6 +194,30 @@ class delta_no_decay_in_inter(Chunks):
         return x.q @ S
 
 
+@wrong("exact", "the first row of a chunk never decays", 2)
+class delta_first_row_undecayed(Chunks):
+    def sums(self, log: Tensor) -> Tensor:
+        return log.cumsum(-2) - log[..., :1, :]
+
+
+@wrong(
+    "exact",
+    "the last row of chunks of 64 never decays, chunks unstated",
+    65,
+    error_scope="prefix",
+    factors="one",
+)
+class delta_last_of_64_undecayed(Chunks):
+    size = 64
+
+    def kept(self, x: Rows, S: Tensor, number: int) -> Tensor:
+        return super().kept(replace(x, G=x.G[..., :63, :]), S, number)
+
+    def kd(self, x: Rows) -> Tensor:
+        last = x.G[..., :63, :][..., -1:, :]
+        return x.k * (last - x.G).clamp(max=0.0).exp()
+
+
 # Rows of the chunk
 
 
@@ -258,6 +282,18 @@ class delta_final_is_before_last(Chunks):
     def over_chunks(self, *inputs: Any) -> Any:
         o, _ = super().over_chunks(*inputs)
         return o, self.before
+
+
+@wrong("exact", "columns of v past 128 are never read", 1)
+class delta_columns_past_tile(Chunks):
+    def over_chunks(self, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
+        return super().over_chunks(q, k, torch.cat([v[..., :128], 0 * v[..., 128:]], -1), *rest)
+
+
+@wrong("dense", "the norm of a key is at least 1", 1, l2norm=1e-6)
+class delta_norm_floored(Chunks):
+    def keys(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return l2norm(q), k * torch.rsqrt(((k * k).sum(-1, keepdim=True) + 1e-6).clamp(min=1.0))
 
 
 # The state at the start

@@ -157,8 +157,8 @@ def normalised_steps(
 
 
 @promising(
-    **{**NORMALISED, "eps": 0.0}, states="state", packed="ends", packed_states=False, error_scope=CHUNK, factors=CHUNK,
-    grad_scope="suffix",
+    **{**NORMALISED, "eps": 0.0}, states="state", packed="ends", packed_states=False,
+    error_scope=CHUNK, factors=CHUNK, grad_scope="suffix",
 )  # fmt: skip
 def normalised_chunked(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: tuple[Tensor, Tensor] | None = None,

@@ -57,13 +57,13 @@ class decay_since_later_chunk(Grid):
 class begin_too_late(Grid):
     def begin(self, n: int, start: int) -> int:
         late = start > 0 and self.ends[n] > start
-        return min(self.ends[n] + late, self.ends[n + 1] - 1, start + 2)
+        return int(min(self.ends[n] + late, self.ends[n + 1] - 1, start + 2))
 
 
 @packed_mutant("the states to cache are taken at the ends of chunks of the whole call", 7)
 class states_of_global_grid(Grid):
     def end_of(self, own: Tensor, c: Tensor) -> int:
-        return c.shape[-1] - 1
+        return int(c.shape[-1]) - 1
 
 
 @packed_mutant("the decay behind the end of a sequence is in its state", 7)

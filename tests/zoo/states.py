@@ -69,7 +69,7 @@ def packed_steps(
     q_, k_, v_, l_ = widen(q, k, v, log)
     S, number = q.shape[2], q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     states = zeros_for(q, v, number) if state is None else state
-    rows, ends = list(states.split(1)), None if cu_seqlens is None else cu_seqlens[1:]
+    rows, ends = list(torch.split(states, 1)), None if cu_seqlens is None else cu_seqlens[1:]
     outputs = []
     for t in range(S):
         if ends is None:
@@ -94,7 +94,7 @@ def packed_split(
         return o.to(v.dtype), last
     ends = cu_seqlens.tolist()
     states = zeros_for(q, v, len(ends) - 1) if state is None else state
-    o, rows = by_sequence(lambda *x: chunkwise(4, x[:-1], x[-1]), inputs, states.split(1), ends)
+    o, rows = by_sequence(lambda *x: chunkwise(4, x[:-1], x[-1]), inputs, torch.split(states, 1), ends)
     return o.to(v.dtype), torch.cat(rows)
 
 
@@ -148,8 +148,8 @@ class Grid:
         E = by_differences(log).exp() * (of[:, None] == of[None, :])
         read = (c - self.base(start, c, of)).exp()[..., None] * q
         o = (q @ k.mT) * E @ v + (read[..., None, :] @ states[of].movedim(0, 1)[None])[..., 0, :]
-        rows = list(states.split(1))
-        for n in of.unique().tolist():
+        rows = list(torch.split(states, 1))
+        for n in torch.unique(of).tolist():
             rows[n] = self.after(n, rows[n], (of == n).nonzero()[:, 0], start, parts, c)
         return o, torch.cat(rows)
 
@@ -215,7 +215,7 @@ def packed_delta(
         return in_steps(q, k, v, log, beta, state)
     ends = cu_seqlens.tolist()
     states = zeros_for(q, v, len(ends) - 1) if state is None else state
-    o, rows = by_sequence(in_steps, (q, k, v, log, beta), states.split(1), ends)
+    o, rows = by_sequence(in_steps, (q, k, v, log, beta), torch.split(states, 1), ends)
     return o, torch.cat(rows)
 
 
@@ -232,7 +232,7 @@ def packed_delta_chunks(
         return o, last.mT
     ends = cu_seqlens.tolist()
     states = zeros_for(q, v, len(ends) - 1) if given is None else given
-    o, rows = by_sequence(delta_chunks(), (q, k, v, log, beta), states.split(1), ends)
+    o, rows = by_sequence(delta_chunks(), (q, k, v, log, beta), torch.split(states, 1), ends)
     return o, torch.cat(rows).mT
 
 
@@ -246,7 +246,9 @@ def packed_mlstm(
         return found
     ends = cu_seqlens.tolist()
     number = len(ends) - 1
-    rows: Any = [None] * number if state is None else list(zip(*(x.split(1) for x in state), strict=True))
+    rows: Any = (
+        [None] * number if state is None else list(zip(*(torch.split(x, 1) for x in state), strict=True))
+    )
     o, last = by_sequence(mlstm_recurrent, (q, k, v, i, f), rows, ends)
     C, n, m = (torch.cat(parts) for parts in zip(*last, strict=True))
     return o, (C, n, m)

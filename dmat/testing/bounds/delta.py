@@ -29,7 +29,7 @@ from dmat.testing.bounds.heads import of_heads
 from dmat.testing.bounds.latest import latest
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
-from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth, of_rows
+from dmat.testing.oracle.delta import DeltaPulled, DeltaTruth
 
 # The parts of a chunk that no error of the state enters.
 OWN = (
@@ -167,16 +167,20 @@ class DeltaBounds:
 
     @cached_property
     def lost(self) -> Array:
-        """What a head may lose to underflow, (B, NH): S + K + 4 losses, times all that multiplies them."""
+        """What a head may lose to underflow, (B, NH): S + K + 4 losses, times all that multiplies them.
+
+        The entries of a row are lost one by one, so T, P and kd multiply by their largest sums of a row.
+        """
         inputs, tiny = self.truth.inputs, max(self.rounding.tiny, self.rounding.handed.floor)
         q, k = (np.abs(x).max((-1, -2), initial=1.0) for x in (self.truth.q, self.truth.k))
         chunks = self.forward[0]
-        sizes = [np.ones(inputs.q.shape[:2])]
-        sizes += [chunk.U_terms.max((-1, -2), initial=1.0) for chunk in chunks]
-        sizes += [chunk.S_plus.max((-1, -2), initial=1.0) for chunk in chunks]
-        inverse = [np.ones(inputs.q.shape[:2])]
-        inverse += [chunk.T_plus.max((-1, -2), initial=1.0) for chunk in chunks]
-        big = q * k * k * np.max(sizes, axis=0) * np.max(inverse, axis=0) * max(1.0, self.truth.scale)
+        ones = np.ones(inputs.q.shape[:2])
+        sizes = [ones, *(x.max((-1, -2), initial=1.0) for c in chunks for x in (c.U_terms, c.S_plus))]
+        inverse = [ones, *(chunk.T_plus.sum(-1).max(-1, initial=1.0) for chunk in chunks)]
+        reads = [q * k, *(chunk.qk_plus.sum(-1).max(-1, initial=1.0) for chunk in chunks)]
+        reads += [chunk.kd[1].sum(-2).max(-1, initial=1.0) for chunk in chunks]
+        big = np.max(reads, axis=0) * k * np.max(sizes, axis=0) * np.max(inverse, axis=0)
+        big = big * max(1.0, self.truth.scale)
         return np.asarray((inputs.S + inputs.q.shape[-1] + 4) * tiny * big * max(1, len(chunks)))
 
     @cached_property
@@ -253,7 +257,7 @@ class DeltaBounds:
             return d["s"]
         after, k = d["after"][:, :, t], truth.k[:, :, t]
         erased = (truth.beta[:, :, t, None] * k)[..., None] * d["lambda"][:, :, t, None, :]
-        return of_rows(truth.decay[:, :, t]) * (after - erased)
+        return truth.factors[:, :, t] * (after - erased)
 
     @latest
     def of_gradients(self, pulled: DeltaPulled) -> dict[str, Bound]:

@@ -151,11 +151,13 @@ class FusedBounds(TermErrors):
     def E_error_back(self) -> Array:
         """The error of E / N in a gradient term, times N, the normaliser.
 
-        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m).
+        2 dE + E (2 dn/n + u_a (2 S + V + K + 24) + 6 u_m + 2 u_h a call where a state is handed over).
         """
         inputs, u_a = self.truth.inputs, self.rounding.u_a
         depth = 2 * inputs.S + inputs.v.shape[-1] + inputs.K + PULLED
         rest = 2 * self.n_relative + u_a * depth + OPERANDS_BACK * self.rounding.u_m + self.after.of_rows
+        if inputs.crossing.any():  # a cache: the parts of the gradient that each call adds, in its format
+            rest = rest + 2 * (inputs.crossing.max() + 1) * self.rounding.handed.u
         return 2 * self.E_error + np.where(np.isfinite(rest), self.truth.E * rest, np.inf)
 
     def along_error(self, pulled: Pulled) -> Array:

@@ -36,10 +36,14 @@ class GateErrors:
         """
         if self.plain:
             return e, A
-        u_a, rate = self.rounding.u_a, np.abs(self.gates.rate)
+        u_a, jump = (
+            self.rounding.u_a,
+            self.jump if self.gates.edge is None else self.jump * self.gates.edge.size,
+        )
+        rate = np.maximum(np.abs(self.gates.rate), jump)
         condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * self.gates.rate_condition
         absolute = CONDITION_ULPS * self.gates.rate_error + RATE_ULPS * (self.contract.gates == "absolute")
-        error = rate * (e + condition * A) + absolute * u_a * A + self.at_limit(A, 0.0)
+        error = rate * (e + condition * A) + absolute * u_a * A + jump * A
         return error, A * np.maximum(1.0, rate)
 
     def weighted(self, log: Both, weight: Both) -> Both:
@@ -50,23 +54,21 @@ class GateErrors:
         """
         (e, A), own, u_a = weight, self.gates.weight, self.rounding.u_a
         assert own is not None
-        rate, (e_log, A_log) = np.abs(own.rate), self.gate(*log)
+        rate, (e_log, A_log) = np.maximum(np.abs(own.rate), self.jump), self.gate(*log)
         plain = self.plain  # dw/dx is -1
         condition = 0.0 if plain else RATE_ULPS * u_a + CONDITION_ULPS * u_a * own.rate_condition
         absolute = 0.0 if plain else RATE_ULPS * u_a * (self.contract.gates == "absolute")
-        error = e_log + rate * (e + condition * A) + absolute * A + self.at_limit(0.0, A)
+        error = e_log + rate * (e + condition * A) + absolute * A + self.jump * A
         return error, A_log + A * np.maximum(1.0, rate)
 
-    def at_limit(self, log: Array | float, weight: Array | float) -> Array | float:
-        """Return by how much the derivatives from both sides of dt's limit differ, where x may be on either.
-
-        log, weight: the magnitudes of the gradients of l and of the weight w.
-        """
+    @property
+    def jump(self) -> Array | float:
+        """How much the derivatives of dt from both sides of its limit differ, where it may be on either."""
         edge = self.gates.edge
         if edge is None or self.contract.dt_limit is None:
             return 0.0
         near = edge.margin <= CONDITION_ULPS * self.rounding.u_a * edge.moved
-        return np.where(near, edge.jump * (edge.size * log + weight), 0.0)
+        return np.where(near, edge.jump, 0.0)
 
     def parameter(self, name: str, e: Array, A: Array) -> tuple[Array, Array]:
         """Return the error and the magnitude of what each gate adds to the gradient of a parameter."""

@@ -107,7 +107,8 @@ def copied(state: Any) -> Any:
     def copy(x: Any) -> Any:
         if not isinstance(x, torch.Tensor) or x.requires_grad:
             return x.clone() if isinstance(x, torch.Tensor) else x
-        memory = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage().clone())
+        storage: Any = x.untyped_storage()
+        memory = torch.empty(0, dtype=x.dtype, device=x.device).set_(storage.clone())
         return memory.as_strided(x.shape, x.stride(), x.storage_offset())
 
     return tree_map(copy, state)

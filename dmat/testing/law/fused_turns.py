@@ -18,6 +18,7 @@ from dmat.testing.law.fused_inputs import FusedInputs
 from dmat.testing.oracle.fused_inputs import CallInputs, Turns
 from dmat.testing.verdict.finding import Finding, LawBroken
 
+LEAST = 4
 MANY = 64  # numbers of a state that are all bfloat16 by chance once in 2^(16 x 64) states
 NARROW = "a state is returned in float32, but all its numbers are bfloat16: it was rounded on the way"
 
@@ -70,9 +71,10 @@ class FusedTurns(FusedInputs):
             return output, [*rest[:1]]
         outputs, states = list[Tensor](), list[object]()
         for turn in turns:
-            given = {self.contract.states: states[-1]} if states else dict(more)
+            name = str(self.contract.states)
+            given = {name: states[-1]} if states else dict(more)
             if turn.packed:
-                given = {str(self.contract.states): None, **given, **self._ending(turn.ends)}
+                given = {name: None, **given, **self._ending(turn.ends)}
             output, rest = self._called(self._at(inputs, turn), given)
             outputs.append(output)
             states.append(self._next_state(rest))
@@ -114,10 +116,11 @@ class FusedTurns(FusedInputs):
     def remark_on_state(self, state: object, inputs: Inputs, qkv: QKV) -> None:
         """Note a float32 state of dense inputs, of 64 numbers or more, that all have the bits of bfloat16.
 
-        Only of states whose last axes are K and V: a cache of k or v holds their own numbers.
+        Only of states whose last axes are K and V, for a cache of k or v holds their own numbers; and of four
+        rows and columns or more, for a k that is a power of two hands the numbers of v on.
         """
-        K, V, several = inputs.q.shape[-1], inputs.v.shape[-1], inputs.v.shape[2] > 2
-        for x in tensors_of(state) if qkv.kind == "dense" and several else ():
+        K, V = inputs.q.shape[-1], inputs.v.shape[-1]
+        for x in tensors_of(state) if qkv.kind == "dense" and min(K, V) >= LEAST else ():
             if x.dtype == torch.float32 and x.ndim == 4 and sorted(x.shape[-2:]) == sorted((K, V)):
                 given = x.detach()[x.detach() != 0]
                 if given.numel() >= MANY and torch.equal(given, given.bfloat16().float()):

@@ -19,17 +19,12 @@ from dmat.testing.oracle.fused import Gated
 
 def swapped(x: Array) -> Array:
     """Return the transpose of the last two axes."""
-    return np.swapaxes(x, -1, -2)
+    return x.swapaxes(-1, -2)
 
 
 def column(x: Array) -> Array:
     """Return a vector as a matrix of one column."""
     return x[..., :, None]
-
-
-def of_rows(x: Array) -> Array:
-    """Return a number a head, (B, NH), or a row of the state, (B, NH, K), as a factor of states."""
-    return x[..., None, None] if x.ndim == 2 else x[..., None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,11 @@ class DeltaTruth(Gated):
         with np.errstate(under="ignore"):
             return np.where(self.inputs.closed, 0.0, np.exp(self.log))
 
+    @property
+    def factors(self) -> Array:
+        """The decays as factors of states, (B, NH, S, 1, 1), or (B, NH, S, K, 1) by channel."""
+        return self.decay[..., None] if self.decay.ndim == 4 else self.decay[..., None, None]
+
     @cached_property
     def first(self) -> Array:
         """S_0, (B, NH, K, V)."""
@@ -117,17 +117,21 @@ class DeltaTruth(Gated):
     @cached_property
     def passed(self) -> Passed:
         """The forward pass."""
-        v, S = self.inputs.v, self.S
+        v, S, resets = self.inputs.v, self.S, self.resets
         states, decayed = [self.first], []
-        written, o = np.zeros_like(v), np.zeros_like(v)
+        written = np.zeros_like(v)
+        rows, columns, beta = self.k[..., None, :], self.k[..., None], self.beta[..., None, None]
+        values, decay = v[..., None, :], self.factors
         for t in range(S):
-            before = np.zeros_like(self.first) if t in self.resets else states[-1]
-            D, k = of_rows(self.decay[:, :, t]) * before, self.k[:, :, t]
-            read = (k[..., None, :] @ D)[..., 0, :]
-            written[:, :, t] = self.beta[:, :, t, None] * (v[:, :, t] - read)
-            states.append(D + column(k) * written[:, :, t, None, :])
+            before = np.zeros_like(self.first) if t in resets else states[-1]
+            D = decay[:, :, t] * before
+            u = beta[:, :, t] * (values[:, :, t] - rows[:, :, t] @ D)
+            written[:, :, t] = u[..., 0, :]
+            states.append(D + columns[:, :, t] * u)
             decayed.append(D)
-            o[:, :, t] = self.scale * (self.q[:, :, t, None, :] @ states[-1])[..., 0, :]
+        o = np.zeros_like(v)
+        if S:
+            o = self.scale * (self.q[..., None, :] @ np.stack(states[1:], 2))[..., 0, :]
         stacked = np.stack(decayed, 2) if decayed else np.zeros((*v.shape[:2], 0, *self.first.shape[2:]))
         return Passed(o, np.stack(states, 2), stacked, written)
 
@@ -161,25 +165,25 @@ class DeltaPulled:
         v, beta = truth.inputs.v, truth.beta
         d = {"q": np.zeros_like(truth.q), "k": np.zeros_like(truth.k), "v": np.zeros_like(v)}
         d |= {"l": np.zeros_like(truth.log), "b": np.zeros_like(beta), "lambda": np.zeros_like(v)}
-        after, L = np.zeros_like(passed.decayed), self.W_state
+        after, before, L = np.zeros_like(passed.decayed), np.zeros_like(passed.decayed), self.W_state
+        rows, columns, resets = truth.k[..., None, :], truth.k[..., None], truth.resets
+        read = truth.scale * column(truth.q) * self.W[..., None, :]
+        erase, decay = beta[..., None, None] * columns, truth.factors
         for t in reversed(range(truth.S)):
-            q, k, W = truth.q[:, :, t], truth.k[:, :, t], self.W[:, :, t]
-            D = passed.decayed[:, :, t]
-            d["q"][:, :, t] = truth.scale * (passed.states[:, :, t + 1] @ column(W))[..., 0]
-            L = L + truth.scale * column(q) * W[..., None, :]
+            L = L + read[:, :, t]
             after[:, :, t] = L
-            lam = (k[..., None, :] @ L)[..., 0, :]
-            d["lambda"][:, :, t] = lam
-            rest = v[:, :, t] - (k[..., None, :] @ D)[..., 0, :]
-            d["v"][:, :, t] = beta[:, :, t, None] * lam
-            d["b"][:, :, t] = (lam * rest).sum(-1)
-            erased = beta[:, :, t, None] * (D @ column(lam))[..., 0]
-            d["k"][:, :, t] = (L @ column(passed.written[:, :, t]))[..., 0] - erased
-            of_decayed = L - beta[:, :, t, None, None] * column(k) * lam[..., None, :]
-            d["l"][:, :, t] = (of_decayed * D).sum(-1 if truth.inputs.by_channel else (-1, -2))
-            L = of_rows(truth.decay[:, :, t]) * of_decayed
-            if t in truth.resets:
-                L = np.zeros_like(L)
+            lam = rows[:, :, t] @ L
+            d["lambda"][:, :, t] = lam[..., 0, :]
+            before[:, :, t] = of_decayed = L - erase[:, :, t] * lam
+            L = np.zeros_like(L) if t in resets else decay[:, :, t] * of_decayed
+        if truth.S:
+            D, lam = passed.decayed, d["lambda"]
+            d["q"] = truth.scale * (passed.states[:, :, 1:] @ column(self.W))[..., 0]
+            d["v"] = beta[..., None] * lam
+            d["b"] = (lam * (v - (rows @ D)[..., 0, :])).sum(-1)
+            erased = beta[..., None] * (D @ column(lam))[..., 0]
+            d["k"] = (after @ column(passed.written))[..., 0] - erased
+            d["l"] = (before * D).sum(-1 if truth.inputs.by_channel else (-1, -2))
         return {**d, "s": L, "after": after}
 
     def through_norm(self, x: Array, divided: Array, d: Array) -> Array:

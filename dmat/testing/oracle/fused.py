@@ -66,7 +66,7 @@ class Gated:
         each = {"A_log": of_A, "A": of_A, "dt_bias": of_bias}
         return {name: self.inputs.of_parameter(name, each[name]) for name in self.contract.of_gates}
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """The factor of q.k."""
         return self.contract.scale_of(self.inputs.K)

@@ -95,7 +95,7 @@ class CallInputs:
     @cached_property
     def places(self) -> tuple[Array, Array]:
         """The number of the call of each time, and its place in that call, (S,) each."""
-        calls, places = np.zeros(self.S, dtype=np.int64), np.arange(self.S)
+        calls, places = np.zeros(self.S), np.arange(float(self.S))
         for number, spans in enumerate(self.turns):
             at = 0
             for start, end in spans:

@@ -118,6 +118,7 @@ class Transcript:
         """Return an input's variable. Write a definition if it is new, an assignment if it has changed."""
         same = [v for v in self.variables if v.tensor is tensor]
         beside = [v for v in self.variables if _share(v.tensor, tensor)]
+        beside = [v for v in beside if v.tensor.requires_grad == tensor.requires_grad] or beside
         known = same or [v for v in beside if _memory_layout(v.tensor) == _memory_layout(tensor)]
         if known and not known[-1].given:
             return known[-1].name
@@ -125,6 +126,8 @@ class Transcript:
             self._bring_up_to_date(known[-1] if known else beside[0])
         if known:
             return known[-1].name
+        if beside and not wanted:  # the transpose of a result in the kernel's own layout
+            return beside[0].name
         name = self.fresh(wanted)
         if beside:
             shape, stride, offset = _memory_layout(tensor)
