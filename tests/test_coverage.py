@@ -19,9 +19,9 @@ from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
-from dmat.testing.law.tried import note
 from dmat.testing.record import LawRecord, Report, Tried, stated
 from dmat.testing.registry import laws
+from dmat.testing.run.tried import note
 from dmat.testing.verdict import require
 
 from .zoo.delta_rules import in_steps

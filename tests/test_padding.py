@@ -90,13 +90,11 @@ def test_padded_places_hold_garbage_and_real_ones_do_not() -> None:
     gates = Gates("float32", (4, 1, 6))
     call = Padded.of(one, gates, plain_qkv(one.domain, 6, "dense", seed=1), 2, 3, 1)
     assert call.mask.int().tolist() == [[0, 0, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0], [0] * 6, [0, 0, 1, 1, 1, 1]]
-    largest = 0.0
     for name, x in call.given.named.items():
         same = (x == call.clean.named[name]).all(-1)
         assert same[call.mask[:, None]].all()
         assert same[~call.mask[:, None]].double().mean() < 0.3  # a clean log gate is 0, and some others are
-        largest = max(largest, float(x.abs().max()))
-    assert GARBAGE / 4 < largest <= GARBAGE
+        assert GARBAGE / 8 < float(x.abs().max()) <= GARBAGE
     assert [b for b, _ in call.rows()] == [0, 1, 3]
     assert np.isfinite(one.read(call.judged.v)).all()
 

@@ -21,13 +21,13 @@ from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
 from dmat.testing.law.subject import Subject
-from dmat.testing.law.tried import note
 from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
 from dmat.testing.run.journal import LADDER
 from dmat.testing.run.session import Session
 from dmat.testing.run.shapes import cases_at
 from dmat.testing.run.shrink import attempted, minimal
+from dmat.testing.run.tried import note
 from dmat.testing.verdict.finding import Failure, LawBroken
 
 NO_SERVICES = Session()
