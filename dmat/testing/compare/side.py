@@ -15,10 +15,9 @@ import platform
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -32,7 +31,7 @@ from dmat.strategies.cases.handed import CUTS
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.testing.case_file import decoded, encoded
 from dmat.testing.compare.judged import Judge, Judged
-from dmat.testing.contract import FusedContract
+from dmat.testing.contract import FUSED, FusedContract
 from dmat.testing.errors import CannotRun
 from dmat.testing.grade import dtilde as grade_dtilde
 from dmat.testing.grade import fused as grade_fused
@@ -115,16 +114,17 @@ def cases_of(dtype: str, device: str) -> str:
 
 def cases(subject: Subject, examples: int) -> Iterator[Case]:
     """Yield the ladders of the grade and of the laws of values, then so many random cases, all finite."""
-    if isinstance(subject, FusedSubject):
-        domain = replace(subject.domain, special_values=(), zero_length=False)
-        yield from chain(grade_fused.ladder(subject), DENSE.ladder(domain))
-        further = [CUTS] * bool(subject.contract.states) + [PACKED] * bool(subject.contract.packed)
-        yield from chain.from_iterable(kind.ladder(domain) for kind in further)
+    domain = grade_dtilde.finite(subject.domain)
+    if subject.kind == FUSED:
+        fused = cast(FusedSubject, subject)
+        further = [CUTS] * bool(fused.contract.states) + [PACKED] * bool(fused.contract.packed)
+        yield from grade_fused.ladder(fused)
+        yield from chain.from_iterable(kind.ladder(domain) for kind in (DENSE, *further))
         searches = [kind.search(domain) for kind in (PROBED, DENSE, *further)]
     else:
         for case in grade_dtilde.ladder(subject.domain):
             yield {name: case[name] for name in ("gates", "cotangent")}
-        searches = [COTANGENTS.search(grade_dtilde.finite(subject.domain))]
+        searches = [COTANGENTS.search(domain)]
     found: list[Case] = []
     for search in searches:
         grade_dtilde.search(search, found.append, examples // len(searches) or 1)
