@@ -50,7 +50,14 @@ def result(law: str, status: str, **more: Any) -> dict[str, Any]:
     report = {"verdict": verdict, "contract": {"reads": "delta"}, "laws": [record | more]}
     confirmed = {"f": "yes"} if status == "failed" else {}
     told: list[str] = ["--examples", "6"]
-    return {"report": report, "confirmed": confirmed, "told": told, "date": "2026-01-01", "grades": None}
+    return {
+        "report": report,
+        "confirmed": confirmed,
+        "told": told,
+        "date": "2026-01-01",
+        "grades": None,
+        "seconds": 7,
+    }
 
 
 def test_adapters(check: Any) -> None:

@@ -324,7 +324,10 @@ class FusedBounds(TermErrors):
     def _of_key(self, name: str, pulled: Pulled) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of what a value head reads as q or k."""
         sizes = pulled.per_product_sizes * self.truth.scale
-        error = self.per_product_error(pulled) * self.truth.scale
+        error = self.per_product_error(pulled)
+        if self.truth.reads.scored:
+            error = error + self.left_over(error)[0]
+        error = error * self.truth.scale
         if name == "k":
             sizes, error = np.swapaxes(sizes, -1, -2), np.swapaxes(error, -1, -2)
         other = np.abs(self.truth.inputs.k if name == "q" else self.truth.inputs.q)

@@ -133,11 +133,12 @@ def cases(subject: Subject, examples: int) -> Iterator[Case]:
 
 def _allowed(subject: Subject, case: Case) -> bool:
     """Whether the contract allows a case: its gates and recipes."""
-    contract, fused = subject.contract, isinstance(subject, FusedSubject)
+    fused = subject.kind == FUSED
     if fused != ("qkv" in case):
         return False
     kind = COTANGENTS
-    if isinstance(contract, FusedContract):
+    if fused:
+        contract = cast(FusedContract, subject.contract)
         kind = DENSE if case["qkv"].kind == "dense" else PROBED
         if "cut" in case:
             kind, able = (PACKED, contract.packed) if "t" in case else (CUTS, contract.states)

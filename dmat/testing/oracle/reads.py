@@ -38,11 +38,13 @@ class Reads(ABC):
 class Sums(Reads):
     """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
 
-    from_zero: whether m may start from 0, before the first gate. adds_eps: whether the contract's eps is a
-    part of n, not an error.
+    from_zero: whether m may start from 0, before the first gate. scored: whether scale q.k stands in the
+    exponent, so that m depends on q and k too. adds_eps: whether the contract's eps is a part of n, and no
+    error.
     """
 
     from_zero: ClassVar[bool] = False
+    scored: ClassVar[bool] = False
     adds_eps: ClassVar[bool] = False
 
     @staticmethod
@@ -209,6 +211,7 @@ class Softmax(Sums):
     """o[t] = (sum over s of a[t, s] v_s) / n[t], a = E e^(scale q.k), n the sum of a."""
 
     normalised = True
+    scored = True
     inexact = "a softmax divides: it is exact on no integers"
     scaling = Scaling(far=(0, 0, 0, 6), multiplies=False)  # exp overflows unless a maximum is subtracted
 
