@@ -20,7 +20,7 @@ from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged, per_time
-from dmat.testing.law.fused_turns import FusedTurns
+from dmat.testing.law.fused_inputs import FusedTurns
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import Finding, LawBroken
