@@ -71,6 +71,17 @@ def test_promises_that_one_failure_needs_together_are_one_cause() -> None:
     assert sorted(shown) == sorted(failures[:3])
 
 
+def test_a_scope_that_no_finite_gate_needs_is_no_cause() -> None:
+    """A kernel that fails with -inf and NaN gates alone is not told that its errors grow with the prefix."""
+    failures: list[Any] = ["one", "two", "three"]
+    scope, special, both = (frozenset(names) for names in (("error_scope",), ("-inf",), ("-inf", "nan")))
+    sets = [(failures[0], [scope, special]), (failures[1], [scope, both])]
+    [group] = covered(sets, ["error_scope", "-inf", "nan"])
+    assert group.given_up == both
+    [group] = covered([*sets, (failures[2], [scope])], ["error_scope", "-inf", "nan"])
+    assert group.given_up == scope
+
+
 def test_a_wrong_head_is_one_bug() -> None:
     """A kernel that reads the gates of another head has its gradient and output wrong, by one bug.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dmat.testing.causes.compare import one_cause, signs, ways
 from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
 from dmat.testing.causes.gradient import gradient_alone
-from dmat.testing.causes.mildest import ORDINARY, plain_variants
+from dmat.testing.causes.mildest import INFINITE, ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
 from dmat.testing.causes.trial import broken, length, unguarded
 from dmat.testing.causes.wrong import (
@@ -28,6 +28,7 @@ from dmat.testing.contract import SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.law.subject import Subject
 
+SPECIAL = frozenset(SPECIAL_VALUES)
 INPUTS = frozenset({*SPECIAL_VALUES, "zero_length", "l_min", "seq_multiple_of", "max_seq"})
 HALF_SUMS = frozenset({"bfloat16", "float16", "accumulates_in", "multiplies_in", "inverse_in"})
 CHANCE = frozenset({"deterministic"})
@@ -132,12 +133,17 @@ class Grouping:
             return []
         alone = [frozenset({name}) for name in reversed(relaxable.names) if name not in never]
         single = [names for names in alone if self._vanishes(failure, names)]
-        if single:
-            return single
-        for name in relaxable.names:
+        special = frozenset(relaxable.names) & SPECIAL
+        if failure.mildness[0] >= INFINITE and not any(names <= SPECIAL for names in single):
+            single += [self._fewest(failure, special)] if self._vanishes(failure, special) else []
+        return single or [self._fewest(failure, without)]
+
+    def _fewest(self, failure: Failure, without: Names) -> Names:
+        """Return promises of this set, without which the failure vanishes, of which none can be kept."""
+        for name in self.relaxable.names:
             if name in without and self._vanishes(failure, without - {name}):
                 without -= {name}
-        return [without]
+        return without
 
     def _is_far_off(self, failure: Failure) -> bool:
         """Whether two calls that must agree to the bit differ, at ordinary gates, by more than rounding.
@@ -316,12 +322,16 @@ class Grouping:
 def covered(sets: Sequence[tuple[Failure, list[Names]]], names: Sequence[str]) -> list[Group]:
     """Return the fewest sets of promises that explain all failures, those that explain most first.
 
-    Of sets that explain as many, the smaller comes first, then the one that is cheaper to give up. A set of
-    which another group needs all and more is no cause of its own: what needs both shows that they are one.
+    Of sets that explain as many, the smaller comes first, then the one that is cheaper to give up. A set that
+    no failure needs, as special values explain each of its failures, explains none. A set of which another
+    group needs all and more is no cause of its own: what needs both shows that they are one.
     """
     left, groups = list(sets), []
+    needed = {choice for _, found in sets if not any(names <= SPECIAL for names in found) for choice in found}
     while left:
-        counts = Counter(choice for _, found in left for choice in found)
+        counts = Counter(
+            choice for _, found in left for choice in found if choice in needed or choice <= SPECIAL
+        )
 
         def worth(choice: Names, counts: Counter[Names] = counts) -> tuple[int, int, int]:
             return counts[choice], -len(choice), min(names.index(name) for name in choice)
@@ -334,7 +344,7 @@ def covered(sets: Sequence[tuple[Failure, list[Names]]], names: Sequence[str]) -
 
 def _with_one_of_special_values(groups: Sequence[Group]) -> list[Group]:
     """Return the groups with those of special values alone as one: they are one promise of a contract."""
-    of_values = [group for group in groups if group.given_up <= frozenset(SPECIAL_VALUES)]
+    of_values = [group for group in groups if group.given_up <= SPECIAL]
     rest = [group for group in groups if group not in of_values]
     if not of_values:
         return rest
