@@ -47,13 +47,13 @@ class decay_since_chunk(Grid):
         return torch.zeros_like(c)
 
 
-@packed_mutant("the same, but only of sequences that begin in a chunk after the first", 10)
+@packed_mutant("the same, but only of sequences that begin in a chunk after the first", 13)
 class decay_since_later_chunk(Grid):
     def begin(self, n: int, start: int) -> int:
         return self.ends[n] if start == 0 else start
 
 
-@packed_mutant("a later block reads the begin of a sequence one time too late", 10)
+@packed_mutant("a later block reads the begin of a sequence one time too late", 12)
 class begin_too_late(Grid):
     def begin(self, n: int, start: int) -> int:
         late = start > 0 and self.ends[n] > start
@@ -91,7 +91,7 @@ class states_permuted(Grid):
         return states.flip(0)
 
 
-@packed_mutant("rows of states are counted without empty sequences", 7, zero_length=True)
+@packed_mutant("rows of states are counted without empty sequences", 9, zero_length=True)
 class rows_without_empty(Grid):
     def given(self, states: Tensor) -> Tensor:
         full = [n for n in range(len(states)) if self.ends[n] < self.ends[n + 1]]
@@ -100,7 +100,7 @@ class rows_without_empty(Grid):
         return moved
 
 
-@packed_mutant("the state of a sequence that spans two chunks is read in the first alone", 8)
+@packed_mutant("the state of a sequence that spans two chunks is read in the first alone", 10)
 class state_read_in_first_chunk(Grid):
     def chunk(self, start: int, parts: list[Tensor], states: Tensor, of: Tensor) -> Handed:
         inside = torch.tensor([self.ends[n] >= start for n in range(len(states))])

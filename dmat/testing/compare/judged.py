@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from dmat.strategies.cases.fused import sequence_ends
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.contract import Contract, FusedContract
+from dmat.testing.contract import FUSED, Contract, FusedContract
 from dmat.testing.kernel.dtilde import GATES
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.fused import FusedSubject
@@ -77,7 +77,7 @@ class Judge:
     def results(self, case: Case) -> Iterator[tuple[str, Judged | str]]:
         """Yield each result of the case by its printed name; what was raised instead of it, as a text."""
         made: Make = _of_dtilde
-        if isinstance(self.subject, FusedSubject):
+        if self.subject.kind == FUSED:
             made = _packed if "t" in case else _split if "cut" in case else _of_fused
         try:
             for name, values, dtype, own, strict in made(self, case):
@@ -113,9 +113,7 @@ def _name(tensor: Any) -> str:
 
 def _of_dtilde(judge: Judge, case: Case) -> Iterator[Made]:
     """Yield D~ and both gradients of a case; D~ alone where the kernel has no gradients."""
-    subject, strict = judge.subject, judge.strict
-    assert isinstance(subject, DtildeSubject)
-    assert isinstance(strict, DtildeSubject)
+    subject, strict = cast(DtildeSubject, judge.subject), cast(DtildeSubject, judge.strict)
     gates, gradients = case["gates"], None
     if subject.contract.has_gradients:
         try:
@@ -140,9 +138,7 @@ def _forward_alone(judge: Judge, run: Any) -> Iterator[Made]:
 
 def _of_fused(judge: Judge, case: Case) -> Iterator[Made]:
     """Yield the output of a case, the last state of a delta rule, and the gradients that a law judges."""
-    subject, strict = judge.subject, judge.strict
-    assert isinstance(subject, FusedSubject)
-    assert isinstance(strict, FusedSubject)
+    subject, strict = cast(FusedSubject, judge.subject), cast(FusedSubject, judge.strict)
     gates, qkv, gradients = case["gates"], case["qkv"], None
     if subject.contract.has_gradients and subject.defines_gradients(qkv):
         try:
@@ -165,9 +161,7 @@ def _of_fused(judge: Judge, case: Case) -> Iterator[Made]:
 
 def _packed(judge: Judge, case: Case) -> Iterator[Made]:
     """Yield the output of packed sequences."""
-    subject, strict = judge.subject, judge.strict
-    assert isinstance(subject, FusedSubject)
-    assert isinstance(strict, FusedSubject)
+    subject, strict = cast(FusedSubject, judge.subject), cast(FusedSubject, judge.strict)
     S = case["gates"].shape[-1]
     ends, inputs = sequence_ends(S, case["cut"], case["t"]), subject.inputs(case["gates"], case["qkv"])
     call_inputs = subject.read_inputs(inputs, tuple(n for n in ends if n < S), packed=True)
@@ -178,9 +172,7 @@ def _packed(judge: Judge, case: Case) -> Iterator[Made]:
 
 def _split(judge: Judge, case: Case) -> Iterator[Made]:
     """Yield the output of two calls, with the state handed over at the cut."""
-    subject, strict = judge.subject, judge.strict
-    assert isinstance(subject, FusedSubject)
-    assert isinstance(strict, FusedSubject)
+    subject, strict = cast(FusedSubject, judge.subject), cast(FusedSubject, judge.strict)
     cut, inputs = case["cut"], subject.inputs(case["gates"], case["qkv"])
     call_inputs, S = subject.read_inputs(inputs, (0, cut)), case["gates"].shape[-1]
     first, state = subject.call_with_state(inputs.part(0, cut), inputs.s)
