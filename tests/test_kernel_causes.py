@@ -39,14 +39,16 @@ from dmat.testing.causes.mildest import (
 from dmat.testing.causes.relaxable import Relaxable
 from dmat.testing.causes.search import Causes, causes_of, with_causes
 from dmat.testing.causes.show import milder_failure
-from dmat.testing.causes.words import of_bug, of_promises
-from dmat.testing.contract import Contract
+from dmat.testing.causes.words import PROMISES, SCOPED, of_bug, of_promises
+from dmat.testing.contract import Contract, FusedContract
+from dmat.testing.contract.rows import BaseContract
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import LawRecord, Record, Refuting, Report, Wider
 from dmat.testing.registry import law_named
+from dmat.testing.relax.dtilde import options
 from dmat.testing.run.run import run
 from dmat.testing.run.session import Session
 
@@ -472,6 +474,12 @@ def test_a_seed_repeats_the_cases() -> None:
 
     assert drawn(3) == drawn(3)
     assert drawn(3) != drawn(4)
+
+
+@pytest.mark.parametrize("kind", [Contract, FusedContract])
+def test_each_promise_that_may_be_relaxed_has_a_sentence(kind: type[BaseContract]) -> None:
+    """No cause is told by the name of a field."""
+    assert set(options(kind)) <= {*PROMISES, *SCOPED}
 
 
 def test_the_clock_stops_the_search() -> None:

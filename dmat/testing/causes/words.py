@@ -24,7 +24,7 @@ PROMISES: Mapping[str, str] = {
     "differentiable": "it has no gradients",
     "seq_multiple_of": "lengths that are no multiple of {} are not handled",
     "max_seq": "sequences longer than {} are not handled",
-    "strided": "strides of q, k, v are ignored",
+    "strided": "strides of q, k, v or of a state are ignored",
     "l_min": "log gates below {} are not handled",
     "accumulates_in": "the half types are summed in the half type",
     "multiplies_in": "operands of products are rounded to a narrower format",
@@ -32,12 +32,15 @@ PROMISES: Mapping[str, str] = {
     "inverse_in": "operands inside the inversion of I + A are rounded to a narrower format",
     "causal": "rounding depends on later rows",
     "homogeneous": "2 v does not give 2 o bit for bit",
+    "packed_states": "packed sequences with a state each are wrong, or not taken",
+    "state_gradients": "gradients through a state are wrong, or do not flow",
     "gradient": "the gradient holds the normaliser constant",
 }
 SCOPES = {
     "prefix": "errors grow with the whole prefix, as those of differences of cumulative sums do",
     "sequence": "errors grow with the whole sequence",
 }
+SCOPED = ("error_scope", "grad_scope")  # a sentence for each value
 GRADIENTS = "errors of gradients grow with the whole sequence, as those of {} cumulative sums do"
 
 

@@ -127,18 +127,19 @@ def _times(factor: float) -> Predict:
 
 
 def _limits(shown: Sequence[Finding]) -> Iterator[str]:
-    """Yield the sentence that all wrong entries are one number, on one side of all exact values."""
-    computed, exact = _wrong_values(shown)
-    if len(np.unique(exact)) < LEAST or len(np.unique(computed)) > 1:
+    """Yield the sentence that all wrong entries are one number, which separates wrong from right ones."""
+    computed, exact = _values(shown, wrong=True)
+    if len(np.unique(exact)) < LEAST_OF_RATIO or len(np.unique(computed)) > 1:
         return
-    for side, beyond in (("below", exact < computed), ("above", exact > computed)):
-        if beyond.all():
+    _, right = _values(shown, wrong=False)
+    for side, turn in (("below", 1.0), ("above", -1.0)):
+        if (turn * exact < turn * computed).all() and (turn * right >= turn * computed[0]).all():
             yield f"every wrong entry is {computed[0]:.9g}, and its exact value is {side} that: a limit."
 
 
 def _ratios(shown: Sequence[Finding]) -> Iterator[str]:
     """Yield the sentence that all wrong entries are one multiple of their exact values, in few digits."""
-    computed, exact = _wrong_values(shown)
+    computed, exact = _values(shown, wrong=True)
     if len(np.unique(np.abs(exact[exact != 0]))) < LEAST_OF_RATIO:
         return
     most = np.argmax(np.abs(exact))
@@ -149,15 +150,19 @@ def _ratios(shown: Sequence[Finding]) -> Iterator[str]:
             return
 
 
-def _wrong_values(shown: Sequence[Finding]) -> tuple[Array, Array]:
-    """Return the computed and the exact values of all wrong entries; none if one is not finite."""
+def _values(shown: Sequence[Finding], *, wrong: bool) -> tuple[Array, Array]:
+    """Return the computed and exact values of the wrong entries, or of the right ones that are finite.
+
+    None if a wrong entry is not finite.
+    """
     parts = [finding.evidence for finding in shown if finding.evidence is not None]
-    computed, exact = (
-        np.concatenate([getattr(part, name)[part.wrong].ravel() for part in parts])
-        for name in ("computed", "exact")
-    )
-    finite = np.isfinite(computed).all() and np.isfinite(exact).all()
-    return (computed, exact) if finite else (computed[:0], exact[:0])
+    where = [part.wrong if wrong else part.judged & ~part.wrong for part in parts]
+    computed = np.concatenate([part.computed[mask] for part, mask in zip(parts, where, strict=True)])
+    exact = np.concatenate([part.exact[mask] for part, mask in zip(parts, where, strict=True)])
+    finite = np.isfinite(computed) & np.isfinite(exact)
+    if wrong and not finite.all():
+        return computed[:0], exact[:0]
+    return computed[finite], exact[finite]
 
 
 def _zero(finding: Finding, evidence: Evidence) -> tuple[Array, Mask]:
