@@ -276,8 +276,10 @@ class Grouping:
         """Whether a bug may be the cause of a failure, though a relaxed promise takes the failure away."""
         if self.relaxable.whole or not any(self._may_touch(group, failure) for group in self.bugs):
             return False
-        hidden = all(names & HALF_SUMS for names in found)  # bounds so wide that they hide a bug
-        return hidden or failure.mildness[0] != ORDINARY or self._is_excluded(failure, found)
+        if failure.mildness[0] != ORDINARY:
+            return True
+        # With bounds so wide that they hide a bug, or where the law does not ask any more.
+        return all(names & HALF_SUMS or self._is_excluded(failure, [names]) for names in found)
 
     def _may_touch(self, group: Group, failure: Failure) -> bool:
         """Whether a bug may show in a failure: not in an output, if it is one of a gradient alone."""
