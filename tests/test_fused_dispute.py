@@ -15,9 +15,11 @@ from dmat.testing import fused
 from dmat.testing.explain import tries
 from dmat.testing.explain.message import longer, what_is_tried
 from dmat.testing.kernel.implementation import Implementation
+from dmat.testing.kernel.load import load
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.registry import law_named
 from dmat.testing.relax import search
+from dmat.testing.relax.claimed import claimed
 from dmat.testing.relax.dtilde import Promises
 from dmat.testing.relax.search import nearest_contract, promises_of
 from dmat.testing.run import shrink
@@ -113,12 +115,12 @@ def test_what_it_stands_under(
         assert contract is None
     else:
         assert contract is not None
-        assert promises_of(implementation.contract).written(contract) == f"dmat.testing.fused(..., {wider})"
+        assert promises_of(implementation).written(contract) == f"dmat.testing.fused(..., {wider})"
 
 
 def test_what_is_stated_is_not_given_up() -> None:
     """A promise that an author has made is no option."""
-    open_: Promises = promises_of(of(chunks, error_scope=16, causal="bound").contract)
+    open_: Promises = promises_of(of(chunks, error_scope=16, causal="bound"))
     assert {"error_scope", "causal", "gradient", "gates"}.isdisjoint(open_.options)
     assert {"grad_scope", "l_min", "multiplies_in"} <= set(open_.options)
 
@@ -190,3 +192,17 @@ def test_a_bug_is_no_misunderstanding() -> None:
     """What no other contract accounts for is not excused."""
     assert "allows" not in told(of(one_early))
     assert "is that meant" not in told(of(one_early))
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("fused_delta_final_is_before_last", {"state_gradients"}),
+        ("fused_last_cut_off", set()),
+        ("fused_packed_delta_permuted", {"state_gradients", "packed_states"}),
+        ("fused_mamba_chunked", {"state_gradients"}),
+    ],
+)
+def test_what_a_kernel_does_with_states_is_no_option(name: str, kept: set[str]) -> None:
+    """A kernel whose states carry gradients, or that takes them packed, and is wrong there, has a bug."""
+    assert claimed(load(f"tests.zoo.named:{name}")) == kept

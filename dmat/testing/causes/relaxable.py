@@ -36,7 +36,7 @@ class Relaxable:
     @classmethod
     def of(cls, own: Implementation, wider: Wider | None) -> Relaxable:
         """Relax what the contract found gives up; without one, all that is not stated, as far as possible."""
-        promises = promises_of(own.contract)
+        promises = promises_of(own)
         base = promises.terms_of(own.contract)
         kept = _stated_names(own.contract)
         if wider is None or wider.contract is None or wider.outcome != "found":

@@ -32,8 +32,8 @@ PROMISES: Mapping[str, str] = {
     "inverse_in": "operands inside the inversion of I + A are rounded to a narrower format",
     "causal": "rounding depends on later rows",
     "homogeneous": "2 v does not give 2 o bit for bit",
-    "packed_states": "packed sequences with a state each are wrong, or not taken",
-    "state_gradients": "gradients through a state are wrong, or do not flow",
+    "packed_states": "packed sequences with a state each are not taken",
+    "state_gradients": "no gradients flow through states",
     "gradient": "the gradient holds the normaliser constant",
 }
 SCOPES = {

@@ -207,7 +207,7 @@ class FusedCalls(FusedTurns):
 
     def call_packed(self, inputs: Inputs, ends: Sequence[int]) -> Tensor:
         """Call the kernel on packed sequences that end at `ends`."""
-        return self.call_fused(inputs, **self._ending(ends))
+        return self.call_fused(inputs, **self.ending(ends))
 
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         arguments, more = self.arguments(inputs), self._with_copy(more)
@@ -330,7 +330,7 @@ class FusedCalls(FusedTurns):
         self, inputs: Inputs, qkv: QKV, call_inputs: CallInputs, ends: Sequence[int]
     ) -> FusedGradients:
         """Call the kernel on packed sequences, and pull the recipe's cotangent back."""
-        return self.pull_of(inputs, qkv, call_inputs=call_inputs, more=self._ending(ends))
+        return self.pull_of(inputs, qkv, call_inputs=call_inputs, more=self.ending(ends))
 
     def _pulled(
         self,

@@ -240,7 +240,7 @@ class FusedTurns(FusedInputs):
     def _called(self, inputs: Inputs, more: dict[str, object]) -> tuple[Tensor, tuple[object, ...]]:
         """Call the kernel; return its output, and what it returned beside it."""
 
-    def _ending(self, ends: Sequence[int]) -> dict[str, object]:
+    def ending(self, ends: Sequence[int]) -> dict[str, object]:
         """Return the keyword argument with the ends of packed sequences."""
         assert self.contract.packed
         return {self.contract.packed: torch.tensor(list(ends), dtype=torch.int64, device=self.device)}
@@ -283,7 +283,7 @@ class FusedTurns(FusedInputs):
             name = str(self.contract.states)
             given = {name: states[-1]} if states else dict(more)
             if turn.packed:
-                given = {name: None, **given, **self._ending(turn.ends)}
+                given = {name: None, **given, **self.ending(turn.ends)}
             output, rest = self._called(self._at(inputs, turn), given)
             outputs.append(output)
             states.append(self._next_state(rest))

@@ -38,8 +38,11 @@ class FusedPromises(Promises):
     own: FusedContract
 
     @classmethod
-    def of(cls, own: FusedContract) -> FusedPromises:
-        """Return the promises that this contract does not state and that have a meaning for it."""
+    def of(cls, own: FusedContract, claimed: frozenset[str] = frozenset()) -> FusedPromises:
+        """Return the promises that this contract does not state and that have a meaning for it.
+
+        claimed: promises that the kernel's own calls show (claimed.py).
+        """
         none = not own.has_gradients
         absent = {
             "gradient": none or not READS[own.reads].truncates,
@@ -51,7 +54,7 @@ class FusedPromises(Promises):
             "packed_states": own.states is None or own.packed is None,
             "state_gradients": none or own.states is None,
         }
-        closed = {name for name, meaningless in absent.items() if meaningless} | set(own.stated())
+        closed = {name for name, meaningless in absent.items() if meaningless} | claimed | set(own.stated())
         return cls({name: options for name, options in OPTIONS.items() if name not in closed}, own)
 
     def contract(self, terms: Terms, fixed: AnyContract) -> AnyContract:

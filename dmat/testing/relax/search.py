@@ -30,6 +30,7 @@ from dmat.testing.processes import Send, apart
 from dmat.testing.record import Refuting, Report, Wider, stated
 from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.relax.answers import Answers, CallSite, Site, answers
+from dmat.testing.relax.claimed import claimed
 from dmat.testing.relax.dtilde import OPTIONS, DtildePromises, Promises, Terms
 from dmat.testing.relax.fused import FusedPromises
 from dmat.testing.relax.known import Counterexample
@@ -40,15 +41,15 @@ SECONDS = 120.0
 EXAMPLES = 15  # random cases per law and dtype, after its ladder; laws that passed the check are not repeated
 
 
-PROMISES: Mapping[str, Callable[[Any], Promises]] = {
-    DTILDE: lambda contract: DtildePromises(OPTIONS),
-    FUSED: FusedPromises.of,
+PROMISES: Mapping[str, Callable[[Implementation], Promises]] = {
+    DTILDE: lambda own: DtildePromises(OPTIONS),
+    FUSED: lambda own: FusedPromises.of(own.contract, claimed(own)),  # type: ignore[arg-type]
 }
 
 
-def promises_of(contract: AnyContract) -> Promises:
-    """Return the promises that this contract may give up."""
-    return PROMISES[contract.kind](contract)
+def promises_of(own: Implementation) -> Promises:
+    """Return the promises that the contract of this kernel may give up."""
+    return PROMISES[own.kind](own)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Relaxation:
     @cached_property
     def promises(self) -> Promises:
         """The promises that may be given up."""
-        return promises_of(self.implementation.contract)
+        return promises_of(self.implementation)
 
     def nearest(self) -> AnyContract | None:
         """Return the contract found, or None if even the widest contract is broken in every dtype."""
@@ -310,7 +311,7 @@ def _search_here(
     implementation = load(name)
     search = _relaxation(implementation, sites, known, held, deadly, send)
     contract = None if search is None else search.nearest()
-    found = _outcome(contract, sites, promises_of(implementation.contract))
+    found = _outcome(contract, sites, promises_of(implementation))
     bugs = search.bugs.values() if search is not None and (contract is None or found.wrong_in) else ()
     cases = [Refuting(bug.law, bug.dtype, bug.device, bug.case) for bug in bugs if not bug.deadly]
     return msgspec.structs.replace(found, refuted_by=cases)
@@ -346,7 +347,7 @@ def _relaxation(
     answered = answers(implementation, sites, set(deadly), lambda call_site: send(("trying", call_site)))
     if answered is None:
         return None
-    strictest = tuple(promises_of(implementation.contract).strictest.items())
+    strictest = tuple(promises_of(implementation).strictest.items())
     trials = [
         Trial(law, site, part, strictest, implementation.contract)
         for law, site in held
