@@ -220,8 +220,8 @@ def test_nan_for_minus_infinity_is_not_by_chance() -> None:
     [
         ("tests.zoo.pairs:transposed__slightly_too_large", "forget_gradient", True),
         ("tests.zoo.named:transposed", "forget_gradient", False),
-        ("tests.zoo.named:fused_softmax_dk", "product_gradients", True),
         ("tests.zoo.named:fused_softmax_own_gate", "product_gradients", False),
+        ("tests.zoo.named:fused_delta_beta_squared_in_U", "beta_gradient", False),
     ],
 )
 def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> None:

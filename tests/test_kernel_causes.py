@@ -220,6 +220,16 @@ def test_the_fewest_promises_explain_all() -> None:
     assert [group.failures for group in groups] == [failures[:2], failures[2:]]
 
 
+def test_nan_is_named() -> None:
+    """A bug that gives NaN where a number is due is told so."""
+
+    def kernel(i: Tensor, f: Tensor) -> Tensor:
+        return masked_cumulative_sum(i, f) * torch.nan
+
+    [cause] = causes(kernel, [("values", {"gates": gates(2)})]).entries
+    assert (cause.kind, cause.sentence) == ("bug", "D~ has NaN for a number on the diagonal.")
+
+
 def test_a_process_that_dies_is_a_bug() -> None:
     """A case that ended its process is not tried again, and is a bug of its own."""
     own = named(difference)

@@ -159,9 +159,7 @@ def generic_variants(subject: Subject, case: Case) -> Iterator[Case]:
     low, high = _ranges(ORDINARY, subject)[1]
     for seed in range(1, 8, 2):
         fgate = Within(Normal(seed, 1.0, -1.0), low, high)
-        takes = getattr(subject.contract, "igate", True)  # a kernel of D~ always does
-        igate = Within(Normal(seed + 1), -4.0, 4.0) if takes else Constant(0.0)
-        gates = replace(case["gates"], igate=igate, fgate=fgate)
+        gates = replace(case["gates"], igate=Within(Normal(seed + 1), -4.0, 4.0), fgate=fgate)
         yield {**_within_ranges(case, _ranges(ORDINARY, subject)), "gates": gates}
 
 

@@ -195,7 +195,10 @@ def _sentence(group: Group, failure: Failure, relaxable: Relaxable) -> str:
         return f"{OTHER[:1].upper()}{OTHER[1:]}"
     if failure.finding is None:
         return f"{failure.law.name} does not hold, but not at every try: an earlier call may be needed."
-    return of_bug(failure.finding.quantity, failure.symptom, failure.finding.what)
+    symptom, finding = failure.symptom, failure.finding
+    if finding.what == "class" and finding.computed == "NaN":
+        symptom = symptom.replace(": a number for", ": NaN for", 1)
+    return of_bug(finding.quantity, symptom, finding.what)
 
 
 def _shown(failure: Failure, folder: Path | None) -> LawRecord:
