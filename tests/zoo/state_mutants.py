@@ -17,11 +17,10 @@ from .states import (
     Grid,
     Handed,
     OwnBack,
-    attend,
-    by_sequence,
     of_grid,
     packed_delta,
     packed_mlstm,
+    packed_softmax,
     zeros_for,
 )
 
@@ -147,11 +146,9 @@ def packed_first_m(
 def packed_softmax_short(
     q: Tensor, k: Tensor, v: Tensor, log: Tensor, cache: Any = None, ends: Any = None
 ) -> tuple[Tensor, Any]:
+    o, after = packed_softmax(q, k, v, log, cache, ends)
     if ends is None:
-        return attend(q, k, v, log, cache)
-    every = ends.tolist()
-    caches = [None] * (len(every) - 1) if cache is None else cache
-    o, after = by_sequence(attend, (q, k, v, log), caches, every)
+        return o, after
     return o, [tuple(x[:, :, :-1] for x in one) if one[0].shape[2] > 1 else one for one in after]
 
 

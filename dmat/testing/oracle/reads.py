@@ -38,6 +38,8 @@ class Reads(ABC):
 class Sums(Reads):
     """A kind of operator: o[t] = (sum over s of a[t, s] v_s) / N(n[t]), n[t] the sum of a[t, s] over s.
 
+    A kind has its own N, and what differs from the plain a = w E scale q.k, which no stabiliser magnifies.
+
     from_zero: whether m may start from 0, before the first gate. scored: whether scale q.k stands in the
     exponent, so that m depends on q and k too. adds_eps: whether the contract's eps is a part of n, and no
     error.
@@ -48,14 +50,14 @@ class Sums(Reads):
     adds_eps: ClassVar[bool] = False
 
     @staticmethod
-    @abstractmethod
     def exponent(dtilde: Number, product: Number) -> Number:
-        """Return the exponent of E from D~ and scale q.k, or its size or error from theirs."""
+        """Return the exponent of E from D~ and scale q.k, or its size or error from theirs: D~."""
+        return dtilde
 
     @staticmethod
-    @abstractmethod
     def coefficient(E: Number, product: Number) -> Number:
-        """Return a from w E and scale q.k, or its size or error from theirs."""
+        """Return a from w E and scale q.k, or its size or error from theirs: w E scale q.k."""
+        return E * product
 
     @staticmethod
     @abstractmethod
@@ -68,9 +70,9 @@ class Sums(Reads):
         """Return dN / dn."""
 
     @staticmethod
-    @abstractmethod
     def bent(n: Array, error: Array) -> Mask:
-        """Return where n is within its error of a jump of dN / dn: a kernel may use either slope there."""
+        """Return where n is within its error of a jump of dN / dn: a kernel may use either there; nowhere."""
+        return np.zeros(n.shape, dtype=bool)
 
     @staticmethod
     @abstractmethod
@@ -83,36 +85,26 @@ class Sums(Reads):
         """Return dN / dn in balls: two slopes if the ball of n contains a jump."""
 
     @staticmethod
-    @abstractmethod
     def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """Return the largest m that a kernel may use in each row.
+        """Return the largest m that a kernel may use in each row: its largest exponent.
 
         largest: the largest exponent of the row. since: the sum of l since the start. igate: the input gates.
         """
+        return largest
 
     @staticmethod
-    @abstractmethod
     def magnified(low: Array, high: Array) -> Array | float:
-        """Return the factor g by which m may magnify a gradient's loss to underflow, (B, NH) or one number.
+        """Return the factor g by which m magnifies a gradient's loss to underflow, (B, NH) or one number, 1.
 
         low, high: the smallest and the largest m of each row, (B, NH, t).
         """
+        return 1.0
 
 
 class Linear(Sums):
     """o[t] = sum over s of a[t, s] v_s, a = w E scale q.k."""
 
     scaling = Scaling(far=(0, 0, 0, 8))  # so large that a clamp changes the result
-
-    @staticmethod
-    def exponent(dtilde: Number, product: Number) -> Number:
-        """D~."""
-        return dtilde
-
-    @staticmethod
-    def coefficient(E: Number, product: Number) -> Number:
-        """a = w E scale q.k."""
-        return E * product
 
     @staticmethod
     def normaliser(n: Array) -> Array:
@@ -125,11 +117,6 @@ class Linear(Sums):
         return np.zeros_like(n)
 
     @staticmethod
-    def bent(n: Array, error: Array) -> Mask:
-        """Nowhere."""
-        return np.zeros(n.shape, dtype=bool)
-
-    @staticmethod
     def normaliser_ball(n: arb) -> arb:
         """N = 1."""
         return ONE
@@ -139,16 +126,6 @@ class Linear(Sums):
         """dN / dn = 0."""
         return (ZERO,)
 
-    @staticmethod
-    def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """The row's largest exponent: there is no stabiliser, but the bound of underflow uses m."""
-        return largest
-
-    @staticmethod
-    def magnified(low: Array, high: Array) -> float:
-        """g = 1: nothing is divided by e^m."""
-        return 1.0
-
 
 class MLSTM(Sums):
     """o[t] = (sum over s of a[t, s] v_s) / max(|n[t]|, 1), a = w E scale q.k, for any stabiliser."""
@@ -157,16 +134,6 @@ class MLSTM(Sums):
     from_zero = True
     truncates = True
     scaling = Scaling(regimes=("unit", "small"), near=(0, 0, -4, 4), far=(0, 0, -4, 4))
-
-    @staticmethod
-    def exponent(dtilde: Number, product: Number) -> Number:
-        """D~."""
-        return dtilde
-
-    @staticmethod
-    def coefficient(E: Number, product: Number) -> Number:
-        """a = w E scale q.k."""
-        return E * product
 
     @staticmethod
     def normaliser(n: Array) -> Array:
@@ -236,11 +203,6 @@ class Softmax(Sums):
         return np.asarray(np.sign(n))
 
     @staticmethod
-    def bent(n: Array, error: Array) -> Mask:
-        """Nowhere."""
-        return np.zeros(n.shape, dtype=bool)
-
-    @staticmethod
     def normaliser_ball(n: arb) -> arb:
         """N = n."""
         return n
@@ -249,16 +211,6 @@ class Softmax(Sums):
     def slopes(n: arb) -> tuple[arb, ...]:
         """dN / dn = 1, for n > 0."""
         return (_sign(n),)
-
-    @staticmethod
-    def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """The row's largest exponent; a kernel's m is at most that."""
-        return largest
-
-    @staticmethod
-    def magnified(low: Array, high: Array) -> float:
-        """g = 1: the numerator and n are both divided by e^m."""
-        return 1.0
 
 
 class Normalised(Sums):
@@ -273,16 +225,6 @@ class Normalised(Sums):
     scaling = Scaling(near=(0, 0, -6, 4), far=(0, 0, -10, 8), unsigned=True)
 
     @staticmethod
-    def exponent(dtilde: Number, product: Number) -> Number:
-        """D~."""
-        return dtilde
-
-    @staticmethod
-    def coefficient(E: Number, product: Number) -> Number:
-        """a = E scale q.k."""
-        return E * product
-
-    @staticmethod
     def normaliser(n: Array) -> Array:
         """N = n; 1 where all terms underflow in float64."""
         return np.where(n == 0, 1.0, n)
@@ -293,11 +235,6 @@ class Normalised(Sums):
         return np.ones_like(n)
 
     @staticmethod
-    def bent(n: Array, error: Array) -> Mask:
-        """Nowhere."""
-        return np.zeros(n.shape, dtype=bool)
-
-    @staticmethod
     def normaliser_ball(n: arb) -> arb:
         """N = n."""
         return n
@@ -306,16 +243,6 @@ class Normalised(Sums):
     def slopes(n: arb) -> tuple[arb, ...]:
         """dN / dn = 1."""
         return (ONE,)
-
-    @staticmethod
-    def stabiliser(largest: Array, since: Array, igate: Array) -> Array:
-        """The row's largest exponent: a kernel may subtract a maximum, or nothing."""
-        return largest
-
-    @staticmethod
-    def magnified(low: Array, high: Array) -> float:
-        """g = 1."""
-        return 1.0
 
 
 def _sign(n: arb) -> arb:
