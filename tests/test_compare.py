@@ -190,7 +190,7 @@ def test_nearer_counts_what_the_truth_can_tell() -> None:
 
 
 def test_the_verdict() -> None:
-    """A dtype that OLD does not promise takes nothing from the verdict; one that fails does."""
+    """A dtype that OLD does not promise is left out of the verdict. One that cannot be called is an error."""
     fine, failed = Compared("float32", "cpu"), Compared("float16", "cpu", reason="NEW cannot be called: ...")
     assert verdict([fine, Compared("float16", "cpu", reason=UNPROMISED)]) == "not worse"
     assert verdict([fine, failed]) == "error"
