@@ -16,9 +16,10 @@ from dmat.strategies.recipes.backgrounds import inf
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import encoded
 from dmat.testing.causes.compare import symptom
-from dmat.testing.causes.failure import Failure
+from dmat.testing.causes.failure import Clock, Failure
 from dmat.testing.causes.gradient import gradient_alone
-from dmat.testing.causes.group import covered
+from dmat.testing.causes.group import Grouping, covered
+from dmat.testing.causes.relaxable import Relaxable
 from dmat.testing.causes.search import causes_of
 from dmat.testing.causes.trial import broken
 from dmat.testing.causes.wrong import has_wrong_gradients_of
@@ -209,6 +210,10 @@ def test_nan_for_minus_infinity_is_not_by_chance() -> None:
     kernel = next(pair.kernel for pair in PAIRS if pair.name == "mask_added_to_specials__slope_forgotten")
     own = Implementation.of("pair", kernel)
     found = causes_of(own, replace(report(own, fell), stands_under=Wider("none")), seconds=60).entries
+    of_nan = Failure.of(0, report(own, fell).broken()[2], own)
+    sets = Grouping(Relaxable.of(own, Wider("none")), Clock.of(60.0))._smallest_sets(of_nan)
+    assert sets
+    assert frozenset({"deterministic"}) not in sets
     assert [(cause.kind, cause.sentence) for cause in found] == [
         ("bug", "The gradient of the forget gate is wrong."),
         ("promise", "Gates of +inf are not handled; NaN does not stay where the formula has it."),

@@ -24,8 +24,9 @@ from .zoo.channels import CHANNELS_SOUND
 from .zoo.delta_sound import DELTA_SOUND
 from .zoo.fused_sound import by_differences, by_windows, causal, chunks_factored, product, widen
 from .zoo.gate_kernels import GATES_SOUND
+from .zoo.half_mutants import HALVES_SOUND
 
-RIGHT = {right.__name__: right for right in (*CHANNELS_SOUND, *GATES_SOUND)}
+RIGHT = {right.__name__: right for right in (*CHANNELS_SOUND, *GATES_SOUND, *HALVES_SOUND)}
 
 
 def one_sum_over_the_stream(
@@ -168,6 +169,12 @@ ACCUSED: dict[str, tuple[Callable[..., Any], str, str, dict[str, Any]]] = {
             "gates": Gates("float32", (2, 3, 12)),
             "qkv": DeltaQKV(kind="dense", K=16, seed=1, keys="dense", beta="uniform"),
         },
+    ),
+    "a softmax that differentiates its own maximum": (
+        RIGHT["softmax_in_halves"],
+        "equal_terms",
+        "bfloat16",
+        {"gates": Gates("float32", (1, 1, 400)), "qkv": QKV(kind="equal", K=16, V=1, seed=1)},
     ),
     "a delta rule whose float16 output rounds up to the smallest normal number": (
         RIGHT["grouped_kda"],
