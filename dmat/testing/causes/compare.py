@@ -67,7 +67,8 @@ def _place(finding: Finding) -> str:
 
 def _kind(text: str, what: What) -> str:
     if what in ("value", "class"):
-        return text if text in ("nan", "inf", "-inf") else NUMBER
+        plain = text.lstrip("+")
+        return plain if plain in ("NaN", "inf", "-inf") else NUMBER
     return text.partition(":")[0] if what == "raised" else re.sub(r"\d+", "#", text)[:80]
 
 
