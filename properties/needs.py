@@ -105,6 +105,7 @@ states = promised("states", "A state can be handed over.")
 packed = promised("packed", "Sequences can be packed.")
 strided = promised("strided", "Inputs may have any strides.")
 packed_states = promised("packed_states", "Packed sequences can have states.")
+chunk_states = promised("chunk_states", "The state before each chunk is returned.")
 state_gradients = promised("state_gradients", "Gradients flow through states.")
 mask = promised("mask", "Padding can be masked.")
 

@@ -40,6 +40,8 @@ class FusedPromised(Promised, Protocol):
     beta_max: float
     l2norm: float | bool
     states: str | None
+    packed: str | None
+    chunk_states: int | None
 
     @property
     def from_preact(self) -> bool:

@@ -23,7 +23,7 @@ from dmat.testing.contract.names import (
     SPECIAL_VALUES,
     TRANSFORMS,
 )
-from dmat.testing.contract.rows import row
+from dmat.testing.contract.rows import NOT_STATED, row
 from dmat.testing.contract.states import States
 
 GAVE_UP = (True, False)
@@ -33,7 +33,6 @@ GRAD_SCOPES = ("rectangle", "suffix", "prefix")  # "suffix" and "prefix": neithe
 ANY_K = (1, 4, 16)
 
 WITHOUT = "contract: {name} without {wanted!r}"
-NOT_STATED = "contract: {name} not stated"
 QUOTED = 'contract: {name}="{value}"'
 
 # Both kinds

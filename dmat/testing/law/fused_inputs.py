@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel import runtime
 from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
-from dmat.testing.kernel.turns import Piece, Turn, in_order, tensors_of, turns_of
+from dmat.testing.kernel.turns import Piece, Span, Turn, in_order, tensors_of, turns_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs, Turns
@@ -311,6 +312,29 @@ class FusedTurns(FusedInputs):
         if not rest:
             raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
         return rest[0]
+
+    def chunk_states_of(self, inputs: Inputs, turn: Turn) -> list[tuple[Span, list[object]]]:
+        """Call the kernel once; return the times of each of its sequences, with the states of its chunks.
+
+        Raises LawBroken unless the call returns a list of as many states as its sequences have chunks.
+        """
+        ends = self.ending(turn.ends) if turn.packed else {}
+        _, rest = self._called(inputs, {str(self.contract.states): None, **ends})
+        found = rest[1] if len(rest) > 1 else None
+        size = self.contract.chunk_states or 1
+        numbers = [-(-(end - start) // size) for start, end in turn.spans]
+        wanted = f"(o, state, states), a list of {sum(numbers)} states"
+        if not isinstance(found, list | tuple) or len(found) != sum(numbers):
+            shown = f"{len(found)} states" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
+            raise LawBroken(Finding("states", (), shown, wanted, what="shape"))
+        places = pairwise(accumulate(numbers, initial=0))
+        parts = [list(found[start:end]) for start, end in places]
+        return list(zip(turn.spans, parts, strict=True))
+
+    def goes_on(self, inputs: Inputs, span: Span, state: object) -> Tensor:
+        """Call the kernel on some times, from this state; return its output."""
+        part = self._at(inputs, Turn((span,), False)).with_(s=None)
+        return self._called(part, {str(self.contract.states): state})[0]
 
     def write_nothing_at_first(self, inputs: Inputs, turns: Turns) -> None:
         """Set v to 0 in the first call of every third sequence, which so hands over zeros.
