@@ -24,6 +24,8 @@ LONG_OF_DELTA = 40  # its bounds go from chunk to chunk, or step to step
 LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
 MANY = ((1, 8), (2, 5))
 LARGEST_STEP = 2.0**20  # the largest dt
+SOME_K = (1, 4, 16)  # the sizes of q and k that are drawn where the contract states none
+LARGEST_K = 256
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ class FusedDomain(Domain):
     @cached_property
     def scales(self) -> tuple[tuple[int, float], ...]:
         """(K, the factor of q.k) for each size K of q and k that is tried."""
-        K = self.contract.K
+        K = SOME_K if self.contract.K is None else self.contract.K
         sizes = K if isinstance(K, tuple) else (K, 4 * K) if 4 * K <= 64 else (K,)
         return tuple((size, self.contract.scale_of(size)) for size in sizes)
 
     def scale_of(self, K: int) -> float:
         """Return the factor of q.k for this K."""
-        return dict(self.scales)[K]
+        return self.contract.scale_of(K)
 
     def key_sizes(self, S: int) -> list[int]:
         """Return the sizes K of q and k that are tried for this S."""
@@ -79,6 +81,12 @@ class FusedDomain(Domain):
         if self.contract.V_equals_K and isinstance(self.contract.V, int):
             return enough[:1] or sizes[-1:]
         return sizes
+
+    def has_key_size(self, K: int, S: int, kind: str) -> bool:
+        """Whether q and k of this kind may have this size: any dense ones, if the contract states no K."""
+        return K in self.key_sizes(S) or (
+            self.contract.K is None and kind == "dense" and 0 < K <= LARGEST_K
+        )
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.
@@ -216,8 +224,11 @@ class FusedDomain(Domain):
 
     # Membership
 
-    def has_gates(self, gates: Gates) -> bool:
-        """Whether the contract allows these gates: their dtype, shape, layouts and values."""
+    def has_gates(self, gates: Gates, K: int = 1) -> bool:
+        """Whether the contract allows these gates: their dtype, shape, layouts and values.
+
+        K: the size of q and k, if it may be a larger one than those that are drawn.
+        """
         if gates.dtype != self.dtype or not self.has_length(gates.shape[-1]):
             return False
         if 0 in gates.shape and not self.zero_length:
@@ -225,7 +236,8 @@ class FusedDomain(Domain):
         layouts = set(SAME_VALUES) if self.contract.strided else {"contiguous"}
         if not {gates.igate_layout, gates.fgate_layout} <= layouts:
             return False
-        return self.has_values(*gates.wider(self.width).values())
+        channels = self.contract.group * K if self.contract.by_channel else 1
+        return self.has_values(*gates.wider(max(self.width, channels)).values())
 
     @cached_property
     def width(self) -> int:
