@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,12 +32,14 @@ LARGEST_K = 256
 class FusedDomain(Domain):
     """The inputs that may be drawn for one fused kernel.
 
-    dtype: the dtype of the gates. products_dtype: the dtype of q, k, v.
+    dtype: the dtype of the gates. products_dtype: the dtype of q, k, v. some_K: returns the sizes of q and k
+    to draw where the contract states none; None: SOME_K.
     """
 
     contract: FusedPromised = field(kw_only=True)
     scaling: Scaling = field(kw_only=True)
     products_dtype: str = "float32"
+    some_K: Callable[[], tuple[int, ...]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def gate_format(self) -> GateFormat:
@@ -63,11 +65,20 @@ class FusedDomain(Domain):
 
     # Sizes
 
+    @property
+    def usual_K(self) -> tuple[int, ...]:
+        """The sizes of q and k that are drawn; of a kernel that refuses some, `scales` has the others."""
+        K = self.contract.K
+        if isinstance(K, int):
+            return (K, 4 * K) if 4 * K <= 64 else (K,)
+        return SOME_K if K is None else K
+
     @cached_property
     def scales(self) -> tuple[tuple[int, float], ...]:
-        """(K, the factor of q.k) for each size K of q and k that is tried."""
-        K = SOME_K if self.contract.K is None else self.contract.K
-        sizes = K if isinstance(K, tuple) else (K, 4 * K) if 4 * K <= 64 else (K,)
+        """(K, the factor of q.k) for each size K of q and k that is drawn."""
+        sizes = self.usual_K
+        if self.contract.K is None and self.some_K is not None:
+            sizes = self.some_K()
         return tuple((size, self.contract.scale_of(size)) for size in sizes)
 
     def scale_of(self, K: int) -> float:
@@ -84,9 +95,7 @@ class FusedDomain(Domain):
 
     def has_key_size(self, K: int, S: int, kind: str) -> bool:
         """Whether q and k of this kind may have this size: any dense ones, if the contract states no K."""
-        return K in self.key_sizes(S) or (
-            self.contract.K is None and kind == "dense" and 0 < K <= LARGEST_K
-        )
+        return K in self.key_sizes(S) or (self.contract.K is None and kind == "dense" and 0 < K <= LARGEST_K)
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.

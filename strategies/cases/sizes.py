@@ -22,7 +22,9 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.qkv import QKV, DeltaQKV, is_qkv
 from dmat.strategies.recipes.recipe import Case
 
-PAIRS = ((24, 33), (32, 48), (33, 24), (48, 64), (64, 32), (96, 128), (128, 256), (256, 96))  # (K, V)
+SIZES_OF_K = (2, 8, 24, 32, 33, 48, 64, 96, 128, 256)
+SIZES_OF_V = (8, 2, 33, 48, 24, 64, 32, 128, 256, 96)
+PAIRS = tuple(zip(SIZES_OF_K, SIZES_OF_V, strict=True))
 SLOW_PAIRS = ((33, 24), (48, 64))  # in Triton's interpreter
 PAST_CHUNKS = ((33, 256), (256, 33))  # what a chunk reads of the state before it has tiles of its own
 PAST_CHUNKS_OF_DELTA = ((33, 256), (96, 33))  # each step of its oracle takes K x K products
@@ -89,6 +91,27 @@ def _cut_ladder(domain: FusedDomain) -> Iterator[Case]:
     for S, cut in list(both)[-1:]:
         for gates, qkv in _sized(domain, S, pairs_of(domain)):
             yield {"gates": gates, "qkv": qkv, "cut": cut}
+
+
+def with_smallest_sizes(case: Case, domain: Domain) -> Iterator[tuple[tuple[int, int], Case]]:
+    """Yield sizes (K, V) that the contract does not state, and the case with the smallest ones instead.
+
+    K first, then V, then both; 0 stands for a size that stays. A V that is not 1 is stated; a V that must be
+    K goes with it.
+    """
+    qkv = case.get("qkv")
+    if not isinstance(domain, FusedDomain) or qkv is None:
+        return
+    contract, S = domain.contract, case["gates"].shape[-1]
+    K, V, least = qkv.K, qkv.V or domain.value_size(S, qkv.K), domain.scales[0][0]
+    open_K = contract.K is None and K != least
+    open_V = contract.V == 1 and not contract.V_equals_K and V > 1
+    if open_K:
+        yield (K, 0), {**case, "qkv": replace(qkv, K=least)}
+    if open_V:
+        yield (0, V), {**case, "qkv": replace(qkv, V=1)}
+    if open_K and open_V:
+        yield (K, V), {**case, "qkv": replace(qkv, K=least, V=1)}
 
 
 def _with(kind: Cases, further: Callable[[FusedDomain], Iterator[Case]]) -> Cases:
