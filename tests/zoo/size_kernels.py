@@ -41,8 +41,8 @@ def multiples_of_16(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
         raise ValueError(f"K must be a multiple of 16, not {q.shape[-1]}")
     out = v.dtype
     q, k, v, g = _wide(q, k, v, g)
-    rows = (by_windows(g) + q.shape[-1] ** -0.5 * q @ k.mT).softmax(-1)
-    return (rows @ v).to(out)
+    scores: Tensor = q.shape[-1] ** -0.5 * q @ k.mT
+    return ((by_windows(g) + scores).softmax(-1) @ v).to(out)
 
 
 @promising(**STEPS)

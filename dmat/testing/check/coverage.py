@@ -94,12 +94,13 @@ def refusals(report: Report) -> list[str]:
 def _sizes(report: Report, tried: Tried) -> str:
     """Return the line of the sizes K and V that were tried, and of powers of two that were not."""
     contract, missing = report.contract, []
-    stated = {"K": contract.get("K"), "V": contract.get("K" if contract.get("V_equals_K") else "V")}
-    for name, values in (("K", tried.K), ("V", tried.V)):
-        own = stated[name]
-        known, step = set(own if isinstance(own, list) else POWERS), own if isinstance(own, int) else 1
-        refused = {sizes[name == "V"] for sizes in tried.refused if 0 in sizes}
-        left = [x for x in POWERS if x in known - values - refused and x % step == 0]
+    K, V = contract.get("K"), contract.get("V", 1)
+    of_K = [K, 4 * K] if isinstance(K, int) else K or POWERS
+    of_V = [x for x in POWERS if x % V == 0] if isinstance(V, int) else V
+    of_V = of_K if contract.get("V_equals_K") else of_V
+    for n, (name, allowed, values) in enumerate((("K", of_K, tried.K), ("V", of_V, tried.V))):
+        refused = {sizes[n] for sizes in tried.refused if 0 in sizes}
+        left = [x for x in POWERS if x in {*allowed} - values - refused]
         missing += [f"{name} = {numbers(left)}"] if left else []
     told = f"K = {numbers(tried.K, LISTED_SIZES)}; V = {numbers(tried.V, LISTED_SIZES)}"
     return f"sizes      {told}" + (f"; not tried: {'; '.join(missing)}" if missing else "")
