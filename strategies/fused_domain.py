@@ -26,6 +26,7 @@ MANY = ((1, 8), (2, 5))
 LARGEST_STEP = 2.0**20  # the largest dt
 SOME_K = (1, 4, 16)  # the sizes of q and k that are drawn where the contract states none
 LARGEST_K = 256
+MOST_K_OF_DELTA = 64  # of several sizes that are stated, larger ones are tried in the cases of sizes alone
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,18 @@ class FusedDomain(Domain):
     # Sizes
 
     @property
-    def usual_K(self) -> tuple[int, ...]:
-        """The sizes of q and k that are drawn; of a kernel that refuses some, `scales` has the others."""
+    def stated_K(self) -> tuple[int, ...]:
+        """The sizes of q and k that the contract states; SOME_K if it states none."""
         K = self.contract.K
         if isinstance(K, int):
             return (K, 4 * K) if 4 * K <= 64 else (K,)
         return SOME_K if K is None else K
+
+    @property
+    def usual_K(self) -> tuple[int, ...]:
+        """The sizes of q and k that are drawn; of a kernel that refuses some, `scales` has the others."""
+        few = tuple(K for K in self.stated_K if K <= MOST_K_OF_DELTA) if self.scaling.erases else ()
+        return few or self.stated_K
 
     @cached_property
     def scales(self) -> tuple[tuple[int, float], ...]:
@@ -94,8 +101,9 @@ class FusedDomain(Domain):
         return sizes
 
     def has_key_size(self, K: int, S: int, kind: str) -> bool:
-        """Whether q and k of this kind may have this size: any dense ones, if the contract states no K."""
-        return K in self.key_sizes(S) or (self.contract.K is None and kind == "dense" and 0 < K <= LARGEST_K)
+        """Whether q and k of this kind may have this size: dense ones any, if the contract states no K."""
+        stated = 0 < K <= LARGEST_K if self.contract.K is None else K in self.stated_K
+        return K in self.key_sizes(S) or (kind == "dense" and stated)
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.

@@ -35,12 +35,14 @@ MILD = -0.125  # a log gate
 def sizes_of(domain: FusedDomain, pairs: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
     """Return (K, V) of these pairs, with what the contract states in place of its K and V.
 
-    None if the contract states both.
+    If the contract states both, return the stated sizes that are not drawn.
     """
-    contract, drawn = domain.contract, [K for K, _ in domain.scales]
+    contract, stated = domain.contract, domain.stated_K
     free = isinstance(contract.V, int) and not contract.V_equals_K
-    if contract.K is not None:
-        pairs = tuple((drawn[n % len(drawn)], V) for n, (_, V) in enumerate(pairs)) if free else ()
+    if contract.K is not None and free:
+        pairs = tuple((stated[n % len(stated)], V) for n, (_, V) in enumerate(pairs))
+    elif contract.K is not None:
+        pairs = tuple((K, 1) for K in stated if K not in domain.usual_K)
     unlike = ((K, V + 1 if free and domain.value_size(V, K) == K else V) for K, V in pairs)
     return list(dict.fromkeys((K, domain.value_size(V, K)) for K, V in unlike))
 
