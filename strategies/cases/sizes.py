@@ -25,10 +25,11 @@ from dmat.strategies.recipes.recipe import Case
 SIZES_OF_K = (2, 8, 24, 32, 33, 48, 64, 96, 128, 256)
 SIZES_OF_V = (8, 2, 33, 48, 24, 64, 32, 128, 256, 96)
 PAIRS = tuple(zip(SIZES_OF_K, SIZES_OF_V, strict=True))
-SLOW_PAIRS = ((33, 24), (48, 64))  # in Triton's interpreter
+SLOW_PAIRS = ((64, 24), (33, 48))  # in Triton's interpreter
 PAST_CHUNKS = ((33, 256), (256, 33))  # what a chunk reads of the state before it has tiles of its own
 PAST_CHUNKS_OF_DELTA = ((33, 256), (96, 33))  # each step of its oracle takes K x K products
-MOST_TERMS = 2**20  # of all sources and channels of a long case: beyond, the oracle takes too long
+MOST_TERMS = 2**20  # S^2 of a sum, times K where gates differ by channel: beyond, the oracle takes too long
+MOST_OF_DELTA = 2**19  # S K^2
 MILD = -0.125  # a log gate
 
 
@@ -58,8 +59,15 @@ def _sized(domain: FusedDomain, S: int, pairs: tuple[tuple[int, int], ...]) -> I
     gates = _gates(domain, S)
     for n, (K, V) in enumerate(sizes_of(domain, pairs)):
         qkv = _qkv(domain, K, V, n)
-        if domain.has_gates(gates, K) and is_qkv(qkv, gates, domain):
+        if _in_time(domain, S, K) and domain.has_gates(gates, K) and is_qkv(qkv, gates, domain):
             yield gates, qkv
+
+
+def _in_time(domain: FusedDomain, S: int, K: int) -> bool:
+    """Whether the oracle takes little time for these sizes."""
+    if domain.scaling.erases:
+        return S * K * K <= MOST_OF_DELTA
+    return S * S * (K if domain.contract.by_channel else 1) <= MOST_TERMS
 
 
 def _qkv(domain: FusedDomain, K: int, V: int, n: int) -> QKV:
@@ -81,9 +89,8 @@ def pairs_of(domain: FusedDomain) -> tuple[tuple[int, int], ...]:
 def _dense_ladder(domain: FusedDomain) -> Iterator[Case]:
     short, [long] = domain.shortest(3)[-1], domain.past_chunks()
     cases = _sized(domain, short, pairs_of(domain))
-    past = PAST_CHUNKS_OF_DELTA if domain.scaling.erases else PAST_CHUNKS
-    wide = max(K for K, _ in past) if domain.contract.by_channel else 1
-    if pairs_of(domain) == PAIRS and long > short and long * long * wide <= MOST_TERMS:
+    if pairs_of(domain) == PAIRS and long > short:
+        past = PAST_CHUNKS_OF_DELTA if domain.scaling.erases else PAST_CHUNKS
         cases = chain(cases, _sized(domain, long, past))
     yield from ({"gates": gates, "qkv": qkv} for gates, qkv in cases)
 

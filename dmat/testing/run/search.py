@@ -20,9 +20,10 @@ from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.errors import DidNotEnd, Refused, SizesRefused
 from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
-from dmat.testing.run.attempt import attempt, refused_sizes
+from dmat.testing.run.attempt import attempt
 from dmat.testing.run.journal import LADDER
 from dmat.testing.run.session import Session
 from dmat.testing.run.shapes import cases_at
@@ -263,7 +264,7 @@ def smallest(
             with session.trying(case):
                 law.check(quiet, **case)
         except LawBroken as broken:
-            if isinstance(refusal := refused_sizes(law, quiet, case, session, broken), SizesRefused):
+            if isinstance(refusal := refused_sizes(law, quiet, case, broken, session.trying), SizesRefused):
                 raise refusal from broken
             raise
         except DidNotEnd as error:
