@@ -101,9 +101,14 @@ class FusedDomain(Domain):
         return sizes
 
     def has_key_size(self, K: int, S: int, kind: str) -> bool:
-        """Whether q and k of this kind may have this size: dense ones any, if the contract states no K."""
+        """Whether q and k of this kind may have this size: if the contract states no K, any.
+
+        Integers need a scale that is a power of two, and one-hot recipes whose v has the size of k enough
+        columns: they have sizes that are drawn.
+        """
         stated = 0 < K <= LARGEST_K if self.contract.K is None else K in self.stated_K
-        return K in self.key_sizes(S) or (kind == "dense" and stated)
+        free = kind == "dense" or (kind == "one-hot" and not self.contract.V_equals_K)
+        return (free and stated) or K in self.key_sizes(S)
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.

@@ -24,6 +24,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.run.attempt import attempt
 from dmat.testing.run.run import record_of
 from dmat.testing.run.search import NO_SERVICES
+from dmat.testing.run.shapes import not_allowed
 from dmat.testing.verdict.finding import Failure
 
 from .zoo.fused_sound import by_windows, product, widen
@@ -149,6 +150,13 @@ def test_a_limit_on_columns_and_on_both_sizes_is_told() -> None:
     told = lines(record(up_to_64_columns))
     assert told[0].startswith("refuses V=96, 128, 256: state V=(1, 2, 8, 24, ")
     assert told[1:] == ["refuses K=256 with V=33: state a K or a V without them"]
+
+
+def test_a_shape_may_have_any_K_that_nobody_stated() -> None:
+    """`--shape` takes K of up to 256, and of a contract that states some just these."""
+    assert not_allowed(raising(lambda q, v: False), (1, 1, 4, 33, 5)) is None
+    assert not_allowed(raising(lambda q, v: False), (1, 1, 4, 512, 5)) == "K = 512, but up to 256"
+    assert not_allowed(raising(lambda q, v: False, K=(4, 16)), (1, 1, 4, 33, 5)) == "K = 33, but 4, 16"
 
 
 def test_a_replayed_case_that_is_refused_could_not_run() -> None:
