@@ -153,7 +153,7 @@ def integers(subject: FusedSubject) -> str | None:
             return lacks(name)
     if lacks("eps"):
         return f"{lacks('eps')} shifts the normaliser"
-    if all(math.frexp(scale)[0] != 0.5 for _, scale in subject.domain.scales):
+    if all(math.frexp(subject.contract.scale_of(K))[0] != 0.5 for K in subject.domain.usual_K):
         return "no K makes the scale a power of two"
     return None
 

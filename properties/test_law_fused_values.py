@@ -7,9 +7,10 @@ from itertools import pairwise
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.equal import EQUAL
-from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
-from dmat.strategies.cases.handed import CHUNK_STATES, CUTS, PACKED_STATES, begins_of, spans_of
+from dmat.strategies.cases.fused import PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.handed import CHUNK_STATES, PACKED_STATES, begins_of, spans_of
 from dmat.strategies.cases.padded import PADDED
+from dmat.strategies.cases.sizes import CUTS_SIZES, DENSE_SIZES
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -25,7 +26,7 @@ from dmat.testing.law.padding.call import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
-@law(DENSE, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
+@law(DENSE_SIZES, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
 
@@ -95,7 +96,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
 
 
 @law(
-    CUTS,
+    CUTS_SIZES,
     bound=(
         FusedBounds.output,
         *fused_bounds.GRADIENT_BOUNDS,

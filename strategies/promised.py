@@ -29,7 +29,7 @@ class FusedPromised(Promised, Protocol):
     group: int
     group_order: str
     positive: bool
-    K: int | tuple[int, ...]
+    K: int | tuple[int, ...] | None
     V: int | tuple[int, ...]
     V_equals_K: bool
     lengths: tuple[int, ...] | None

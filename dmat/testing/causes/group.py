@@ -16,7 +16,7 @@ from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
 from dmat.testing.causes.gradient import gradient_alone, is_of_own_output
 from dmat.testing.causes.mildest import INFINITE, ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
-from dmat.testing.causes.trial import broken, length, unguarded
+from dmat.testing.causes.trial import broken, length
 from dmat.testing.causes.wrong import (
     compares_what_is_wrong,
     has_wrong_all_of,
@@ -26,6 +26,7 @@ from dmat.testing.causes.wrong import (
 )
 from dmat.testing.contract import SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
+from dmat.testing.law.refusal import unguarded
 from dmat.testing.law.subject import Subject
 
 SPECIAL = frozenset(SPECIAL_VALUES)

@@ -14,10 +14,11 @@ import torch
 from dmat.strategies import Gates
 from dmat.testing.case_file import case_of, read
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
-from dmat.testing.errors import CaseError, Refused
+from dmat.testing.errors import CaseError, Refused, SizesRefused
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.processes import Send
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
@@ -88,6 +89,8 @@ def tried(
                 law.check(subject, **case)
                 _other_call(subject, case)
     except LawBroken as broken:
+        if isinstance(refusal := refused_sizes(law, subject, case, broken), SizesRefused):
+            return COULD_NOT, f"{implementation.name} refuses {refusal}"
         reason = None if broken.finding.index else _uncallable(implementation, dtype, device)
         return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
     except Refused as refusal:
