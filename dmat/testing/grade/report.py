@@ -16,7 +16,7 @@ from rich.text import Text
 from dmat.testing.contract.fused import implied_grad_scope
 from dmat.testing.grade.agreement import PAIRS
 from dmat.testing.grade.dtilde import QUANTITIES
-from dmat.testing.grade.result import Graded, GradeResult, IdentityResult, LedgerResult
+from dmat.testing.grade.result import Graded, GradeResult, IdentityResult, InverseResult, LedgerResult
 from dmat.testing.kernel.fused import LAST
 from dmat.testing.output import in_places, plain, written
 from dmat.testing.record import text_of
@@ -66,7 +66,7 @@ def _uncallable(one: Graded) -> bool:
     return all(grade.uncallable for grade in one.grades)
 
 
-WIDTHS, OF_PAIRS = (10, 25, 25), (10, 8, 25, 25)  # minimum widths of the columns, so that tables align
+WIDTHS, OF_PAIRS = (10, 25, 25, 25), (10, 8, 25, 25)  # minimum widths of the columns, so that tables align
 
 
 def _declared(contract: dict[str, object]) -> str:
@@ -74,15 +74,18 @@ def _declared(contract: dict[str, object]) -> str:
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
     if contract.get("reads") == "delta":
-        return f"forward and gradients {shown}, {wide}"
+        doubling, narrow = contract.get("doubling"), contract.get("inverse_in")
+        way = "" if doubling is None else f"; inverse powers of {doubling}"
+        return f"forward and gradients {shown}, {wide}{way}" + (f"; inverse in {narrow}" if narrow else "")
     rows = contract.get("grad_scope") or implied_grad_scope(scope)
     graded = "window" if rows == "rectangle" else rows
     return f"forward {shown}, {wide}; gradients {graded} (grad_scope {rows})"
 
 
 def _table(one: Graded) -> Table:
-    """Return the table of the accuracy classes."""
-    columns = dict(zip(("dtype", *QUANTITIES), WIDTHS, strict=True))
+    """Return the table of the accuracy classes; of a delta rule in chunks, how it inverts I + A too."""
+    names = ["dtype", *QUANTITIES, *["inverse"][: any(grade.inverse for grade in one.grades)]]
+    columns = dict(zip(names, WIDTHS, strict=False))
     return _rows(one, columns, lambda grade: [_cells(grade)], Text(one.implementation))
 
 
@@ -115,7 +118,13 @@ def _cells(grade: GradeResult) -> list[Text]:
     """Return the accuracy classes of a grade."""
     if grade.reason:
         return [Text("not graded", style="bold red")]
-    return [_class(ledger) for ledger in grade.ledgers().values()]
+    return [_class(ledger) for ledger in _ledgers(grade).values()]
+
+
+def _ledgers(grade: GradeResult) -> dict[str, LedgerResult | InverseResult | None]:
+    """Return what was found by quantity; that of the inverse only if there is one."""
+    inverse = {} if grade.inverse is None else {"inverse": grade.inverse}
+    return {**grade.ledgers(), **inverse}
 
 
 def _pairs(identity: Sequence[IdentityResult]) -> Iterable[list[Text]]:
@@ -143,7 +152,7 @@ def _size(worst: IdentityResult) -> str:
     return "no number" if worst.ulps is None else f"{worst.ulps:,.0f} ulp" + ("" if worst.ulps == 1 else "s")
 
 
-def _class(ledger: LedgerResult | None) -> Text:
+def _class(ledger: LedgerResult | InverseResult | None) -> Text:
     """Show the strictest class survived and its worst error over bound."""
     if ledger is None:
         return Text("not promised", style="dim")
@@ -159,6 +168,8 @@ def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     found = [ledger.strictest for g in grades for ledger in g.ledgers().values() if ledger]
     if any(accuracy and accuracy.gates == "absolute" for accuracy in found):
         yield '*: with gates="absolute" only: log sigmoid, or its derivative, is relatively wrong'
+    if any(grade.inverse for grade in grades):
+        yield "inverse: how I + A is inverted; powers of b: powers of A, multiplied within blocks of b rows"
     pairs = {one.pair for grade in grades for one in grade.identity}
     if pairs:
         yield "same bits, or the largest difference in units of the last place, and from which length on:"
@@ -170,7 +181,7 @@ def _notes(implementation: str, grade: GradeResult) -> Iterable[str]:
     where = f"{implementation}, {grade.dtype} on {grade.device}"
     if grade.reason:
         yield f"\nnot graded: {where}: {grade.reason}"
-    for quantity, ledger in grade.ledgers().items():
+    for quantity, ledger in _ledgers(grade).items():
         if ledger and ledger.strictest is None:
             widest = ledger.classes[-1]
             yield f"\nnone: the {quantity} of {where} is in no class; even the widest fell:"

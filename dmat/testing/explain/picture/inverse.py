@@ -48,14 +48,13 @@ class Inverse:
     @property
     def title(self) -> str:
         """The head, the times, the largest |T|, and what is framed."""
-        last = self.start + len(self.T) - 1
-        words = f"T = (I + A)^-1 of {self.head}, t={self.start}..{last}"
-        words += f": |T| up to {self.largest:.3g} below the diagonal"
+        first = f"T = (I + A)^-1 of {self.head}, t={self.start}..{self.start + len(self.T) - 1}"
         if self.row is not None:
-            words += f"\nframed: row t={self.start + self.row}"
+            first += f"; framed: t={self.start + self.row}"
+        second = f"|T| up to {self.largest:.3g} below the diagonal"
         if self.channel is not None:
-            words += f"; {self.channel[1]:.0%} of its overlap is in channel d={self.channel[0]}"
-        return words
+            second += f"; {self.channel[1]:.0%} of the row's overlap is in d={self.channel[0]}"
+        return f"{first}\n{second}"
 
 
 @dataclass(frozen=True)
