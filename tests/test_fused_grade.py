@@ -174,7 +174,7 @@ def test_a_contract_without_chunks_gets_those_that_were_found() -> None:
 
 
 def test_the_inverse_stands_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """A third column says how I + A is inverted, and a note why none of the ways stands."""
+    """A table says how I + A is inverted, and a note why none of the ways stands."""
     subject = DeltaSubject(Implementation.of("k", INVERSES["to first order"][0]), "float32")
     none = grade_inverse(subject, subject.contract, lambda told: None)
     assert none is not None
@@ -182,10 +182,10 @@ def test_the_inverse_stands_in_the_table(capsys: pytest.CaptureFixture[str]) -> 
     some = InverseResult(InverseClass(16, "float32"), 64, "float32", 3, [stands])
     grades = [GradeResult("float32", "cpu", inverse=some), GradeResult("bfloat16", "cpu", inverse=none)]
     graded = Graded(implementation="k", contract={"reads": "delta", "doubling": 16}, grades=grades)
-    show([graded], Console(width=160))
+    show([graded], Console(width=80))
     shown = capsys.readouterr().out
     assert "powers of 16, float32" in shown
-    assert "inverse: how I + A is inverted" in shown
+    assert "dtype      inverse of I + A" in shown
     assert "none: the inverse of k, bfloat16 on cpu is in no class; even the widest fell:" in shown
 
 

@@ -45,9 +45,10 @@ def show(graded: Sequence[Graded], console: Console) -> None:
         return
     for one in graded:
         console.print(_table(one))
-        if (identity := _identity(one)) is not None:
-            console.print()
-            console.print(identity)
+        for further in (_inverse(one), _identity(one)):
+            if further is not None:
+                console.print()
+                console.print(further)
     for line in _legend(graded):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for one in graded:
@@ -66,7 +67,7 @@ def _uncallable(one: Graded) -> bool:
     return all(grade.uncallable for grade in one.grades)
 
 
-WIDTHS, OF_PAIRS = (10, 25, 25, 25), (10, 8, 25, 25)  # minimum widths of the columns, so that tables align
+WIDTHS, OF_PAIRS = (10, 25, 25), (10, 8, 25, 25)  # minimum widths of the columns, so that tables align
 
 
 def _declared(contract: dict[str, object]) -> str:
@@ -83,10 +84,17 @@ def _declared(contract: dict[str, object]) -> str:
 
 
 def _table(one: Graded) -> Table:
-    """Return the table of the accuracy classes; of a delta rule in chunks, how it inverts I + A too."""
-    names = ["dtype", *QUANTITIES, *["inverse"][: any(grade.inverse for grade in one.grades)]]
-    columns = dict(zip(names, WIDTHS, strict=False))
+    """Return the table of the accuracy classes."""
+    columns = dict(zip(("dtype", *QUANTITIES), WIDTHS, strict=True))
     return _rows(one, columns, lambda grade: [_cells(grade)], Text(one.implementation))
+
+
+def _inverse(one: Graded) -> Table | None:
+    """Return the table of how a delta rule inverts I + A; None if nothing is inverted."""
+    if not any(grade.inverse for grade in one.grades):
+        return None
+    columns = dict(zip(("dtype", "inverse of I + A"), WIDTHS, strict=False))
+    return _rows(one, columns, lambda grade: [[_class(grade.inverse)]] if grade.inverse else [])
 
 
 def _identity(one: Graded) -> Table | None:
@@ -118,7 +126,7 @@ def _cells(grade: GradeResult) -> list[Text]:
     """Return the accuracy classes of a grade."""
     if grade.reason:
         return [Text("not graded", style="bold red")]
-    return [_class(ledger) for ledger in _ledgers(grade).values()]
+    return [_class(ledger) for ledger in grade.ledgers().values()]
 
 
 def _ledgers(grade: GradeResult) -> dict[str, LedgerResult | InverseResult | None]:
@@ -169,7 +177,7 @@ def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     if any(accuracy and accuracy.gates == "absolute" for accuracy in found):
         yield '*: with gates="absolute" only: log sigmoid, or its derivative, is relatively wrong'
     if any(grade.inverse for grade in grades):
-        yield "inverse: how I + A is inverted; powers of b: powers of A, multiplied within blocks of b rows"
+        yield "powers of b: powers of A, multiplied within blocks of b rows; the format is that of operands"
     pairs = {one.pair for grade in grades for one in grade.identity}
     if pairs:
         yield "same bits, or the largest difference in units of the last place, and from which length on:"
