@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmat.strategies import Constant, DeltaQKV, Gates, Ramp
+from dmat.strategies import QKV, Constant, DeltaQKV, Gates, Ramp
 from dmat.testing import fused
 from dmat.testing.explain.picture.figure import draw, figure
 from dmat.testing.explain.picture.inverse import inverse_of
@@ -118,6 +118,9 @@ def test_there_is_none_where_none_can_be_told() -> None:
     sums = subject_of(Implementation.of("sum", fused(never_called, error_scope=4, factors=4)), "float32")
     assert inverse_of(of_o, sums) is None
     assert inverse_of(replace(of_o, case={**CASE, "cut": 3}), here) is None
+    assert (
+        inverse_of(replace(of_o, case={**CASE, "qkv": QKV(K=4)}), here) is None
+    )  # no inputs of a delta rule
     assert inverse_of(example("o", (1, 2, 6, 3), (0, 1, 5, 2)), here) is None
     assert inverse_of(Example(CASE, Finding("o", (), "None", "o", what="shape")), here) is None
 

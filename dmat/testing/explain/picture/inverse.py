@@ -74,6 +74,13 @@ def inverse_of(example: Example, subject: Subject | None) -> Inverse | None:
     """
     if not isinstance(subject, DeltaSubject) or example.case.keys() != {"gates", "qkv"}:
         return None
+    try:
+        return _built(example, subject)
+    except Exception:  # a case whose T cannot be built must not cost the picture
+        return None
+
+
+def _built(example: Example, subject: DeltaSubject) -> Inverse | None:
     with np.errstate(all="ignore"):
         bounds = _bounds(example, subject)
         place = _place_of(example.finding, bounds.truth)
