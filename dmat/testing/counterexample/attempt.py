@@ -23,6 +23,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
 LEAST_TRIES = 2  # the first in a process without earlier calls, the second after a call
+DEADLY = {"died": "the call ended it", "did not end": "the call did not end"}
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
@@ -48,6 +49,8 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Out
             f"pass --impl TARGET: the case is of {case_file.implementation}, which is not imported by itself"
         )
         return Outcome(file, COULD_NOT, why)
+    if case_file.ended != "broken" and not wanted.deadly:
+        return Outcome(file, COULD_NOT, f"in a process before, {DEADLY[case_file.ended]}: isolated=True tries it")
     torch.manual_seed(case_file.seed)
     dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
     return Outcome(file, *tried(case_file.law, implementation, dtype, device, case, lambda: send(None)))
