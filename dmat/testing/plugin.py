@@ -100,7 +100,7 @@ def _with_laws(config: pytest.Config) -> Any:
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Any:
     """Replace the function that states a law by the test of that law, and collect the test."""
     laws = vars(obj).get("laws") if inspect.isfunction(obj) else None
-    if not laws or inspect.unwrap(getattr(laws[0], "check", len)) is not obj:
+    if not isinstance(laws, tuple) or inspect.unwrap(getattr([*laws, None][0], "check", len)) is not obj:
         return None
     test = _with_laws(collector.config).test_of(obj, laws)
     setattr(collector.obj, name, test)  # type: ignore[attr-defined]  # pytest looks the test up by its name

@@ -79,8 +79,8 @@ def check(
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder, _ready(kernel, isolated) as run:
         request = Request(
             [kernel.implementation.name],
-            _names(devices),
-            _names(dtypes),
+            names(devices),
+            names(dtypes),
             examples or (EXAMPLES if seconds is None else MOST),
             TIME_LIMIT,
             [],
@@ -117,7 +117,7 @@ def grade(
     _require_positive(examples=examples)
     kernel = given(fn, promises)
     with _ready(kernel, isolated) as run, giving(kernel):
-        chosen = select([kernel.implementation.name], _names(devices), _names(dtypes))
+        chosen = select([kernel.implementation.name], names(devices), names(dtypes))
         [report] = graded(chosen, examples or GRADED, run)
     return Grades(report, as_text(lambda console: show([report], console)).rstrip("\n"))
 
@@ -174,7 +174,7 @@ def _require_pickled(promises: Mapping[str, Any]) -> None:
             ) from None
 
 
-def _names(given: Names) -> list[str]:
+def names(given: Names) -> list[str]:
     """Return names of dtypes or devices: "float32", torch.float32, or a list of such."""
     several = given if isinstance(given, (list, tuple, set, frozenset)) else [given]
     return [str(name).removeprefix("torch.") for name in several]
