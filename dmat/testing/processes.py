@@ -79,7 +79,8 @@ def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: 
     result, OutOfTime at the time limit, and RuntimeError if the function raises.
     """
     ours, theirs = SPAWN.Pipe(duplex=False)
-    future: ProcessFuture[Any] = concurrent.process(context=SPAWN)(_serve)(theirs, list(_FIRST), function, arguments)  # type: ignore[call-overload]
+    start: Any = concurrent.process(context=SPAWN)  # type: ignore[call-overload]
+    future: ProcessFuture[Any] = start(_serve)(theirs, list(_FIRST), function, arguments)
     theirs.close()
     try:
         _hear(ours, heard, seconds)
@@ -147,9 +148,7 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def here(
-    function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None
-) -> Any:
+def here(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None) -> Any:
     """Return function(*arguments, tell), called in this process, and raise what `apart` raises.
 
     After the time limit the function's next message raises OutOfTime.

@@ -50,7 +50,9 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Out
         )
         return Outcome(file, COULD_NOT, why)
     if case_file.ended != "broken" and not wanted.deadly:
-        return Outcome(file, COULD_NOT, f"in a process before, {DEADLY[case_file.ended]}: isolated=True tries it")
+        return Outcome(
+            file, COULD_NOT, f"in a process before, {DEADLY[case_file.ended]}: isolated=True tries it"
+        )
     torch.manual_seed(case_file.seed)
     dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
     return Outcome(file, *tried(case_file.law, implementation, dtype, device, case, lambda: send(None)))
@@ -97,7 +99,7 @@ def tried(
         return COULD_NOT, str(refusal)
     except Exception as error:  # an error in the law itself is no finding
         return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
-    return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
+    return (FIXED, f"{law.name} holds") if reason is None else (COULD_NOT, reason)
 
 
 def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:

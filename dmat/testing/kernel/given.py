@@ -1,4 +1,4 @@
-"""Kernels given as functions of this process, as dmat.check takes them: names for them, and their promises."""
+"""Kernels given as functions of this process, as dmat.check takes them: their names and their promises."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Given:
 
     def call(self, function: str, *arguments: str) -> str:
         """Return the call of a function of dmat on this kernel, as Python. arguments: before the kernel."""
-        own = self.implementation.name.rpartition(":")[2]
+        last = self.implementation.name.rpartition(":")[2].rpartition(".")[2]
+        own = last if last.isidentifier() else "kernel"
         stated = [f"{name}={value!r}" for name, value in self.promises.items()]
         return f"dmat.{function}({', '.join([*map(repr, arguments), own, *stated])})"
 
@@ -88,7 +89,9 @@ def declared(name: str, function: Callable[..., Any], promises: Mapping[str, Any
     own = next((known for known in BUILTIN if known.function is function), None)
     if promises and (own or isinstance(getattr(function, "__dmat_contract__", None), AnyContract)):
         stated = ", ".join(promises)
-        raise TypeError(f"{name} has a contract, from its decorator; the call states {stated}: state all in one")
+        raise TypeError(
+            f"{name} has a contract of its own, and the call states {stated}: state all in one place"
+        )
     if "reads" in promises:
         return Implementation.of(name, fused(function, **promises))
     if promises:

@@ -169,9 +169,8 @@ def _require_pickled(promises: Mapping[str, Any]) -> None:
         try:
             pickle.dumps(value)
         except Exception as error:
-            raise TypeError(
-                f"isolated=True sends the promises to other processes; {name}={value!r} cannot be sent: {error}"
-            ) from None
+            why = f"{name}={value!r} cannot be pickled: {error}"
+            raise TypeError(f"isolated=True sends the promises to other processes; {why}") from None
 
 
 def names(given: Names) -> list[str]:

@@ -57,7 +57,9 @@ def laws(
     cells = [(law, dtype, device) for law in laws_of(held.implementation.kind) for _, dtype, device in chosen]
 
     @pytest.mark.parametrize(
-        ("law", "dtype", "device"), cells, ids=[f"{law.name}-{dtype}-{device}" for law, dtype, device in cells]
+        ("law", "dtype", "device"),
+        cells,
+        ids=[f"{law.name}-{dtype}-{device}" for law, dtype, device in cells],
     )
     def test(law: Law, dtype: str, device: str, request: pytest.FixtureRequest) -> None:
         session = _session(request, chosen)

@@ -79,7 +79,7 @@ def _of_random() -> Iterator[Undo]:
     yield partial(random.setstate, random.getstate())
     yield partial(np.random.set_state, np.random.get_state())
     yield partial(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
 
 

@@ -252,9 +252,7 @@ class Relaxation:
 # In a child process
 
 
-def stands_under(
-    report: Report, sites: list[Site], seconds: float = SECONDS, run: Run = apart
-) -> Wider:
+def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS, run: Run = apart) -> Wider:
     """Search in child processes for at most `seconds`. Return the contract found, "none" or "unfinished".
 
     run: calls the search in a child process, or in this one.

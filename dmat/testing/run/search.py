@@ -155,7 +155,7 @@ class _Search:
             self._draw(law.cases.search(self.subject.domain), most, self._in_time)
 
     def _in_both(self, there_is_time: Callable[[], bool]) -> Callable[[], bool]:
-        """Return whether there is time for another random case, by the session too. There is for the first."""
+        """Return whether there is time for a random case, by the session too. There is for the first."""
         until = self.session.until
         if until is None:
             return there_is_time
