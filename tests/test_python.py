@@ -27,7 +27,8 @@ from dmat.testing.errors import CannotRun
 from dmat.testing.kernel.given import given
 from dmat.testing.kernel.load import load
 from dmat.testing.python import check as module
-from dmat.testing.python.check import Verdict
+from dmat.testing.python.results import Verdict
+from dmat.testing.record import Report
 
 KERNELS = """
 import os
@@ -77,9 +78,9 @@ def first(fn: Callable[..., Any], **more: Any) -> Verdict:
 
 def test_the_page_is_that_of_the_command(kernels: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """str(verdict) is what `dmat check` prints of the same kernel with the same seed."""
-    arguments = ["check", "--first", "--seed", "0", "--dtype", "float32", "kernels.py:off_by_one"]
-    assert main(arguments) == 1
-    verdict = first(kernels.off_by_one, counterexamples="counterexamples")
+    arguments = ["check", "--first", "--seed", "0", "--dtype", "float32", "--counterexamples", ""]
+    assert main([*arguments, "kernels.py:off_by_one"]) == 1
+    verdict = first(kernels.off_by_one)
     assert f"{verdict}\n" == capsys.readouterr().out
     assert not verdict
     assert verdict.broken
@@ -118,7 +119,7 @@ def test_a_notebook_sees_the_picture(tmp_path: Path) -> None:
 
 def test_results_are_frozen() -> None:
     """Nobody changes a verdict."""
-    verdict = Verdict(dmat.testing.python.check.Report.of("x:y", {}, []), "page")  # type: ignore[attr-defined]
+    verdict = Verdict(Report.of("x:y", {}, []), "page")
     with pytest.raises(dataclasses.FrozenInstanceError):
         verdict.page = "SOUND"  # type: ignore[misc]
 
@@ -215,6 +216,8 @@ def test_a_function_of_no_file(tmp_path: Path) -> None:
     assert {file.name for file in folder.iterdir()} == {"case.json", "report.md", "picture.png"}
     assert "there is no repro.py: no module has test_a_function_of_no_file.<locals>.<lambda>" in str(verdict)
     assert f"replay: dmat.replay('{folder}', kernel, error_scope='prefix')" in str(verdict)
+    assert dmat.replay(folder, lambda i, f: wrong(i, f), error_scope="prefix").broken
+    assert dmat.replay(folder, right).fixed
 
 
 # The process
@@ -278,8 +281,7 @@ class Restless:
         random.random()
         np.random.random()
         torch.rand(1)
-        torch.empty = torch.zeros
-        torch.Tensor.new_empty = torch.Tensor.new_zeros  # type: ignore[method-assign,assignment]
+        torch.empty, torch.Tensor.new_empty = (lambda *shape: None,) * 2  # type: ignore[assignment,method-assign]
         if self.error is not None:
             raise self.error
         return result
