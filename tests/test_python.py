@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import faulthandler
 import random
 import signal
 import subprocess
@@ -308,6 +309,14 @@ def test_what_a_kernel_is_called_in(unlike: dict[str, Any]) -> None:
     first(kernel)
     new = {"threads": 1, "dtype": torch.float32, "deterministic": False, "grad": True, "precision": "highest"}
     assert {name: kernel.found[name] for name in new} == new
+
+
+def test_nothing_may_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process no watchdog ends it, should a kernel hang."""
+    called = list[object]()
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *a, **more: called.append(a))
+    first(wrong)
+    assert called == []
 
 
 def test_torch_comes_late() -> None:

@@ -33,8 +33,7 @@ def untouched() -> Iterator[None]:
         for manager in (
             warnings.catch_warnings(),
             np.errstate(**NUMPY),  # type: ignore[arg-type]
-            torch.inference_mode(False),
-            torch.enable_grad(),
+            torch.inference_mode(False),  # gradients are enabled too
             torch.autocast("cpu", enabled=False),
         ):
             stack.enter_context(manager)
