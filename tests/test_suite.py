@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import dmat
+from dmat.testing.python.suite import _settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,6 +115,23 @@ def test_laws_of_a_foreign_suite(foreign: Path) -> None:
     }
     assert "values: Every entry is within the bound" in printed
     assert " <- " not in printed
+
+
+def test_profiles(request: pytest.FixtureRequest) -> None:
+    """Hypothesis' profile of the user counts only where the test names it; examples= goes before both."""
+    before = settings.get_current_profile_name()
+    settings.register_profile("theirs", settings.get_profile("default"), max_examples=3, derandomize=True)
+    settings.load_profile("theirs")
+    try:
+        own, named, few = (
+            _settings(request.config, examples, profile)
+            for examples, profile in ((7, None), (7, "theirs"), (None, settings(max_examples=2)))
+        )
+    finally:
+        settings.load_profile(before)
+    assert (own.max_examples, own.derandomize) == (7, False)
+    assert (named.max_examples, named.derandomize) == (7, True)
+    assert (few.max_examples, few.derandomize) == (request.config.getoption("--dmat-examples") or 2, True)
 
 
 def installed(foreign: Path, *packages: str) -> bool:
