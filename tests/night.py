@@ -29,6 +29,7 @@ NIGHT = {
     # A command beside the same from Python: the pages of check and replay stay.
     "test_python.py::test_isolated": ALL,  # test_isolated_with_promises
     "test_python.py::test_the_page_of_a_replay": ALL,  # test_a_function_of_no_file
+    "test_python.py::test_the_readme": ALL,  # test_the_page_is_that_of_the_command
     "test_python.py::test_as_many_cases": ALL,  # test_a_time_that_is_too_short
     "test_python.py::test_the_page_of_a_grade": ALL,  # test_grade.py
     "test_suite.py::test_a_foreign_repository": ALL,  # test_laws_of_a_foreign_suite

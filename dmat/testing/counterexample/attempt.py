@@ -23,7 +23,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
 LEAST_TRIES = 2  # the first in a process without earlier calls, the second after a call
-DEADLY = {"died": "the call ended it", "did not end": "the call did not end"}
+DEADLY = {"died": "its call ended the process", "did not end": "its call did not end"}
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
@@ -51,7 +51,7 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Out
         return Outcome(file, COULD_NOT, why)
     if case_file.ended != "broken" and not wanted.deadly:
         return Outcome(
-            file, COULD_NOT, f"in a process before, {DEADLY[case_file.ended]}: isolated=True tries it"
+            file, COULD_NOT, f"{DEADLY[case_file.ended]} when it was found: isolated=True tries it"
         )
     torch.manual_seed(case_file.seed)
     dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
