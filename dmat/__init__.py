@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "check": "dmat.testing.python.check",
+    "grade": "dmat.testing.python.check",
+    "replay": "dmat.testing.python.check",
     "dtilde": "dmat.operator",
     "segment_sum": "dmat.segments",
     "rectangle_sum": "dmat.segments",
@@ -26,11 +29,15 @@ if TYPE_CHECKING:
     from dmat.operator import dtilde, vlstm_fwbw_Dtildemat
     from dmat.reference import vlstm_fw_Dtildemat
     from dmat.segments import rectangle_sum, segment_sum
+    from dmat.testing.python.check import check, grade, replay
 
 __all__ = [
     "__version__",
+    "check",
     "dtilde",
+    "grade",
     "rectangle_sum",
+    "replay",
     "segment_sum",
     "strategies",
     "testing",

@@ -51,7 +51,7 @@ FLOORS = tuple(
     testing.causes
     testing.check testing.fuzzing testing.journals
     testing.plugin_of_laws testing.schemas
-    testing.cli testing.plugin
+    testing.cli testing.plugin testing.python
     """.strip().splitlines()
 )
 FACADES = {"dmat", "dmat.testing"}  # their names stand elsewhere
@@ -61,7 +61,7 @@ UPWARD = {
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
-    "testing.check.command": (3, "the process that waits loads no torch; only a broken kernel needs it"),
+    "testing.check.judge": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (5, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
@@ -73,7 +73,7 @@ FUNCTION_LEVEL = {
     "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (4, "the schema of a report needs the structs of that report alone"),
 }
-PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws"}
+PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws", "testing.python.suite"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400
 
 

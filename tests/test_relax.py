@@ -14,7 +14,7 @@ from torch import Tensor
 import dmat.testing
 from dmat.strategies import Constant, Gates, nan
 from dmat.testing.case_file import encoded
-from dmat.testing.check.command import with_wider_contract
+from dmat.testing.check.judge import with_wider_contract
 from dmat.testing.check.plan import planned
 from dmat.testing.contract import Contract, contract_of
 from dmat.testing.kernel.implementation import Implementation

@@ -16,15 +16,17 @@ _HOME = {
     "from_segment_sum": "dmat.testing.kernel.segment_sum",
     "fused": "dmat.testing.kernel.declare",
     "implementation": "dmat.testing.contract",
+    "laws": "dmat.testing.python.suite",
 }
 
 if TYPE_CHECKING:
     from dmat.testing.contract import Contract, FusedContract, implementation
     from dmat.testing.kernel.declare import fused
     from dmat.testing.kernel.segment_sum import from_segment_sum
+    from dmat.testing.python.suite import laws
     from dmat.testing.verdict.finding import LawBroken
 
-__all__ = ["Contract", "FusedContract", "LawBroken", "from_segment_sum", "fused", "implementation"]
+__all__ = ["Contract", "FusedContract", "LawBroken", "from_segment_sum", "fused", "implementation", "laws"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -44,3 +45,10 @@ def in_places(places: Iterable[tuple[str, str]]) -> str:
 def plain(console: Console, text: str) -> None:
     """Print the text literally: no markup, no colours, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_text(show: Callable[[Console], None]) -> str:
+    """Return what is shown on a console, as text without colours, like that of a command in a pipe."""
+    file = io.StringIO()
+    show(Console(file=file, emoji=False, color_system=None, force_terminal=False, force_jupyter=False))
+    return file.getvalue()

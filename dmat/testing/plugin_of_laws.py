@@ -74,14 +74,14 @@ def test_of(function: Any, laws: Sequence[Any]) -> Any:
             part=part,
         )
         request.node.user_properties.append(("dmat", msgspec.to_builtins(record)))
-        _end(record, session.journal)
+        end_test(record, session.journal)
 
     functools.update_wrapper(test, function)
     del test.__wrapped__  # type: ignore[attr-defined]  # pytest would read the law's arguments as fixtures
     return pytest.mark.dmat_law(test)
 
 
-def _end(record: Record, journal: Journal) -> None:
+def end_test(record: Record, journal: Journal) -> None:
     """End the test of a law as its record says: pass, fail with the message, skip or xfail.
 
     An implementation that cannot be called fails one test, and its other tests are skipped.

@@ -14,11 +14,11 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessFuture, concurrent
@@ -46,7 +46,28 @@ Send = Callable[[Any], None]
 Heard = Callable[[Any], float | None]
 
 
+class Run(Protocol):
+    """How a function is called that tries a kernel: `apart` or `here`."""
+
+    def __call__(
+        self, function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None
+    ) -> Any:
+        """Return function(*arguments, tell)."""
+
+
 # A function in a new process
+
+_FIRST: list[tuple[Callable[..., object], tuple[Any, ...]]] = []  # what each new process calls first
+
+
+@contextmanager
+def preparing(function: Callable[..., object], *arguments: Any) -> Iterator[None]:
+    """Let each process that `apart` starts in this context call function(*arguments) first. It is pickled."""
+    _FIRST.append((function, arguments))
+    try:
+        yield
+    finally:
+        _FIRST.pop()
 
 
 def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None) -> Any:
@@ -58,7 +79,8 @@ def apart(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: 
     result, OutOfTime at the time limit, and RuntimeError if the function raises.
     """
     ours, theirs = SPAWN.Pipe(duplex=False)
-    future: ProcessFuture[Any] = concurrent.process(context=SPAWN)(_serve)(theirs, function, arguments)  # type: ignore[call-overload]
+    start: Any = concurrent.process(context=SPAWN)  # type: ignore[call-overload]
+    future: ProcessFuture[Any] = start(_serve)(theirs, list(_FIRST), function, arguments)
     theirs.close()
     try:
         _hear(ours, heard, seconds)
@@ -90,13 +112,20 @@ def _hear(ours: Connection, heard: Heard, seconds: float | None) -> None:
     raise OutOfTime
 
 
-def _serve(theirs: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _serve(
+    theirs: Connection,
+    first: list[tuple[Callable[..., object], tuple[Any, ...]]],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> Any:
     """Call the function in this process. The process ends with the exit code it would have without Pebble."""
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler exits with 15, and needs Python to run
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _drop_output()
     try:
+        for prepare, its in first:
+            prepare(*its)
         return function(*arguments, theirs.send)
     except Exception as error:  # some exceptions of users' code cannot be pickled
         raise RuntimeError(f"{type(error).__name__}: {error}") from None
@@ -117,6 +146,28 @@ def end_with_parent() -> None:
     """Let Linux kill this process when the thread that started it ends. Does nothing on other systems."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def here(function: Callable[..., Any], *arguments: Any, heard: Heard, seconds: float | None = None) -> Any:
+    """Return function(*arguments, tell), called in this process, and raise what `apart` raises.
+
+    After the time limit the function's next message raises OutOfTime.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+
+    def send(message: Any) -> None:
+        nonlocal until
+        if until is not None and time.monotonic() > until:
+            raise OutOfTime
+        more = heard(message)
+        until = until if more is None else time.monotonic() + more
+
+    try:
+        return function(*arguments, send)
+    except OutOfTime:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 # A call in a fork

@@ -31,7 +31,7 @@ from dmat.testing.causes import failure, keep, search
 from dmat.testing.causes import message as messages
 from dmat.testing.causes.mildest import ORDINARY, milder, severity
 from dmat.testing.causes.trial import broken
-from dmat.testing.check import command
+from dmat.testing.check import command, judge
 from dmat.testing.check.page import show
 from dmat.testing.check.plan import Plan
 from dmat.testing.check.report import gather
@@ -102,7 +102,7 @@ def looked_at(name: str, target: str) -> dict[str, Any]:
     """Check one kernel in an empty folder. Return what its line has."""
     with tempfile.TemporaryDirectory() as empty:
         options = [x for dtype in dtypes(name, target) for x in ("--dtype", dtype)]
-        numbers = ["--seed", "1", "--examples", str(EXAMPLES), "--time-limit", "60"]
+        numbers = ["--seed", "1", "--examples", str(EXAMPLES), "--time-limit", "60", "-n", "1"]
         given = parser().parse_args(["check", *options, *numbers, "--counterexamples", empty, target])
         report, plan, seconds = _checked(given, Path(empty))
         page = _page(report, plan)
@@ -130,13 +130,13 @@ def _checked(options: argparse.Namespace, folder: Path) -> tuple[Report, Plan, d
 
     with tempfile.TemporaryDirectory(prefix="dmat-") as journals:
         request = command.requested(options, Path(journals))
-        plan, records = timed("laws", Workers(request).run, 1)
+        plan, records = timed("laws", Workers(request).run)
     [report] = gather(records, plan, first=False)
-    report = timed("wider", command.with_wider_contract, report, plan.subjects)
-    report = timed("causes and messages", command.with_sorted_causes, report, folder)
+    report = timed("wider", judge.with_wider_contract, report, plan.subjects)
+    report = timed("causes and messages", judge.with_sorted_causes, report, folder)
     if (folder / SPENT).is_file():
         seconds["causes"] = round(START + float((folder / SPENT).read_text()), 1)
-    return timed("folders", command._with_folders, report), plan, seconds
+    return timed("folders", judge.with_kept_folders, report), plan, seconds
 
 
 def _page(report: Report, plan: Plan) -> str:

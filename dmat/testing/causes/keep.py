@@ -13,7 +13,7 @@ from dmat.testing.counterexample.folder import REPORT, add_also, case_file, repl
 from dmat.testing.counterexample.folder import report as in_report
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.output import output_path
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 from dmat.testing.record import CauseEntry, LawRecord, Report
 from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Failure, LawBroken
@@ -25,17 +25,18 @@ HELD = "there is no repro.py: tried again in a new process, the case held. The r
 Key = tuple[str, str, str]  # law, dtype, device
 
 
-def with_folders(report: Report) -> Report:
+def with_folders(report: Report, run: Run = apart) -> Report:
     """Write the folder of each cause, and gather its other cases there. Return the report with the folders.
 
-    A cause whose folder cannot be written keeps the folders of its laws as they are.
+    A cause whose folder cannot be written keeps the folders of its laws as they are. run: calls what tries
+    the kernel.
     """
     homes: dict[Key, str] = {}
     for cause in report.causes:
         if cause.kind == "unsorted" or cause.folder is None:
             continue
         try:
-            apart(_keep_here, report, cause, heard=lambda news: None, seconds=SECONDS)
+            run(_keep_here, report, cause, heard=lambda news: None, seconds=SECONDS)
         except (Died, OutOfTime, RuntimeError):
             continue
         homes |= {(one.law, one.dtype, one.device): cause.folder for one in cause.breaks}

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded
+from dmat.testing.causes.search import SECONDS as SEARCH
 from dmat.testing.causes.search import with_causes
 from dmat.testing.causes.trial import broken, found_again
 from dmat.testing.counterexample.attempt import in_dtype
@@ -21,31 +22,35 @@ from dmat.testing.kernel.select import implementation_named
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 from dmat.testing.record import CauseEntry, Report
 from dmat.testing.registry import law_named
 from dmat.testing.run.session import Session
 from dmat.testing.verdict.finding import Example, Failure, LawBroken
 
+WITHOUT_END = float("inf")
 SECONDS = 60.0  # of the wall clock for the messages of one report; its tries have a limit of CPU time
 
 
-def with_causes_told(report: Report, folder: Path | None) -> Report:
+def with_causes_told(
+    report: Report, folder: Path | None, run: Run = apart, most: float = WITHOUT_END
+) -> Report:
     """Return the report with the causes of its failures, and the whole message of each that is shown.
 
-    folder: where counterexamples are kept.
+    folder: where counterexamples are kept. run: calls what tries the kernel. most: seconds for all of it.
 
     A cause for which there is no time, or whose case no longer fails, keeps its brief message.
     """
-    report = with_causes(report, folder)
-    until = time.monotonic() + SECONDS
+    end = time.monotonic() + most
+    report = with_causes(report, folder, None if most == WITHOUT_END else min(SEARCH, most), run)
+    until = min(time.monotonic() + SECONDS, end)
     causes = []
     for number, cause in enumerate(report.causes):
         shown = cause.kind != "unsorted" or number == 0
         left = until - time.monotonic()
         if shown and cause.ended == "broken" and cause.recipe and left > 0:
             with suppress(Died, OutOfTime, RuntimeError):  # RuntimeError: a law itself raised
-                cause = apart(_message_here, report, cause, heard=lambda news: None, seconds=left)
+                cause = run(_message_here, report, cause, heard=lambda news: None, seconds=left)
         causes.append(cause)
     return replace(report, causes=causes)
 

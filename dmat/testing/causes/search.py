@@ -25,7 +25,7 @@ from dmat.testing.explain import message as explain
 from dmat.testing.explain.hints_kind import OTHER, fits_no_kind
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.select import implementation_named
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 from dmat.testing.record import AtLength, CauseEntry, LawRecord, Refuting, Report
 from dmat.testing.verdict.finding import Example, LawBroken
 from dmat.testing.verdict.finding import Failure as Found
@@ -44,15 +44,19 @@ class Causes:
     at_length: AtLength | None = None
 
 
-def with_causes(report: Report, folder: Path | None, seconds: float | None = None) -> Report:
+def with_causes(
+    report: Report, folder: Path | None, seconds: float | None = None, run: Run = apart
+) -> Report:
     """Return the report with the causes of its failures.
 
-    folder: where counterexamples are kept. seconds: CPU time of the search, by default SECONDS.
+    folder: where counterexamples are kept. seconds: CPU time of the search, by default SECONDS. run: calls
+    the search in a process of its own, or in this one.
 
     If a case ends the child process, the search starts again without that case.
     """
     seconds = SECONDS if seconds is None else seconds
     until = time.monotonic() + WAITING * seconds
+    spent = 0.0 if run is apart else time.process_time()  # the search counts all CPU time of its process
     found, deadly, trying, why = Causes(), set[int](), -1, UNSORTED
 
     def heard(news: int | Causes) -> None:
@@ -63,9 +67,9 @@ def with_causes(report: Report, folder: Path | None, seconds: float | None = Non
             found = news
 
     while not found.entries and (left := until - time.monotonic()) > 0:
-        arguments = (report, folder, deadly, min(seconds, left / WAITING) - MARGIN)
+        arguments = (report, folder, deadly, spent + min(seconds, left / WAITING) - MARGIN)
         try:
-            found = apart(_search_here, *arguments, heard=heard, seconds=left)
+            found = run(_search_here, *arguments, heard=heard, seconds=left)
         except Died:
             if trying in deadly:
                 break

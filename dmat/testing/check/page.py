@@ -24,6 +24,24 @@ LOOK = "look:"  # begins the line of a message that names its picture
 OTHER = "laws"  # the family of a law whose family is not known
 
 
+def show_all(
+    reports: Sequence[Report],
+    console: Console,
+    families: Mapping[str, str] | None = None,
+    *,
+    first: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Print the page of each report. first: whether the check stopped at the first broken law."""
+    for number, report in enumerate(reports):
+        if number:
+            plain(console, "")
+        show(report, console, families, verbose=verbose)
+    unstated = [report for report in reports if not report.contract or "reads" in report.contract]
+    if first and any(report.verdict == "broken" for report in unstated):
+        plain(console, "Without --first, dmat check looks for a wider contract under which it stands.")
+
+
 def show(
     report: Report, console: Console, families: Mapping[str, str] | None = None, *, verbose: bool = False
 ) -> None:

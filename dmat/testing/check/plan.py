@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dmat.testing.kernel.select import Chosen
 
 
+EXAMPLES = 200  # random cases per law and dtype, after the cases of its ladder
 STOP = "stop"  # a file in the folder of the journals: no worker begins another task
 
 
@@ -26,6 +27,7 @@ class Request(Struct, frozen=True):
     first: stop at the first broken law. corpora: folders of cases to try first, which must exist.
     counterexamples: the folder for failures, or None. folder: an empty folder for journals and claims.
     seed: of the random cases. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
+    until: the time.monotonic() from which on no further law is begun. processes: how many try the laws.
     """
 
     targets: list[str]
@@ -39,6 +41,8 @@ class Request(Struct, frozen=True):
     first: bool = False
     seed: int = 0
     shapes: tuple[tuple[int, ...], ...] = ()
+    until: float | None = None
+    processes: int = 1
 
 
 def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:

@@ -29,11 +29,12 @@ class Workers:
         self.records: list[Record] = []
         self._lock, self._over = Lock(), False
 
-    def run(self, number: int) -> tuple[Plan, list[Record]]:
-        """Run so many workers at once until all tasks are done. Return the plan and the records."""
-        with ThreadPoolExecutor(number) as pool:
+    def run(self) -> tuple[Plan, list[Record]]:
+        """Run the workers, all at once, until all tasks are done. Return the plan and the records."""
+        numbers = range(self.request.processes)
+        with ThreadPoolExecutor(len(numbers)) as pool:
             try:
-                for done in [pool.submit(self._keep_one, n) for n in range(number)]:
+                for done in [pool.submit(self._keep_one, number) for number in numbers]:
                     done.result()
             except BaseException:  # Ctrl-C ends the workers; no other one may take their place
                 self._over = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from dmat.testing.contract.dtilde import Contract
@@ -19,9 +19,7 @@ def implementation(**contract: Any) -> Callable[[Kernel], Kernel]:
     The decorator returns the function itself. The keywords are the fields of Contract. Raises TypeError for a
     field that does not exist, ValueError for a value that the field does not allow.
     """
-    unknown = [name for name in contract if name not in rows(Contract)]
-    if unknown:
-        raise TypeError(f"{unknown[0]!r} is no field of a contract; expected {', '.join(rows(Contract))}")
+    require_fields(contract)
     promised = Contract(**contract)
 
     def attach(kernel: Kernel) -> Kernel:
@@ -31,6 +29,13 @@ def implementation(**contract: Any) -> Callable[[Kernel], Kernel]:
         return kernel
 
     return attach
+
+
+def require_fields(names: Iterable[str]) -> None:
+    """Raise TypeError for a name that is no field of Contract."""
+    unknown = [name for name in names if name not in rows(Contract)]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no field of a contract; expected {', '.join(rows(Contract))}")
 
 
 def contract_of(kernel: object) -> AnyContract:

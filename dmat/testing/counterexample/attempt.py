@@ -24,6 +24,7 @@ from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
 LEAST_TRIES = 2  # the first in a process without earlier calls, the second after a call
+DEADLY = {"died": "its call ended the process", "did not end": "its call did not end"}
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
@@ -49,6 +50,10 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Out
             f"pass --impl TARGET: the case is of {case_file.implementation}, which is not imported by itself"
         )
         return Outcome(file, COULD_NOT, why)
+    if case_file.ended != "broken" and not wanted.deadly:
+        return Outcome(
+            file, COULD_NOT, f"{DEADLY[case_file.ended]} when it was found: isolated=True tries it"
+        )
     torch.manual_seed(case_file.seed)
     dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
     return Outcome(file, *tried(case_file.law, implementation, dtype, device, case, lambda: send(None)))
@@ -97,7 +102,7 @@ def tried(
         return COULD_NOT, str(refusal)
     except Exception as error:  # an error in the law itself is no finding
         return COULD_NOT, f"the law itself raised {type(error).__name__}: {error}"
-    return (FIXED, f"{law} holds") if reason is None else (COULD_NOT, reason)
+    return (FIXED, f"{law.name} holds") if reason is None else (COULD_NOT, reason)
 
 
 def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:

@@ -41,6 +41,7 @@ from dmat.testing.case_file import (
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.explain.repro.script import REPRO, Made, best_script, deadly_script, runs_red
 from dmat.testing.interpret.choice import TRITON, config_index
+from dmat.testing.kernel.given import given_as
 from dmat.testing.law.subject import Subject
 from dmat.testing.output import output_path
 from dmat.testing.record import FORMAT
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 ALSO = "also"  # the folder of other laws of the same cause
 PICTURE, REPORT = "picture.png", "report.md"
+KEEPS = "; with `--keep` it joins `corpus/`, which later runs try first."
 ALIVE = "there is no repro.py: in a new process the call did not end it. The replay is needed."
 PACKAGES = ("torch", "numpy", "hypothesis", "python-flint")
 
@@ -66,12 +68,20 @@ class Watch(Protocol):
 
 
 def next_steps(home: Path, file: CaseFile) -> list[str]:
-    """Return two lines: the command that replays the case, and the path of the picture."""
-    return [f"replay: {replay_command(home, file)}", f"look:   {output_path(home) / PICTURE}"]
+    """Return two lines: the command that replays the case, and the path of the picture.
+
+    A third says why there is no repro.py, if no other process can import the kernel.
+    """
+    kernel = given_as(file.implementation)
+    without = [f"there is no {REPRO}: {kernel.nowhere}"] if kernel is not None and kernel.nowhere else []
+    return [f"replay: {replay_command(home, file)}", f"look:   {output_path(home) / PICTURE}", *without]
 
 
 def replay_command(home: Path, file: CaseFile) -> str:
-    """Return the command that replays the case."""
+    """Return the command that replays the case; in Python, if the kernel's name does not say all of it."""
+    kernel = given_as(file.implementation)
+    if kernel is not None and not kernel.by_name:
+        return kernel.call("replay", str(output_path(home)))
     config = config_index()
     interpreted = [] if config is None else ["--interpret", *(["--config", str(config)] if config else [])]
     return shlex.join(["dmat", "replay", str(output_path(home)), "--impl", file.implementation, *interpreted])
@@ -233,6 +243,9 @@ def _draw(examples: Sequence[Example], file: Path, subject: Subject, watch: Watc
 
 def _write_repro(folder: Path, law: Law, subject: Subject, failure: Failure, watch: Watch) -> str:
     """Write repro.py, unless it finds the kernel right in a fresh process. Return the remark on it, or ""."""
+    kernel = given_as(subject.implementation.name)
+    if kernel is not None and kernel.nowhere:
+        return ""  # the message says why
     where = subject.implementation.name, Path.cwd()
     if failure.ended == "broken":
         try:
@@ -267,7 +280,7 @@ def report(file: CaseFile, message: str, replay: str, remarks: Sequence[str], *,
         f"![exact, computed, error over allowed]({PICTURE})",
         "",
         *([f"- `python {REPRO}` {alone}"] if repro else []),
-        f"- `{replay}` tries it again; with `--keep` it joins `corpus/`, which later runs try first.",
+        f"- `{replay}` tries it again{KEEPS if replay.startswith('dmat replay ') else '.'}",
         "",
         f"{file.dtype} on {file.device} ({file.machine}); {_listed(file.versions)}",
         *(f"\n{remark}" for remark in remarks),

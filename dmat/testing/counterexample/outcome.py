@@ -19,8 +19,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The TARGET, device and dtype to replay cases on. None: take it from the case."""
+    """The TARGET, device and dtype to replay cases on. None: take it from the case.
+
+    deadly: whether a case that ended its process is tried.
+    """
 
     target: str | None = None
     device: str | None = None
     dtype: str | None = None
+    deadly: bool = True

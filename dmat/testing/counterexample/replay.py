@@ -14,7 +14,7 @@ from pathlib import Path
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, Outcome, Wanted
 from dmat.testing.errors import CannotRun, CaseError, Died, OutOfTime
 from dmat.testing.interpret.choice import caveat, interpreter_record
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 
 FILE = "case.json"
 SECONDS = 60.0  # limit of one try
@@ -35,8 +35,13 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     return 1 if BROKEN in statuses else 2 if COULD_NOT in statuses or not statuses else 0
 
 
-def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> list[Outcome]:
-    """Replay the cases of these files in a child process. If a case ends the process, start another."""
+def replay(
+    files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS, run: Run = apart
+) -> list[Outcome]:
+    """Replay the cases of these files in a child process. If a case ends the process, start another.
+
+    run: calls the replay in a child process, or in this one.
+    """
     outcomes: list[Outcome] = []
     trying = False
 
@@ -50,7 +55,7 @@ def replay(files: Sequence[Path], wanted: Wanted, seconds: float = SECONDS) -> l
     while len(outcomes) < len(files):
         left, trying = files[len(outcomes) :], False
         try:
-            apart(_replay_here, left, wanted, heard=heard, seconds=STARTING)
+            run(_replay_here, left, wanted, heard=heard, seconds=STARTING)
         except (Died, OutOfTime) as end:
             late = isinstance(end, OutOfTime)
             if trying:
@@ -72,6 +77,17 @@ def _replay_here(files: Sequence[Path], wanted: Wanted, send: Send) -> None:
         send(outcome)
 
 
+def page_of(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcome of each case, in one or more lines."""
+    lines = []
+    for outcome in outcomes:
+        first, *others = outcome.text.splitlines()
+        where = outcome.path.parent if outcome.path.name == FILE else outcome.path
+        lines += [f"{outcome.status}  {where}: {first}", *(f"  {line}" for line in others)]
+    interpreter = interpreter_record()
+    return "\n".join(lines + ([] if interpreter is None else [caveat(interpreter)]))
+
+
 def command(options: argparse.Namespace) -> int:
     """Replay, print the outcome of each case, and return the exit code."""
     for path in options.paths:
@@ -79,13 +95,7 @@ def command(options: argparse.Namespace) -> int:
             raise CannotRun(f"PATH is {str(path)!r}; there is no case.json in it")
     files = list(dict.fromkeys(file for path in options.paths for file in found(path)))
     outcomes = replay(files, Wanted(options.impl, options.device, options.dtype), options.time_limit)
-    for outcome in outcomes:
-        first, *others = outcome.text.splitlines()
-        where = outcome.path.parent if outcome.path.name == FILE else outcome.path
-        print(f"{outcome.status}  {where}: {first}", *others, sep="\n  ")
-    interpreter = interpreter_record()
-    if interpreter is not None:
-        print(caveat(interpreter))
+    print(page_of(outcomes))
     if options.keep:
         _keep(files, options.corpus)
     return exit_code(outcomes)

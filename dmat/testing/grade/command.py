@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,10 +18,10 @@ from dmat.testing.interpret.choice import caveat, interpreter_record
 from dmat.testing.kernel.builtin import COMPARED
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
-from dmat.testing.kernel.select import select
+from dmat.testing.kernel.select import Chosen, select
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.output import plain, progress
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 from dmat.testing.record import stated
 
 Site = tuple[str, str]  # a dtype and a device
@@ -31,11 +31,16 @@ GRADES: Mapping[str, Callable[[Any, int, Send], Grade]] = {DTILDE: grade, FUSED:
 def grade_all(options: argparse.Namespace) -> list[Graded]:
     """Grade the targets of the options. Without a TARGET, grade the built-in formulas for comparison."""
     chosen = select(options.targets, options.device, options.dtype, otherwise=COMPARED)
-    graded = []
+    return graded(chosen, options.examples or EXAMPLES)
+
+
+def graded(chosen: Sequence[Chosen], examples: int, run: Run = apart) -> list[Graded]:
+    """Grade each implementation. run: calls the grading in a child process, or in this one."""
+    found = []
     for implementation in dict.fromkeys(i for i, _, _ in chosen):
         sites = [(dtype, device) for i, dtype, device in chosen if i == implementation]
-        grades = _grades(implementation.name, sites, options.examples or EXAMPLES)
-        graded.append(
+        grades = _grades(implementation.name, sites, examples, run)
+        found.append(
             Graded(
                 implementation=implementation.name,
                 contract=stated(implementation.contract.stated()),
@@ -44,10 +49,10 @@ def grade_all(options: argparse.Namespace) -> list[Graded]:
             )
         )
     progress("")
-    return graded
+    return found
 
 
-def _grades(name: str, sites: list[Site], examples: int) -> list[GradeResult]:
+def _grades(name: str, sites: list[Site], examples: int, run: Run) -> list[GradeResult]:
     """Return one grade per dtype and device.
 
     If the process dies, that dtype and device gets a reason instead of a grade, and the next ones are tried.
@@ -65,7 +70,7 @@ def _grades(name: str, sites: list[Site], examples: int) -> list[GradeResult]:
 
     while len(grades) < len(sites):
         try:
-            apart(_grade_here, name, sites[len(grades) :], examples, heard=heard)
+            run(_grade_here, name, sites[len(grades) :], examples, heard=heard)
         except Died as died:
             dtype, device = sites[len(grades)]
             reason = f"its process died, {died}, on the case\n{case}"
@@ -90,12 +95,12 @@ def _named(name: str) -> Implementation:
 
 def command(options: argparse.Namespace) -> int:
     """Grade, print the table, and return the exit code."""
-    graded = grade_all(options)
+    grades = grade_all(options)
     console = Console(emoji=False)
-    show(graded, console)
+    show(grades, console)
     interpreter = interpreter_record()
     if interpreter is not None:
         plain(console, caveat(interpreter))
     if options.json is not None:
-        write_json(graded, options.json)
-    return exit_code(graded)
+        write_json(grades, options.json)
+    return exit_code(grades)

@@ -7,15 +7,17 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dmat.testing.contract.names import parted
 from dmat.testing.errors import TargetError
 from dmat.testing.interpret.choice import config_index
 from dmat.testing.interpret.install import install
-from dmat.testing.kernel.builtin import BUILTIN
+from dmat.testing.kernel.given import Given, declared, give, given_as
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.runtime import from_file
 
@@ -23,9 +25,13 @@ from dmat.testing.kernel.runtime import from_file
 def load(target: str) -> Implementation:
     """Return the implementation that TARGET names. Raises TargetError, one line, for a wrong TARGET.
 
+    A kernel that this process was given as a function is found by its name.
     If this process interprets Triton, the interpreter is installed before the import, and a contract that
     names devices is tried on the CPU.
     """
+    held = given_as(target)
+    if held is not None:
+        return held.implementation
     where, attribute = parted(target)
     if config_index() is not None:
         install()
@@ -37,15 +43,17 @@ def load(target: str) -> Implementation:
             hint = f"; it has {', '.join(near)}" if near else ""
             raise TargetError(f"TARGET is {target!r}; {where} has no {attribute!r}{hint}")
         found = getattr(found, name)
-    for known in BUILTIN:
-        if known.function is found:
-            return Implementation(target, known.function, known.contract)
     if not callable(found):
         raise TargetError(f"TARGET is {target!r}; that is a {type(found).__name__}, not callable")
-    implementation = Implementation.of(target, found)
+    implementation = declared(target, found, {})
     if config_index() is None or implementation.contract.devices is None:
         return implementation
     return replace(implementation, contract=replace(implementation.contract, devices=("cpu",)))
+
+
+def load_with(target: str, promises: Mapping[str, Any]) -> None:
+    """Load TARGET in this new process, with these promises for as long as the process lives."""
+    give(Given(declared(target, load(target).function, promises), promises))
 
 
 def _module(name: str, target: str) -> ModuleType:

@@ -26,7 +26,7 @@ from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
-from dmat.testing.processes import Send, apart
+from dmat.testing.processes import Run, Send, apart
 from dmat.testing.record import Refuting, Report, Wider, stated
 from dmat.testing.registry import law_named, laws, rank
 from dmat.testing.relax.answers import Answers, CallSite, Site, answers
@@ -252,8 +252,10 @@ class Relaxation:
 # In a child process
 
 
-def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS) -> Wider:
+def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS, run: Run = apart) -> Wider:
     """Search in child processes for at most `seconds`. Return the contract found, "none" or "unfinished".
+
+    run: calls the search in a child process, or in this one.
 
     If a case kills the child process, the search continues in a new one without that case.
     """
@@ -277,7 +279,7 @@ def stands_under(report: Report, sites: list[Site], seconds: float = SECONDS) ->
         arguments = (report.implementation, sites, known, held, deadly)
         try:
             left = until - time.monotonic()
-            found: Wider = apart(_search_here, *arguments, heard=heard, seconds=left)
+            found: Wider = run(_search_here, *arguments, heard=heard, seconds=left)
         except (OutOfTime, RuntimeError):  # RuntimeError: a law itself raised, which proves nothing
             return Wider("unfinished")
         except Died:

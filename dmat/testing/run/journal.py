@@ -103,12 +103,12 @@ class JournalLine(msgspec.Struct):
 class Journal:
     """The journal of this process, in a folder that all processes of a run share.
 
-    limit: seconds for one example; 0 for no limit.
+    limit: seconds for one example; 0 for no limit. deadly: whether the watchdog may end this process.
     """
 
-    def __init__(self, folder: Path, limit: float) -> None:
+    def __init__(self, folder: Path, limit: float, *, deadly: bool = True) -> None:
         """Open this process' journal file and its watchdog's file in the folder."""
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit, self.deadly = folder, limit, deadly
         self.line: JournalLine | None = None
         self._file = os.open(folder / f"{os.getpid()}.json", os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
         numbers = folder / f"{os.getpid()}{NUMBER}"
@@ -118,6 +118,12 @@ class Journal:
         stopped = folder / f"{os.getpid()}{STOPPED}"
         self._watchdog = os.open(stopped, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         self._watched = 0.0
+
+    def close(self) -> None:
+        """Close the files. A process that lives on calls this."""
+        self._number.close()
+        os.close(self._file)
+        os.close(self._watchdog)
 
     @contextmanager
     def of(self, line: JournalLine) -> Iterator[None]:
@@ -186,7 +192,8 @@ class Journal:
         if limit <= 0 or not _alarm_is_free():
             yield
             return
-        self._watch(limit)
+        if self.deadly:
+            self._watch(limit)
         signal.signal(signal.SIGALRM, _on_alarm)
         signal.setitimer(signal.ITIMER_REAL, limit)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -146,13 +147,20 @@ class _Search:
         (dmat.testing.run.shrink) can make the law's cases smaller. Otherwise it draws and shrinks each case.
         """
         law, profile = self.law, self.profile
-        self.there_is_time = in_time(SEARCH_SECONDS)
+        self.there_is_time = self._in_both(in_time(SEARCH_SECONDS))
         most = min(law.max_examples or profile.max_examples, profile.max_examples)
         if law.cases.inside is not None:
             blocks = 1 + math.ceil((most - 1) / BLOCK)
             self._draw(st.binary(min_size=8, max_size=8), blocks, lambda block: self._block(block, most))
         else:
             self._draw(law.cases.search(self.subject.domain), most, self._in_time)
+
+    def _in_both(self, there_is_time: Callable[[], bool]) -> Callable[[], bool]:
+        """Return whether there is time for a random case, by the session too. There is for the first."""
+        until = self.session.until
+        if until is None:
+            return there_is_time
+        return lambda: there_is_time() and (self.tried <= 1 or time.monotonic() < until)
 
     def _at_shapes(self) -> None:
         """Try random cases at each shape of the session."""
@@ -175,6 +183,7 @@ class _Search:
 
     def _in_time(self, case: Case) -> None:
         """Try a case, if there is time for it."""
+        self.tried += 1
         if self.failures or self.there_is_time():
             self._try(case)
 

@@ -28,7 +28,8 @@ class Session:
     brief: the message tries nothing, and a folder has case.json alone: the causes get the rest later.
     replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
     seed: of the random cases; None: Hypothesis chooses. milder: returns a failure with a milder case, and
-    with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
+    with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too. until: the
+    time.monotonic() from which on no further random case of a law is begun.
     """
 
     journal: Journal | None = None
@@ -40,6 +41,7 @@ class Session:
     replaceable: bool = False
     seed: int | None = None
     shapes: tuple[Sizes, ...] = ()
+    until: float | None = None
     milder: Callable[[Law, Subject, Failure, Session], tuple[Failure, str]] | None = None
 
     def trying(
@@ -73,7 +75,7 @@ def explained_and_kept(
     session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
     again, tried = failure.reproducible, list[str]()
-    if again and not session.brief:
+    if again and failure.ended != "died" and not session.brief:
         further = explain.longer(law, subject, failure.case, session.trying)
         examples += [further] if further is not None else []
         tried = explain.what_is_tried(law, subject, examples, failure.known[1:], session.trying)
