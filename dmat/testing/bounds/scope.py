@@ -77,3 +77,12 @@ def product(left: Array, right: Array) -> Array:
     """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(left @ right)
+
+
+def from_start(start: npt.NDArray[np.int64], terms: Array) -> Array:
+    """Sum the magnitudes from each source's start up to the source itself, into [..., s]."""
+    found = np.zeros_like(terms)
+    for first in np.unique(start):
+        own = np.flatnonzero(start == first)
+        found[..., own] = np.cumsum(terms[..., first : own[-1] + 1], -1)[..., own - first]
+    return found
