@@ -20,7 +20,7 @@ from dmat.testing.assertion.rows import (
 from dmat.testing.bounds.formats import FusedRounding
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.heads import largest
-from dmat.testing.bounds.scope import from_start
+from dmat.testing.bounds.scope import scope_sums
 from dmat.testing.contract import FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
 from dmat.testing.oracle.fused import Pulled, rectangles
@@ -124,10 +124,8 @@ class RowBounds(FusedBounds):
         """Sum the magnitudes in each entry's error scope."""
         if self.contract.error_scope == "window":
             return windows
-        starts = [start[: windows.shape[-1]] for start in self.head.starts]
-        down_to = [windows[..., :, start] + terms[..., None, start] for start in starts]
-        sums = [x + from_start(start, terms)[..., None, :] for x, start in zip(down_to, starts, strict=True)]
-        return np.asarray(np.max(sums, axis=0))
+        starts = (start[: windows.shape[-1]] for start in self.head.starts)
+        return np.asarray(np.max([scope_sums(start, terms, windows) for start in starts], axis=0))
 
     @cached_property
     def length(self) -> Array:
