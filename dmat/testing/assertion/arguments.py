@@ -192,7 +192,7 @@ def inferred(named: Mapping[str, Tensor], gates: list[str], output: Tensor | Non
     if q.ndim == v.ndim == 4:
         found |= _group(q, v)
     if output is not None:
-        found["output_dtype"] = dtype_of("the output", output)
+        found["output_dtype"] = dtype_of("the output", require_tensor("the output", output))
     return found
 
 

@@ -96,7 +96,8 @@ def require_all(judged: Sequence[Judged], form: Format, promises: str, heads: st
     broken = [each for each in judged if each.finding is not None]
     if not broken:
         return
-    names = list(dict.fromkeys(each.quantity for each in broken))
+    wrong = {each.quantity for each in broken}
+    names = [name for name in dict.fromkeys(each.quantity for each in judged) if name in wrong]
     lines = [f"{', '.join(names)}: not within the bound of rounding"]
     for name in names:
         alike = [each for each in broken if each.quantity == name]
