@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,15 +98,18 @@ def test_blocks_of_rows_are_the_whole_call(
     assert np.allclose(bounds.truth.o, truth.o, rtol=1e-12)
     assert np.allclose(bounds.truth.o_slack, truth.o_slack, rtol=1e-12)
     assert same_bound(bounds.output(), whole.output())
-    results: dict[str, Callable[[Any, Any], tuple[Array, Bound]]] = {
-        "g": lambda b, p: (p.dgate, b.gate(p)),
-        "i": lambda b, p: (p.di, b.igate(p)),
-        **{name: lambda b, p, n=name: (getattr(p, f"d{n}"), b.product(n, p)) for name in "qkvz"},
-    }
     for name in names + ("z" if contract.z else ""):
-        (value, bound), (expected, allowed) = results[name](bounds, gradients), results[name](whole, pulled)
+        value, bound = of_gradient(name, bounds, gradients)
+        expected, allowed = of_gradient(name, whole, pulled)
         assert np.allclose(value, expected, rtol=1e-9, atol=1e-12), name
         assert same_bound(bound, allowed), name
+
+
+def of_gradient(name: str, bounds: Any, pulled: Any) -> tuple[Array, Bound]:
+    """Return the gradient of an input, and its bound."""
+    if name in "gi":
+        return (pulled.dgate, bounds.gate(pulled)) if name == "g" else (pulled.di, bounds.igate(pulled))
+    return getattr(pulled, f"d{name}"), bounds.product(name, pulled)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -128,7 +132,9 @@ def test_blocks_of_dtilde_are_the_whole_matrix(
         assert np.allclose(found, getattr(whole, each), rtol=1e-13, atol=0), (each, block)
     found = np.concatenate([x.value.hi for x in blocks], -2)
     assert np.allclose(found, whole.value.hi, rtol=1e-14)
-    assert same_bound(allowed, Bound(bound.bound[..., 6:9, :], bound.overflow[..., 6:9, :], bound.free[..., 6:9, :]))
+    assert same_bound(
+        allowed, Bound(bound.bound[..., 6:9, :], bound.overflow[..., 6:9, :], bound.free[..., 6:9, :])
+    )
     G = random.standard_normal((S, S))
     backward = Backward.of(fgate, G[None, None], masked_cotangent="ignored", wide=wide)
     summed = one.backward(torch.from_numpy(G))
@@ -212,7 +218,7 @@ def of(tensors: dict[str, Tensor], *names: str) -> dict[str, Any]:
 
 
 def test_the_message_is_that_of_a_law(sums: dict[str, Tensor]) -> None:
-    """It has the entry, its value, the exact one, the error in units, the wrong entries, heads, and promises."""
+    """It has the entry, its value, the exact one, the error in units, the wrong entries, the promises."""
     o, dg = sums["o"].clone(), sums["dg"].clone()
     o[1, 2, 32:] *= 1.01
     dg[0, 1, 7] = math.nan
@@ -241,7 +247,9 @@ def test_dtilde_and_its_gradients() -> None:
     """D~ and both gradients of the operator are within; one row of one head, or a gradient of 0, is not."""
     random = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        igate, fgate = (torch.randn(1, 2, 50, 1, generator=random).to(dtype).requires_grad_() for _ in range(2))
+        igate, fgate = (
+            torch.randn(1, 2, 50, 1, generator=random).to(dtype).requires_grad_() for _ in range(2)
+        )
         D = dmat.dtilde(igate, fgate)
         G = torch.randn(D.shape, generator=random).to(dtype)
         di, df = torch.autograd.grad(D, (igate, fgate), G)
@@ -334,14 +342,23 @@ def test_memory_does_not_grow_with_the_square(monkeypatch: pytest.MonkeyPatch) -
         ({"q": None}, "q is not given; expected q, k and v"),
         ({"v": torch.zeros(2, 3, 39, 4)}, r"q has the shape \(2, 3, 40, 4\); expected \(2, 3, 39, 4\), by v"),
         ({"foo": 1}, "assert_within_bound has no argument 'foo'; expected one of the tensors q, k, v"),
-        ({"k": torch.zeros(2, 3, 40, 4).bfloat16()}, "k has the dtype torch.bfloat16; expected torch.float32"),
+        (
+            {"k": torch.zeros(2, 3, 40, 4).bfloat16()},
+            "k has the dtype torch.bfloat16; expected torch.float32",
+        ),
         ({"reads": "lin"}, "reads is 'lin'; expected one of"),
         ({"heads": 0}, 'heads is 0; expected "all"'),
         ({"heads": [(2, 0)]}, r"heads is \[\(2, 0\)\]; expected"),
-        ({"log_gate": torch.full((2, 3, 40), torch.nan)}, r"log_gate\[0, 0, 0\] is nan; expected numbers or -inf"),
+        (
+            {"log_gate": torch.full((2, 3, 40), torch.nan)},
+            r"log_gate\[0, 0, 0\] is nan; expected numbers or -inf",
+        ),
         ({"beta": torch.zeros(2, 3, 40)}, "beta is given with reads='linear'"),
         ({"gradients": {"k": torch.zeros(1)}}, "grad_output is None; expected the cotangent"),
-        ({"gradients": {"kk": torch.zeros(1)}, "grad_output": torch.zeros(2, 3, 40, 4)}, "gradients has 'kk'"),
+        (
+            {"gradients": {"kk": torch.zeros(1)}, "grad_output": torch.zeros(2, 3, 40, 4)},
+            "gradients has 'kk'",
+        ),
         ({"cu_seqlens": [0, 9]}, r"cu_seqlens is \[0, 9\] at B = 2"),
         ({"error_scope": "chunk"}, "error_scope is 'chunk'"),
         ({"last_state": torch.zeros(2, 3, 4, 4)}, "last_state is given with reads='linear'"),
@@ -357,7 +374,7 @@ def test_a_wrong_argument_is_named(sums: dict[str, Tensor], change: dict[str, An
 
 
 def test_what_has_no_bound_is_named(sums: dict[str, Tensor]) -> None:
-    """NotCovered says in one line what is not covered: float64, a state of a sum, a parameter, a long delta rule."""
+    """NotCovered names float64, a state of a sum, a parameter, a long delta rule, in one line each."""
     wide = {name: x.double() for name, x in of(sums, "o").items()}
     with pytest.raises(NotCovered, match="float64 is not covered"):
         assert_within_bound(wide.pop("o"), **wide)
@@ -372,17 +389,28 @@ def test_what_has_no_bound_is_named(sums: dict[str, Tensor]) -> None:
             grad_output=call.cotangent,
             gradients={"A": call.gradients["A"]},
         )
-    long = {name: torch.zeros(1, 1, 8192, 128) for name in ("q", "k", "v")}
-    gates = {name: torch.zeros(1, 1, 8192) for name in ("log_gate", "beta")}
+    long: dict[str, Any] = {name: torch.zeros(1, 1, 8192, 128) for name in ("q", "k", "v")}
+    gates: dict[str, Any] = {name: torch.zeros(1, 1, 8192) for name in ("log_gate", "beta")}
     with pytest.raises(NotCovered, match='reads="delta" at S = 8192, K = 128, V = 128 is not covered'):
         assert_within_bound(long["v"], **long, **gates, reads="delta", error_scope=64, factors=64)
 
 
-# Tolerances
+# Tolerances, and the README
+
+
+def test_the_example_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's example prints what the README shows, but for digits."""
+    after = (Path(__file__).parents[1] / "README.md").read_text().split("## In your own tests\n")[1]
+    code, shown = after.split("```python\n")[1].split("```\n")[0], after.split("```\n")[2]
+    with pytest.raises(OutOfBound) as broken:
+        exec(code, {})
+    said = f"{capsys.readouterr().out}dmat.testing.assertion.judged.OutOfBound: {broken.value}\n"
+    digits = re.compile(r"[0-9][0-9.e+-]*")
+    assert digits.sub("#", said) == digits.sub("#", shown)
 
 
 def test_a_vacuous_tolerance() -> None:
-    """A tolerance as large as the output passes everything; one of 1e-3 nothing; equal heads pass as each other."""
+    """A tolerance above the output passes everything; one of 1e-3 nothing; equal heads pass as each other."""
     reference = torch.randn(2, 3, 20, 4, generator=torch.Generator().manual_seed(0))
     loose = vacuous(1e-4 * reference, rtol=1e-3, atol=1e-2)
     assert loose

@@ -14,7 +14,6 @@ from dmat.testing.assertion.arguments import FORMS
 from dmat.testing.contract import FusedContract, contract_of
 
 INFERRED = ("dtypes", "z", "layout")
-STATE = "grad_last_state"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Call:
     def judged(self, **more: Any) -> Within:
         """Judge the output and all gradients that are covered."""
         contract = contract_of(self.kernel)
-        stated = {name: x for name, x in contract.stated().items() if name not in INFERRED}
+        assert isinstance(contract, FusedContract)
+        stated: dict[str, Any] = {n: x for n, x in contract.stated().items() if n not in INFERRED}
         pulled = {name: x for name, x in self.gradients.items() if name not in ("A_log", "A", "dt_bias", "D")}
         return assert_within_bound(
             self.output,
@@ -51,8 +51,12 @@ def gates(contract: FusedContract, random: torch.Generator, *shape: int) -> dict
     """Draw gates in the form of the contract: mild ones, some open, some nearly closed."""
     log = -torch.nn.functional.softplus(2 * normal(random, *shape) - 3)
     rare = torch.rand(shape, generator=random)
-    log = torch.where(rare < 0.05, -30.0, torch.where(rare > 0.9, 0.0, log)) if contract.l_min is None else log
-    f = torch.where(log == 0, 40.0, torch.where(log < -20, log, -torch.log(torch.expm1(-log.clamp(-20, -1e-9)))))
+    log = (
+        torch.where(rare < 0.05, -30.0, torch.where(rare > 0.9, 0.0, log)) if contract.l_min is None else log
+    )
+    f = torch.where(
+        log == 0, 40.0, torch.where(log < -20, log, -torch.log(torch.expm1(-log.clamp(-20, -1e-9))))
+    )
     if contract.gate == "fixed":
         return {}
     if contract.gate == "log":
@@ -116,6 +120,7 @@ def called(
         return Call(kernel, turned, output.detach(), W, {})
     found = torch.autograd.grad(output, list(leaves.values()), W, allow_unused=True)
     gradients = {
-        name: torch.zeros_like(leaves[name]) if x is None else x for name, x in zip(leaves, found, strict=True)
+        name: torch.zeros_like(leaves[name]) if x is None else x
+        for name, x in zip(leaves, found, strict=True)
     }
     return Call(kernel, turned, output.detach(), W, gradients)

@@ -31,7 +31,9 @@ def no_argument(name: str, kind: type[Contract] | type[FusedContract]) -> TypeEr
     """Return the error for a name that is neither a tensor nor a promise."""
     tensors = (*ROLES, *OTHERS) if kind is FusedContract else ("igate_preact", "fgate_preact")
     expected = f"one of the tensors {', '.join(tensors)}, or a promise of dmat.testing.{kind.__name__}"
-    return TypeError(f"assert_within_bound has no argument {name!r}; expected {expected}: {', '.join(rows(kind))}")
+    return TypeError(
+        f"assert_within_bound has no argument {name!r}; expected {expected}: {', '.join(rows(kind))}"
+    )
 
 
 def require_tensor(name: str, x: object, shape: tuple[int, ...] | None = None, axes: str = "") -> Tensor:
@@ -73,9 +75,13 @@ class FusedArguments:
     def of(cls, given: Mapping[str, Any], output: Tensor | None) -> FusedArguments:
         """Sort the arguments. output: o, or None. Raises TypeError, ValueError or NotCovered."""
         known = rows(FusedContract)
-        named = {name: x for name, x in given.items() if name in ROLES and x is not None and not _flag(name, x)}
+        named = {
+            name: x for name, x in given.items() if name in ROLES and x is not None and not _flag(name, x)
+        }
         promises = {name: x for name, x in given.items() if name not in named and name in known}
-        left = next((n for n in given if n not in named and n not in known and n not in (*ROLES, *OTHERS)), None)
+        left = next(
+            (n for n in given if n not in named and n not in known and n not in (*ROLES, *OTHERS)), None
+        )
         if left is not None:
             raise no_argument(left, FusedContract)
         missing = next((name for name in ("q", "k", "v") if name not in named), None)
@@ -92,7 +98,9 @@ class FusedArguments:
         made = cls(contract, _arranged(contract, named), {ROLES[name]: name for name in named}, (0,))
         made._require_shapes()
         for name, x in named.items():
-            require_finite(name, x, closed=ROLES[name] == "g" and contract.form.closes and contract.gate != "decay")
+            require_finite(
+                name, x, closed=ROLES[name] == "g" and contract.form.closes and contract.gate != "decay"
+            )
         return replace(made, begins=made._begins(given.get("cu_seqlens")))
 
     @property
@@ -151,15 +159,19 @@ class FusedArguments:
                 raise ValueError(f"{role} has the shape {tuple(self.tensors[role].shape)}; expected 4 axes, "
                                  f"in the order {self.contract.layout}")  # fmt: skip
             if self.tensors[role].dtype != q.dtype:
-                raise ValueError(f"{role} has the dtype {self.tensors[role].dtype}; expected {q.dtype}, that of q")
+                raise ValueError(
+                    f"{role} has the dtype {self.tensors[role].dtype}; expected {q.dtype}, that of q"
+                )
         if self.tensors["v"].shape[1] != q.shape[1] * group:
             found = f"v has {self.tensors['v'].shape[1]} heads and q has {q.shape[1]}"
             raise ValueError(f"{found}; expected group = {group} times as many")
         for role, x in self.tensors.items():
-            wanted = self.shape_of(role)
-            if tuple(x.shape) != wanted:
-                found, expected = self._given(role, tuple(x.shape)), self._given(role, wanted)
-                raise ValueError(f"{self.names[role]} has the shape {found}; expected {expected}, {self._axes(role)}")
+            own = self.shape_of(role)
+            if tuple(x.shape) != own:
+                there, expected = self._given(role, tuple(x.shape)), self._given(role, own)
+                raise ValueError(
+                    f"{self.names[role]} has the shape {there}; expected {expected}, {self._axes(role)}"
+                )
 
     def _begins(self, ends: Any) -> tuple[int, ...]:
         """Return where packed sequences begin, of cu_seqlens, (0, ..., S)."""
@@ -168,7 +180,9 @@ class FusedArguments:
         B, _, S, _, _ = self.sizes
         found = [int(n) for n in ends]
         if found[:1] != [0] or found[-1] != S or sorted(found) != found or B != 1:
-            raise ValueError(f"cu_seqlens is {found} at B = {B}; expected 0, rising, up to S = {S}, and B = 1")
+            raise ValueError(
+                f"cu_seqlens is {found} at B = {B}; expected 0, rising, up to S = {S}, and B = 1"
+            )
         return tuple(dict.fromkeys(n for n in found if n < S))
 
 
@@ -209,6 +223,7 @@ def _require_gate(contract: FusedContract, gates: list[str]) -> None:
         found = f"{gates[0]} is given" if gates else "no gate is given"
         raise ValueError(f"{found} with gate={contract.gate!r}; expected {wanted[0] if wanted else 'none'}")
 
+
 def _require_taken(contract: FusedContract, named: Mapping[str, Tensor]) -> None:
     """Raise ValueError for beta, or a parameter of gates, that is not taken, or is and is not given."""
     taken = {**dict.fromkeys(("A_log", "A", "dt_bias"), False), "beta": contract.erases}
@@ -217,7 +232,9 @@ def _require_taken(contract: FusedContract, named: Mapping[str, Tensor]) -> None
         if wanted != (name in named):
             found = f"{name} is {'given' if name in named else 'not given'}"
             expected = "it" if wanted else "none"
-            raise ValueError(f"{found} with reads={contract.reads!r}, gate={contract.gate!r}; expected {expected}")
+            raise ValueError(
+                f"{found} with reads={contract.reads!r}, gate={contract.gate!r}; expected {expected}"
+            )
 
 
 def _arranged(contract: FusedContract, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,12 +246,13 @@ def require_covered(arguments: FusedArguments, gradients: Mapping[str, Any]) -> 
     """Raise NotCovered for what has no bound here."""
     contract, dtype = arguments.contract, arguments.dtype
     if contract.accumulator(dtype) == "float64":
-        raise NotCovered(f"a fused kernel that sums in float64 is not covered (dtype {dtype}): its true values take "
-                         "balls, entry by entry; `dmat check` has them at small S")  # fmt: skip
+        why = "its true values take balls, entry by entry; `dmat check` has them at small S"
+        raise NotCovered(f"a fused kernel that sums in float64 is not covered (dtype {dtype}): {why}")
     if "s" in arguments.tensors and not contract.erases:
-        raise NotCovered(f'initial_state is not covered with reads="{contract.reads}": only delta rules say what a '
-                         "state holds; `dmat check` hands the kernel's own states over")  # fmt: skip
+        why = "only delta rules say what a state holds; `dmat check` hands the kernel's own states over"
+        raise NotCovered(f'initial_state is not covered with reads="{contract.reads}": {why}')
     parameter = next((name for name in gradients if name in PARAMETERS), None)
     if parameter is not None:
-        raise NotCovered(f"the gradient of {parameter} is not covered: it sums over all batches; `dmat check` has it")
-
+        raise NotCovered(
+            f"the gradient of {parameter} is not covered: it sums over all batches; `dmat check` has it"
+        )

@@ -92,12 +92,12 @@ class DtildeHead:
 
     def backward(self, G: Tensor) -> Backward:
         """Return the true gradients for the cotangent G, (S, S)."""
-        how = {"masked_cotangent": self.contract.masked_cotangent, "wide": self.subject.wide}
+        masked, wide, none = self.contract.masked_cotangent, self.subject.wide, np.zeros((1, 1, 0, 0))
         blocks = (
-            CotangentSums.of(as_array(G[first:end])[None, None], first, **how) for first, end in self.spans()
+            CotangentSums.of(as_array(G[first:end])[None, None], first, masked_cotangent=masked, wide=wide)
+            for first, end in self.spans()
         )
-        none = np.zeros((1, 1, 0, 0))
-        return Backward.of_sums(self.fgate, reduce(add, blocks), none, wide=self.subject.wide)
+        return Backward.of_sums(self.fgate, reduce(add, blocks), none, wide=wide)
 
     def gradients(self, G: Tensor, given: Mapping[str, Tensor]) -> Iterator[Judged]:
         """Judge gradients, (S,) each, by the name of their gate."""

@@ -28,6 +28,7 @@ from dmat.testing.verdict.finding import as_array
 
 LARGEST = 2**30  # bytes beside the caller's tensors
 STATES = 12  # so many states a time are held for a delta rule's gradients, half as many for its output
+CHUNK = 128  # the error of the inverse of a chunk is found in up to so many steps, each of products of it
 MAPS = 2**37  # multiplications of the maps between chunks: some 20 seconds
 
 
@@ -60,7 +61,9 @@ class FusedHead:
     def call_inputs(self) -> CallInputs:
         """Return the exact values of the inputs."""
         packed = len(self.begins) > 1
-        plain = FusedSubject.read_inputs(self.subject, replace(self.inputs, s=None), self.begins, packed=packed)
+        plain = FusedSubject.read_inputs(
+            self.subject, replace(self.inputs, s=None), self.begins, packed=packed
+        )
         if self.inputs.b is None:
             return plain
         state = None if self.inputs.s is None else as_array(self.inputs.s)
@@ -115,10 +118,17 @@ class FusedHead:
         states = 8 * NH * S * K * V * STATES // (1 if gradients else 2)
         maps = 8 * NH * chunks * K * (K + 2 * V)
         where = f'reads="delta" at S = {S}, K = {K}, V = {V}'
+        if chunk > CHUNK:
+            wanted = f"an error_scope or factors of at most {CHUNK}"
+            raise NotCovered(f"{where} in a chunk of {chunk} is not covered: expected {wanted}")
         if states + maps > LARGEST:
-            raise NotCovered(f"{where} is not covered: a state a time takes {states + maps >> 20} MiB, beyond 1024")
+            raise NotCovered(
+                f"{where} is not covered: a state a time takes {states + maps >> 20} MiB, beyond 1024"
+            )
         if chunks * chunks * NH * K * K * V > MAPS:
-            raise NotCovered(f"{where} in chunks of {chunk} is not covered: {chunks} chunks take minutes a head")
+            raise NotCovered(
+                f"{where} in chunks of {chunk} is not covered: {chunks} chunks take minutes a head"
+            )
 
 
 def _no_ball(index: tuple[int, ...]) -> Any:

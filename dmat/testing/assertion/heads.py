@@ -19,7 +19,10 @@ def chosen(heads: Heads, B: int, NH: int, S: int, width: int = 1) -> list[Head]:
     None: evenly spread, among them the first and the last, so many that they cost WORK. An int: so many,
     evenly spread. "all", or the heads themselves. Raises ValueError for other values.
     """
-    every, wanted = [(b, h) for b in range(B) for h in range(NH)], f'"all", a number, or heads (b < {B}, h < {NH})'
+    every, wanted = (
+        [(b, h) for b in range(B) for h in range(NH)],
+        f'"all", a number, or heads (b < {B}, h < {NH})',
+    )
     if heads is None:
         heads = max(1, WORK // max(1, S * (S + OF_A_HEAD) * width))
     if isinstance(heads, str):

@@ -32,8 +32,8 @@ class OutOfBound(LawBroken):
 class Judged:
     """One tensor of one head. worst: its largest error over its bound. finding: None where it holds.
 
-    exact: the true value of its entry. wrong, judged: the entries of the head that are out of bound, and those that were judged; None where it
-    holds.
+    exact: the true value of its entry. wrong, judged: the entries of the head that are out of bound, and
+    those that were judged; None where it holds.
     """
 
     quantity: str
@@ -105,7 +105,9 @@ def require_all(judged: Sequence[Judged], form: Format, promises: str, heads: st
         lines += [f"  {line}" for line in worst.lines(form)]
         held = [each.head for each in judged if each.quantity == name and each.finding is None]
         if held:
-            lines.append(f"  {len(alike)} of {len(alike) + len(held)} judged heads are wrong; right: {_listed(held)}")
+            lines.append(
+                f"  {len(alike)} of {len(alike) + len(held)} judged heads are wrong; right: {_listed(held)}"
+            )
     first = max((each for each in broken if each.quantity == names[0]), key=lambda each: each.worst)
     assert first.finding is not None
     raise OutOfBound(first.finding, "\n".join([*lines, heads, promises]))

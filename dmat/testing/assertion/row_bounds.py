@@ -1,4 +1,4 @@
-"""The bounds of dmat.testing.bounds.fused, a block of rows at a time, and those of the whole call from them."""
+"""The bounds of dmat.testing.bounds.fused, a block of rows at a time, and of the call from its blocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HeadBounds(FusedBounds):
         """The largest scale |q_t| . |k_s| of a head, at least 1."""
         blocks = [self.rows(*span, {}).truth.product_sizes for span in self.truth.inputs.spans()]
         none = np.ones(self.truth.inputs.q.shape[:2])
-        return np.max([none, *map(largest, blocks)], axis=0)
+        return np.asarray(np.max([none, *map(largest, blocks)], axis=0))
 
     @cached_property
     def stabiliser(self) -> tuple[Array, Array]:
@@ -69,7 +69,7 @@ class HeadBounds(FusedBounds):
     # Gradients
 
     def entries(self, pulled: Pulled) -> tuple[Array, Array, Array, Array]:
-        """Return the errors, magnitudes and numbers of entries, summed as far as rows allow, and `from_start`."""
+        """Return the errors, magnitudes and numbers of entries, summed within blocks, and `from_start`."""
         found = self.truth.collected
         error, size, counted = (found[name] for name in ENTRIES)
         return error, size, counted, found["from_start"]
@@ -191,7 +191,7 @@ class RowBounds(FusedBounds):
 
 
 def collect(bounds: HeadBounds, W: Array | None, names: Iterable[str]) -> None:
-    """Collect all blocks of rows. W: the cotangent of o, or None. names: the inputs whose gradients are judged."""
+    """Collect all blocks of rows. W: the cotangent of o, or None. names: the gradients that are judged."""
     into, carried = bounds.truth.collected, dict[str, Array]()
     with np.errstate(all="ignore"):
         for span in bounds.truth.inputs.spans():
@@ -237,7 +237,7 @@ def _add_both(into: Collected, name: str, both: tuple[Array, Array]) -> None:
 
 
 def _of_gate(rows: RowBounds, pulled: RowPulled, into: Collected) -> None:
-    """Add the gradient of the gate: entries are summed over rows, columns or rectangles, as the scope says."""
+    """Add the gradient of the gate: entries summed over rows, columns or rectangles, as the scope says."""
     at, scope = rows.truth.inputs.times, rows.contract.widest_gradient
     into.add("dl", rectangles(pulled.X))
     *entries, from_start_ = rows.entries(pulled)
@@ -253,7 +253,11 @@ def _of_gate(rows: RowBounds, pulled: RowPulled, into: Collected) -> None:
 
 
 def judged(
-    contract: FusedContract, inputs: HeadInputs, rounding: FusedRounding, W: Array | None, names: Iterable[str]
+    contract: FusedContract,
+    inputs: HeadInputs,
+    rounding: FusedRounding,
+    W: Array | None,
+    names: Iterable[str],
 ) -> tuple[HeadBounds, HeadPulled | None]:
     """Return the bounds of a call, and its gradients if there is a cotangent W."""
     truth = HeadTruth(contract, inputs, Collected(inputs.S))

@@ -1,23 +1,27 @@
 """The true values of a sum, a block of rows at a time: memory grows with S, not with S x S.
 
-A block has the rows first <= t < end and the sources s < end. Its arrays are those of dmat.testing.oracle.fused
-with (t, s) of that shape: sums over windows begin from the last row of the block before it. What a gradient
-sums over rows is added up block by block.
+A block has the rows first <= t < end and the sources s < end. Its arrays are those of
+dmat.testing.oracle.fused with (t, s) of that shape: sums over windows begin from the last row of the block
+before it. What a gradient sums over rows is added up block by block.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmat.testing.oracle.after import After
 from dmat.testing.oracle.arithmetic import Array, Mask, holds
 from dmat.testing.oracle.fused import U64, Pulled, Truth
 from dmat.testing.oracle.fused_inputs import CallInputs
+
+Times = npt.NDArray[np.int_]
 
 BLOCK = 2**19  # entries of a block: some 30 arrays of so many float64 are held at once
 
@@ -36,12 +40,14 @@ class HeadInputs(CallInputs):
         heads, S, found = self.q.shape[0] * self.q.shape[1], self.S, [0]
         while found[-1] < S:
             found.append(min(S, found[-1] + max(1, BLOCK // (heads * S))))
-        return list(zip(found, found[1:], strict=False))
+        return list(itertools.pairwise(found))
 
     def rows(self, first: int, end: int) -> RowInputs:
         """Return the inputs of a block: q of its rows, the others of its sources."""
         own = {name: getattr(self, name)[:, :, :end] for name in ("k", "v", "igate", "fgate")}
-        more = {name: getattr(self, name) for name in ("begins", "packed", "heads", "gate", "A_log", "dt_bias")}
+        more = {
+            name: getattr(self, name) for name in ("begins", "packed", "heads", "gate", "A_log", "dt_bias")
+        }
         return RowInputs(self.q[:, :, first:end], **own, **more, whole=self, first=first)
 
 
@@ -63,7 +69,7 @@ class RowInputs(CallInputs):
         return slice(self.first, self.fgate.shape[2])
 
     @property
-    def positions(self) -> tuple[Array, Array]:
+    def positions(self) -> tuple[Times, Times]:
         """The rows t, (T, 1), and the sources s, (1, S')."""
         s = np.arange(self.fgate.shape[2])
         return s[self.times, None], s[None, :]
@@ -82,7 +88,7 @@ class RowInputs(CallInputs):
 
 
 def windows_of(terms: Array, rows: slice, before: Array | None) -> Array:
-    """Sum terms[..., k] over s < k <= t, for the rows t. before: these sums at the last row before, or None."""
+    """Sum terms[..., k] over s < k <= t, for the rows t. before: the sums at the last row before, or None."""
     s, T = np.arange(terms.shape[-1]), rows.stop - rows.start
     each = np.where(s < s[rows, None], terms[..., rows, None], 0.0)
     if before is not None and T:

@@ -37,12 +37,12 @@ class Vacuous:
 
 
 def vacuous(reference: Tensor, rtol: float, atol: float, *, layout: str = "BHSD") -> Vacuous:
-    """Say which wrong outputs lie within a tolerance of a reference, by the rule of torch.testing.assert_close.
+    """Say which wrong outputs lie within a tolerance of a reference, by the rule of torch's assert_close.
 
-    Tried: zeros, the sign changed, twice and half the reference, the mean of each row, and along each axis that
-    has more than one place, the next batch, the next head, the row before, the next column.
-    reference: the right output, (B, NH, S, n) in the order of `layout`, or its last axes. rtol, atol: those of
-    your test. Raises TypeError or ValueError, in one line, for an argument that is wrong.
+    Tried: zeros, the sign changed, twice and half the reference, the mean of each row, and along each axis
+    that has more than one place, the next batch, the next head, the row before, the next column.
+    reference: the right output, (B, NH, S, n) in the order of `layout`, or its last axes. rtol, atol: those
+    of your test. Raises TypeError or ValueError, in one line, for an argument that is wrong.
     """
     _require(reference, rtol, atol, layout)
     exact = reference.detach().double()
@@ -72,7 +72,9 @@ def _require(reference: object, rtol: float, atol: float, layout: str) -> None:
     if not isinstance(reference, Tensor):
         raise TypeError(f"reference is a {type(reference).__name__}; expected a torch.Tensor")
     if not 1 <= reference.ndim <= 4 or not reference.numel():
-        raise ValueError(f"reference has the shape {tuple(reference.shape)}; expected 1 to 4 axes, none of them 0")
+        raise ValueError(
+            f"reference has the shape {tuple(reference.shape)}; expected 1 to 4 axes, none of them 0"
+        )
     for name, value in {"rtol": rtol, "atol": atol}.items():
         if not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"{name} is {value!r}; expected a number of at least 0")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dmat.strategies.recipes.heads import HeadForm
-
 from dmat.testing.assertion.arguments import (
     ROLES,
     FusedArguments,
@@ -40,7 +39,10 @@ NO_COLUMN = np.zeros(0, dtype=np.int64)  # no source has a column of its own
 
 @dataclass(frozen=True)
 class Within:
-    """What an assertion has judged. heads: of all `of` heads. worst: the largest error over its bound, by tensor."""
+    """What an assertion has judged.
+
+    heads: those that were judged, of all `of` heads. worst: the largest error over its bound, by tensor.
+    """
 
     heads: tuple[Head, ...]
     of: int
@@ -70,30 +72,34 @@ def assert_within_bound(
         assert_within_bound(o, q=q, k=k, v=v, log_gate=g, reads="linear", scale="K**-0.5", error_scope=64,
                             factors=64, grad_output=do, gradients={"q": dq, "log_gate": dg})
 
-    The tensors are those of your own call, of any size; no tolerance is typed. `more` has the other tensors and
-    the promises: the fields of dmat.testing.Contract, or with q, k, v those of dmat.testing.FusedContract. What
-    is not promised has its strictest default.
+    The tensors are those of your own call, of any size; no tolerance is typed. `more` has the other tensors
+    and the promises: the fields of dmat.testing.Contract, or with q, k, v those of
+    dmat.testing.FusedContract. What is not promised has its strictest default.
 
     actual: D~ or o; None to judge gradients alone. Gates of D~: (B, NH, S, 1), or as gate_layout says.
-    Tensors of a fused kernel: q, k, v, a gate (log_gate, fgate_preact, alpha or dt), igate_preact, beta, A_log,
-    A, dt_bias, D, z, initial_state, cu_seqlens, in the axes of `layout`. What they show is not to be promised:
-    the form of the gate, group, gates_by, skip, the dtypes of gates and output.
+    Tensors of a fused kernel: q, k, v, a gate (log_gate, fgate_preact, alpha or dt), igate_preact, beta,
+    A_log, A, dt_bias, D, z, initial_state, cu_seqlens, in the axes of `layout`. What they show need not be
+    promised: the form of the gate, group, gates_by, skip, the dtypes of gates and output.
     grad_output: the cotangent of `actual`. gradients: those to judge, by the name of their argument.
     last_state, grad_last_state: of delta rules.
     heads: the heads (b, h) of q and k to judge: "all", a number (evenly spread), or the heads. None: so many
     that a call takes some 5 seconds, at least one.
 
-    A head of S = 4096, K = V = 128 takes 2 seconds for o and 8 for all gradients, of D~ 2; S = 8192 four times
-    as long. Gates by channel take K times as long, a softmax or mLSTM with gradients three times. At most 1 GiB
-    is held beside your tensors. Delta rules hold a state a time: S = 2048 at K = V = 128, 1024 with gradients.
+    A head of S = 4096, K = V = 128 takes 2 seconds for o and 8 for all gradients, of D~ 2; S = 8192 four
+    times as long. Gates by channel take K times as long, a softmax or mLSTM with gradients three times. At
+    most 1 GiB is held beside your tensors. Delta rules hold a state a time: S = 2048 at K = V = 128, 1024
+    with gradients.
 
-    Returns what was judged. Raises OutOfBound, an AssertionError whose text is that of a broken law; TypeError
-    or ValueError for an argument that is wrong, and NotCovered for what has no bound here, in one line each.
+    Returns what was judged. Raises OutOfBound, an AssertionError whose text is that of a broken law;
+    TypeError or ValueError for an argument that is wrong, and NotCovered for what has no bound here, in one
+    line each.
     """
     given = {"igate_preact": igate_preact, "fgate_preact": fgate_preact, **more}
     pulled = dict(gradients or {})
     if pulled and grad_output is None and grad_last_state is None:
-        raise ValueError(f"grad_output is None; expected the cotangent that {', '.join(pulled)} were pulled from")
+        raise ValueError(
+            f"grad_output is None; expected the cotangent that {', '.join(pulled)} were pulled from"
+        )
     if actual is None and not pulled and last_state is None:
         raise ValueError("actual is None; expected a tensor, or gradients")
     if any(name in more for name in ("q", "k", "v", "reads")):
@@ -202,7 +208,7 @@ def _fused(
     arguments = FusedArguments.of(given, output)
     by_role = _gradients(arguments, gradients)
     require_covered(arguments, by_role)
-    results, cotangents = {}, {}
+    results, cotangents = dict[str, Tensor](), dict[str, Tensor]()
     for into, role, name, x in (
         (results, "o", "the output", output),
         (cotangents, "o", "grad_output", grad_output),
@@ -212,7 +218,9 @@ def _fused(
         if x is not None:
             into[role] = arguments.taken(name, role, x)
     if LAST in (*results, *cotangents) and not arguments.contract.erases:
-        raise ValueError(f"last_state is given with reads={arguments.contract.reads!r}; expected reads='delta'")
+        raise ValueError(
+            f"last_state is given with reads={arguments.contract.reads!r}; expected reads='delta'"
+        )
     for name, x in {"grad_output": cotangents.get("o"), "grad_last_state": cotangents.get(LAST)}.items():
         if x is not None:
             require_finite(name, x)
@@ -257,9 +265,9 @@ def _of_head(
     def every(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {role: cut(role, x) for role, x in tensors.items()}
 
-    inputs = every(arguments.tensors)
+    taken: dict[str, Any] = {"i": None, "g": None, **every(arguments.tensors)}
     per_time = ("i", "b") if contract.by_channel else ("i", "b", "g")
-    inputs |= {role: inputs[role].unsqueeze(-1) for role in per_time if role in inputs}
+    taken |= {role: taken[role].unsqueeze(-1) for role in per_time if taken.get(role) is not None}
     if contract.fixed is not None:
         contract = replace(contract, fixed=_fixed(contract, arguments.sizes[1], members))
     states = [x for x in (results.get(LAST), arguments.tensors.get("s")) if x is not None]
@@ -268,11 +276,10 @@ def _of_head(
         arguments.dtype,
         head,
         [(b, n) for n in members],
-        Inputs(inputs.pop("q"), inputs.pop("k"), inputs.pop("v"), inputs.pop("i", None), inputs.pop("g", None),
-               NO_COLUMN, **inputs),
+        Inputs(column=NO_COLUMN, **taken),
         arguments.begins,
         dtype_of("last_state", states[0]) if states else None,
-    )  # fmt: skip
+    )
     yield from one.judge(every(results), every(cotangents), every(gradients))
 
 

@@ -86,7 +86,7 @@ class FusedBounds(TermErrors):
     def additions(self) -> Array:
         """The most additions of a column of the output, (B, NH, 1, V): its terms, less 1."""
         terms = np.count_nonzero(self.truth.inputs.v, axis=-2)
-        return np.maximum(self.heads.total(terms) - 1, 0)[..., None, :]
+        return np.asarray(np.maximum(self.heads.total(terms) - 1, 0)[..., None, :])
 
     @cached_property
     def o_sizes(self) -> Array:

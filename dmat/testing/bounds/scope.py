@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -64,7 +66,7 @@ def no_larger(low: Array, error: Array, high: Array) -> Array:
     return np.asarray(np.take_along_axis(sums, where, -1))
 
 
-def scope_sums(start: Array, terms: Array, windows: Array) -> Array:
+def scope_sums(start: npt.NDArray[Any], terms: Array, windows: Array) -> Array:
     """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s.
 
     Each sum is the gate at the start, and its window. windows: of all rows t, or a block of them.
@@ -81,7 +83,7 @@ def product(left: Array, right: Array) -> Array:
         return np.asarray(left @ right)
 
 
-def from_start(start: npt.NDArray[np.int64], terms: Array) -> Array:
+def from_start(start: npt.NDArray[Any], terms: Array) -> Array:
     """Sum the magnitudes from each source's start up to the source itself, into [..., s]."""
     found = np.zeros_like(terms)
     for first in np.unique(start):

@@ -225,7 +225,8 @@ class CotangentSums:
 
 def _causal(G: Array, first: int = 0) -> Array:
     """Return the cotangents of the rows from `first` on, 0 above the diagonal."""
-    return np.where(np.tri(*G.shape[-2:], first, dtype=bool), G, 0.0)
+    T, S = G.shape[-2:]
+    return np.where(np.tri(T, S, first, dtype=bool), G, 0.0)
 
 
 def _nonzero(G: Array) -> list[float]:
@@ -240,7 +241,8 @@ def _column_sums(G: Array, *, wide: bool) -> Pair:
 
 def _rectangles(causal: Array, first: int = 0, *, wide: bool) -> Pair:
     """Sum over t >= k > s, into [..., k]: along each row up to k, then over the rows from k down."""
-    below = np.tri(*causal.shape[-2:], first, dtype=bool)
+    T, S = causal.shape[-2:]
+    below = np.tri(T, S, first, dtype=bool)
     if not wide:
         left = np.zeros_like(causal)  # [..., t, k]: sum over s < k of row t
         left[..., 1:] = np.cumsum(causal[..., :-1], axis=-1)
