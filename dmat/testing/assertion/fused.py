@@ -27,7 +27,7 @@ from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.verdict.finding import as_array
 
 LARGEST = 2**30  # bytes beside the caller's tensors
-STATES = 12  # so many states a time are held for a delta rule's gradients, half as many for its output
+STATES = {False: 4.5, True: 7.0}  # so many states a time are held for a delta rule; True: for gradients too
 CHUNK = 128  # the error of the inverse of a chunk is found in up to so many steps, each of products of it
 MAPS = 2**37  # multiplications of the maps between chunks: some 20 seconds
 
@@ -115,7 +115,7 @@ class FusedHead:
         """Raise NotCovered for a delta rule whose states, or maps between chunks, are too many."""
         (_, NH, S, V), K = self.inputs.v.shape, self.inputs.q.shape[-1]
         chunks = -(-S // chunk)
-        states = 8 * NH * S * K * V * STATES // (1 if gradients else 2)
+        states = int(8 * NH * S * K * V * STATES[gradients])
         maps = 8 * NH * chunks * K * (K + 2 * V)
         where = f'reads="delta" at S = {S}, K = {K}, V = {V}'
         if chunk > CHUNK:
