@@ -52,6 +52,10 @@ class TargetError(CannotRun):
     """TARGET names nothing that can be checked. The message is one line."""
 
 
+class NotCovered(NotImplementedError):
+    """The assertion has no bound for what it was given, or none at this size. The message is one line."""
+
+
 class Refused(Exception):
     """The implementation raised an error where it may refuse. The message says which call and which error."""
 
