@@ -136,7 +136,7 @@ def shown(cell: Any) -> list[str]:
 def test_the_notebook_shows_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Executed from top to bottom, each cell shows the output that is stored: executed = stored."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    stored = nbformat.read(NOTEBOOK, as_version=4)
+    stored = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     again = copy.deepcopy(stored)
     nbclient.NotebookClient(again, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     cells = [pair for pair in zip(stored.cells, again.cells, strict=True) if pair[0].cell_type == "code"]
