@@ -52,7 +52,7 @@ bench: $(VENV)/installed
 # docs/laws.md from the laws and the zoo, and the outputs of docs/notebook.ipynb; a test fails when one is stale.
 docs: $(VENV)/installed
 	$(BIN)/python -m tests.zoo.page
-	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False docs/notebook.ipynb
+	$(BIN)/python -m tests.notebook
 
 # Published functions of other packages, in a venv of their own, into docs/third-party.md: hours on two cores.
 EXAMPLES ?= 200

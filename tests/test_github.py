@@ -18,6 +18,7 @@ from dmat.testing.check import command
 from dmat.testing.check.github import add_to_summary, definition, error_lines
 from dmat.testing.check.junit import junit
 from dmat.testing.check.plan import Plan
+from dmat.testing.check.report import exit_code
 from dmat.testing.cli import main
 from dmat.testing.record import Broken, CauseEntry, LawRecord, Report
 
@@ -100,7 +101,7 @@ def test_junit_is_red_where_the_exit_code_is(reports: list[Report]) -> None:
     """failures + errors > 0 if and only if the exit code is not 0; what XML forbids is replaced."""
     root = ElementTree.fromstring(junit(reports))
     red = int(root.get("failures", "")) + int(root.get("errors", "")) > 0
-    assert red == (command.exit_code(reports) != 0)
+    assert red == (exit_code(reports) != 0)
 
 
 # Annotations

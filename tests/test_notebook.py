@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 import torch
 from torch import Tensor
 
 from dmat import vlstm_fw_Dtildemat, vlstm_fwbw_Dtildemat
+from tests.notebook import NOTEBOOK, executed, stored
 
 INF = math.inf
 PRINTED = [  # D~ of batch 0, heads 0 to 2
@@ -119,7 +117,6 @@ def test_first_forget_gate_has_no_gradient(operator: Operator) -> None:
 
 # docs/notebook.ipynb
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "docs" / "notebook.ipynb"
 LARGEST = 220_000  # bytes, with its one picture
 PICTURE = re.compile(r"\n<img [^>]*>")
 DECIMAL = re.compile(r"\d+\.\d+(e[-+]\d+)?|\d+ in the last place|\d+ allowed")
@@ -127,7 +124,7 @@ DECIMAL = re.compile(r"\d+\.\d+(e[-+]\d+)?|\d+ in the last place|\d+ allowed")
 
 def shown(cell: Any) -> list[str]:
     """Return what a cell shows, without pictures. Of rounding errors the digits are left out."""
-    data = [output.get("data", {"text": output.get("text", "")}) for output in cell.outputs]
+    data = [output.get("data", {"text": output.get("text", "")}) for output in cell.get("outputs", ())]
     said = [PICTURE.sub("", text) for texts in data for _, text in sorted(texts.items())]
     rounds = "rounding" in cell.metadata.get("tags", ())
     return [DECIMAL.sub("#", text) for text in said] if rounds else said
@@ -136,12 +133,9 @@ def shown(cell: Any) -> list[str]:
 def test_the_notebook_shows_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Executed from top to bottom, each cell shows the output that is stored: executed = stored."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    stored = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
-    again = copy.deepcopy(stored)
-    nbclient.NotebookClient(again, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    cells = [pair for pair in zip(stored.cells, again.cells, strict=True) if pair[0].cell_type == "code"]
-    assert [shown(cell) for _, cell in cells] == [shown(cell) for cell, _ in cells]
-    pages = [text for _, cell in cells for text in shown(cell) if text.startswith("<pre")]
+    now, before = ([shown(cell) for cell in one.cells] for one in (executed(tmp_path), stored()))
+    assert now == before
+    pages = [text for said in now for text in said if text.startswith("<pre")]
     verdicts = [re.findall("BROKEN|SOUND|breaks .*[(]", page) for page in pages]
     of_values, of_gradient = ["BROKEN", "breaks values ("], ["BROKEN", "breaks forget_gradient ("]
     assert verdicts == [of_values] * 3 + [of_gradient] * 3 + [["SOUND"]]
