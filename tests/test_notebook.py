@@ -119,15 +119,19 @@ def test_first_forget_gate_has_no_gradient(operator: Operator) -> None:
 
 LARGEST = 220_000  # bytes, with its one picture
 PICTURE = re.compile(r"\n<img [^>]*>")
-DECIMAL = re.compile(r"\d+\.\d+(e[-+]\d+)?|\d+ in the last place|\d+ allowed")
+LAWS = re.compile(r"\d+ checks not reached")  # so many laws there are
+NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]\d+)?")
 
 
 def shown(cell: Any) -> list[str]:
-    """Return what a cell shows, without pictures. Of rounding errors the digits are left out."""
+    """Return what a cell shows, without pictures. Of a cell that varies, only what every CPU and ladder says.
+
+    Rounding errors differ from CPU to CPU. What a sound kernel was tried on changes with dmat's cases.
+    """
     data = [output.get("data", {"text": output.get("text", "")}) for output in cell.get("outputs", ())]
-    said = [PICTURE.sub("", text) for texts in data for _, text in sorted(texts.items())]
-    rounds = "rounding" in cell.metadata.get("tags", ())
-    return [DECIMAL.sub("#", text) for text in said] if rounds else said
+    said = [LAWS.sub("", PICTURE.sub("", text)) for texts in data for _, text in sorted(texts.items())]
+    varies = "varies" in cell.metadata.get("tags", ())
+    return [NUMBER.sub("#", text.partition("\nheld ")[0]) for text in said] if varies else said
 
 
 def test_the_notebook_shows_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import QKV, Constant, Edited, Gates
@@ -18,6 +21,7 @@ from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.registry import law_named
+from dmat.testing.run.run import run
 from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.fused_sound import chunkwise, widen
@@ -177,3 +181,44 @@ def test_states_without_gradients_are_judged_where_they_are_given() -> None:
         law.check(subject_of(Implementation.of("k", promised), "float32"), **case)
     given_up = fused(detached, **own, state_gradients=False)
     law.check(subject_of(Implementation.of("k", given_up), "float32"), **case)
+
+
+@pytest.mark.parametrize("name", ["chunk_states", "delta_chunk_states"])
+def test_states_of_chunks(name: str) -> None:
+    """Right kernels keep the law; one that leaves out a state breaks it, with the number expected."""
+    own = RIGHT[name]
+    law = law_named("chunk_states", "fused")
+    subject = subject_of(Implementation.of(name, own), "float32")
+    for case in islice(law.cases.ladder(subject.domain), 3):
+        law.check(subject, **case)
+
+    def short(*inputs: Any, **more: Any) -> Any:
+        o, last, states = own(*inputs, **more)
+        return o, last, states[:-1]
+
+    fewer = replace(Implementation.of(name, own), function=short)
+    with pytest.raises(LawBroken) as broken:
+        law.check(subject_of(fewer, "float32"), **case)
+    assert broken.value.finding.quantity == "states"
+    assert broken.value.finding.exact.startswith("(o, state, states), a list of")
+
+
+def test_chunk_states_need_states() -> None:
+    """A contract that states chunk_states without states is refused in one line."""
+    with pytest.raises(ValueError, match="chunk_states is 4 without states; expected None"):
+        fused(lambda q, k, v, g: q, chunk_states=4)
+
+
+@pytest.mark.parametrize(("law", "status"), [("handover", "passed"), ("packed_states", "not run")])
+def test_lengths_of_which_few_make_two_calls(law: str, status: str) -> None:
+    """Random cases whose calls have lengths that the contract does not allow are not tried."""
+    own, profile = (
+        Implementation.of("packed_grid", RIGHT["packed_grid"]),
+        settings(max_examples=10, database=None),
+    )
+    kernel = replace(own, contract=replace(own.contract, lengths=(1, 2, 17, 33)))
+    [record] = run(kernel, [law_named(law, "fused")], ["float32"], ["cpu"], profile=profile)
+    assert (record.status, record.reason) == (
+        status,
+        "" if status == "passed" else "no case satisfies the contract",
+    )
