@@ -36,7 +36,11 @@ def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cot
     require_within(subject.read(tangent), expected)
 
 
-@law(DIRECTIONS, bound=(gradient_in_G_bound, curvature_bound), needs=(needs.gradients, needs.second_order, needs.same_process))
+@law(
+    DIRECTIONS,
+    bound=(gradient_in_G_bound, curvature_bound),
+    needs=(needs.gradients, needs.second_order, needs.same_process),
+)
 def test_law_second_order(
     subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
 ) -> None:

@@ -82,7 +82,11 @@ def test_law_compiled(subject: DtildeSubject, gates: Gates, cotangent: Cotangent
 
 
 @law(
-    FEW, bound=dtilde_bounds.forward_bound, needs=(needs.transform("export"), needs.same_process), max_examples=1, cost="costly"
+    FEW,
+    bound=dtilde_bounds.forward_bound,
+    needs=(needs.transform("export"), needs.same_process),
+    max_examples=1,
+    cost="costly",
 )
 def test_law_exported(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Exported by torch.export, D~ of other gates of the same shape is within its bound.

@@ -31,6 +31,11 @@ NIGHT = {
     "test_python.py::test_the_page_of_a_replay": ALL,  # test_a_function_of_no_file
     "test_python.py::test_as_many_cases": ALL,  # test_a_time_that_is_too_short
     "test_python.py::test_the_page_of_a_grade": ALL,  # test_grade.py
+    # A command for each kernel that cheats: one of them stays, and the tests of the process and of the file.
+    "test_gate.py::test_a_cheat_is_refused": 16,
+    "test_gate.py::test_right_on_sparse_inputs_alone": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_wrong_at_a_shape_of_the_file": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_a_right_kernel_passes": ALL,  # test_states_gradients_and_exceptions
     "test_suite.py::test_a_foreign_repository": ALL,  # test_laws_of_a_foreign_suite
     "test_suite.py::test_without_the_plugin": ALL,  # test_laws_of_a_foreign_suite
     "test_workflows.py::test_the_desk_tries_what_the_night_found": 2,

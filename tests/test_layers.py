@@ -39,6 +39,7 @@ FLOORS = tuple(
     testing.bounds
     testing.verdict
     testing.kernel
+    testing.gate
     testing.law
     properties
     testing.registry
@@ -61,11 +62,16 @@ UPWARD = {
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
+    "testing.check.gate": (1, "loads torch, in a process that freezes a contract alone"),
     "testing.check.judge": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (5, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
+    "testing.gate.behind": (
+        3,
+        "the process that waits loads no torch; its processes load it with the kernel",
+    ),
     "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
     "testing.fuzzing.run": (2, "ray for a cluster alone; jinja2 when the report is written"),
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),

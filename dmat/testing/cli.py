@@ -77,7 +77,10 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     check.add_argument("--verbose", action="store_true", help="show every law in every dtype")
     check.add_argument(
-        "--freeze", type=Path, metavar="FILE", help="write TARGET's contract and --shape into FILE, for --gate"
+        "--freeze",
+        type=Path,
+        metavar="FILE",
+        help="write TARGET's contract and --shape into FILE",
     )
     check.add_argument(
         "--gate",

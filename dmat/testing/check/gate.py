@@ -82,8 +82,15 @@ def _through(options: argparse.Namespace, target: str, checked: Checked) -> Gate
         broken=[Broken(law.law, law.dtype, law.device) for law in report.broken()],
         why=why,
         cases=sum(law.examples for law in report.laws),
-        not_run={law.law: law.reason for law in report.laws if law.status == "not run"},
+        not_run=_not_run(report),
     )
+
+
+def _not_run(report: Report) -> dict[str, str]:
+    """Return why a law was not run, by "LAW", or by "LAW DTYPE DEVICE" where it ran in another one."""
+    ran = {law.law for law in report.laws if law.status != "not run"}
+    left = [law for law in report.laws if law.status == "not run"]
+    return {f"{law.law} {law.dtype} {law.device}" if law.law in ran else law.law: law.reason for law in left}
 
 
 def _now(file: Path) -> str | None:

@@ -32,7 +32,8 @@ def judged(
     """Try the laws. Return one report per implementation, with its causes, and the plan of the check.
 
     tried: tries the laws. run: calls what tries the kernel afterwards. end: the time.monotonic() at which the
-    searches for a wider contract and for causes end. wider: whether to look for a wider contract. Raises CannotRun if nothing can be checked.
+    searches for a wider contract and for causes end. wider: whether to look for a wider contract. Raises
+    CannotRun if nothing can be checked.
     """
     plan, records = tried(request)
     if plan.error:

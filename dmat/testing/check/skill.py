@@ -17,7 +17,8 @@ To see how accurate it is:        dmat grade FILE.py:FUNCTION
 For the fields of a contract:     python -c "import dmat.testing; help(dmat.testing.FusedContract)"
 To freeze a contract, once:       dmat check --freeze CONTRACT.json FILE.py:FUNCTION
 
-A person who says what the kernel must do freezes the contract. --shape B,NH,S,K,V adds sizes that the gate tries.
+A person who says what the kernel must do freezes the contract. --shape B,NH,S,K,V adds sizes to the file; the
+gate tries them too.
 
 ## How to read a verdict
 
@@ -26,11 +27,12 @@ not hold. Exit code 2, COULD NOT: the kernel could not be imported or called, or
 that ended with 2 says nothing good about the kernel.
 
 The last line of --gate is JSON: verdict, exit, target, contract (the digest), seed, broken (each law with its
-dtype and device), why (the causes in words), cases, not_run (each law with the reason). Read the exit code first.
+dtype and device), why (the causes in words), cases, not_run (each law with the reason). The exit code says the
+same as the verdict.
 
-The page above it names each cause once, with its mildest case: the gates, the computed and the exact value, and
-the bound. Mend the first cause, then check again. --seed N repeats the cases of a check. Each failure is kept in
-counterexamples/: the case, and repro.py, which needs torch and the kernel alone.
+The page above it names each cause once, with its mildest case: the gates, the computed and the exact value,
+and the bound. Mend the first cause, then check again. --seed N repeats the cases of a check. Each failure is
+kept in counterexamples/: the case, and repro.py, which needs torch and the kernel alone.
 
 A kernel that is wrong by a little is wrong: bounds follow from the formats in which it may sum. If an error
 grows with S or with the gates, look for a difference of cumulative sums, or a sum in a half type.
@@ -39,7 +41,7 @@ grows with S or with the gates, look for a difference of cumulative sums, or a s
 
 Do not loosen the contract. The gate reads the file; the decorator is not asked. A changed file is refused.
 Do not special-case the probes: sizes, gates and seeds are new in each check.
-Do not cache results. Each call answers for its own inputs; buffers that are used again change earlier results.
+Do not cache results, and do not use an output buffer twice. Each call answers for its own inputs.
 Do not look for the expected values. They are not in the kernel's process, and dmat cannot be imported there.
 Do not end the process, print a verdict or write the report. Only the exit code of dmat counts.
 If a promise cannot be kept, say which one, and show the case. A person decides whether to promise less.

@@ -194,7 +194,9 @@ class Server:
         tensors = [as_written(watched[spec["storage"]][0], spec) for spec in asked["tensors"]]
         for x, spec in zip(tensors, asked["tensors"], strict=True):
             x.requires_grad_(spec["grad"])
-        arguments, more = (unpacked(asked[name], tensors.__getitem__, _not_handed) for name in ("args", "more"))
+        arguments, more = (
+            unpacked(asked[name], tensors.__getitem__, _not_handed) for name in ("args", "more")
+        )
         with torch.set_grad_enabled(asked["grad_mode"]):
             result = self.function(*arguments, **more)
         outputs: list[Tensor] = []
@@ -207,9 +209,7 @@ class Server:
         call = self.calls[asked["id"]]
         cotangents = [as_written(watched[spec["storage"]][0], spec) for spec in asked["tensors"]]
         outputs = [call["outputs"][number] for number in asked["outputs"]]
-        return torch.autograd.grad(
-            outputs, call["leaves"], cotangents, retain_graph=True, allow_unused=True
-        )
+        return torch.autograd.grad(outputs, call["leaves"], cotangents, retain_graph=True, allow_unused=True)
 
     def _put(self, x: Tensor, watched: list[list[Any]], out: list[bytes]) -> dict[str, Any]:
         """Describe a result, and add its bytes to `out`, or name the input whose memory it shares."""

@@ -1,4 +1,4 @@
-"""What stands for a kernel behind the gate: a function whose calls and pullbacks go to the kernel's process."""
+"""What stands for a kernel behind the gate: a function that passes its calls to the kernel's process."""
 
 from __future__ import annotations
 
@@ -128,9 +128,7 @@ class Foreign:
         called = asked["do"] == "call"
         known = [self._numbered(memory, keep=called) for memory in storages]
         header = asked | {"freed": self._freed}
-        header["storages"] = [
-            {"number": number, "device": memory.device.type} for memory, number in known
-        ]
+        header["storages"] = [{"number": number, "device": memory.device.type} for memory, number in known]
         header["tensors"] = [
             described(x) | {"storage": number} for x, number in zip(tensors, numbers, strict=True)
         ]
