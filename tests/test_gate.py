@@ -1,4 +1,4 @@
-"""`dmat check --gate`: the contract is a file's, the kernel has a process of its own, and cheats are refused."""
+"""`dmat check --gate`: the contract is a file's, the kernel has its own process, and cheats are refused."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_function_cannot_be_frozen() -> None:
 def test_options_that_would_weaken_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--dtype, --device and --interpret are refused with --gate, exit 2; so is a file that is there to --freeze."""
+    """--dtype, --device and --interpret are refused with --gate; so is a file that is there with --freeze."""
     monkeypatch.chdir(tmp_path)
     Path("contract.json").write_text(frozen_of(CONTRACT, ()))
     for more in (["--dtype", "float32"], ["--device", "cpu"], ["--interpret"], ["b:c"]):
@@ -209,7 +209,7 @@ def test_laws_of_one_process_are_not_run(kernel: Foreign) -> None:
 def test_an_import_that_fails(tmp_path: Path) -> None:
     """It is told in one line, as without the gate."""
     (tmp_path / "kernels.py").write_text("import dmat.operator")
-    with pytest.raises(TargetError, match="importing it raised ImportError: dmat.operator is not there"):
+    with pytest.raises(TargetError, match=r"importing it raised ImportError: dmat\.operator is not there"):
         Foreign(f"{tmp_path}/kernels.py:right").start()
 
 

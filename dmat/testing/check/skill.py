@@ -27,8 +27,8 @@ not hold. Exit code 2, COULD NOT: the kernel could not be imported or called, or
 that ended with 2 says nothing good about the kernel.
 
 The last line of --gate is JSON: verdict, exit, target, contract (the digest), seed, broken (each law with its
-dtype and device), why (the causes in words), cases, not_run (each law with the reason). The exit code says the
-same as the verdict.
+dtype and device), why (the causes in words), cases, not_run (each law with the reason). The exit code says
+the same as the verdict.
 
 The page above it names each cause once, with its mildest case: the gates, the computed and the exact value,
 and the bound. Mend the first cause, then check again. --seed N repeats the cases of a check. Each failure is

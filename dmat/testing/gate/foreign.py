@@ -177,7 +177,7 @@ class Server:
 
     def _memories(self, asked: dict[str, Any], buffers: list[bytes]) -> list[list[Any]]:
         """Return the memories of the inputs, each with its bytes. The same memory keeps its address."""
-        watched = []
+        watched: list[list[Any]] = []
         for its, raw in zip(asked["storages"], buffers, strict=True):
             memory = self.memories.get(its["number"])
             if memory is None:

@@ -14,8 +14,6 @@ from msgspec import Struct
 from dmat.testing.contract import FUSED, AnyContract, Contract, FusedContract
 from dmat.testing.errors import CannotRun
 
-FORMAT = 1
-
 
 class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of the file. promises: fields of the contract; the others are the strictest.
@@ -24,7 +22,7 @@ class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     names in order and without spaces.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     kind: Literal["D~", "fused"]
     promises: dict[str, Any]
     shapes: list[list[int]] = []

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -231,7 +231,7 @@ class _Call:
             raise RuntimeError("the process with the graph of this call has ended")
         asked = {"do": "pull", "id": self.number, "outputs": [number for number, _ in given]}
         result, _ = self.kernel.ask(asked, [x for _, x in given], self)
-        return list(result)
+        return list(cast(tuple[Tensor | None, ...], result))
 
 
 class _Pull(torch.autograd.Function):
@@ -244,7 +244,7 @@ class _Pull(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         return (None, None, *ctx.call.pulled(cotangents))
 
