@@ -55,14 +55,14 @@ def gated(
 CAUGHT = {  # the exit code, and what the line says
     "contract_edited": (1, "contract.json was changed during the check"),
     "reads_the_oracle": (2, "dmat.testing.oracle.dtilde is not there behind the gate"),
-    "cached": (1, ""),
-    "zeros": (1, ""),
-    "decorator_edited": (1, ""),
-    "exits": (1, "died"),
+    "cached": (1, "computed 0.0"),
+    "zeros": (1, "computed 0.0"),
+    "decorator_edited": (1, "values"),
+    "exits": (1, "the process died"),
     "exits_on_import": (2, "importing it ended its process"),
-    "dies_late": (1, ""),
-    "report_written": (1, ""),
-    "comparison_patched": (1, ""),
+    "dies_late": (1, "raised SystemExit: 0"),
+    "report_written": (1, "values"),
+    "comparison_patched": (1, "computed 0.0"),
 }
 
 

@@ -22,14 +22,15 @@ from dmat.testing.processes import Send, apart, preparing
 from dmat.testing.record import Broken, Report, text_of
 
 COULD_NOT = 2
+LINES = 6  # of the message of a broken law
 VERDICTS: dict[int, Literal["SOUND", "BROKEN", "COULD NOT"]] = {0: "SOUND", 1: "BROKEN", 2: "COULD NOT"}
 
 
 class GateLine(Struct, frozen=True, kw_only=True):
     """The last line of the output, as JSON.
 
-    exit: the exit code. contract: the digest of the contract in force. why: why the verdict is not SOUND, a
-    sentence each: the causes, or what could not be done. cases: how many were tried. not_run: the laws that
+    exit: the exit code. contract: the digest of the contract in force. why: why the verdict is not SOUND:
+    the causes, or what could not be done. cases: how many were tried. not_run: the laws that
     were not run, each with the reason.
     """
 
@@ -69,8 +70,7 @@ def _through(options: argparse.Namespace, target: str, checked: Checked) -> Gate
     with tempfile.TemporaryDirectory(prefix="dmat-") as nothing, preparing(stand_behind, target, text):
         options.corpus = options.corpus or [nothing]  # a known.toml beside the kernel would excuse it
         (report,) = checked(options)
-    code, why = exit_code([report]), [cause.sentence for cause in report.causes]
-    why += sorted({f"{law.law}: {law.reason}" for law in report.unfinished()})
+    code, why = exit_code([report]), _why(report)
     if _now(options.gate) != text:
         code, why = code or COULD_NOT, [*why, f"{options.gate} was changed during the check"]
     return GateLine(
@@ -84,6 +84,20 @@ def _through(options: argparse.Namespace, target: str, checked: Checked) -> Gate
         cases=sum(law.examples for law in report.laws),
         not_run=_not_run(report),
     )
+
+
+def _why(report: Report) -> list[str]:
+    """Return why the verdict is not SOUND: each cause with the value that shows it, else what was not tried."""
+    if report.causes:
+        return [f"{cause.sentence} {_shown(cause.message)}" for cause in report.causes]
+    uncallable = set(report.uncallable().values())
+    return sorted(uncallable or {f"{law.law}: {law.reason}" for law in report.unfinished()})
+
+
+def _shown(message: str) -> str:
+    """Return the first lines of a law's message in one: the law, the computed and the exact value."""
+    lines = message.partition("\non the case")[0].splitlines()
+    return " ".join(" ".join(lines[:LINES]).split())
 
 
 def _not_run(report: Report) -> dict[str, str]:
