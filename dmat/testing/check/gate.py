@@ -87,7 +87,7 @@ def _through(options: argparse.Namespace, target: str, checked: Checked) -> Gate
 
 
 def _why(report: Report) -> list[str]:
-    """Return why the verdict is not SOUND: each cause with the value that shows it, else what was not tried."""
+    """Return why it is not SOUND: each cause with the value that shows it, else what was not tried."""
     if report.causes:
         return [f"{cause.sentence} {_shown(cause.message)}" for cause in report.causes]
     uncallable = set(report.uncallable().values())
