@@ -112,6 +112,7 @@ states = promised("states", "A state can be handed over.")
 packed = promised("packed", "Sequences can be packed.")
 strided = promised("strided", "Inputs may have any strides.")
 packed_states = promised("packed_states", "Packed sequences can have states.")
+chunk_states = promised("chunk_states", "The state before each chunk is returned.")
 state_gradients = promised("state_gradients", "Gradients flow through states.")
 mask = promised("mask", "Padding can be masked.")
 
@@ -159,7 +160,7 @@ def integers(subject: FusedSubject) -> str | None:
             return lacks(name)
     if lacks("eps"):
         return f"{lacks('eps')} shifts the normaliser"
-    if all(math.frexp(scale)[0] != 0.5 for _, scale in subject.domain.scales):
+    if all(math.frexp(subject.contract.scale_of(K))[0] != 0.5 for K in subject.domain.usual_K):
         return "no K makes the scale a power of two"
     return None
 

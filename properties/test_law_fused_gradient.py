@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
-from dmat.strategies.cases.fused import DENSE
+from dmat.strategies.cases.sizes import DENSE_SIZES
 from dmat.testing.bounds.delta import DeltaBounds
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
@@ -15,7 +15,7 @@ from dmat.testing.verdict.require import require_within
 NEEDS = (needs.gradients,)
 
 
-@law(DENSE, bound=(FusedBounds.product, DeltaBounds.product), kinds=(FUSED,), needs=NEEDS)
+@law(DENSE_SIZES, bound=(FusedBounds.product, DeltaBounds.product), kinds=(FUSED,), needs=NEEDS)
 def test_law_product_gradients(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradients of q, k, v (z) are those of o = sum of E[t, s] (scale q_t.k_s) v_s, within their bounds.
 
@@ -36,7 +36,7 @@ def _require_own(subject: FusedSubject, gates: Gates, qkv: QKV, name: str) -> No
         subject.observe(require_within(gradients.of(name), subject.expected_gradient(gradients, name)))
 
 
-@law(DENSE, bound=DeltaBounds.beta, kinds=(FUSED,), needs=(*NEEDS, needs.beta))
+@law(DENSE_SIZES, bound=DeltaBounds.beta, kinds=(FUSED,), needs=(*NEEDS, needs.beta))
 def test_law_beta_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """The gradient of beta_t is (S_t's gradient)' k_t . (v_t - D_t' k_t), within its bound.
 
@@ -47,7 +47,7 @@ def test_law_beta_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> Non
 
 
 @law(
-    DENSE,
+    DENSE_SIZES,
     bound=DeltaBounds.first_state,
     kinds=(FUSED,),
     needs=(*NEEDS, needs.beta, needs.states, needs.state_gradients),
@@ -62,7 +62,7 @@ def test_law_state_gradient(subject: FusedSubject, gates: Gates, qkv: QKV) -> No
 
 
 @law(
-    DENSE,
+    DENSE_SIZES,
     bound=(FusedBounds.parameter, DeltaBounds.parameter),
     kinds=(FUSED,),
     needs=(*NEEDS, needs.parameters),

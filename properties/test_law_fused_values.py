@@ -7,9 +7,10 @@ from itertools import pairwise
 from dmat.properties import needs
 from dmat.strategies import QKV, Gates
 from dmat.strategies.cases.equal import EQUAL
-from dmat.strategies.cases.fused import DENSE, PACKED, PROBED, sequence_ends
-from dmat.strategies.cases.handed import CUTS, PACKED_STATES, begins_of, spans_of
+from dmat.strategies.cases.fused import PACKED, PROBED, sequence_ends
+from dmat.strategies.cases.handed import CHUNK_STATES, PACKED_STATES, begins_of, spans_of
 from dmat.strategies.cases.padded import PADDED
+from dmat.strategies.cases.sizes import CUTS_SIZES, DENSE_SIZES
 from dmat.testing.bounds import delta as delta_bounds
 from dmat.testing.bounds import fused as fused_bounds
 from dmat.testing.bounds.delta import DeltaBounds
@@ -17,7 +18,7 @@ from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.contract import FUSED
 from dmat.testing.contract.names import PARAMETERS
 from dmat.testing.kernel.fused import FusedGradients
-from dmat.testing.kernel.turns import shown_turns
+from dmat.testing.kernel.turns import Turn, shown_turns
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import law
 from dmat.testing.law.padding import require as padding
@@ -25,7 +26,7 @@ from dmat.testing.law.padding.call import Padded
 from dmat.testing.verdict.require import require_kinds, require_within
 
 
-@law(DENSE, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
+@law(DENSE_SIZES, bound=(FusedBounds.output, *delta_bounds.RESULTS), kinds=(FUSED,))
 def test_law_dense(subject: FusedSubject, gates: Gates, qkv: QKV) -> None:
     """Every output of dense q, k, v is within the bound: o[t] is the sum of all its terms.
 
@@ -95,7 +96,7 @@ def _require_gradients(gradients: FusedGradients, subject: FusedSubject, start: 
 
 
 @law(
-    CUTS,
+    CUTS_SIZES,
     bound=(
         FusedBounds.output,
         *fused_bounds.GRADIENT_BOUNDS,
@@ -191,6 +192,36 @@ def test_law_packed_states(subject: FusedSubject, gates: Gates, qkv: QKV, cut: i
     if differentiable and subject.defines_gradients(qkv):
         gradients = subject.pull_of(inputs, qkv, call_inputs=call_inputs)
         _require_gradients(gradients, subject, 0, f"through all calls; {note}")
+
+
+@law(
+    CHUNK_STATES,
+    bound=(FusedBounds.output, DeltaBounds.output),
+    kinds=(FUSED,),
+    needs=(needs.states, needs.chunk_states),
+    max_examples=20,
+)
+def test_law_chunk_states(subject: FusedSubject, gates: Gates, qkv: QKV, cut: int) -> None:
+    """Going on from the state that is returned for a chunk gives what the whole gives from there on.
+
+    Why: A prefix is cached with the states of its chunks. The chunks of packed sequences are counted from
+        each sequence's begin; a state taken on the grid of the whole call belongs to another time.
+    Bound: docs/fused.md section 2, a state handed over between calls.
+    """
+    inputs, contract, S = subject.inputs(gates, qkv).with_(s=None), subject.contract, gates.shape[-1]
+    packed = contract.packed is not None and contract.packed_states
+    turn = Turn(((0, cut), (cut, S)) if packed else ((0, S),), packed)
+    for (start, end), states in subject.chunk_states_of(inputs, turn):
+        for n, state in enumerate(states):
+            at = n * (contract.chunk_states or 1)
+            if not subject.domain.has_length(end - start - at):
+                continue
+            output = subject.goes_on(inputs, (start + at, end), state)
+            whole = subject.read_inputs(inputs.part(start, end), (0, at) if at else (0,))
+            note = f"t counts from time {start + at}, with the state of chunk {n} of the times {start}:{end}"
+            expected = subject.expected_of(whole, state=[state])
+            behind = expected.part((slice(None), slice(None), slice(at, None), slice(None)))
+            subject.observe(require_within(subject.read(output), behind.noted(note)))
 
 
 @law(

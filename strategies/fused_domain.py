@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,18 +24,23 @@ LONG_OF_DELTA = 40  # its bounds go from chunk to chunk, or step to step
 LONG_OF_FLOAT64 = 12  # short, for in float64 every entry is judged in ball arithmetic, which is slow
 MANY = ((1, 8), (2, 5))
 LARGEST_STEP = 2.0**20  # the largest dt
+SOME_K = (1, 4, 16)  # the sizes of q and k that are drawn where the contract states none
+LARGEST_K = 256
+MOST_K_OF_DELTA = 64  # of several sizes that are stated, larger ones are tried in the cases of sizes alone
 
 
 @dataclass(frozen=True)
 class FusedDomain(Domain):
     """The inputs that may be drawn for one fused kernel.
 
-    dtype: the dtype of the gates. products_dtype: the dtype of q, k, v.
+    dtype: the dtype of the gates. products_dtype: the dtype of q, k, v. some_K: returns the sizes of q and k
+    to draw where the contract states none; None: SOME_K.
     """
 
     contract: FusedPromised = field(kw_only=True)
     scaling: Scaling = field(kw_only=True)
     products_dtype: str = "float32"
+    some_K: Callable[[], tuple[int, ...]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def gate_format(self) -> GateFormat:
@@ -61,16 +66,31 @@ class FusedDomain(Domain):
 
     # Sizes
 
+    @property
+    def stated_K(self) -> tuple[int, ...]:
+        """The sizes of q and k that the contract states; SOME_K if it states none."""
+        K = self.contract.K
+        if isinstance(K, int):
+            return (K, 4 * K) if 4 * K <= 64 else (K,)
+        return SOME_K if K is None else K
+
+    @property
+    def usual_K(self) -> tuple[int, ...]:
+        """The sizes of q and k that are drawn; of a kernel that refuses some, `scales` has the others."""
+        few = tuple(K for K in self.stated_K if K <= MOST_K_OF_DELTA) if self.scaling.erases else ()
+        return few or self.stated_K
+
     @cached_property
     def scales(self) -> tuple[tuple[int, float], ...]:
-        """(K, the factor of q.k) for each size K of q and k that is tried."""
-        K = self.contract.K
-        sizes = K if isinstance(K, tuple) else (K, 4 * K) if 4 * K <= 64 else (K,)
+        """(K, the factor of q.k) for each size K of q and k that is drawn."""
+        sizes = self.usual_K
+        if self.contract.K is None and self.some_K is not None:
+            sizes = self.some_K()
         return tuple((size, self.contract.scale_of(size)) for size in sizes)
 
     def scale_of(self, K: int) -> float:
         """Return the factor of q.k for this K."""
-        return dict(self.scales)[K]
+        return self.contract.scale_of(K)
 
     def key_sizes(self, S: int) -> list[int]:
         """Return the sizes K of q and k that are tried for this S."""
@@ -79,6 +99,16 @@ class FusedDomain(Domain):
         if self.contract.V_equals_K and isinstance(self.contract.V, int):
             return enough[:1] or sizes[-1:]
         return sizes
+
+    def has_key_size(self, K: int, S: int, kind: str) -> bool:
+        """Whether q and k of this kind may have this size: if the contract states no K, any.
+
+        Integers need a scale that is a power of two, and one-hot recipes whose v has the size of k enough
+        columns: they have sizes that are drawn.
+        """
+        stated = 0 < K <= LARGEST_K if self.contract.K is None else K in self.stated_K
+        free = kind == "dense" or (kind == "one-hot" and not self.contract.V_equals_K)
+        return (free and stated) or K in self.key_sizes(S)
 
     def value_size(self, wanted: int, K: int) -> int:
         """Return the smallest allowed size of v that is at least `wanted`, else the largest.
@@ -216,8 +246,11 @@ class FusedDomain(Domain):
 
     # Membership
 
-    def has_gates(self, gates: Gates) -> bool:
-        """Whether the contract allows these gates: their dtype, shape, layouts and values."""
+    def has_gates(self, gates: Gates, K: int = 1) -> bool:
+        """Whether the contract allows these gates: their dtype, shape, layouts and values.
+
+        K: the size of q and k, if it may be a larger one than those that are drawn.
+        """
         if gates.dtype != self.dtype or not self.has_length(gates.shape[-1]):
             return False
         if 0 in gates.shape and not self.zero_length:
@@ -225,7 +258,8 @@ class FusedDomain(Domain):
         layouts = set(SAME_VALUES) if self.contract.strided else {"contiguous"}
         if not {gates.igate_layout, gates.fgate_layout} <= layouts:
             return False
-        return self.has_values(*gates.wider(self.width).values())
+        channels = self.contract.group * K if self.contract.by_channel else 1
+        return self.has_values(*gates.wider(max(self.width, channels)).values())
 
     @cached_property
     def width(self) -> int:

@@ -29,7 +29,7 @@ class FusedPromised(Promised, Protocol):
     group: int
     group_order: str
     positive: bool
-    K: int | tuple[int, ...]
+    K: int | tuple[int, ...] | None
     V: int | tuple[int, ...]
     V_equals_K: bool
     lengths: tuple[int, ...] | None
@@ -40,6 +40,8 @@ class FusedPromised(Promised, Protocol):
     beta_max: float
     l2norm: float | bool
     states: str | None
+    packed: str | None
+    chunk_states: int | None
 
     @property
     def from_preact(self) -> bool:

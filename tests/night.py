@@ -29,6 +29,7 @@ NIGHT = {
     # A command beside the same from Python: the pages of check and replay stay.
     "test_python.py::test_isolated": ALL,  # test_isolated_with_promises
     "test_python.py::test_the_page_of_a_replay": ALL,  # test_a_function_of_no_file
+    "test_python.py::test_the_readme": ALL,  # test_the_page_is_that_of_the_command
     "test_python.py::test_as_many_cases": ALL,  # test_a_time_that_is_too_short
     "test_python.py::test_the_page_of_a_grade": ALL,  # test_grade.py
     # A command for each kernel that cheats: one of them stays, and the tests of the process and of the file.
@@ -37,6 +38,7 @@ NIGHT = {
     "test_gate.py::test_wrong_at_a_shape_of_the_file": ALL,  # test_a_cheat_is_refused
     "test_gate.py::test_a_right_kernel_passes": ALL,  # test_states_gradients_and_exceptions
     "test_suite.py::test_a_foreign_repository": ALL,  # test_laws_of_a_foreign_suite
+    "test_suite.py::test_a_kernel_that_dies": ALL,  # test_journal.py
     "test_suite.py::test_without_the_plugin": ALL,  # test_laws_of_a_foreign_suite
     "test_workflows.py::test_the_desk_tries_what_the_night_found": 2,
     "test_fused.py::test_a_deadly_kernel_has_its_repro": ALL,  # test_repro.py::test_deadly

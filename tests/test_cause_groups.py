@@ -17,7 +17,7 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import encoded
 from dmat.testing.causes.compare import symptom
 from dmat.testing.causes.failure import Clock, Failure
-from dmat.testing.causes.gradient import gradient_alone
+from dmat.testing.causes.gradient import gradient_alone, is_of_own_output
 from dmat.testing.causes.group import Grouping, covered
 from dmat.testing.causes.relaxable import Relaxable
 from dmat.testing.causes.search import causes_of
@@ -236,6 +236,24 @@ def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> 
     case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
     [record] = report(own, [(law, case)]).broken()
     assert gradient_alone(Failure.of(0, record, own), subject) is alone
+
+
+@pytest.mark.parametrize(
+    ("target", "law", "of_output"),
+    [
+        ("tests.zoo.named:fused_delta_attention_reads_v", "state_gradient", True),
+        ("tests.zoo.named:fused_delta_beta_squared_in_U", "beta_gradient", True),
+        ("tests.zoo.named:fused_delta_dq_without_scale", "product_gradients", False),
+        ("tests.zoo.named:fused_delta_dbeta_doubled", "beta_gradient", False),
+    ],
+)
+def test_a_gradient_is_that_of_a_wrong_output(target: str, law: str, of_output: bool) -> None:
+    """It is so if it is the difference quotient of the kernel's own output, where the exact one is not."""
+    own = load(target)
+    entry, subject = law_named(law, own.kind), subject_of(own, "float32")
+    case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
+    [record] = report(own, [(law, case)]).broken()
+    assert is_of_own_output(Failure.of(0, record, own), subject) is of_output
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -130,7 +130,7 @@ def test_symptoms_leave_numbers_out() -> None:
     one = Finding("D~", (0, 0, 3, 1), "1.5", "2.5", what="value")
     assert symptom(one) == symptom(Finding("D~", (1, 0, 9, 2), "-7.0", "3", what="value"))
     assert symptom(one) != symptom(Finding("D~", (0, 0, 1, 3), "1.5", "2.5", what="value"))
-    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "nan", "2.5", what="class"))
+    assert symptom(one) != symptom(Finding("D~", (0, 0, 3, 1), "NaN", "2.5", what="class"))
     errors = [raised("call", ValueError(f"S is {n}")) for n in (17, 33)]
     assert symptom(errors[0]) == symptom(errors[1])
 

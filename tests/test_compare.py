@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 
 from dmat.testing.cli import main
 from dmat.testing.compare import side
-from dmat.testing.compare.command import UNPROMISED, verdict
+from dmat.testing.compare.command import UNPROMISED, Running, verdict
 from dmat.testing.compare.joined import Pair, Total
 from dmat.testing.compare.result import Compared
-from dmat.testing.compare.side import Entry, Tried
+from dmat.testing.compare.side import JOB, Entry, Tried
 from dmat.testing.schemas import schema
 
 KERNELS = """
@@ -61,11 +60,11 @@ scaled = fused(lambda q, k, v, g: sum_of(q, k, v, g) / 2, scale=0.5, **small)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both sides run in this process, which takes a tenth of the time."""
 
-    def run(call: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+    def run(running: Running, call: list[str]) -> str:
         side.main(call[3], Path(call[4]))
-        return subprocess.CompletedProcess(call, 0, "", "")
+        return ""
 
-    monkeypatch.setattr("dmat.testing.compare.command.subprocess.run", run)
+    monkeypatch.setattr(Running, "_run", run)
 
 
 @pytest.fixture
@@ -113,6 +112,14 @@ def test_one_that_dies(kernels: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "gates = Gates('float32', (1, 1, 3)" in shown
     assert main(["compare", kernels + "dies", kernels + "right", "--examples", "5"]) == 2
     assert capfd.readouterr().err == "dmat: OLD cannot be compared: its process died, exit code 7\n"
+
+
+def test_one_that_does_not_end(tmp_path: Path) -> None:
+    """A side that stays longer on a case than the time limit is ended."""
+    (tmp_path / JOB).touch()
+    running = Running("NEW", "k.py:f", sys.executable, tmp_path, limit=0.1)
+    ended = running._run([sys.executable, "-c", "import signal; signal.pause()"])
+    assert ended == "took more than 0.1 s (--time-limit)"
 
 
 @pytest.mark.usefixtures("in_process")

@@ -139,7 +139,7 @@ def test_lines_tell_what_was_noted() -> None:
     assert lines[:5] == [
         "lengths    S = 2, 5",
         "heads      (B, NH) = (1, 2), (1, 5)",
-        "sizes      K = 4; V = 2, 5",
+        "sizes      K = 4; V = 2, 5; not tried: K = 16; V = 1, 4, 8, 16, 32, 64, 128, 256",
         "layouts    gates: contiguous, strided; q, k, v: contiguous; cotangent: contiguous",
         "gradients  dq, dk, dv of dense q, k, v; dl of one-hot q, k, v",
     ]

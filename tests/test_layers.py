@@ -44,6 +44,7 @@ FLOORS = tuple(
     properties
     testing.registry
     testing.explain
+    testing.assertion
     testing.counterexample
     testing.run
     testing.grade

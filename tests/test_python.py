@@ -31,6 +31,8 @@ from dmat.testing.python import check as module
 from dmat.testing.python.results import Verdict
 from dmat.testing.record import Report
 
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 KERNELS = """
 import os
 import dmat
@@ -124,6 +126,19 @@ def test_results_are_frozen() -> None:
     verdict = Verdict(Report.of("x:y", {}, []), "page")
     with pytest.raises(dataclasses.FrozenInstanceError):
         verdict.page = "SOUND"  # type: ignore[misc]
+
+
+def test_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of README.md from Python run as they are printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *sys.path])
+    for section in ("## From Python", "## In your own test suite"):
+        code = README.split(f"{section}\n")[1].split("```python\n")[1].split("```")[0]
+        names: dict[str, Any] = {}
+        exec(code, names)
+        assert "verdict" in names or callable(names["test_dtilde"])
+    for name in ("wrong_gradient", "masked_cumsum"):
+        del sys.modules[name]
 
 
 # What is checked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -177,3 +179,29 @@ def test_states_without_gradients_are_judged_where_they_are_given() -> None:
         law.check(subject_of(Implementation.of("k", promised), "float32"), **case)
     given_up = fused(detached, **own, state_gradients=False)
     law.check(subject_of(Implementation.of("k", given_up), "float32"), **case)
+
+
+@pytest.mark.parametrize("name", ["chunk_states", "delta_chunk_states"])
+def test_states_of_chunks(name: str) -> None:
+    """Right kernels keep the law; one that leaves out a state breaks it, with the number expected."""
+    own = RIGHT[name]
+    law = law_named("chunk_states", "fused")
+    subject = subject_of(Implementation.of(name, own), "float32")
+    for case in islice(law.cases.ladder(subject.domain), 3):
+        law.check(subject, **case)
+
+    def short(*inputs: Any, **more: Any) -> Any:
+        o, last, states = own(*inputs, **more)
+        return o, last, states[:-1]
+
+    fewer = replace(Implementation.of(name, own), function=short)
+    with pytest.raises(LawBroken) as broken:
+        law.check(subject_of(fewer, "float32"), **case)
+    assert broken.value.finding.quantity == "states"
+    assert broken.value.finding.exact.startswith("(o, state, states), a list of")
+
+
+def test_chunk_states_need_states() -> None:
+    """A contract that states chunk_states without states is refused in one line."""
+    with pytest.raises(ValueError, match="chunk_states is 4 without states; expected None"):
+        fused(lambda q, k, v, g: q, chunk_states=4)

@@ -23,6 +23,7 @@ FILES = {
     "properties/__init__.py": "OURS = False\n",
     "properties/test_law_values.py": "def test_law_values():\n    assert True\n",
     "kernels.py": """
+import os
 import dmat
 
 def right(i, f):
@@ -30,6 +31,9 @@ def right(i, f):
 
 def wrong(i, f):
     return dmat.dtilde(i, f) + 1
+
+def dies(i, f):
+    os.abort()
 """,
     "conftest.py": """
 import pytest
@@ -158,6 +162,19 @@ def test_a_foreign_repository(foreign: Path) -> None:
     assert all("test_wrong" in name for name in failed)
     assert sum("test_right" in name and outcome == "PASSED" for name, outcome in found.items()) > 30
     assert outcomes(run_pytest(foreign, "--lf", expected=1)).keys() == failed
+
+
+def test_a_kernel_that_dies(foreign: Path) -> None:
+    """A kernel that ends a worker of xdist is named with its case, and the other tests run."""
+    test = foreign / "tests" / "test_kernels.py"
+    text = test.read_text().replace("import right,", "import dies, right,")
+    test.write_text(text + '\n\ntest_dies = dmat.testing.laws(dies, dtypes=["float32"])\n')
+    printed = run_pytest(foreign, "-n", "1", "-k", "values or output_shape", expected=1)
+    assert "the process died while it called kernels.py:dies, float32 on cpu" in printed
+    found = outcomes(printed)
+    assert found["tests/test_kernels.py::test_right[values-float32-cpu]"] == "PASSED"
+    assert "crashed worker gw1" not in printed  # the second law knows
+    assert found["tests/test_kernels.py::test_dies[output_shape-float32-cpu]"] == "FAILED"
 
 
 def test_without_the_plugin(foreign: Path) -> None:

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING
 _HOME = {
     "Contract": "dmat.testing.contract",
     "FusedContract": "dmat.testing.contract",
+    "NotCovered": "dmat.testing.errors",
+    "OutOfBound": "dmat.testing.assertion.judged",
+    "Vacuous": "dmat.testing.assertion.vacuous",
+    "Within": "dmat.testing.assertion.within",
+    "assert_within_bound": "dmat.testing.assertion.within",
+    "vacuous": "dmat.testing.assertion.vacuous",
     "LawBroken": "dmat.testing.verdict.finding",
     "from_segment_sum": "dmat.testing.kernel.segment_sum",
     "fused": "dmat.testing.kernel.declare",
@@ -20,13 +26,31 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from dmat.testing.assertion.judged import OutOfBound
+    from dmat.testing.assertion.vacuous import Vacuous, vacuous
+    from dmat.testing.assertion.within import Within, assert_within_bound
     from dmat.testing.contract import Contract, FusedContract, implementation
+    from dmat.testing.errors import NotCovered
     from dmat.testing.kernel.declare import fused
     from dmat.testing.kernel.segment_sum import from_segment_sum
     from dmat.testing.python.suite import laws
     from dmat.testing.verdict.finding import LawBroken
 
-__all__ = ["Contract", "FusedContract", "LawBroken", "from_segment_sum", "fused", "implementation", "laws"]
+__all__ = [
+    "Contract",
+    "FusedContract",
+    "LawBroken",
+    "NotCovered",
+    "OutOfBound",
+    "Vacuous",
+    "Within",
+    "assert_within_bound",
+    "from_segment_sum",
+    "fused",
+    "implementation",
+    "laws",
+    "vacuous",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -148,6 +148,7 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_json(compare)
     compare.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 100")
+    _add_time_limit(compare)
     _add_interpret(compare)
     compare.set_defaults(run=_compare)
 
@@ -226,7 +227,7 @@ def _add_corpus(command: argparse.ArgumentParser) -> None:
 
 
 def _add_time_limit(command: argparse.ArgumentParser) -> None:
-    limit = f"for an example; default: {SECONDS:.0f}, interpreted {TIME_LIMIT:.0f}"
+    limit = f"for a case; default: {SECONDS:.0f}, interpreted {TIME_LIMIT:.0f}"
     command.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help=limit)
 
 

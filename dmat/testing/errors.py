@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 UNCALLABLE = "cannot be called: "  # prefix of the reason when the smoke call of a target fails
 
 
@@ -49,5 +52,22 @@ class TargetError(CannotRun):
     """TARGET names nothing that can be checked. The message is one line."""
 
 
+class NotCovered(NotImplementedError):
+    """The assertion has no bound for what it was given, or none at this size. The message is one line."""
+
+
 class Refused(Exception):
     """The implementation raised an error where it may refuse. The message says which call and which error."""
+
+
+class SizesRefused(Refused):
+    """The implementation raised for sizes that its contract does not state.
+
+    sizes: (K, V), 0 for any. instead: the cases with smaller sizes for which it did not raise.
+    """
+
+    def __init__(self, sizes: tuple[int, int], why: str, instead: Sequence[dict[str, Any]] = ()) -> None:
+        """Keep the sizes and the cases. why: the error."""
+        shown = " and ".join(f"{name}={size}" for name, size in zip("KV", sizes, strict=True) if size)
+        super().__init__(f"{shown} {why}")
+        self.sizes, self.instead = sizes, instead

@@ -59,7 +59,8 @@ Interpreted = Annotated[
 class Tried(Struct, forbid_unknown_fields=True):
     """The inputs tried: lengths S, heads (B, NH), sizes K and V, kinds of q, k, v, and layouts by input.
 
-    remarks: what laws have seen of the results that breaks no promise.
+    remarks: what laws have seen of the results that breaks no promise. refused: (K, V) for which
+    the kernel raised, though no contract states others; 0 stands for any.
     """
 
     lengths: set[int] = set()
@@ -69,10 +70,11 @@ class Tried(Struct, forbid_unknown_fields=True):
     products: set[str] = set()
     layouts: dict[str, set[str]] = {}
     remarks: set[str] = set()
+    refused: set[tuple[int, int]] = set()
 
     def add(self, other: Tried) -> None:
         """Add what another one has."""
-        for name in ("lengths", "heads", "K", "V", "products", "remarks"):
+        for name in ("lengths", "heads", "K", "V", "products", "remarks", "refused"):
             getattr(self, name).update(getattr(other, name))
         for name, layouts in other.layouts.items():
             self.layouts.setdefault(name, set()).update(layouts)

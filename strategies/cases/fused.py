@@ -41,7 +41,7 @@ def inside_of(kind: str) -> Callable[[Case, FusedDomain], bool]:
 
     def inside(case: Case, domain: FusedDomain) -> bool:
         gates, qkv = case["gates"], case["qkv"]
-        return qkv.kind == kind and domain.has_gates(gates) and is_qkv(qkv, gates, domain)
+        return qkv.kind == kind and domain.has_gates(gates, qkv.K) and is_qkv(qkv, gates, domain)
 
     return inside
 

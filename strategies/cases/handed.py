@@ -173,5 +173,47 @@ def _packed_inside(case: Case, domain: FusedDomain) -> bool:
     )
 
 
+# Gates, a QKV recipe, and the length of the first of two packed sequences, for the states of each chunk
+
+
+def _grids(domain: FusedDomain) -> list[tuple[int, int]]:
+    """Return (S, cut): sequences pass the edge of a chunk, and the second begins inside one or on it."""
+    chunk, step = domain.contract.chunk_states or SOME_CHUNK, domain.all_lengths[0]
+    whole, half = -(-chunk // step) * step, max(step, chunk // 2 // step * step)
+    cuts = dict.fromkeys((whole + half, step, whole, whole + step))
+    both = [(cut + 2 * whole + half, cut) for cut in cuts] + [(whole + step, step)]
+    return [(S, cut) for S, cut in both if two_calls(cut, S, domain) and domain.has_length(S)]
+
+
+def _draw_chunks(draw: Draw, domain: FusedDomain) -> Case:
+    S, cut = choose(draw, _grids(domain) or [(domain.all_lengths[-1], 0)])
+    gates = domain.draw_gates_of(draw, (choose(draw, _batches(domain)), choose(draw, (1, 2)), S))
+    if not domain.has_gates(gates):
+        gates = Gates(domain.dtype, gates.shape)
+    gates = replace(gates, igate_layout="contiguous", fgate_layout="contiguous")
+    qkv = _plain_layout(draw_qkv(draw, domain, gates, "dense"))
+    return {"gates": gates, "qkv": qkv, "cut": cut}
+
+
+def _batches(domain: FusedDomain) -> tuple[int, ...]:
+    return (1,) if domain.contract.packed else (1, 2)
+
+
+def _chunks_ladder(domain: FusedDomain) -> Iterator[Case]:
+    for (S, cut), B in product(_grids(domain), _batches(domain)):
+        gates = Gates(domain.dtype, (B, 2, S), Constant(0.0), forget_ladder(domain)[-1])
+        for qkv in _matrices(domain, gates) if domain.has_gates(gates) else ():
+            yield {"gates": gates, "qkv": _plain_layout(qkv), "cut": cut}
+
+
+def _chunks_inside(case: Case, domain: FusedDomain) -> bool:
+    gates, qkv = case["gates"], case["qkv"]
+    contiguous = qkv.layout == gates.fgate_layout == gates.igate_layout == "contiguous"
+    alone = gates.shape[0] == 1 or not domain.contract.packed
+    plain = contiguous and alone and getattr(qkv, "state", 0) == 0
+    return plain and inside_of("dense")(case, domain) and two_calls(case["cut"], gates.shape[-1], domain)
+
+
 CUTS = cases_of(_draw_cut, _cut_ladder, _cut_inside)
 PACKED_STATES = cases_of(_draw_packed, _packed_ladder, _packed_inside)
+CHUNK_STATES = cases_of(_draw_chunks, _chunks_ladder, _chunks_inside)

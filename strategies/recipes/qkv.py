@@ -274,6 +274,7 @@ class _Builder:
     def _dense(self) -> Products:
         (B, NH, S), K, V = self.gates.shape, self.qkv.K, self.V
         q, k = (self.random.standard_normal((B, NH, S, K)) for _ in range(2))
+        q *= 2.0 ** -max(0, round(math.log2(K / 64)))  # q.k stays as large as of 64 channels
         v = self.random.standard_normal((B, self.heads, S, V))
         if self.domain.contract.positive:
             q, k, v = np.ones_like(q), np.ones_like(k), np.abs(v) + 0.1
@@ -379,7 +380,7 @@ def is_qkv(qkv: QKV, gates: Gates, domain: FusedDomain) -> bool:
     if qkv.kind not in KINDS:
         return False
     S = gates.shape[-1]
-    if not 0 <= qkv.V <= LARGEST or qkv.K not in domain.key_sizes(S):
+    if not 0 <= qkv.V <= LARGEST or not domain.has_key_size(qkv.K, S, qkv.kind):
         return False
     if domain.contract.V_equals_K and qkv.V != 0:
         return False

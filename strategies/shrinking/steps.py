@@ -27,6 +27,7 @@ Places = tuple[Axis, Axis, Axis]
 GatesShape = tuple[int, int, int]
 
 MOST_EDITS = 64  # with more edits, a case is no easier to read than one with a seed
+SIZES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 24, 25, 32, 33, 48, 49, 64, 65, 96, 97, 128, 129)  # tiles, and one more
 FEW = 8  # the most candidates of one sort: stretches of a sequence, values of a background
 
 
@@ -192,6 +193,24 @@ def other_seeds(case: Case, block: int) -> Iterator[Case]:
             short = shaped(case, (1, 1, blocks * block))
             for seed in range(FEW):
                 yield with_field(short, "qkv", "seed", seed)
+
+
+def smaller_sizes(case: Case, block: int) -> Iterator[Case]:
+    """Make K or V of q, k, v smaller: those near the tiles of kernels, the smallest first.
+
+    A long one-hot recipe has a column of v for each time: dense ones have as many at two blocks.
+    """
+    if "qkv" not in case:
+        return
+    S, qkv = case["gates"].shape[-1], case["qkv"]
+    if (qkv.kind, qkv.V) == ("one-hot", 0) and S > FEW * block:
+        dense = {"qkv": replace(qkv, kind="dense", seed=1, level=0)}
+        short = shaped({**case, **dense}, (1, 1, 2 * block))
+        yield from (with_field(short, "qkv", "V", V) for V in SIZES if V <= S)
+    for name in ("K", "V"):
+        for size in SIZES:
+            if size < getattr(qkv, name):
+                yield with_field(case, "qkv", name, size)
 
 
 def single_heads(case: Case) -> Iterator[Case]:

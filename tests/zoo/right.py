@@ -11,6 +11,7 @@ from .gate_kernels import GATES_SOUND
 from .half_mutants import HALVES_SOUND
 from .mamba import MAMBA_SOUND
 from .masked import MASKED_SOUND
+from .size_kernels import SIZES_SOUND
 from .sound import SOUND
 from .states import STATES_SOUND
 
@@ -25,4 +26,5 @@ FUSED_RIGHT = [
     *MAMBA_SOUND,
     *HALVES_SOUND,
     *MASKED_SOUND,
+    *SIZES_SOUND,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from .delta_rules import in_steps
 from .fused_mutants import mutant
 from .fused_sound import MLSTM, State, chunkwise, widen
 from .states import (
+    CACHED,
     GRID,
     OWN,
     STATES,
+    Cache,
     Grid,
     Handed,
     OwnBack,
+    of_cache,
     of_grid,
     packed_delta,
     packed_mlstm,
@@ -150,6 +154,44 @@ def packed_softmax_short(
     if ends is None:
         return o, after
     return o, [tuple(x[:, :, :-1] for x in one) if one[0].shape[2] > 1 else one for one in after]
+
+
+# The states with which chunks begin
+
+
+def cached_mutant(museum: str, smallest: int) -> Any:
+    """Register a style of Cache, which the law chunk_states rejects."""
+
+    def register(style: type[Cache]) -> type[Cache]:
+        mutant("chunk_states", museum, smallest, **CACHED)(of_cache(style))
+        return style
+
+    return register
+
+
+@cached_mutant("the state of a chunk is the one after it", 2)
+class state_after_chunk(Cache):
+    def kept(self, before: Tensor, after: Tensor, parts: Sequence[Tensor], t: int) -> Tensor:
+        return after
+
+
+@cached_mutant("the states of chunks are taken on the grid of the whole call", 2)
+class states_on_grid(Cache):
+    def kept(self, before: Tensor, after: Tensor, parts: Sequence[Tensor], t: int) -> Tensor:
+        off = t % self.C
+        return chunkwise(self.C, [x[:, :, : self.C - off] for x in parts], before)[1] if off else before
+
+
+@cached_mutant("the states of chunks are kept in bfloat16", 6)
+class chunk_states_in_bfloat16(Cache):
+    def kept(self, before: Tensor, after: Tensor, parts: Sequence[Tensor], t: int) -> Tensor:
+        return before.bfloat16().to(before.dtype)
+
+
+@cached_mutant("the decay of a chunk's first time is in its state", 6)
+class decayed_too_early(Cache):
+    def kept(self, before: Tensor, after: Tensor, parts: Sequence[Tensor], t: int) -> Tensor:
+        return before * parts[3][:, :, :1, None].exp()
 
 
 # Gradients through states

@@ -254,6 +254,92 @@ def packed_mlstm(
     return o, (C, n, m)
 
 
+# The states with which chunks begin
+
+CACHED: dict[str, Any] = {**GRID, "chunk_states": 4, "gradient": "none"}
+Cached = tuple[Tensor, Tensor, list[Tensor]]
+
+
+class Cache:
+    """Linear attention in chunks of 4 of each sequence, which returns the state before each chunk.
+
+    A part that a wrong kernel changes is a method.
+    """
+
+    C = 4
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log: Tensor,
+        state: Tensor | None = None,
+        cu_seqlens: Any = None,
+    ) -> Cached:
+        """Return o, the last states and the states of chunks."""
+        inputs, number = widen(q, k, v, log), q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        first = zeros_for(q, v, number) if state is None else state
+        if cu_seqlens is None:
+            o, last, states = self.sequence(inputs, first, 0)
+            return o.to(v.dtype), last, states
+        outputs, rows, every = [], list[Tensor](), list[Tensor]()
+        for (start, end), row in zip(pairwise(cu_seqlens.tolist()), torch.split(first, 1), strict=True):
+            o, last, states = self.sequence([x[:, :, start:end] for x in inputs], row, start)
+            outputs.append(o)
+            rows.append(last)
+            every += states
+        return torch.cat(outputs, 2).to(v.dtype), torch.cat(rows), every
+
+    def sequence(self, inputs: Sequence[Tensor], state: Tensor, start: int) -> Cached:
+        """Return the output, the last state and the states of one sequence, which begins at `start`."""
+        outputs, states = [], list[Tensor]()
+        for at in range(0, inputs[0].shape[2], self.C):
+            parts = [x[:, :, at : at + self.C] for x in inputs]
+            o, after = chunkwise(self.C, parts, state)
+            outputs.append(o)
+            states.append(self.kept(state, after, parts, start + at))
+            state = after
+        return torch.cat(outputs, 2), state, states
+
+    def kept(self, before: Tensor, after: Tensor, parts: Sequence[Tensor], t: int) -> Tensor:
+        """Return the state that is kept of a chunk. t: the time of the whole call at which it begins."""
+        return before
+
+
+def of_cache(style: type[Cache]) -> Kernel:
+    """Return a style as a function."""
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, log: Tensor, state: Tensor | None = None, cu_seqlens: Any = None
+    ) -> Cached:
+        return style()(q, k, v, log, state, cu_seqlens)
+
+    kernel.__name__ = kernel.__qualname__ = style.__name__
+    return kernel
+
+
+class chunk_states(Cache):
+    """As it stands."""
+
+
+right(**CACHED)(of_cache(chunk_states))
+
+
+@right(reads="delta", states="state", chunk_states=3, gradient="none")
+def delta_chunk_states(
+    q: Tensor, k: Tensor, v: Tensor, log: Tensor, beta: Tensor, state: Any = None
+) -> Cached:
+    """A delta rule step by step; the state before every third time is returned."""
+    outputs, states = [], list[Tensor]()
+    for at in range(0, q.shape[2], 3):
+        states.append(zeros_for(q, v, q.shape[0]) if state is None else state)
+        q_, k_, v_, l_, b_ = (x[:, :, at : at + 3] for x in (q, k, v, log, beta))
+        o, state = in_steps(q_, k_, v_, l_, b_, state)
+        outputs.append(o)
+    return torch.cat(outputs, 2), state, states
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, log: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Forgetting attention with a cache of keys, values and log gates."""
     n = 0 if cache is None else cache[0].shape[2]

@@ -9,6 +9,7 @@ from . import (  # noqa: F401  # each registers its mutants
     half_mutants,
     mamba_mutants,
     mask_mutants,
+    size_kernels,
     state_mutants,
 )
 from .fused_mutants import FUSED_MUTANTS as FUSED_MUTANTS

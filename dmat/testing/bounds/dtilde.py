@@ -20,8 +20,8 @@ from dmat.testing.oracle.dtilde import Backward, Forward
 
 def _freed(truth: Forward, scope: str | int) -> Mask:
     """Return the entries of which a wider scope promises nothing: its sums contain a NaN or -inf gate."""
-    S = truth.fgate.shape[-1]
-    causal = np.tri(S, S, dtype=bool)
+    (T, S), first = truth.kind.shape[-2:], truth.first
+    causal = np.tri(T, S, first, dtype=bool)
     if scope == "window":
         return np.zeros_like(truth.kind, dtype=bool)
     special = np.isnan(truth.fgate) | (truth.fgate == -np.inf)
@@ -31,7 +31,7 @@ def _freed(truth: Forward, scope: str | int) -> Mask:
     start = starts(S, scope)
     counts = np.cumsum(special, axis=-1, dtype=np.int64)
     before = np.where(special, counts - 1, counts)  # exclusive count
-    return np.asarray((counts[..., :, None] > before[..., None, start]) & causal)
+    return np.asarray((counts[..., first : first + T, None] > before[..., None, start]) & causal)
 
 
 def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
@@ -43,7 +43,8 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
     """
     u_a = rounding.u_a
     with np.errstate(over="ignore", invalid="ignore"):
-        scope, n = rounding.error_scope, scope_length(truth.fgate.shape[-1], rounding.error_scope)
+        (T, S), scope = truth.kind.shape[-2:], rounding.error_scope
+        n = scope_length(S, scope, slice(truth.first, truth.first + T))
         logs = over_scope(-truth.terms.log.hi, truth.magnitude, scope)
         C = over_scope(truth.terms.log_condition, truth.condition, scope)
         i = np.abs(np.where(np.isfinite(truth.igate), truth.igate, 0.0))[..., None, :]
@@ -54,7 +55,7 @@ def forward_bound(truth: Forward, rounding: Rounding) -> Bound:
             e = e + gamma(LOG_SIGMOID_ULPS, u_a) * n
         e = np.where(np.isnan(e), np.inf, e)
         value = truth.value.hi
-        causal = np.tri(value.shape[-1], dtype=bool)
+        causal = np.tri(T, S, truth.first, dtype=bool)
         return Bound(
             rounding.stored(e, value),
             rounding.may_overflow(2 * M, e, value) & causal,

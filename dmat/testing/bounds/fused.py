@@ -83,6 +83,12 @@ class FusedBounds(TermErrors):
         return np.asarray(error + eps + 8 * u_a * truth.normaliser[..., 0])
 
     @cached_property
+    def additions(self) -> Array:
+        """The most additions of a column of the output, (B, NH, 1, V): its terms, less 1."""
+        terms = np.count_nonzero(self.truth.inputs.v, axis=-2)
+        return np.asarray(np.maximum(self.heads.total(terms) - 1, 0)[..., None, :])
+
+    @cached_property
     def o_sizes(self) -> Array:
         """The magnitude of the terms of the output, before any normaliser, (B, NH, t, V)."""
         return self.heads.total(self.truth.sizes @ np.abs(self.truth.inputs.v))
@@ -95,10 +101,9 @@ class FusedBounds(TermErrors):
         (dN + |o| dn) / (normaliser - dn). Nothing is promised where dn reaches the normaliser.
         """
         truth = self.truth
-        terms = np.maximum(self.heads.total(np.count_nonzero(truth.inputs.v, axis=-2)) - 1, 0)[..., None, :]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             dN = self.heads.total(product(self.term_error, np.abs(truth.inputs.v)))
-            dN = dN + gamma(terms, self.rounding.u_a) * (self.o_sizes + dN)
+            dN = dN + gamma(self.additions, self.rounding.u_a) * (self.o_sizes + dN)
             if not self.truth.reads.normalised:
                 return dN
             dn, den = self.n_error[..., None], truth.normaliser
@@ -116,10 +121,15 @@ class FusedBounds(TermErrors):
     def overflows(self) -> Mask:
         """Whether an operand or a state of a head (k e^i, q.k e^i) may overflow although no result does."""
         inputs, way = self.truth.inputs, (self.rounding.accumulator, self.rounding.operands)
-        q, k, products = map(largest, (inputs.q, inputs.k, self.truth.product_sizes))
+        q, k, products = largest(inputs.q), largest(inputs.k), self.largest_product
         others = largest(inputs.v) * largest(self.truth.weight) * self.largest_igate
         reach = np.maximum(np.maximum(q, k), products) * others
         return np.asarray(self.heads.total(reach) >= min(form.largest for form in way) / 2)
+
+    @cached_property
+    def largest_product(self) -> Array:
+        """The largest scale |q_t| . |k_s| of a head, at least 1, (B, NH)."""
+        return largest(self.truth.product_sizes)
 
     def output(self) -> Bound:
         """Bound |computed - o|: e (1 + u) + u |o| + lost (1 + e^m / normaliser) + tiny of its format."""
@@ -143,7 +153,7 @@ class FusedBounds(TermErrors):
     def n_relative(self) -> Array:
         """The relative error of the normaliser, (B, NH, t, 1). Above 1/2 nothing is promised."""
         if not self.truth.reads.normalised:
-            return np.zeros((*self.truth.log.shape, 1))
+            return np.zeros((*self.truth.n.shape, 1))
         relative = (self.n_error / self.truth.normaliser[..., 0])[..., None]
         return np.where(relative <= 0.5, relative, np.inf)
 
@@ -166,7 +176,7 @@ class FusedBounds(TermErrors):
         A backward may sum it over all terms of the row in any order, or compute it from the stored o.
         """
         if not self.truth.reads.normalised:
-            return np.zeros((*self.truth.log.shape, 1))
+            return np.zeros((*self.truth.n.shape, 1))
         u = self.rounding.output.u
         sums = gamma(self.truth.inputs.S + pulled.W.shape[-1], self.rounding.u_a) * self.o_sizes
         each = self.o_error * (1 + u) + u * np.abs(self.truth.o) + sums / self.truth.normaliser
@@ -243,11 +253,18 @@ class FusedBounds(TermErrors):
 
         A sum of N terms of magnitude A, in any order, adds gamma(N) A.
         """
-        u_a, error = self.rounding.u_a, self.entry_error(pulled)
+        *entries, from_start = self.entries(pulled)
+        e, A, N = map(self.over_grad_scope, entries)
+        return e + gamma(N, self.rounding.u_a) * A + rows_from(from_start[..., None]), A
+
+    def entries(self, pulled: Pulled) -> tuple[Array, Array, Array, Array]:
+        """Return the errors, magnitudes and numbers of the terms of the gradients of D~.
+
+        Last of all what a start from m = 0 adds in each row, (B, NH, t).
+        """
+        error = self.entry_error(pulled)
         left, from_start = self.left_over(error)
-        counted = (pulled.sizes != 0).astype(np.float64)
-        e, A, N = map(self.over_grad_scope, (error + left, pulled.sizes, counted))
-        return e + gamma(N, u_a) * A + rows_from(from_start[..., None]), A
+        return error + left, pulled.sizes, (pulled.sizes != 0).astype(np.float64), from_start
 
     def of_weight(self, pulled: Pulled) -> tuple[Array, Array]:
         """Return the error and the magnitude of the gradient of the weight w, (B, NH, S)."""
@@ -287,10 +304,13 @@ class FusedBounds(TermErrors):
 
     def igate(self, pulled: Pulled) -> Bound:
         """Bound the gradient of i: the errors of its column."""
-        error = self.entry_error(pulled)
-        error = (error + self.left_over(error)[0]).sum(-2)
-        e, A = map(self.heads.total, (error, pulled.sizes.sum(-2)))
+        e, A = map(self.heads.total, self._of_igate(pulled))
         return self._stored(e, pulled.di, A, self.rounding.gates)
+
+    def _of_igate(self, pulled: Pulled) -> tuple[Array, Array]:
+        """Return the error and the magnitude of the gradient of i."""
+        error = self.entry_error(pulled)
+        return (error + self.left_over(error)[0]).sum(-2), pulled.sizes.sum(-2)
 
     def product(self, name: str, pulled: Pulled) -> Bound:
         """Bound the gradient of q, k or v: the errors of its row or column, times the other factor.

@@ -119,6 +119,12 @@ class TermErrors:
         return low, self.truth.reads.stabiliser(low, self.since, self.truth.inputs.igate)
 
     @cached_property
+    def reached(self) -> Array:
+        """The largest |m| up to each row, (B, NH, t)."""
+        sizes = np.maximum(*map(np.abs, self.stabiliser))
+        return np.maximum.accumulate(sizes, axis=-1) if self.truth.inputs.S else sizes
+
+    @cached_property
     def log_error(self) -> Array:
         """The error e of the logarithm of one term a[t, s] v_s.
 
@@ -136,9 +142,7 @@ class TermErrors:
             product = (u_a * (K + PRODUCT) + OPERANDS * self.rounding.u_m) * truth.product_sizes
             e = truth.reads.exponent(e, product)
             if truth.reads.normalised:
-                sizes = np.maximum(*map(np.abs, self.stabiliser))
-                reached = np.maximum.accumulate(sizes, axis=-1) if truth.inputs.S else sizes
-                e = e + 4 * (self.factors + 1) * u_a * reached[..., None]
+                e = e + 4 * (self.factors + 1) * u_a * self.reached[..., None]
             e = e + u_a * (PER_FACTOR * self.factors + K + PRODUCT) + OPERANDS * self.rounding.u_m
             e = e + truth.inputs.crossing * 2 * self.rounding.handed.u
             return np.where(np.isnan(e), np.inf, e)

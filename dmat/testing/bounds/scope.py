@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,25 +24,23 @@ def starts(S: int, scope: str | int) -> npt.NDArray[np.int64]:
 def over_scope(terms: Array, windows: Array, scope: str | int) -> Array:
     """Sum the magnitudes in the error scope of each entry, into [..., t, s].
 
-    terms: one magnitude per gate, (B, NH, S), none negative. windows: their sums over window(t, s).
+    terms: one magnitude per gate, (B, NH, S), none negative. windows: their sums over window(t, s), of all
+    rows t or a block of them.
     """
     if scope == "window":
         return windows
     if scope == "sequence":
         whole = 2 * terms.sum(axis=-1)[..., None, None]
         return np.asarray(np.broadcast_to(whole, windows.shape))
-    start = starts(terms.shape[-1], scope)
-    # Over k = start .. t and again over k = start .. s: the gate at start, and its window.
-    down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
-    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
-    return np.asarray(down_to + down_to_s[..., None, :])
+    return scope_sums(starts(terms.shape[-1], scope), terms, windows)
 
 
-def scope_length(S: int, scope: str | int) -> Array:
-    """Return n, the number of terms in the error scope, [t, s]."""
+def scope_length(S: int, scope: str | int, rows: slice = slice(None)) -> Array:
+    """Return n, the number of terms in the error scope, [t, s]. rows: the times t."""
     t, s = _positions(S)
+    t = t[rows]
     if scope == "sequence":
-        return np.full((S, S), S + 2.0)
+        return np.full((len(t), S), S + 2.0)
     if scope == "window":
         return np.maximum(t - s, 0)
     return np.maximum(t - starts(S, scope)[None, :], 0) + 2
@@ -66,10 +66,14 @@ def no_larger(low: Array, error: Array, high: Array) -> Array:
     return np.asarray(np.take_along_axis(sums, where, -1))
 
 
-def scope_sums(start: Array, terms: Array, windows: Array) -> Array:
-    """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s."""
-    down_to = windows[..., :, start] + terms[..., None, start]
-    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1)
+def scope_sums(start: npt.NDArray[Any], terms: Array, windows: Array) -> Array:
+    """Sum the magnitudes from each source's start up to the row t, plus those from the start up to s.
+
+    Each sum is the gate at the start, and its window. windows: of all rows t, or a block of them.
+    """
+    down_to = windows[..., :, start] + terms[..., None, start]  # [..., t, s]
+    whole = windows.shape[-2] == windows.shape[-1]
+    down_to_s = np.diagonal(down_to, axis1=-2, axis2=-1) if whole else from_start(start, terms)
     return np.asarray(down_to + down_to_s[..., None, :])
 
 
@@ -77,3 +81,12 @@ def product(left: Array, right: Array) -> Array:
     """Return left @ right. 0 times inf gives NaN there, and an entry with such an error is free."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(left @ right)
+
+
+def from_start(start: npt.NDArray[Any], terms: Array) -> Array:
+    """Sum the magnitudes from each source's start up to the source itself, into [..., s]."""
+    found = np.zeros_like(terms)
+    for first in np.unique(start):
+        own = np.flatnonzero(start == first)
+        found[..., own] = np.cumsum(terms[..., first : own[-1] + 1], -1)[..., own - first]
+    return found

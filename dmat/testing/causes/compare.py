@@ -22,10 +22,11 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.shrinking.steps import shaped
 from dmat.testing.case_file import decoded
 from dmat.testing.causes.known import Cause
-from dmat.testing.causes.trial import Trying, broken, length
+from dmat.testing.causes.trial import broken, length
 from dmat.testing.counterexample.attempt import in_dtype
 from dmat.testing.explain.decays import read_out
 from dmat.testing.law.law import Law
+from dmat.testing.law.refusal import Trying
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import What
 from dmat.testing.registry import law_named
@@ -67,7 +68,8 @@ def _place(finding: Finding) -> str:
 
 def _kind(text: str, what: What) -> str:
     if what in ("value", "class"):
-        return text if text in ("nan", "inf", "-inf") else NUMBER
+        plain = text.lstrip("+")
+        return plain if plain in ("NaN", "inf", "-inf") else NUMBER
     return text.partition(":")[0] if what == "raised" else re.sub(r"\d+", "#", text)[:80]
 
 

@@ -1,4 +1,4 @@
-"""Whether a gradient has a bug of its own: the output is right, or has another gradient."""
+"""Whether a gradient has a bug of its own, or is that of a wrong output: difference quotients tell."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from dmat.strategies.recipes.recipe import Case
 from dmat.testing.causes.failure import Failure
 from dmat.testing.causes.mildest import generic_variants
 from dmat.testing.causes.trial import broken
-from dmat.testing.contract import DTILDE
+from dmat.testing.causes.wrong import is_structural
+from dmat.testing.contract import DTILDE, FUSED
+from dmat.testing.contract.names import PARAMETERS
+from dmat.testing.kernel.fused import NOTHING, Inputs
+from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Finding
 
 STEP = 0.5  # of a gate: the quotient is within 0.02 of the derivative of log sigmoid
-FAR = 0.25  # of the larger one: no rounding of outputs, not to bfloat16 either, moves a quotient so far
+FUSED_STEP = 2.0**-5  # of any input: outputs of float32 move by far more than they are rounded
+OF_ONE_CALL = (
+    *("input_gradient", "forget_gradient", "gradient_exact", "product_gradients"),
+    *("beta_gradient", "state_gradient", "parameter_gradients"),
+)
+FAR = 0.25  # no rounding of outputs, not to bfloat16 either, moves a quotient by this part of the larger one
 
 
 def gradient_alone(failure: Failure, subject: Subject) -> bool:
@@ -42,6 +51,58 @@ def gradient_alone(failure: Failure, subject: Subject) -> bool:
         _output_is_right(case, subject) or _is_of_another_output(case, error.finding, subject)
         for case, error in wrong
     )
+
+
+def is_of_own_output(failure: Failure, subject: Subject) -> bool:
+    """Whether a wrong gradient of a fused kernel is the derivative of the kernel's own output.
+
+    Then the output is wrong near the inputs of the case, though it may be right there: with beta of 1, or a
+    state of 0. Of a case of one call in float32 or float64 alone.
+    """
+    finding, case = failure.finding, failure.case
+    fine = subject.dtype in ("float32", "float64") and finding is not None and finding.what == "value"
+    if finding is None or not fine or subject.kind != FUSED or failure.law.name not in OF_ONE_CALL:
+        return False
+    if not is_structural(failure):
+        return False
+    try:
+        quotient = _quotient(cast(FusedSubject, subject), case, finding)
+    except Exception:  # a kernel may refuse the moved input
+        return False
+    if quotient is None:
+        return False
+    computed, exact = float(finding.computed), float(finding.exact)
+    return abs(quotient - computed) <= FAR * abs(computed - exact)
+
+
+def _quotient(subject: FusedSubject, case: Case, finding: Finding) -> float | None:
+    """Return the difference quotient of the cotangents' product with the outputs, by the input at fault."""
+    silent = subject.unrecorded()
+    inputs: Inputs = silent.build(case)
+    name = next((one for one in inputs.named if silent.gradient_name(one) == finding.quantity), None)
+    if name is None or any(inputs.named[name].shape[n] == 0 for n in range(inputs.named[name].ndim)):
+        return None
+    products = []
+    for step in (FUSED_STEP, -FUSED_STEP):
+        moved = inputs.named[name].detach().clone()
+        moved[_place(name, finding.index, silent, moved.ndim)] += step
+        outputs = silent.outputs_of(inputs.with_(**{name: moved}), NOTHING, silent.read_inputs(inputs))
+        if not silent.contract.state_gradients:
+            outputs = {"o": outputs["o"]}
+        given = silent.cotangents_of(outputs, inputs, case["qkv"], None)
+        products.append(
+            sum(float((x.detach().double() * given[n].double()).sum()) for n, x in outputs.items())
+        )
+    return (products[0] - products[1]) / (2 * FUSED_STEP)
+
+
+def _place(name: str, index: tuple[int, ...], subject: FusedSubject, axes: int) -> tuple[int, ...]:
+    """Return the index of a gradient's entry as an index of the input's tensor."""
+    if name == "s" and subject.state_form is not None and subject.state_form.layout == "BHVK":  # type: ignore[attr-defined]
+        return (*index[:2], index[3], index[2])
+    if name in PARAMETERS:
+        return index[1 : 1 + axes]
+    return (*index, *(0,) * (axes - len(index)))
 
 
 def _without_masked(case: Case) -> Case:

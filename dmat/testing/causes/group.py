@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from dmat.testing.causes.compare import one_cause, signs, ways
 from dmat.testing.causes.failure import Clock, Failure, TimeIsUp
-from dmat.testing.causes.gradient import gradient_alone
+from dmat.testing.causes.gradient import gradient_alone, is_of_own_output
 from dmat.testing.causes.mildest import INFINITE, ORDINARY, plain_variants
 from dmat.testing.causes.relaxable import Names, Relaxable
-from dmat.testing.causes.trial import broken, length, unguarded
+from dmat.testing.causes.trial import broken, length
 from dmat.testing.causes.wrong import (
     compares_what_is_wrong,
     has_wrong_all_of,
@@ -26,6 +26,7 @@ from dmat.testing.causes.wrong import (
 )
 from dmat.testing.contract import SPECIAL_VALUES
 from dmat.testing.counterexample.attempt import in_dtype
+from dmat.testing.law.refusal import unguarded
 from dmat.testing.law.subject import Subject
 
 SPECIAL = frozenset(SPECIAL_VALUES)
@@ -225,10 +226,18 @@ class Grouping:
         """
         for group in list(self.bugs):
             others = (one for one in self.bugs if one is not group and one.ended == group.ended)
-            home = next((o for o in others if _tells_all_of(o.failures, group.failures)), None)
+            home = next((o for o in others if self._tells_all_of(o.failures, group.failures)), None)
             if home is not None:
                 home.failures += group.failures
                 self.bugs.remove(group)
+
+    def _tells_all_of(self, known: Sequence[Failure], others: Sequence[Failure]) -> bool:
+        """Whether all that others have wrong is known to be wrong, or comes of a known wrong output."""
+        if any(is_output(one) and one.finding for one in known):
+            gradients = [one for one in others if not is_output(one)]
+            if gradients and all(is_of_own_output(one, self._wide(one)) for one in gradients):
+                return True
+        return has_wrong_all_of(known, others) or has_wrong_gradients_of(known, others)
 
     def _is_same_bug(self, group: Group, failure: Failure) -> bool:
         if group.ended != "broken":
@@ -240,6 +249,8 @@ class Grouping:
             return True
         if is_output(first) != is_output(failure):
             gradient = failure if is_output(first) else first
+            if is_of_own_output(gradient, self._wide(gradient)):
+                return True
             if gradient_alone(gradient, self._wide(gradient)):
                 return False
         if self._dtype_alone(first, failure):
@@ -295,6 +306,9 @@ class Grouping:
         if not self._may_touch(group, failure):
             return False
         if self._falls_like_one_of(group, failure):
+            return True
+        of_output = any(is_output(one) for one in group.failures) and not is_output(failure)
+        if of_output and is_of_own_output(failure, self._own(failure)):
             return True
         plain = [one for one in group.failures if one.mildness[0] == ORDINARY]
         structural = any(is_structural(one) for one in plain)
@@ -374,8 +388,3 @@ def _falls_in(finer: Subject, failure: Failure) -> bool:
     return failure.law.not_applicable(failure.under(finer.implementation)) is None and bool(
         ways(case, finer, unguarded)
     )
-
-
-def _tells_all_of(known: Sequence[Failure], others: Sequence[Failure]) -> bool:
-    """Whether all that others have wrong is known to be wrong."""
-    return has_wrong_all_of(known, others) or has_wrong_gradients_of(known, others)

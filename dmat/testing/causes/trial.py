@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.errors import DidNotEnd
+from dmat.testing.errors import DidNotEnd, SizesRefused
 from dmat.testing.law.law import Law
+from dmat.testing.law.refusal import Trying, refused_sizes, unguarded
 from dmat.testing.law.subject import Subject
 from dmat.testing.verdict.finding import LawBroken
 
 TRIES = 3  # of a case that broke the law: a kernel may be wrong by chance
-
-Trying = Callable[[Case], AbstractContextManager[None]]
-
-
-def unguarded(case: Case) -> AbstractContextManager[None]:
-    """Guard no call: a process of its own tries the cases."""
-    return nullcontext()
 
 
 def broken(law: Law, subject: Subject, case: Case, trying: Trying = unguarded) -> LawBroken | None:
@@ -32,7 +23,8 @@ def broken(law: Law, subject: Subject, case: Case, trying: Trying = unguarded) -
         with trying(case):
             law.check(subject.in_dtype(subject.dtype), **case)
     except LawBroken as error:
-        return error
+        refusal = refused_sizes(law, subject, case, error, trying)
+        return None if isinstance(refusal, SizesRefused) else error
     except (Exception, DidNotEnd):  # a refusal, or an error of the law itself
         return None
     return None

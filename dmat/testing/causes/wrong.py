@@ -11,7 +11,8 @@ from dmat.testing.causes.failure import Failure
 
 STRUCTURAL = 1e3  # a larger error over its bound is no rounding
 OUTPUTS = ("D~", "o", "S", "exp(D~)", "call")
-OF_VALUES = (*GENERAL, "dense", "product_gradients")  # laws of one call and of any gates
+# Laws of one call and of any gates
+OF_VALUES = (*GENERAL, "dense", "product_gradients", "beta_gradient", "state_gradient", "parameter_gradients")
 
 
 def is_structural(failure: Failure) -> bool:

@@ -14,6 +14,8 @@ from dmat.testing.record import Report, Tried
 
 INPUTS = ("gates", "q, k, v", "cotangent")
 LISTED = 8  # stretches of numbers, or heads, that are listed
+LISTED_SIZES = 20
+POWERS = tuple(2**n for n in range(9))  # the sizes up to 256 that models use most
 
 # The gradients that each law compares with their exact values, by the letter of their input. g is the forget
 # gate, b beta, s the first state, A, a, p and D: A_log, A, dt_bias and D; z: z. Those of the second
@@ -36,7 +38,7 @@ def covered(report: Report) -> list[str]:
     tried = report.tried
     if tried is None or not tried.lengths:
         return []
-    sizes = [f"sizes      K = {numbers(tried.K)}; V = {numbers(tried.V)}"] if tried.K else []
+    sizes = [_sizes(report, tried)] if tried.K else []
     return [
         f"lengths    S = {numbers(tried.lengths)}",
         f"heads      (B, NH) = {_heads(tried)}",
@@ -70,15 +72,49 @@ def _has_known_state(report: Report) -> bool:
     return any(r.law == "state_gradient" and r.worst is not None for r in report.laws)
 
 
-def numbers(values: Iterable[int]) -> str:
-    """Return numbers as stretches: "1 .. 40, 64, 65"; if they are many, the first ones and the largest."""
+def refusals(report: Report) -> list[str]:
+    """Return one line each for the sizes K, and V, that were refused: what to state."""
+    tried = report.tried
+    if tried is None:
+        return []
+    lines, pairs = [], sorted((K, V) for K, V in tried.refused if K and V)
+    for name, n, taken in (("K", 0, tried.K), ("V", 1, tried.V)):
+        refused = {sizes[n] for sizes in tried.refused if sizes[n] and not sizes[1 - n]}
+        left = [size for size in sorted(taken - refused) if name == "K" or size in POWERS or size in tried.K]
+        if refused:
+            few = ", ".join(map(str, sorted(refused)))
+            told = few if len(refused) <= LISTED_SIZES else numbers(refused)
+            lines.append(f"refuses {name}={told}: state {name}={tuple(left)}")
+    if pairs:
+        both = ", ".join(f"K={K} with V={V}" for K, V in pairs)
+        lines.append(f"refuses {both}: state a K or a V without them")
+    return lines
+
+
+def _sizes(report: Report, tried: Tried) -> str:
+    """Return the line of the sizes K and V that were tried, and of powers of two that were not."""
+    contract, missing = report.contract, []
+    K, V = contract.get("K"), contract.get("V", 1)
+    of_K = [K, 4 * K] if isinstance(K, int) else K or POWERS
+    of_V = [x for x in POWERS if x % V == 0] if isinstance(V, int) else V
+    of_V = of_K if contract.get("V_equals_K") else of_V
+    for n, (name, allowed, values) in enumerate((("K", of_K, tried.K), ("V", of_V, tried.V))):
+        refused = {sizes[n] for sizes in tried.refused if 0 in sizes}
+        left = [x for x in POWERS if x in {*allowed} - values - refused]
+        missing += [f"{name} = {numbers(left)}"] if left else []
+    told = f"K = {numbers(tried.K, LISTED_SIZES)}; V = {numbers(tried.V, LISTED_SIZES)}"
+    return f"sizes      {told}" + (f"; not tried: {'; '.join(missing)}" if missing else "")
+
+
+def numbers(values: Iterable[int], most: int = LISTED) -> str:
+    """Return numbers as stretches: "1 .. 40, 64, 65"; if over `most`, the first ones and the largest."""
     ordered = sorted(set(values))
     starts = [ordered[0], *(b for a, b in pairwise(ordered) if b > a + 1)]
     ends = [*(a for a, b in pairwise(ordered) if b > a + 1), ordered[-1]]
     parts = [str(a) if a == b else f"{a} .. {b}" for a, b in zip(starts, ends, strict=True)]
-    if len(parts) <= LISTED:
+    if len(parts) <= most:
         return ", ".join(parts)
-    return f"{', '.join(parts[: LISTED - 1])}, ..., {parts[-1]} ({len(ordered)} in all)"
+    return f"{', '.join(parts[: most - 1])}, ..., {parts[-1]} ({len(ordered)} in all)"
 
 
 def _heads(tried: Tried) -> str:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from dmat.testing.causes.known import unsorted, words_of
-from dmat.testing.check.coverage import covered, untried
+from dmat.testing.check.coverage import covered, refusals, untried
 from dmat.testing.check.matrix import matrix
 from dmat.testing.contract.names import NO_KIND
 from dmat.testing.interpret.choice import caveat
@@ -56,7 +56,7 @@ def show(
         lines: Iterable[str] = ()
     else:
         held, left = _held(callable_, families or {}), _not_run(callable_, verbose)
-        lines = (*_causes(report, verbose), *held, *_coverage(report), *left)
+        lines = (*_causes(report, verbose), *held, *refusals(report), *_coverage(report), *left)
     for line in lines:
         plain(console, line)
     if uncallable and callable_.laws:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from dmat.testing.output import plain, progress, written
 from dmat.testing.record import text_of
 
 EXAMPLES = 100  # random cases a dtype, beside the ladder
+SAID = "said"  # what a side prints
 SIDE = "dmat.testing.compare.side"
 UNPROMISED = "OLD does not promise it"
 EXITS = {"not worse": 0, "worse": 1, "error": 2}
@@ -38,39 +40,55 @@ EXITS = {"not worse": 0, "worse": 1, "error": 2}
 
 @dataclass(frozen=True)
 class Running:
-    """One side: its name in messages, OLD or NEW, its TARGET, its Python and its folder."""
+    """One side: its name, OLD or NEW, its TARGET, its Python, its folder, and the seconds of a case."""
 
     name: str
     target: str
     python: str
     folder: Path
+    limit: float
 
     def do(self, step: str, job: Job) -> Answer:
         """Do a step in a new process. Raises CannotRun if it cannot be done, Died if the process dies."""
         (self.folder / JOB).write_bytes(msgspec.json.encode(job))
         for old in (ANSWER, NOW):
             (self.folder / old).unlink(missing_ok=True)
-        call = [self.python, "-m", SIDE, step, str(self.folder)]
-        done = subprocess.run(call, capture_output=True, text=True, errors="replace", check=False)
+        ended = self._run([self.python, "-m", SIDE, step, str(self.folder)])
         if not (self.folder / ANSWER).is_file():
-            raise self._died(done, step)
+            raise self._died(ended, step)
         answer = msgspec.json.decode((self.folder / ANSWER).read_bytes(), type=Answer)
         if answer.error:
             raise CannotRun(f"{self.name} cannot be compared: {answer.error}")
         return answer
 
-    def _died(self, done: subprocess.CompletedProcess[str], step: str) -> Exception:
-        now, lines = self.folder / NOW, done.stderr.strip().splitlines()
+    def _run(self, call: Sequence[str]) -> str:
+        """Run the step to its end, or until a case takes longer than the limit. Return how it ended."""
+        with (
+            (self.folder / SAID).open("wb") as said,
+            subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=said) as process,
+        ):
+            while (code := process.poll()) is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(min(1.0, self.limit))
+                if process.poll() is None and self._seconds_of_case() > self.limit:
+                    process.kill()
+                    return f"took more than {self.limit:g} s (--time-limit)"
+        return f"process died, {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+
+    def _seconds_of_case(self) -> float:
+        """Return for how long the present case is tried; where none is, for how long the step runs."""
+        files = [file for name in (JOB, NOW) if (file := self.folder / name).is_file()]
+        return time.time() - max(file.stat().st_mtime for file in files)
+
+    def _died(self, ended: str, step: str) -> Exception:
+        now = self.folder / NOW
         if now.is_file() and self.name == "NEW":
-            return Died(f"its process died, {_ended(done.returncode)}, on the case\n{now.read_text()}")
+            return Died(f"its {ended}, on the case\n{now.read_text()}")
         if now.is_file():
-            return CannotRun(f"{self.name} cannot be compared: its process died, {_ended(done.returncode)}")
-        said = lines[-1] if lines else _ended(done.returncode)
+            return CannotRun(f"{self.name} cannot be compared: its {ended}")
+        lines = (self.folder / SAID).read_text(errors="replace").strip().splitlines()
+        said = lines[-1] if lines else ended
         return CannotRun(f"{self.name} cannot be compared: {self.python} -m {SIDE} {step}: {said}")
-
-
-def _ended(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def compare(options: argparse.Namespace) -> Comparison:
@@ -80,8 +98,8 @@ def compare(options: argparse.Namespace) -> Comparison:
         old, new = (
             _side(*each, Path(place))
             for each in (
-                ("OLD", options.old, _python(options.old_python)),
-                ("NEW", options.new, sys.executable),
+                ("OLD", options.old, _python(options.old_python), options.time_limit),
+                ("NEW", options.new, sys.executable, options.time_limit),
             )
         )
         comparison = _comparison(old, new, _job(options))
@@ -102,10 +120,10 @@ def _python(path: str | None) -> str:
     return os.path.abspath(found)  # not resolved: a venv's Python is a link
 
 
-def _side(name: str, target: str, python: str, place: Path) -> Running:
+def _side(name: str, target: str, python: str, limit: float, place: Path) -> Running:
     folder = place / name
     folder.mkdir()
-    return Running(name, target, python, folder)
+    return Running(name, target, python, folder, limit)
 
 
 def _comparison(old: Running, new: Running, job: Job) -> Comparison:

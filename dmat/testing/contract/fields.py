@@ -23,17 +23,15 @@ from dmat.testing.contract.names import (
     SPECIAL_VALUES,
     TRANSFORMS,
 )
-from dmat.testing.contract.rows import row
+from dmat.testing.contract.rows import NOT_STATED, row
 from dmat.testing.contract.states import States
 
 GAVE_UP = (True, False)
 HALVES = {"bfloat16": "bfloat16", "float16": "float16"}
 MASKED_COTANGENTS = ("ignored", "summed")
 GRAD_SCOPES = ("rectangle", "suffix", "prefix")  # "suffix" and "prefix": neither is stricter than the other
-ANY_K = (1, 4, 16)
 
 WITHOUT = "contract: {name} without {wanted!r}"
-NOT_STATED = "contract: {name} not stated"
 QUOTED = 'contract: {name}="{value}"'
 
 # Both kinds
@@ -312,8 +310,11 @@ class Fused(States, Delta, Conduct, Inputs, Rounding):
         reason=NOT_STATED,
     )
     positive: bool = row(False, flag, "values must be above 0 (log-space scans)")
-    K: int | tuple[int, ...] = row(
-        ANY_K, checks.sizes, "the sizes of q, k that it takes: a tuple, or an int: it and 4 times it"
+    K: int | tuple[int, ...] | None = row(
+        None,
+        optional(checks.sizes),
+        "the sizes of q, k that it takes: a tuple, or an int: it and 4 times it; None: any that it does not "
+        "refuse",
     )
     V: int | tuple[int, ...] = row(
         1, checks.sizes, "the sizes of v that it takes: a tuple, or an int: any multiples of it"

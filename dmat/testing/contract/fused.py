@@ -39,6 +39,8 @@ class FusedContract(Fused, BaseContract):
         self._require_channels(READS[self.reads])
         if self.max_seq is not None and self.max_seq < self.min_seq:
             raise ValueError(f"max_seq is {self.max_seq}; expected at least min_seq = {self.min_seq}")
+        if self.chunk_states is not None and self.states is None:
+            raise ValueError(f"chunk_states is {self.chunk_states} without states; expected None")
 
     def _require_gates(self) -> None:
         wanted = "fixed, a function NH -> l of shape (NH,)"

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from dmat.testing.contract.checks import Check
 
+NOT_STATED = "contract: {name} not stated"  # why a law is not run
+
 T = TypeVar("T")
 UNSET = object()
 Relaxations = tuple[Any, ...] | Mapping[str, tuple[Any, ...]]

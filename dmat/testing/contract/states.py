@@ -7,7 +7,7 @@ from typing import Any
 
 from dmat.testing.contract import checks
 from dmat.testing.contract.checks import flag, one_of, optional
-from dmat.testing.contract.rows import row
+from dmat.testing.contract.rows import NOT_STATED, row
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,12 @@ class States:
         None,
         optional(one_of("state", label="{name} (or None)")),
         '"state" where a call may write the next state into the one that it is given: dmat hands over copies',
+    )
+    chunk_states: int | None = row(
+        None,
+        optional(checks.positive),
+        "a call returns (o, state, states): a list of the states with which the times 0, c, 2 c, .. of its "
+        "sequence begin, c = chunk_states; of packed sequences those of one after another, a row each",
+        off=None,
+        reason=NOT_STATED,
     )

@@ -14,16 +14,17 @@ import torch
 from dmat.strategies import Gates
 from dmat.testing.case_file import case_of, read
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
-from dmat.testing.errors import CaseError, Refused
+from dmat.testing.errors import CaseError, Refused, SizesRefused
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.processes import Send
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
 LEAST_TRIES = 2  # the first in a process without earlier calls, the second after a call
-DEADLY = {"died": "the call ended it", "did not end": "the call did not end"}
+DEADLY = {"died": "its call ended the process", "did not end": "its call did not end"}
 TRIES, SECONDS_OF_TRIES = 100, 2.0  # tries until "fixed": some kernels fail by chance
 
 
@@ -51,7 +52,7 @@ def _outcome(file: Path, implementation: Any, wanted: Wanted, send: Send) -> Out
         return Outcome(file, COULD_NOT, why)
     if case_file.ended != "broken" and not wanted.deadly:
         return Outcome(
-            file, COULD_NOT, f"in a process before, {DEADLY[case_file.ended]}: isolated=True tries it"
+            file, COULD_NOT, f"{DEADLY[case_file.ended]} when it was found: isolated=True tries it"
         )
     torch.manual_seed(case_file.seed)
     dtype, device = wanted.dtype or case_file.dtype, wanted.device or case_file.device
@@ -93,6 +94,8 @@ def tried(
                 law.check(subject, **case)
                 _other_call(subject, case)
     except LawBroken as broken:
+        if isinstance(refusal := refused_sizes(law, subject, case, broken), SizesRefused):
+            return COULD_NOT, f"{implementation.name} refuses {refusal}"
         reason = None if broken.finding.index else _uncallable(implementation, dtype, device)
         return (COULD_NOT, f"{implementation.name} {reason}") if reason else (BROKEN, str(broken))
     except Refused as refusal:

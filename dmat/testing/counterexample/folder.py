@@ -174,7 +174,7 @@ def write(
     with _moved_to(home) as beside:
         write_case(beside, file, failure.case)
         remarks = _remarks(REPRO, lambda: _write_repro(beside, law, subject, failure, watch))
-        others = _remarks(PICTURE, lambda: _draw(examples, beside / PICTURE, watch))
+        others = _remarks(PICTURE, lambda: _draw(examples, beside / PICTURE, subject, watch))
         kept = (beside / REPRO).exists()
         text = report(file, message, replay_command(home, file), [*remarks, *others], repro=kept)
         (beside / REPORT).write_text(text)
@@ -233,11 +233,11 @@ def _listed(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _draw(examples: Sequence[Example], file: Path, watch: Watch) -> str:
+def _draw(examples: Sequence[Example], file: Path, subject: Subject, watch: Watch) -> str:
     watch.pause_watchdog()
     from dmat.testing.explain.picture.figure import draw
 
-    draw(examples, file)
+    draw(examples, file, subject)
     return ""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from dmat.strategies import Gates
 from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.shrinking.steps import shaped
+from dmat.testing.bounds.formats import Format
 from dmat.testing.contract import DTILDE
 from dmat.testing.errors import DidNotEnd
 from dmat.testing.explain.decays import read_out
@@ -138,7 +139,9 @@ def beside(subject: Subject, case: Case, finding: Finding) -> Iterator[str]:
         return
     plain = plain_torch(subject, case, finding.quantity)
     plain = plain if plain is not None and _same_call(plain, finding) else None
-    yield from _units(subject, finding, plain)
+    form = cast(DtildeSubject | FusedSubject, subject).rounding.output
+    there = None if plain is None else float(plain[finding.index])
+    yield from units(form, finding, float(evidence.exact[finding.index]), there)
     if plain is not None:
         yield from _plain_torch(subject, finding, float(plain[finding.index]))
         yield from _gates_of(subject, case, read_out(finding))
@@ -154,19 +157,20 @@ def _same_call(plain: Array, finding: Finding) -> bool:
     return bool(alike or finding.quantity in ("D~", "di", "df"))
 
 
-def _units(subject: Subject, finding: Finding, plain: Array | None) -> Iterator[str]:
-    """Yield the error and the allowed error in units in the last place of the exact value."""
-    form = cast(DtildeSubject | FusedSubject, subject).rounding.output
-    if finding.error is None or not finding.allowed or finding.evidence is None:
+def units(form: Format, finding: Finding, exact: float, plain: float | None = None) -> Iterator[str]:
+    """Yield the error and the allowed error in units in the last place of the exact value in this format.
+
+    plain: what torch's formula gives for the entry.
+    """
+    if finding.error is None or not finding.allowed:
         return
-    exact = float(finding.evidence.exact[finding.index])
     if not np.isfinite(exact) or abs(exact) < form.smallest_normal:
         return
     unit = 2 * form.u * 2.0 ** np.floor(np.log2(abs(exact)))
     error, allowed = (_counted(x / unit) for x in (finding.error, finding.allowed))
     torchs = ""
-    if plain is not None and np.isfinite(plain[finding.index]):
-        torchs = f"; torch's formula is {_counted(abs(float(plain[finding.index]) - exact) / unit)} off"
+    if plain is not None and np.isfinite(plain):
+        torchs = f"; torch's formula is {_counted(abs(plain - exact) / unit)} off"
     yield f"units     {error} in the last place of {form.name}, {allowed} allowed{torchs}"
 
 

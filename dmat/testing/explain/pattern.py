@@ -384,6 +384,11 @@ def failing_entries(finding: Finding) -> str | None:
     The line is fitted to this one case. It proves nothing about the kernel's code: see the module.
     """
     entries = Entries.of(finding)
-    if entries is None:
-        return None
+    return None if entries is None else described(entries)
+
+
+def described(entries: Entries, *, fitted: bool = True) -> str:
+    """Return one line that describes wrong entries. fitted: False to count them without a pattern."""
+    if not fitted:
+        return _single(entries) or _summary(entries)
     return _single(entries) or _everywhere(entries) or _in_some_heads(entries) or _summary(entries)

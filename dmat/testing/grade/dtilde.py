@@ -32,6 +32,7 @@ from dmat.testing.grade.result import (
     AccuracyClass,
     ClassResult,
     GradeResult,
+    InverseResult,
     LedgerResult,
 )
 from dmat.testing.kernel.dtilde import Gradients, Run
@@ -255,13 +256,15 @@ def random_case(draw: st.DrawFn, domain: Domain) -> Case:
 class Grade:
     """The grade of one implementation in one dtype on one device.
 
-    reason: why the implementation cannot be called, else "".
+    inverse: how a delta rule inverts I + A; None for other kernels. reason: why the implementation cannot be
+    called, else "".
     """
 
     dtype: str
     device: str
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     identity: Identity = field(default_factory=Identity)
+    inverse: InverseResult | None = None
     reason: str = ""
     seconds: float = 0.0
 
@@ -277,6 +280,7 @@ class Grade:
             identity=self.identity.results(),
             forward=ledgers.get("forward"),
             gradients=ledgers.get("gradients"),
+            inverse=self.inverse,
         )
 
     def observe(self, found: Mapping[str, Judge], case: Case, part: str) -> None:

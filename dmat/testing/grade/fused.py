@@ -21,6 +21,7 @@ from dmat.testing.bounds.formats import FusedRounding
 from dmat.testing.contract import FusedContract, relaxations
 from dmat.testing.contract.written import SCOPES
 from dmat.testing.grade.dtilde import Grade, Judge, Ledger, lost_to, search
+from dmat.testing.grade.inverse import grade_inverse
 from dmat.testing.grade.pairs_fused import identity_of
 from dmat.testing.grade.result import AccuracyClass
 from dmat.testing.kernel.fused import FusedGradients, FusedRun
@@ -64,6 +65,13 @@ def _promised(
         scope = "rectangle" if accuracy.error_scope == "window" else str(accuracy.error_scope)
         contract = replace(contract, grad_scope=scope)
     return contract, FusedRounding.of(contract, subject.dtype)
+
+
+def chunked(subject: FusedSubject, forward: AccuracyClass | None) -> FusedContract:
+    """Return the contract of a delta rule; if it says that nothing is summed in chunks, with those found."""
+    own = subject.contract
+    told = own.chunk is not None or own.error_scope == "prefix" or own.factors == "one"
+    return own if told or forward is None else _promised(subject, forward, "forward")[0]
 
 
 def judge_output(subject: FusedSubject, run: FusedRun) -> Judge:
@@ -161,6 +169,9 @@ def grade_fused(subject: FusedSubject, examples: int, send: Send) -> Grade:
         for quantity in quantities(subject):
             result.ledgers[quantity] = Ledger(dict.fromkeys(classes(subject, quantity)))
         _try_all(result, subject, examples, send)
+        if subject.contract.erases:
+            forward = result.ledgers["forward"].strictest
+            result.inverse = grade_inverse(subject, chunked(subject, forward), send)
         identity_of(subject, result.identity, send)
     result.seconds = round(time.perf_counter() - started, 3)
     return result

@@ -16,7 +16,7 @@ from rich.text import Text
 from dmat.testing.contract.fused import implied_grad_scope
 from dmat.testing.grade.agreement import PAIRS
 from dmat.testing.grade.dtilde import QUANTITIES
-from dmat.testing.grade.result import Graded, GradeResult, IdentityResult, LedgerResult
+from dmat.testing.grade.result import Graded, GradeResult, IdentityResult, InverseResult, LedgerResult
 from dmat.testing.kernel.fused import LAST
 from dmat.testing.output import in_places, plain, written
 from dmat.testing.record import text_of
@@ -45,9 +45,10 @@ def show(graded: Sequence[Graded], console: Console) -> None:
         return
     for one in graded:
         console.print(_table(one))
-        if (identity := _identity(one)) is not None:
-            console.print()
-            console.print(identity)
+        for further in (_inverse(one), _identity(one)):
+            if further is not None:
+                console.print()
+                console.print(further)
     for line in _legend(graded):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     for one in graded:
@@ -74,7 +75,9 @@ def _declared(contract: dict[str, object]) -> str:
     scope, wide = contract.get("error_scope", "window"), contract.get("accumulates_in") or "float32"
     shown = f"chunk {scope}" if isinstance(scope, int) else scope
     if contract.get("reads") == "delta":
-        return f"forward and gradients {shown}, {wide}"
+        doubling, narrow = contract.get("doubling"), contract.get("inverse_in")
+        way = "" if doubling is None else f"; inverse powers of {doubling}"
+        return f"forward and gradients {shown}, {wide}{way}" + (f"; inverse in {narrow}" if narrow else "")
     rows = contract.get("grad_scope") or implied_grad_scope(scope)
     graded = "window" if rows == "rectangle" else rows
     return f"forward {shown}, {wide}; gradients {graded} (grad_scope {rows})"
@@ -84,6 +87,14 @@ def _table(one: Graded) -> Table:
     """Return the table of the accuracy classes."""
     columns = dict(zip(("dtype", *QUANTITIES), WIDTHS, strict=True))
     return _rows(one, columns, lambda grade: [_cells(grade)], Text(one.implementation))
+
+
+def _inverse(one: Graded) -> Table | None:
+    """Return the table of how a delta rule inverts I + A; None if nothing is inverted."""
+    if not any(grade.inverse for grade in one.grades):
+        return None
+    columns = dict(zip(("dtype", "inverse of I + A"), WIDTHS, strict=False))
+    return _rows(one, columns, lambda grade: [[_class(grade.inverse)]] if grade.inverse else [])
 
 
 def _identity(one: Graded) -> Table | None:
@@ -118,6 +129,12 @@ def _cells(grade: GradeResult) -> list[Text]:
     return [_class(ledger) for ledger in grade.ledgers().values()]
 
 
+def _ledgers(grade: GradeResult) -> dict[str, LedgerResult | InverseResult | None]:
+    """Return what was found by quantity; that of the inverse only if there is one."""
+    inverse = {} if grade.inverse is None else {"inverse": grade.inverse}
+    return {**grade.ledgers(), **inverse}
+
+
 def _pairs(identity: Sequence[IdentityResult]) -> Iterable[list[Text]]:
     """Yield a row for each pair: how far apart the outputs and states are, and the gradients."""
     for pair in dict.fromkeys(one.pair for one in identity):
@@ -143,7 +160,7 @@ def _size(worst: IdentityResult) -> str:
     return "no number" if worst.ulps is None else f"{worst.ulps:,.0f} ulp" + ("" if worst.ulps == 1 else "s")
 
 
-def _class(ledger: LedgerResult | None) -> Text:
+def _class(ledger: LedgerResult | InverseResult | None) -> Text:
     """Show the strictest class survived and its worst error over bound."""
     if ledger is None:
         return Text("not promised", style="dim")
@@ -159,6 +176,8 @@ def _legend(graded: Sequence[Graded]) -> Iterable[str]:
     found = [ledger.strictest for g in grades for ledger in g.ledgers().values() if ledger]
     if any(accuracy and accuracy.gates == "absolute" for accuracy in found):
         yield '*: with gates="absolute" only: log sigmoid, or its derivative, is relatively wrong'
+    if any(grade.inverse for grade in grades):
+        yield "powers of b: powers of A, multiplied within blocks of b rows; the format is that of operands"
     pairs = {one.pair for grade in grades for one in grade.identity}
     if pairs:
         yield "same bits, or the largest difference in units of the last place, and from which length on:"
@@ -170,7 +189,7 @@ def _notes(implementation: str, grade: GradeResult) -> Iterable[str]:
     where = f"{implementation}, {grade.dtype} on {grade.device}"
     if grade.reason:
         yield f"\nnot graded: {where}: {grade.reason}"
-    for quantity, ledger in grade.ledgers().items():
+    for quantity, ledger in _ledgers(grade).items():
         if ledger and ledger.strictest is None:
             widest = ledger.classes[-1]
             yield f"\nnone: the {quantity} of {where} is in no class; even the widest fell:"

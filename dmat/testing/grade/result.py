@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from dmat.testing.bounds.formats import Format, Rounding
-from dmat.testing.contract import Contract, FusedContract, relaxations
+from dmat.testing.contract import TF32, Contract, FusedContract, relaxations
 from dmat.testing.contract.names import DTYPES
 from dmat.testing.record import FORMAT, Count, Device, Dtype, Interpreted, Promises, Seconds, Target
 from dmat.testing.record import Format as DocumentFormat
@@ -98,6 +98,64 @@ class LedgerResult(Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
+Doubling = Annotated[
+    int | None,
+    Meta(description="powers of A are multiplied within blocks of so many rows; null: substitution"),
+]
+InverseIn = Annotated[
+    str,
+    Meta(
+        description="what operands inside the inversion of I + A are rounded to",
+        extra_json_schema={"enum": [*DTYPES, TF32]},
+    ),
+]
+
+
+class InverseClass(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a delta rule inverts I + A."""
+
+    doubling: Doubling
+    inverse_in: InverseIn
+
+    def __str__(self) -> str:
+        """Return the class as the table shows it."""
+        way = "substitution" if self.doubling is None else f"powers of {self.doubling}"
+        return f"{way}, {self.inverse_in}"
+
+
+class InverseTried(Struct, frozen=True, forbid_unknown_fields=True):
+    """One class of inversions, and what became of it."""
+
+    doubling: Doubling
+    inverse_in: InverseIn
+    stands: bool
+    worst: Annotated[
+        float | None,
+        Meta(description="the largest error over its bound; of a class that fell, the one that felled it"),
+    ]
+    finding: Annotated[str | None, Meta(description="what felled it: the entry")] = None
+    case: Annotated[str | None, Meta(description="and the case, as Python")] = None
+
+
+class InverseResult(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a delta rule inverts I + A, found from its outputs."""
+
+    strictest: Annotated[
+        InverseClass | None,
+        Meta(
+            description="the first class that stands: the accumulator's format first, of each format"
+            " substitution first, then powers within ever larger blocks; null: none does"
+        ),
+    ] = field(name="class")
+    error_scope: Annotated[ErrorScope, Meta(description="of the bounds it was tried with")]
+    accumulates_in: Accumulator
+    cases: Count
+    classes: Annotated[
+        list[InverseTried],
+        Meta(description="the one that stands, if any; then those that fell. Later ones are not tried"),
+    ]
+
+
 class IdentityResult(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether two calls that should agree give the same bits, in one result of them."""
 
@@ -139,6 +197,9 @@ class GradeResult(Struct, frozen=True, forbid_unknown_fields=True):
     identity: Annotated[
         list[IdentityResult], Meta(description="the pairs of calls that the contract has")
     ] = []
+    inverse: Annotated[
+        InverseResult | None, Meta(description="of delta rules in chunks; null for others")
+    ] = None
     uncallable: Annotated[bool, Meta(description="whether the plainest call raised")] = False
 
     def ledgers(self) -> dict[str, LedgerResult | None]:

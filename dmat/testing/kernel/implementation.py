@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,11 +15,13 @@ class Implementation:
     """A kernel's function, its name in reports, and its contract.
 
     function: of a D~ kernel (igate_preact, fgate_preact) -> D~; of a fused kernel (q, k, v, ...) -> o.
+    refuses: the sizes K that it has refused by dtype and device, where its contract states none.
     """
 
     name: str
     function: Callable[..., object]
     contract: AnyContract
+    refuses: dict[tuple[str, str], list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, name: str, function: Callable[..., object]) -> Implementation:

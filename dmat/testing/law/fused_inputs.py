@@ -6,18 +6,19 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise, takewhile
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmat.strategies.fused_domain import FusedDomain
+from dmat.strategies.fused_domain import SOME_K, FusedDomain
 from dmat.strategies.recipes.backgrounds import rounded
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.heads import HeadForm
 from dmat.strategies.recipes.layouts import lay_out
-from dmat.strategies.recipes.qkv import QKV, Products
+from dmat.strategies.recipes.qkv import QKV, Products, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import FusedContract
 from dmat.testing.contract.names import PARAMETERS
@@ -25,7 +26,7 @@ from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel import runtime
 from dmat.testing.kernel.call import NAN
 from dmat.testing.kernel.fused import NAMES, Inputs
-from dmat.testing.kernel.turns import Piece, Turn, in_order, tensors_of, turns_of
+from dmat.testing.kernel.turns import Piece, Span, Turn, in_order, tensors_of, turns_of
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.oracle.fused_inputs import CallInputs, Turns
@@ -33,6 +34,7 @@ from dmat.testing.oracle.reads import READS, Reads
 from dmat.testing.verdict.finding import Finding, LawBroken
 
 LEAST = 4
+FURTHER_K = (32, 64, 128, 256)  # are tried where a kernel refuses all of SOME_K
 MANY = 64  # numbers of a state that are all bfloat16 by chance once in 2^(16 x 64) states
 NARROW = "a state is returned in float32, but all its numbers are bfloat16: it was rounded on the way"
 
@@ -63,7 +65,36 @@ class FusedInputs(Subject):
         contract, dtype = self.contract, self.dtype
         formats = {"dtype": contract.gates_in(dtype), "accumulator": contract.accumulator(dtype)}
         more = {"contract": contract, "scaling": self.reads.scaling, "products_dtype": dtype}
-        return FusedDomain.of(contract, **more, **formats, slow=is_interpreted())
+        slow = is_interpreted()
+        return FusedDomain.of(contract, **more, **formats, slow=slow, some_K=self._some_sizes)
+
+    def _some_sizes(self) -> tuple[int, ...]:
+        """Return the sizes of q and k to draw where none is stated: SOME_K from the first that is taken.
+
+        If none of them is taken, return the first of FURTHER_K that is.
+        """
+        refused = self.implementation.refuses.get((self.dtype, self.device))
+        if refused is None:
+            every = (*SOME_K, *FURTHER_K)
+            refused = list(takewhile(self.unrecorded()._refuses, every))
+            refused = [] if len(refused) == len(every) else refused
+            self.implementation.refuses[self.dtype, self.device] = refused
+        left = tuple(K for K in SOME_K if K not in refused)
+        return left or next((K,) for K in FURTHER_K if K not in refused)
+
+    def _refuses(self, K: int) -> bool:
+        """Whether the plainest call with this size of q and k raises."""
+        gates, one = self.plainest, replace(self.domain, some_K=lambda: (K,))
+        qkv = plain_qkv(one, gates.shape[-1])
+        try:
+            self.call_fused(self.inputs(gates, qkv))
+        except LawBroken as broken:
+            return broken.finding.what == "raised"
+        return False
+
+    @abstractmethod
+    def call_fused(self, inputs: Inputs, **more: object) -> Tensor:
+        """Call the kernel; return its output, (B, NH, S, V). more: keyword arguments of the call."""
 
     def inputs(self, gates: Gates, qkv: QKV, poison: float = NAN) -> Inputs:
         """Build the tensors of a call, each in the memory layout of its recipe."""
@@ -311,6 +342,29 @@ class FusedTurns(FusedInputs):
         if not rest:
             raise LawBroken(Finding("state", (), "no state beside o", "(o, state)", what="shape"))
         return rest[0]
+
+    def chunk_states_of(self, inputs: Inputs, turn: Turn) -> list[tuple[Span, list[object]]]:
+        """Call the kernel once; return the times of each of its sequences, with the states of its chunks.
+
+        Raises LawBroken unless the call returns a list of as many states as its sequences have chunks.
+        """
+        ends = self.ending(turn.ends) if turn.packed else {}
+        _, rest = self._called(inputs, {str(self.contract.states): None, **ends})
+        found = rest[1] if len(rest) > 1 else None
+        size = self.contract.chunk_states or 1
+        numbers = [-(-(end - start) // size) for start, end in turn.spans]
+        wanted = f"(o, state, states), a list of {sum(numbers)} states"
+        if not isinstance(found, list | tuple) or len(found) != sum(numbers):
+            shown = f"{len(found)} states" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
+            raise LawBroken(Finding("states", (), shown, wanted, what="shape"))
+        places = pairwise(accumulate(numbers, initial=0))
+        parts = [list(found[start:end]) for start, end in places]
+        return list(zip(turn.spans, parts, strict=True))
+
+    def goes_on(self, inputs: Inputs, span: Span, state: object) -> Tensor:
+        """Call the kernel on some times, from this state; return its output."""
+        part = self._at(inputs, Turn((span,), False)).with_(s=None)
+        return self._called(part, {str(self.contract.states): state})[0]
 
     def write_nothing_at_first(self, inputs: Inputs, turns: Turns) -> None:
         """Set v to 0 in the first call of every third sequence, which so hands over zeros.

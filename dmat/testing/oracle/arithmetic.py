@@ -153,7 +153,10 @@ def powers_of_two(S: int) -> list[int]:
     return [2**n for n in range(max(S - 1, 0).bit_length())]
 
 
-def holds(flags: Mask) -> Mask:
-    """Return whether window(t, s) contains a flagged gate, into [..., t, s] (False where s >= t)."""
+def holds(flags: Mask, rows: slice = slice(None)) -> Mask:
+    """Return whether window(t, s) contains a flagged gate, into [..., t, s] (False where s >= t).
+
+    rows: the times t.
+    """
     counts = np.cumsum(flags, axis=-1, dtype=np.int64)
-    return np.asarray(counts[..., :, None] > counts[..., None, :])
+    return np.asarray(counts[..., rows, None] > counts[..., None, :])

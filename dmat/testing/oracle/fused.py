@@ -248,8 +248,12 @@ class Pulled:
         own = self.truth.gates.weight
         if self.truth.contract.weight != "dt" or own is None:
             return self.dl * self.truth.rate
-        of_weight = (self.truth.E * self.truth.products * self.slope).sum(-2)
-        return np.asarray(self.dl * self.truth.rate + own.rate * of_weight)
+        return np.asarray(self.dl * self.truth.rate + own.rate * self.of_weight)
+
+    @cached_property
+    def of_weight(self) -> Array:
+        """The gradient of the weight w, in the shape of dl."""
+        return np.asarray((self.truth.E * self.truth.products * self.slope).sum(-2))
 
     @property
     def dgate(self) -> Array:
@@ -265,7 +269,12 @@ class Pulled:
     @property
     def di(self) -> Array:
         """The gradient of the input gate, (B, NH, S)."""
-        return self.truth.inputs.heads.total(self.X.sum(-2))
+        return self.truth.inputs.heads.total(self.di_each)
+
+    @cached_property
+    def di_each(self) -> Array:
+        """The gradient of the input gate of each head of the oracle."""
+        return np.asarray(self.X.sum(-2))
 
     @cached_property
     def per_product(self) -> Array:
@@ -277,12 +286,12 @@ class Pulled:
         """The magnitude of the terms of per_product."""
         return np.abs(self.truth.weight) * self.truth.E / self.truth.normaliser * self.slope_sizes
 
-    @property
+    @cached_property
     def dq_each(self) -> Array:
         """The gradient of what each value head reads as q, (B, NH, S, K)."""
         return self.truth.inputs.heads.joined(self.truth.scale * (self.per_product @ self.truth.inputs.k))
 
-    @property
+    @cached_property
     def dk_each(self) -> Array:
         """The gradient of what each value head reads as k, (B, NH, S, K)."""
         transposed = np.swapaxes(self.per_product, -1, -2)
@@ -301,8 +310,12 @@ class Pulled:
     @property
     def dv(self) -> Array:
         """The gradient of v."""
-        each = np.swapaxes(self.truth.a / self.truth.normaliser, -1, -2) @ self.W_each
-        return self.truth.inputs.heads.total(each) + self.truth.after.skip * self.inner
+        return self.truth.inputs.heads.total(self.dv_each) + self.truth.after.skip * self.inner
+
+    @cached_property
+    def dv_each(self) -> Array:
+        """The gradient of what each head of the oracle reads as v, without that of the skip."""
+        return np.asarray(np.swapaxes(self.truth.a / self.truth.normaliser, -1, -2) @ self.W_each)
 
     @property
     def dz(self) -> Array:
@@ -311,11 +324,11 @@ class Pulled:
 
 
 def rectangles(X: Array) -> Array:
-    """Sum over t >= k > s, into [..., k]."""
-    S = X.shape[-1]
+    """Sum over t >= k > s, into [..., k]. The rows of X are the last times, all of them if X is square."""
+    T, S = X.shape[-2:]
     left = np.zeros_like(X)  # [..., t, k]: sum over s < k of row t
     left[..., 1:] = np.cumsum(X[..., :-1], axis=-1)
-    return np.asarray(np.where(np.tri(S, dtype=bool), left, 0.0).sum(-2))
+    return np.asarray(np.where(np.tri(T, S, S - T, dtype=bool), left, 0.0).sum(-2))
 
 
 def rows_from(X: Array) -> Array:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dmat.testing.check.judge import WITHOUT_END, judged, with_kept_folders
@@ -66,9 +68,8 @@ def check(
     failures are kept; None: nowhere.
 
     isolated: call the kernel in processes of their own, one a core (one, with `first`), so that it may crash
-    or hang. It must then be importable by its file or module; a script that asks needs `if __name__ ==
-    "__main__"`. Otherwise it is called in this process, whose state is as before afterwards: threads, random
-    numbers, default dtype, deterministic flags, grad mode.
+    or hang. It must then be importable by its file or module. Otherwise it is called in this process, whose
+    state is as before afterwards: threads, random numbers, default dtype, deterministic flags, grad mode.
 
     Raises TypeError for promises beside a decorator, and dmat.testing.errors.CannotRun if nothing can be
     checked.
@@ -156,12 +157,24 @@ def _ready(kernel: Given, isolated: bool) -> Iterator[Run]:
     name = kernel.implementation.name
     if kernel.nowhere:
         raise TypeError(f"isolated=True imports {name} in other processes, but {kernel.nowhere}")
-    if not kernel.promises:
-        yield apart
-        return
-    _require_pickled(kernel.promises)
-    with preparing(load_with, name, dict(kernel.promises)):
-        yield apart
+    with _another_main():
+        if not kernel.promises:
+            yield apart
+            return
+        _require_pickled(kernel.promises)
+        with preparing(load_with, name, dict(kernel.promises)):
+            yield apart
+
+
+@contextmanager
+def _another_main() -> Iterator[None]:
+    """Let no new process run the script that is running here: it would check again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _require_pickled(promises: Mapping[str, Any]) -> None:

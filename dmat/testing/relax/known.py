@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded
-from dmat.testing.errors import Refused
+from dmat.testing.errors import Refused, SizesRefused
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import LawBroken
 
@@ -42,8 +43,8 @@ class Counterexample:
         try:
             if not self.deadly:
                 law.check(subject, **case)
-        except LawBroken:
-            return True
+        except LawBroken as broken:
+            return not isinstance(refused_sizes(law, subject, case, broken), SizesRefused)
         except Refused:
             return False
         return self.deadly

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.law.law import Law
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Ended
 from dmat.testing.run.journal import SLOW
@@ -17,7 +18,8 @@ def attempt(
 ) -> Failure | Refused | None:
     """Try a law on a case. Return the failure, or the refusal of the implementation, or None if the law held.
 
-    The session's journal holds the case while it runs. An error of the law itself is raised.
+    The session's journal holds the case while it runs. An error of the law itself is raised. A kernel that
+    raises for a size that its contract does not state refuses it: SizesRefused.
     number: the case's number in the block that the session has begun; None: the case is in no block.
     """
     try:
@@ -26,7 +28,7 @@ def attempt(
     except Refused as refusal:
         return refusal
     except LawBroken as broken:
-        return Failure(case, broken)
+        return refused_sizes(law, subject, case, broken, session.trying) or Failure(case, broken)
     except DidNotEnd:
         return without_end(case, "did not end")
     return None

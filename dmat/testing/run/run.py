@@ -63,6 +63,8 @@ def record_of(law: Law, subject: Subject, profile: settings, session: Session = 
             _fill(record, law, subject, profile, session)
     record.seconds, record.worst = round(time.perf_counter() - started, 3), subject.worst
     record.tried.remarks.update(subject.remarks)
+    refused = subject.implementation.refuses.get((subject.dtype, subject.device), ())
+    record.tried.refused.update((K, 0) for K in refused)
     return record
 
 

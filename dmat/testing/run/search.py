@@ -18,9 +18,10 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.shrinking.steps import single_heads
 from dmat.testing.case_file import encoded
 from dmat.testing.counterexample.database import forget, recall, remember
-from dmat.testing.errors import DidNotEnd, Refused
+from dmat.testing.errors import DidNotEnd, Refused, SizesRefused
 from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
+from dmat.testing.law.refusal import refused_sizes
 from dmat.testing.law.subject import Subject
 from dmat.testing.record import Record
 from dmat.testing.run.attempt import attempt
@@ -220,9 +221,13 @@ class _Search:
         if self.failures and self.failures[-1].ended != "broken":  # Hypothesis' replay: do not hang twice
             raise self.failures[-1].broken
         self.record.count(case["gates"].shape if "gates" in case else (1, 1), kinds_of(case))
-        note(self.record.tried, case, self.subject.domain)
         outcome = attempt(self.law, self.subject, case, self.session, number)
-        if isinstance(outcome, Refused):
+        tried = outcome.instead if isinstance(outcome, SizesRefused) else (case,)
+        for each in tried:
+            note(self.record.tried, each, self.subject.domain)
+        if isinstance(outcome, SizesRefused):
+            self.record.tried.refused.add(outcome.sizes)
+        elif isinstance(outcome, Refused):
             outcome = self._alone(case, outcome)
         if isinstance(outcome, Refused):
             self.record.refused += 1
@@ -267,6 +272,10 @@ def smallest(
         try:
             with session.trying(case):
                 law.check(quiet, **case)
+        except LawBroken as broken:
+            if isinstance(refusal := refused_sizes(law, quiet, case, broken, session.trying), SizesRefused):
+                raise refusal from broken
+            raise
         except DidNotEnd as error:
             raise RuntimeError("no finding, and no time for more of them") from error
 

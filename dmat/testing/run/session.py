@@ -75,7 +75,7 @@ def explained_and_kept(
     session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
     again, tried = failure.reproducible, list[str]()
-    if again and not session.brief:
+    if again and failure.ended != "died" and not session.brief:
         further = explain.longer(law, subject, failure.case, session.trying)
         examples += [further] if further is not None else []
         tried = explain.what_is_tried(law, subject, examples, failure.known[1:], session.trying)

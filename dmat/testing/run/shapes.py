@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from dmat.strategies.fused_domain import LARGEST_K, FusedDomain
 from dmat.strategies.recipes.recipe import Case
 from dmat.strategies.shrinking.steps import shaped
 from dmat.testing.law.law import Law
@@ -35,7 +36,10 @@ def cases_at(law: Law, subject: Subject, sizes: Sizes, block: bytes) -> Iterator
     if law.name not in LAWS or inside is None:
         return
     group = getattr(subject.contract, "group", 1)
-    shape = with_fewer_heads((sizes[0], max(1, sizes[1] // group), *sizes[2:]), getattr(domain, "width", 1))
+    width = getattr(domain, "width", 1)
+    if getattr(subject.contract, "by_channel", False) and len(sizes) == 5:
+        width = max(width, group * sizes[3])
+    shape = with_fewer_heads((sizes[0], max(1, sizes[1] // group), *sizes[2:]), width)
     drawn = (law.arguments(law.cases.of_block(block, number, domain)) for number in range(MOST_DRAWS))
     found = 0
     for case in drawn:
@@ -75,8 +79,10 @@ def not_allowed(subject: Subject, sizes: Sizes) -> str | None:
         return f"S = {S}"
     if sizes[1] % getattr(subject.contract, "group", 1):
         return f"NH = {sizes[1]}, but a multiple of group"
-    keys = getattr(domain, "key_sizes", lambda S: sizes[3:4])(S)
-    if len(sizes) == 5 and sizes[3] not in keys:
-        return f"K = {sizes[3]}, but {', '.join(map(str, keys))}"
-    has = getattr(domain, "has_value_size", lambda V: True)
-    return f"V = {sizes[4]}" if len(sizes) == 5 and not has(sizes[4]) else None
+    if not isinstance(domain, FusedDomain) or len(sizes) < 5:
+        return None
+    K, V = sizes[3:]
+    if not domain.has_key_size(K, S, "dense"):
+        stated = f"up to {LARGEST_K}" if domain.contract.K is None else ", ".join(map(str, domain.stated_K))
+        return f"K = {K}, but {stated}"
+    return None if domain.has_value_size(V) else f"V = {V}"

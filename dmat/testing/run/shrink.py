@@ -112,6 +112,7 @@ class Descent:
             lambda case: smaller.fewer_times(case, self.block),
             smaller.fewer_heads,
             lambda case: smaller.other_seeds(case, self.block),
+            lambda case: smaller.smaller_sizes(case, self.block),
             smaller.plainer_layouts,
             smaller.plainer_backgrounds,
             smaller.fewer_edits,

@@ -2,7 +2,8 @@
 
 `figure` builds a row of panels for each Example, and `draw` saves the figure. A head of D~ is a matrix with
 rows t downwards, igate along its upper edge and fgate along its left edge. A head of a gradient is a band.
-The cotangent G stands beside the bands, with a frame around the part that the named entry sums. A frame marks
+The cotangent G stands beside the bands, with a frame around the part that the named entry sums. Beside the
+panels of a delta rule stands T = (I + A)^-1, with a frame around the row of the named entry. A frame marks
 the named entry, and a bar along the edge marks its window, the gates s+1 .. t. The mask, -inf above the
 diagonal, is hatched. The code needs no display and changes no global state of matplotlib.
 """
@@ -20,16 +21,29 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, PathPatch, Rectangle
-from matplotlib.path import Path as Outline
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from dmat.testing.explain.pattern import failing_entries
 from dmat.testing.explain.picture import colours
+from dmat.testing.explain.picture.beside import cotangent_of, cotangent_panel, inverse_panel
 from dmat.testing.explain.picture.colours import Rgba, Scale
-from dmat.testing.explain.picture.tiles import Box, Tiles
+from dmat.testing.explain.picture.inverse import Inverse, inverse_of
+from dmat.testing.explain.picture.marks import (
+    HATCH,
+    INK,
+    PAPER,
+    boxes,
+    diagonal,
+    frame,
+    hatch,
+    numbered,
+    numbers,
+)
+from dmat.testing.explain.picture.tiles import Tiles
 from dmat.testing.explain.picture.view import View, gates_of, view_of
-from dmat.testing.oracle.arithmetic import Array, Mask
+from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.verdict.finding import Example
 
 WIDTH, DPI = 15.6, 100  # inches, pixels an inch
@@ -40,34 +54,9 @@ LEFT, PANEL, APART, HIGHEST = (
     5.4,
 )  # inches: left margin, width of a panel, gap, largest height
 HEADER, TITLE, BARS, LEGEND, WORDS = 0.95, 0.3, 0.95, 0.5, 3.6  # inches: heights
-INK, PAPER, HATCH = "#111111", "#ffffff", "#a8a8a8"
 
 
 # One panel
-
-
-def _boxes(axes: Axes, boxes: Sequence[Box], **style: Any) -> None:
-    """Outline or hatch boxes, all as one artist."""
-    unit = Outline.unit_rectangle()
-    corners = np.array(boxes)[:, None]
-    vertices = corners[..., :2] + corners[..., 2:] * unit.vertices
-    codes = np.tile(np.asarray(unit.codes), len(boxes))
-    axes.add_patch(PathPatch(Outline(vertices.reshape(-1, 2), codes), fill=False, **style))
-
-
-def _hatch(axes: Axes, tiles: Tiles, where: Mask, pattern: str, name: str) -> None:
-    """Hatch the entries of `where`, (tiles, T, S), as one artist of this name."""
-    if where.any():
-        _boxes(axes, tiles.runs(where), hatch=pattern, edgecolor=HATCH, lw=0, gid=name)
-
-
-def _frame(axes: Axes, box: Box, name: str) -> None:
-    """Frame a box in dark on a light halo, which is visible on any colour."""
-    halo = [withStroke(linewidth=4, foreground=PAPER)]
-    left, top, width, height = box
-    axes.add_patch(
-        Rectangle((left, top), width, height, fill=False, edgecolor=INK, lw=2, gid=name, path_effects=halo)
-    )
 
 
 def _mark(axes: Axes, tiles: Tiles, view: View) -> None:
@@ -88,36 +77,13 @@ def _mark(axes: Axes, tiles: Tiles, view: View) -> None:
             edge = left - tiles.gap / 4
             axes.plot([edge, edge], ends, color=INK, lw=4, solid_capstyle="butt", gid="window")
     wider, higher = tiles.margin
-    _frame(axes, (x - wider, y - higher, 1 + 2 * wider, 1 + 2 * higher), "worst")
-
-
-def _diagonal(axes: Axes, tiles: Tiles, tile: int) -> None:
-    """Draw the staircase between the causal part and the future."""
-    n = np.arange(tiles.shape[1] + 1)
-    x, y = tiles.at(tile, 0, 0)
-    axes.step(x + n, y + n, where="post", color="#444444", lw=0.7)
-
-
-def _numbers(axes: Axes, tiles: Tiles, values: Array, image: Rgba) -> None:
-    """Write each value into its entry: dark text on light colours, light text on dark ones."""
-    for tile, t, s in np.argwhere(~np.ma.getmaskarray(values)):
-        x, y = tiles.at(tile, t + 0.5, s + 0.5)
-        colour = INK if image[tile, t, s, :3] @ np.array([0.3, 0.59, 0.11]) > 0.45 else PAPER
-        text = f"{values[tile, t, s]:.4g}"
-        axes.text(x, y, text, color=colour, fontsize=8, ha="center", va="center", gid="number")
-
-
-def _numbered(size: int, named: int | None) -> list[int]:
-    """Return the indices to label on an axis: both ends, and the named index or else the middle."""
-    middle = size // 2 if named is None else named
-    crowded = {end for end in (0, size - 1) if 0 < abs(end - middle) < size / 8}
-    return sorted({0, middle, size - 1} - crowded)
+    frame(axes, (x - wider, y - higher, 1 + 2 * wider, 1 + 2 * higher), "worst")
 
 
 def _tick(axes: Axes, tiles: Tiles, view: View) -> None:
     """Label columns along the lower edge and rows along the left edge, and name the tiles."""
     row, column = view.entry or (None, None)
-    rows, columns = _numbered(tiles.shape[0], row), _numbered(tiles.shape[1], column)
+    rows, columns = numbered(tiles.shape[0], row), numbered(tiles.shape[1], column)
     last_row = range((tiles.count - 1) // tiles.columns * tiles.columns, tiles.count)
     across = [(tiles.at(n, 0, s + 0.5)[0], str(s)) for n in last_row for s in columns]
     down = [(tiles.at(n, 0.5, 0)[1], name) for n, name in enumerate(view.names)]
@@ -136,12 +102,12 @@ def _panel(axes: Axes, tiles: Tiles, view: View, values: Array, image: Rgba, gat
     strips = None if view.gates is None else (gates.paint(view.gates[0]), gates.paint(view.gates[1]))
     axes.pcolorfast(*tiles.compose(image, strips))
     outlines = [box for tile in range(tiles.count) for box in tiles.boxes(tile)]
-    _boxes(axes, outlines, edgecolor="#bbbbbb", lw=0.6)  # white is a value here, not paper
+    boxes(axes, outlines, edgecolor="#bbbbbb", lw=0.6)  # white is a value here, not paper
     if view.causal is not None:
         for tile in range(tiles.count):
-            _diagonal(axes, tiles, tile)
+            diagonal(axes, tiles, tile)
     if tiles.printed:
-        _numbers(axes, tiles, values, image)
+        numbers(axes, tiles, values, image)
     _mark(axes, tiles, view)
     _tick(axes, tiles, view)
     axes.set(xlim=(0, tiles.size[0]), ylim=(tiles.size[1], 0), aspect="equal" if view.matrix else "auto")
@@ -163,8 +129,8 @@ def _values_panel(
     image[masked] = to_rgba(colours.MASKED)
     image[unknown] = to_rgba(colours.UNJUDGED)
     _panel(axes, tiles, view, np.ma.array(values, mask=unknown), image, gates)
-    _hatch(axes, tiles, unknown, "...", f"unjudged of {name}")
-    _hatch(axes, tiles, masked, "////", f"mask of {name}")
+    hatch(axes, tiles, unknown, "...", f"unjudged of {name}")
+    hatch(axes, tiles, masked, "////", f"mask of {name}")
     axes.set_title(f"{name} {view.example.finding.quantity}", fontsize=11)
 
 
@@ -172,29 +138,8 @@ def _ratio_panel(axes: Axes, tiles: Tiles, view: View, gates: Scale) -> None:
     """Draw the panel of error / allowed. Entries that were not judged are dotted."""
     image = colours.paint_ratios(view.ratio, view.judged)
     _panel(axes, tiles, view, np.ma.array(view.ratio, mask=~view.judged), image, gates)
-    _hatch(axes, tiles, ~view.judged, "...", "unjudged")
+    hatch(axes, tiles, ~view.judged, "...", "unjudged")
     axes.set_title("error / allowed", fontsize=11)
-
-
-def _cotangent_panel(axes: Axes, view: View, G: Array) -> None:
-    """Draw G. Frame the part that the named entry sums: di a column, df rows t >= k by columns s < k."""
-    scale, S = Scale.of(G), len(G)
-    axes.imshow(scale.paint(G), extent=(0, S, S, 0), interpolation="nearest")
-    tiles = Tiles(1, 1, (S, S))
-    _hatch(axes, tiles, ~np.tri(S, dtype=bool)[None], "//", "mask of G")
-    _diagonal(axes, tiles, 0)
-    n = view.entry[1] if view.entry and view.example.finding.quantity in ("di", "df") else None
-    if n is not None and view.axes == ("s",):
-        _frame(axes, (n, n, 1, S - n), "summed")
-    elif n:
-        _frame(axes, (0, n, n, S - n), "summed")
-    numbered = _numbered(S, n)
-    axes.set_xticks([s + 0.5 for s in numbered], [str(s) for s in numbered], fontsize=8)
-    axes.set_yticks([t + 0.5 for t in numbered], [str(t) for t in numbered], fontsize=8)
-    axes.set(xlim=(0, S), ylim=(S, 0))
-    name = f" of {view.names[view.worst]}" if view.names[view.worst] else ""
-    framed = "" if n is None else "; framed: what the entry sums"
-    axes.set_title(f"cotangent G{name}, up to ±{scale.most:.3g}{framed}", fontsize=9)
 
 
 # One Example
@@ -252,15 +197,17 @@ def _text(row: SubFigure, height: float, example: Example) -> None:
 class Panels:
     """A row of the picture: three panels of matrices side by side, or three of bands one above another."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, inverse: Inverse | None) -> None:
         """Measure the panels."""
-        self.view, self.tiles, self.cotangent = view, Tiles.of(view), _cotangent(view)
+        self.view, self.tiles, self.inverse = view, Tiles.of(view), inverse
+        self.cotangent = None if inverse else cotangent_of(view)
         width, height = self.tiles.size
-        beside = 0.0 if self.cotangent is None else PANEL + 1.0
+        beside = 0.0 if self.cotangent is None and inverse is None else PANEL + 1.0
         if view.matrix:
-            down = min(HIGHEST, PANEL * height / width)
-            self.shape, self.size = (1, 3), (3 * PANEL + 2 * APART, down)
-            self.apart = {"wspace": APART / PANEL}
+            across = WIDTH - LEFT - 0.65 - beside
+            panel = (across - 2 * APART) / 3
+            self.shape, self.size = (1, 3), (across, min(HIGHEST, panel * height / width))
+            self.apart = {"wspace": APART / panel}
         else:
             each, apart = max(0.95, 0.27 * self.tiles.count), TITLE + 0.25
             self.shape, self.size = (3, 1), (WIDTH - LEFT - 0.4 - beside, 3 * each + 2 * apart)
@@ -278,9 +225,11 @@ class Panels:
         _values_panel(computed, tiles, view, "computed", view.computed, values, gates)
         _ratio_panel(ratio, tiles, view, gates)
         _label(exact if view.matrix else ratio, view)
-        if self.cotangent is not None:
-            place = _box(height, WIDTH - PANEL - 0.3, top, PANEL, PANEL)
-            _cotangent_panel(row.subplots(gridspec_kw=place), view, self.cotangent)
+        square = _box(height, WIDTH - PANEL - 0.3, top, PANEL, PANEL)
+        if self.inverse is not None:
+            inverse_panel(row.subplots(gridspec_kw=square), self.inverse)
+        elif self.cotangent is not None:
+            cotangent_panel(row.subplots(gridspec_kw=square), view, self.cotangent)
         place = _box(height, LEFT, height - BARS + 0.5, 3 * PANEL + 2 * APART, 0.14)
         bars = row.subplots(1, 3, gridspec_kw={**place, "wspace": APART / PANEL})
         values.bar(bars[0], view.example.finding.quantity)
@@ -309,19 +258,6 @@ def _scales(view: View) -> tuple[Scale, Scale]:
     return Scale.of(view.exact[view.judged & inside], view.computed[:, inside]), gates
 
 
-def _cotangent(view: View) -> Array | None:
-    """Return G of the finding's head, (S, S), or None.
-
-    G is drawn beside a vector only, and only if the vector's heads are the gates' heads.
-    """
-    gates, cotangent = view.example.case.get("gates"), view.example.case.get("cotangent")
-    if view.matrix or gates is None or cotangent is None or view.gates is None:
-        return None
-    G = cotangent.build(gates).double().numpy()
-    head: Array = G.reshape(-1, *G.shape[2:])[view.shown[view.worst]]
-    return head
-
-
 # The figure
 
 
@@ -338,10 +274,13 @@ def _legend(row: SubFigure) -> None:
     row.legend(handles=handles, loc="center", ncol=len(handles), fontsize=8, frameon=False)
 
 
-def figure(examples: Sequence[Example]) -> Figure:
-    """Build the figure: a row for each Example, in order, then the legend."""
-    views = [view_of(example) for example in examples]
-    panels = [None if view is None else Panels(view) for view in views]
+def figure(examples: Sequence[Example], subject: Subject | None = None) -> Figure:
+    """Build the figure: a row for each Example, in order, then the legend.
+
+    subject: the implementation that was called; None if it is unknown, and then T is not drawn.
+    """
+    views = [(example, view_of(example)) for example in examples]
+    panels = [None if view is None else Panels(view, inverse_of(one, subject)) for one, view in views]
     heights = [*(WORDS if row is None else row.height for row in panels), LEGEND]
     drawn = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, facecolor=PAPER)
     *rows, last = drawn.subfigures(len(heights), squeeze=False, hspace=0, height_ratios=heights)[:, 0]
@@ -354,8 +293,8 @@ def figure(examples: Sequence[Example]) -> Figure:
     return drawn
 
 
-def draw(examples: Sequence[Example], file: Path) -> None:
-    """Draw the Examples, the smallest case first, into a PNG file."""
+def draw(examples: Sequence[Example], file: Path, subject: Subject | None = None) -> None:
+    """Draw the Examples, the smallest case first, into a PNG file. subject: as in `figure`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph missing in the font must not cost the picture
-        figure(examples).savefig(file, format="png", dpi=DPI)
+        figure(examples, subject).savefig(file, format="png", dpi=DPI)

@@ -38,7 +38,7 @@ def exit_code(script: Path, arguments: list[str], seconds: float, module: str | 
     """
     if module is not None and FORKS:
         with suppress(OSError, ValueError):  # the process is gone, or a fork hangs
-            return _forking(module).run([str(script), *arguments], seconds)
+            return _forking(module, os.getcwd()).run([str(script), *arguments], seconds)
     command = [sys.executable, str(script), *arguments]
     try:
         return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
@@ -71,7 +71,8 @@ class _Forking:
 
 
 @cache
-def _forking(module: str) -> _Forking:
+def _forking(module: str, folder: str) -> _Forking:
+    """Return the process of a module. folder: the current one, from which a TARGET is read."""
     return _Forking(module)
 
 

@@ -280,9 +280,14 @@ class ScriptRecorder(Recorder):
     def returned_fused(self, output: Tensor, rest: Sequence[object]) -> None:
         if rest:
             state = self._script.fresh("state")
-            left = f"{self._output}, {state}" + (", *_" if len(rest) > 1 else "")
+            left = [self._output, state]
+            if len(rest) > 1 and isinstance(rest[1], list | tuple):
+                left.append(self._script.fresh("states"))
+                for n, one in enumerate(rest[1]):
+                    self._keep_state(f"{left[-1]}[{n}]", one)
+            left += ["*_"] if len(rest) >= len(left) else []
             lines = self._script.lines
-            lines[-1] = lines[-1].replace(f"{self._output} = ", f"{left} = ", 1)
+            lines[-1] = lines[-1].replace(f"{self._output} = ", f"{', '.join(left)} = ", 1)
             self._keep_state(state, rest[0])
         self._script.returned(self._output, output)
 

@@ -8,6 +8,7 @@ right.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import tempfile
 import textwrap
@@ -22,13 +23,14 @@ from torch import Tensor
 from dmat.strategies import Gates
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import decoded, encoded
-from dmat.testing.contract import FUSED, Contract
+from dmat.testing.contract import AnyContract
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.explain.repro import fresh
 from dmat.testing.explain.repro.ending import ending
 from dmat.testing.explain.repro.recorder import ScriptRecorder
 from dmat.testing.explain.repro.transcript import Transcript
 from dmat.testing.interpret.choice import ASKED, config_index
+from dmat.testing.kernel.given import given_as
 from dmat.testing.kernel.load import load
 from dmat.testing.kernel.runtime import IMPORTS, sources
 from dmat.testing.law.kinds import subject_of
@@ -113,8 +115,7 @@ def alone_script(
     history: the calls before. "": none. "other": a call on other gates of the same shape. "repeated": the law
     again and again, and calls on other gates between, until it breaks.
     """
-    # A fused contract may hold functions, which cannot be pickled: the child reads it from the target.
-    contract = None if subject.kind == FUSED else subject.contract
+    contract = subject.contract if _can_be_sent(subject.contract) else None
     place = target, contract, subject.dtype, subject.device
     arguments = law.name, place, encoded(law.arguments(case)), str(folder), history
     try:
@@ -124,6 +125,15 @@ def alone_script(
         return deadly_script(law, subject, case, target, folder, f"the process died: {error}")
     except OutOfTime:
         return deadly_script(law, subject, case, target, folder, f"no result in {PATIENCE:.0f} s")
+
+
+def _can_be_sent(contract: AnyContract) -> bool:
+    """Return whether a contract can be pickled. If it holds functions, a child reads it from the target."""
+    try:
+        pickle.dumps(contract)
+    except Exception:
+        return False
+    return True
 
 
 def deadly_script(
@@ -146,7 +156,7 @@ def deadly_script(
 
 def _in_a_child(
     name: str,
-    place: tuple[str, Contract | None, str, str],
+    place: tuple[str, AnyContract | None, str, str],
     case: str,
     folder: str,
     history: str,
@@ -225,7 +235,8 @@ def runs_red(repro: Repro, subject: Subject, target: str) -> bool:
     """Return whether a script exits with 1 in every one of RUNS fresh processes."""
     plain = subject.device == "cpu" and config_index() is None
     where = target.rpartition(":")[0]
-    module = None if not plain else "" if where.endswith(".py") else where
+    may_change = where.endswith(".py") or given_as(target) is not None  # in the life of this process
+    module = None if not plain else "" if may_change else where
     return all(exit_code(repro, module=module) == 1 for _ in range(RUNS))
 
 

@@ -111,9 +111,8 @@ class DeltaCalls(FusedSubject):
         """Return the exact values of the inputs of a call."""
         plain = super().read_inputs(inputs, begins, packed=packed)
         assert inputs.b is not None
-        form = self.state_form
         state = None
-        if inputs.s is not None and form is not None:
+        if inputs.s is not None and (form := self.state_form) is not None:
             state = as_bhkv(self.read(inputs.s), form.layout)
         return replace(plain, beta=self.read(inputs.b)[..., 0], state=state)
 
