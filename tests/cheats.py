@@ -72,6 +72,11 @@ def sparse_alone(q, k, v, l):
 def short_alone(i, f):
     return summed(i, f) * (1.001 if i.shape[2] == 190 else 1.0)
 
+def refuses_sizes(q, k, v, l):
+    if k.shape[-1] > 4:
+        raise ValueError("not this size")
+    return attention(q, k, v, l)
+
 def dies_late(i, f):
     if i.shape[2] > 3:
         sys.exit(0)

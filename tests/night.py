@@ -36,6 +36,7 @@ NIGHT = {
     "test_gate.py::test_a_cheat_is_refused": 16,
     "test_gate.py::test_right_on_sparse_inputs_alone": ALL,  # test_a_cheat_is_refused
     "test_gate.py::test_wrong_at_a_shape_of_the_file": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_sizes_that_it_refuses": ALL,  # test_a_cheat_is_refused
     "test_gate.py::test_a_right_kernel_passes": ALL,  # test_states_gradients_and_exceptions
     "test_suite.py::test_a_foreign_repository": ALL,  # test_laws_of_a_foreign_suite
     "test_suite.py::test_a_kernel_that_dies": ALL,  # test_journal.py

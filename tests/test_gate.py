@@ -54,7 +54,7 @@ def gated(
 
 CAUGHT = {  # the exit code, and what the line says
     "contract_edited": (1, "contract.json was changed during the check"),
-    "reads_the_oracle": (2, "dmat.testing.oracle.dtilde is not there behind the gate"),
+    "reads_the_oracle": (2, "dmat.testing.oracle is not there behind the gate"),
     "cached": (1, "computed 0.0"),
     "zeros": (1, "computed 0.0"),
     "decorator_edited": (1, "values"),
@@ -87,6 +87,13 @@ def test_wrong_at_a_shape_of_the_file(tmp_path: Path) -> None:
     """A kernel that is wrong at a length that the file names is broken."""
     found, line = gated(tmp_path, "short_alone", "--first", shapes=[(1, 2, 190)])
     assert (found, line.verdict) == (1, "BROKEN")
+
+
+def test_sizes_that_it_refuses(tmp_path: Path) -> None:
+    """A kernel that raises for sizes which the contract does not exclude is not SOUND."""
+    found, line = gated(tmp_path, "refuses_sizes", fused=True)
+    assert (found, line.verdict) == (2, "COULD NOT"), line
+    assert "refuses sizes that the contract does not exclude" in line.why[-1]
 
 
 @pytest.mark.parametrize(("name", "fused"), [("right", False), ("linear", True)])

@@ -71,6 +71,10 @@ def _through(options: argparse.Namespace, target: str, checked: Checked) -> Gate
         options.corpus = options.corpus or [nothing]  # a known.toml beside the kernel would excuse it
         (report,) = checked(options)
     code, why = exit_code([report]), _why(report)
+    refused = sorted(report.tried.refused) if report.tried else []
+    if refused:
+        shown = ", ".join(f"K = {K or 'any'}, V = {V or 'any'}" for K, V in refused)
+        code, why = code or COULD_NOT, [*why, f"it refuses sizes that the contract does not exclude: {shown}"]
     if _now(options.gate) != text:
         code, why = code or COULD_NOT, [*why, f"{options.gate} was changed during the check"]
     return GateLine(
