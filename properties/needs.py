@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from dmat.testing.gate.proxy import Foreign
 from dmat.testing.kernel import protected
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.subject import Subject
@@ -42,6 +43,12 @@ def gradients(subject: Subject) -> str | None:
 def special_value(name: str) -> Need:
     """Gates may hold this special value."""
     return promised("special_values", f"Gates may hold {name}.", name)
+
+
+def same_process(subject: Subject) -> str | None:
+    """The kernel runs in the process of the law, so not behind the gate of programs."""
+    behind = isinstance(subject.implementation.function, Foreign)
+    return "gate: the kernel runs in a process of its own" if behind else None
 
 
 # D~

@@ -28,6 +28,7 @@ from dmat.testing.law.subject import Subject
 from dmat.testing.verdict.require import require, require_same, require_within
 
 CALLED_TWICE = {DTILDE: (needs.gradients, needs.determinism), FUSED: (needs.determinism,)}
+ALLOCATES = {kind: (*needed, needs.same_process) for kind, needed in CALLED_TWICE.items()}
 
 
 def outcome(subject: Subject, call: Case, poison: float = float("nan")) -> PulledBack:
@@ -56,7 +57,7 @@ def test_law_surroundings_unread(subject: Subject, call: Case) -> None:
     require_same_results(subject, runs[1], runs[0], note)
 
 
-@law(BACKWARD, bound=EQUAL_BITS, needs=CALLED_TWICE, kinds=BOTH)
+@law(BACKWARD, bound=EQUAL_BITS, needs=ALLOCATES, kinds=BOTH)
 def test_law_uninitialised_unread(subject: Subject, call: Case) -> None:
     """Uninitialised memory is not read: NaN or a large number in it changes nothing.
 
@@ -226,7 +227,7 @@ def test_law_replay(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     require_within(again.run.dtilde, subject.expected_dtilde(again.run))
 
 
-@law(FEW, bound=NO_BOUND, needs=(needs.protected_pages,), max_examples=10, cost="costly")
+@law(FEW, bound=NO_BOUND, needs=(needs.protected_pages, needs.same_process), max_examples=10, cost="costly")
 def test_law_protected_pages(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """No call touches memory past either end of its inputs: none dies of a protected page there.
 

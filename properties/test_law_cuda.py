@@ -41,7 +41,7 @@ def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, resul
         subject.require_gradients(Gradients(run, subject.read(G), (results[1], results[2])))
 
 
-@law(FEW, bound=NO_BOUND, needs=(needs.cuda,), max_examples=5, cost="costly")
+@law(FEW, bound=NO_BOUND, needs=(needs.cuda, needs.same_process), max_examples=5, cost="costly")
 def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
@@ -58,7 +58,7 @@ def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent:
 @law(
     FEW,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.cuda,),
+    needs=(needs.cuda, needs.same_process),
     max_examples=5,
     cost="costly",
 )
@@ -79,7 +79,7 @@ def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cota
 @law(
     FEW,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.cuda,),
+    needs=(needs.cuda, needs.same_process),
     max_examples=5,
     cost="costly",
 )
@@ -110,7 +110,7 @@ def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
     require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
 
 
-@law(LARGE, bound=NO_BOUND, needs=(needs.cuda, needs.peak_memory), cost="costly")
+@law(LARGE, bound=NO_BOUND, needs=(needs.cuda, needs.peak_memory, needs.same_process), cost="costly")
 def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
@@ -129,7 +129,7 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
-@law(HUGE, bound=EQUAL_BITS, needs=(needs.cuda, needs.exact_sums), cost="costly")
+@law(HUGE, bound=EQUAL_BITS, needs=(needs.cuda, needs.exact_sums, needs.same_process), cost="costly")
 def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 

@@ -19,7 +19,7 @@ from dmat.testing.law.law import law
 from dmat.testing.verdict.require import require_within
 
 
-@law(DIRECTIONS, bound=tangent_bound, needs=(needs.gradients, needs.forward_mode))
+@law(DIRECTIONS, bound=tangent_bound, needs=(needs.gradients, needs.forward_mode, needs.same_process))
 def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent) -> None:
     """Forward and reverse mode are adjoint, <J v, G> = <v, J' G>: J v is that of D~, within its bound.
 
@@ -36,7 +36,11 @@ def test_law_adjoint(subject: DtildeSubject, gates: Gates, direction: Gates, cot
     require_within(subject.read(tangent), expected)
 
 
-@law(DIRECTIONS, bound=(gradient_in_G_bound, curvature_bound), needs=(needs.gradients, needs.second_order))
+@law(
+    DIRECTIONS,
+    bound=(gradient_in_G_bound, curvature_bound),
+    needs=(needs.gradients, needs.second_order, needs.same_process),
+)
 def test_law_second_order(
     subject: DtildeSubject, gates: Gates, direction: Gates, cotangent: Cotangent
 ) -> None:

@@ -28,7 +28,7 @@ def require_right(transformed: DtildeSubject, gates: Gates, cotangent: Cotangent
 @law(
     WINDOWS,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.transform("vmap"),),
+    needs=(needs.transform("vmap"), needs.same_process),
 )
 def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None:
     """Under vmap, over both gates or over either, each D~ and its gradients are within their bounds.
@@ -54,7 +54,7 @@ def test_law_vmapped(subject: DtildeSubject, gates: Gates, rival: Gates) -> None
 @law(
     COTANGENTS,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.transform("autocast"),),
+    needs=(needs.transform("autocast"), needs.same_process),
 )
 def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Under autocast D~ and its gradients keep their dtype and their bounds.
@@ -68,7 +68,7 @@ def test_law_autocast(subject: DtildeSubject, gates: Gates, cotangent: Cotangent
 @law(
     FEW,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.transform("compile"), needs.compiler),
+    needs=(needs.transform("compile"), needs.compiler, needs.same_process),
     max_examples=20,
     cost="costly",
 )
@@ -82,7 +82,11 @@ def test_law_compiled(subject: DtildeSubject, gates: Gates, cotangent: Cotangent
 
 
 @law(
-    FEW, bound=dtilde_bounds.forward_bound, needs=(needs.transform("export"),), max_examples=1, cost="costly"
+    FEW,
+    bound=dtilde_bounds.forward_bound,
+    needs=(needs.transform("export"), needs.same_process),
+    max_examples=1,
+    cost="costly",
 )
 def test_law_exported(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """Exported by torch.export, D~ of other gates of the same shape is within its bound.

@@ -32,6 +32,12 @@ NIGHT = {
     "test_python.py::test_the_readme": ALL,  # test_the_page_is_that_of_the_command
     "test_python.py::test_as_many_cases": ALL,  # test_a_time_that_is_too_short
     "test_python.py::test_the_page_of_a_grade": ALL,  # test_grade.py
+    # A command for each kernel that cheats: one of them stays, and the tests of the process and of the file.
+    "test_gate.py::test_a_cheat_is_refused": 16,
+    "test_gate.py::test_right_on_sparse_inputs_alone": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_wrong_at_a_shape_of_the_file": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_sizes_that_it_refuses": ALL,  # test_a_cheat_is_refused
+    "test_gate.py::test_a_right_kernel_passes": ALL,  # test_states_gradients_and_exceptions
     "test_suite.py::test_a_foreign_repository": ALL,  # test_laws_of_a_foreign_suite
     "test_suite.py::test_a_kernel_that_dies": ALL,  # test_journal.py
     "test_suite.py::test_without_the_plugin": ALL,  # test_laws_of_a_foreign_suite

@@ -39,6 +39,7 @@ FLOORS = tuple(
     testing.bounds
     testing.verdict
     testing.kernel
+    testing.gate
     testing.law
     properties
     testing.registry
@@ -62,6 +63,7 @@ UPWARD = {
 }
 # How many statements, and what would else be loaded too early.
 FUNCTION_LEVEL = {
+    "testing.check.gate": (1, "loads torch, in a process that freezes a contract alone"),
     "testing.check.judge": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
     "testing.cli": (5, "a command loads what it needs alone: `dmat --help` loads no torch"),
@@ -70,6 +72,7 @@ FUNCTION_LEVEL = {
     "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
     "testing.fuzzing.run": (2, "ray for a cluster alone; jinja2 when the report is written"),
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),
+    "testing.gate.behind": (3, "loads torch, in a worker process alone"),
     "testing.interpret.install": (2, "triton is imported when its interpreter has been chosen"),
     "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
     "testing.schemas": (4, "the schema of a report needs the structs of that report alone"),

@@ -216,7 +216,7 @@ def test_lengths_of_which_few_make_two_calls(law: str, status: str) -> None:
         Implementation.of("packed_grid", RIGHT["packed_grid"]),
         settings(max_examples=10, database=None),
     )
-    kernel = replace(own, contract=replace(own.contract, lengths=(1, 2, 17, 33)))
+    kernel = replace(own, contract=replace(own.contract, lengths=(1, 2, 17, 33)))  # type: ignore[call-arg]
     [record] = run(kernel, [law_named(law, "fused")], ["float32"], ["cpu"], profile=profile)
     assert (record.status, record.reason) == (
         status,

@@ -1,4 +1,4 @@
-"""The command line `dmat`: its subcommands check, grade, compare, replay, fuzz and schema.
+"""The command line `dmat`: its subcommands check, grade, compare, replay, fuzz, schema and skill.
 
 `dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
 whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dmat import __version__
+from dmat.testing.check.skill import PAGE
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import TIME_LIMIT, asking
 from dmat.testing.schemas import NAMES, text_of
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_fuzz(commands)
     _add_schema(commands)
+    _add_skill(commands)
     return top
 
 
@@ -77,6 +79,18 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         help="sizes at which values and gradients are tried too; more than once for several",
     )
     check.add_argument("--verbose", action="store_true", help="show every law in every dtype")
+    check.add_argument(
+        "--freeze",
+        type=Path,
+        metavar="FILE",
+        help="write TARGET's contract and --shape into FILE",
+    )
+    check.add_argument(
+        "--gate",
+        type=Path,
+        metavar="FILE",
+        help="check under the contract in FILE, TARGET in a process of its own; the last line is JSON",
+    )
     _add_corpus(check)
     check.add_argument(
         "--counterexamples",
@@ -175,6 +189,15 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
     schema.set_defaults(run=_schema, json=None)
+
+
+def _add_skill(commands: argparse._SubParsersAction[Parser]) -> None:
+    skill = commands.add_parser(
+        "skill",
+        help="print a page for programs that write kernels",
+        description="Print a page for programs that write kernels: when to run what, how to read a verdict.",
+    )
+    skill.set_defaults(run=_skill, json=None)
 
 
 def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
@@ -336,6 +359,12 @@ def _fuzz(options: argparse.Namespace) -> int:
 def _schema(options: argparse.Namespace) -> int:
     """Print the JSON schema."""
     print(text_of(options.name), end="")
+    return 0
+
+
+def _skill(options: argparse.Namespace) -> int:
+    """Print the page for programs."""
+    print(PAGE, end="")
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dmat.testing.check.gate import freeze, gate
 from dmat.testing.check.github import add_to_summary, error_lines
 from dmat.testing.check.judge import judged, with_kept_folders
 from dmat.testing.check.junit import junit
@@ -32,7 +33,8 @@ def _checked(options: argparse.Namespace) -> tuple[list[Report], Plan]:
     """Return one report per implementation, and the plan. Raises CannotRun if nothing can be checked."""
     require_known(options.targets, options.device, options.dtype)
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder:
-        return judged(requested(options, Path(folder)), lambda request: Workers(request).run())
+        request = requested(options, Path(folder))
+        return judged(request, lambda request: Workers(request).run(), wider=options.gate is None)
 
 
 def requested(options: argparse.Namespace, folder: Path) -> Request:
@@ -54,7 +56,16 @@ def requested(options: argparse.Namespace, folder: Path) -> Request:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Check, print the reports, and return the exit code."""
+    """Check or freeze as the options say, and return the exit code."""
+    if options.freeze is not None:
+        return freeze(options)
+    if options.gate is not None:
+        return gate(options, shown)
+    return exit_code(shown(options))
+
+
+def shown(options: argparse.Namespace) -> list[Report]:
+    """Check, print the reports, write the JSON, and return the reports."""
     reports, plan = _checked(options)
     keeps = bool(options.counterexamples) and not options.first
     if keeps and options.verbose:  # its messages name the folders
@@ -71,4 +82,4 @@ def command(options: argparse.Namespace) -> int:
         write_json(reports, options.json)
     if options.junit is not None:
         written(junit(reports), options.junit)
-    return exit_code(reports)
+    return reports

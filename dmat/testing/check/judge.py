@@ -27,12 +27,13 @@ Tried = Callable[[Request], tuple[Plan, list[Record]]]
 
 
 def judged(
-    request: Request, tried: Tried, run: Run = apart, end: float = WITHOUT_END
+    request: Request, tried: Tried, run: Run = apart, end: float = WITHOUT_END, *, wider: bool = True
 ) -> tuple[list[Report], Plan]:
     """Try the laws. Return one report per implementation, with its causes, and the plan of the check.
 
     tried: tries the laws. run: calls what tries the kernel afterwards. end: the time.monotonic() at which the
-    searches for a wider contract and for causes end. Raises CannotRun if nothing can be checked.
+    searches for a wider contract and for causes end. wider: whether to look for a wider contract. Raises
+    CannotRun if nothing can be checked.
     """
     plan, records = tried(request)
     if plan.error:
@@ -41,8 +42,9 @@ def judged(
     reports = [replace(report, interpreter=interpreter, seed=request.seed) for report in gathered]
     if request.first:
         return [_with_first_cause(report) for report in reports], plan
-    wider = [with_wider_contract(report, plan.subjects, run, end) for report in reports]
-    return [with_sorted_causes(report, request.counterexamples, run, end) for report in wider], plan
+    if wider:
+        reports = [with_wider_contract(report, plan.subjects, run, end) for report in reports]
+    return [with_sorted_causes(report, request.counterexamples, run, end) for report in reports], plan
 
 
 def _with_first_cause(report: Report) -> Report:
