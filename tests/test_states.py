@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmat.strategies import QKV, Constant, Edited, Gates
 from dmat.strategies.cases.handed import PACKED_STATES, begins_of, spans_of
-from dmat.testing import fused
+from dmat.testing import FusedContract, fused
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.runtime import copied, laid_out
 from dmat.testing.kernel.turns import STATE_LAYOUTS
@@ -216,7 +216,8 @@ def test_lengths_of_which_few_make_two_calls(law: str, status: str) -> None:
         Implementation.of("packed_grid", RIGHT["packed_grid"]),
         settings(max_examples=10, database=None),
     )
-    kernel = replace(own, contract=replace(own.contract, lengths=(1, 2, 17, 33)))  # type: ignore[call-arg]
+    contract = cast(FusedContract, own.contract)
+    kernel = replace(own, contract=replace(contract, lengths=(1, 2, 17, 33)))
     [record] = run(kernel, [law_named(law, "fused")], ["float32"], ["cpu"], profile=profile)
     assert (record.status, record.reason) == (
         status,
