@@ -27,7 +27,7 @@ from dmat.testing.verdict.finding import Example
 
 from .zoo.channel_mutants import group_by_modulo
 from .zoo.fused_ends import STATED, Style, columns_less_rows, kernel_of
-from .zoo.fused_sound import by_differences, by_windows, chunkwise, product, widen
+from .zoo.fused_sound import by_differences, by_windows, chunkwise, in_chunks_of, product, widen
 from .zoo.gate_kernels import decays
 from .zoo.trial import rejection
 
@@ -206,3 +206,10 @@ def test_a_bug_is_no_misunderstanding() -> None:
 def test_what_a_kernel_does_with_states_is_no_option(name: str, kept: set[str]) -> None:
     """A kernel whose states carry gradients, or that takes them packed, and is wrong there, has a bug."""
     assert claimed(load(f"tests.zoo.named:{name}")) == kept
+
+
+def test_a_contract_may_hold_a_mapping() -> None:
+    """What a kernel does with states is found where its contract states a format for each dtype."""
+    formats = {"bfloat16": "bfloat16"}
+    kernel = fused(in_chunks_of(4), states="state", error_scope=4, factors=4, accumulates_in=formats)
+    assert claimed(Implementation.of("chunks", kernel)) == {"state_gradients"}

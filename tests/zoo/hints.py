@@ -56,6 +56,7 @@ FREE = {"zero", "limit"}  # arithmetic on the wrong entries alone, true wherever
 # What may be said of each mutant: D~, then fused kernels. A mutant that is not listed has no true sentence.
 LABELS = {
     "fused_group_by_modulo": "contract",
+    "fused_normaliser_cut_off": "contract",
     "fused_channel_first_row_undecayed": "chunk",
     "even_lengths_differ": "factor",
     "slightly_too_large": "factor",

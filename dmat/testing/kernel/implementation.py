@@ -28,6 +28,10 @@ class Implementation:
         """Use the contract that the function was decorated with, else the strictest default."""
         return cls(name, function, contract_of(function))
 
+    def __hash__(self) -> int:
+        """Return the hash of the name: a contract may hold a mapping, which has none."""
+        return hash(self.name)
+
     @property
     def kind(self) -> str:
         """The kind of the kernel, as its contract states it."""
