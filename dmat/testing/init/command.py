@@ -1,0 +1,109 @@
+"""The command `dmat init`: calls a function, writes its adapter, and checks it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dmat.testing.check.command import command as check
+from dmat.testing.contract.names import parted
+from dmat.testing.errors import CannotRun
+from dmat.testing.init import written
+from dmat.testing.init.facts import confirmed, facts
+from dmat.testing.init.gates import of_gates
+from dmat.testing.init.search import FAR, Fit, Outcome, search
+from dmat.testing.init.signature import SUMS, Signature
+from dmat.testing.interpret.choice import config_index
+from dmat.testing.kernel.load import load
+from dmat.testing.output import output_path
+
+ASKS = 1
+
+
+def command(options: argparse.Namespace) -> int:
+    """Write the adapter, check it, and return the exit code: 0 if nothing is asked and every law held."""
+    name = parted(options.target)[1].split(".")[-1]
+    file: Path = options.output or Path(f"{name}_dmat.py")
+    if file.exists():
+        raise CannotRun(f"{file} is there already; dmat init overwrites nothing (--output FILE)")
+    if not file.resolve().parent.is_dir():
+        raise CannotRun(f"--output is {str(file)!r}; there is no folder to write it in")
+    text, questions = declaration(options.target, name)
+    with file.open("x", encoding="utf-8") as there:
+        there.write(f"{written.head(options.target, file, text)}\n# fmt: off\n\n{_questions(questions)}{text}\n")
+    print(f"wrote {output_path(file)}")
+    asked = questions + [line.strip().removeprefix("# ? ") for line in text.splitlines() if "# ? " in line]
+    for question in asked:
+        print(f"? {question}")
+    if not text:
+        return ASKS
+    sys.stdout.flush()
+    options.targets = [f"{file}:{name}"]
+    code = check(options)
+    return code or (ASKS if asked else 0)
+
+
+def _questions(questions: list[str]) -> str:
+    return "".join(f"# ? {question}\n" for question in questions)
+
+
+def declaration(target: str, name: str) -> tuple[str, list[str]]:
+    """Return the declaration of the adapter and no questions, or "" and the questions."""
+    fn = load(target).function
+    signature = Signature.of(fn)
+    if signature is None:
+        return "", ["which tensors does it take? Its signature cannot be read"]
+    found, seen = of_gates(fn, signature, "cpu")
+    if len(found) == 1:
+        return written.of_gates(found[0], name), []
+    if len(found) > 1:
+        return "", [f"two ways to call it agree: kernel({found[0].call}) and kernel({found[1].call})"]
+    outcome = search(fn, signature, "cpu")
+    if not outcome.fits and not outcome.shapes and torch.cuda.is_available():
+        outcome = search(fn, signature, "cuda")
+    _require_runnable(outcome, target)
+    fit = only(outcome.fits)
+    if fit is None:
+        return "", [_which(outcome, signature, seen)]
+    wrong = confirmed(fit)
+    if wrong:
+        return "", [f'reads="{fit.contract.reads}", {fit.contract.stated()} fits one call, but {wrong}: why?']
+    return written.of_fit(fit, facts(fit, signature), name), []
+
+
+def only(fits: list[Fit]) -> Fit | None:
+    """Return the reading that alone agrees, every other being far; a gate of each channel is the wider one."""
+    wide = [fit for fit in fits if fit.by_channel]
+    if wide and all(_narrower(fit, wide[0]) for fit in fits):
+        fits = wide
+    if len(fits) != 1 or fits[0].rival <= FAR:
+        return None
+    return fits[0]
+
+
+def _narrower(fit: Fit, wide: Fit) -> bool:
+    """Whether a reading is the wide one, or its case of one gate for all channels."""
+    same = fit.binding.roles == wide.binding.roles and fit.binding.layout == wide.binding.layout
+    return fit is wide or (not fit.by_channel and fit.binding.column and same)
+
+
+def _which(outcome: Outcome, signature: Signature, seen: str) -> str:
+    """Return the question of a function for which no one reading was found."""
+    if len(outcome.fits) > 1 or outcome.fits:
+        ways = sorted({f"{fit.contract.stated()}, {dict(fit.binding.roles)}" for fit in outcome.fits})
+        return "which of these is it? " + " or ".join(ways)
+    if not SUMS <= {role for roles in signature.tensors.values() for role in roles}:
+        return f"which of {', '.join(signature.tensors)} are q, k and v? None of these names says it ({seen})"
+    what = outcome.close or (f"it returned {outcome.shapes}" if outcome.shapes else outcome.error)
+    return f"what does it compute? No reading agrees with its calls: {what}"
+
+
+def _require_runnable(outcome: Outcome, target: str) -> None:
+    """Raise CannotRun if no call returned because Triton has no GPU here."""
+    if outcome.fits or outcome.shapes or config_index() is not None or torch.cuda.is_available():
+        return
+    if "riton" in outcome.error or "driver" in outcome.error:
+        raise CannotRun(f"{target} raised {outcome.error}; without a GPU a Triton kernel needs --interpret")
