@@ -104,7 +104,14 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
     init.add_argument("--seed", type=_seed, metavar="N", help="of the check's cases; default: a new one")
     _add_time_limit(init)
     _add_interpret(init)
-    plain = {"device": [], "dtype": [], "corpus": [], "counterexamples": "", "shape": [], "n": None}
+    plain: dict[str, object] = {
+        "device": [],
+        "dtype": [],
+        "corpus": [],
+        "counterexamples": "",
+        "shape": [],
+        "n": None,
+    }
     init.set_defaults(run=_init, json=None, first=True, verbose=False, **plain)
 
 

@@ -86,7 +86,7 @@ class Binding:
         dtypes: Mapping[str, torch.dtype] | torch.dtype = torch.float32,
         **more: Any,
     ) -> Array:
-        """Return the output of a call as (B, NH, S, V), float64. Raises what the function raises, or Unfit."""
+        """Return the output of a call, (B, NH, S, V). Raises what the function raises, or Unfit."""
         with torch.no_grad():
             return as_array(self.taken(self.call(self.arguments(values, dtypes), **more), sizes))
 

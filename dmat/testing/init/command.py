@@ -19,8 +19,9 @@ from dmat.testing.init.signature import SUMS, Signature
 from dmat.testing.interpret.choice import config_index
 from dmat.testing.kernel.load import load
 from dmat.testing.output import output_path
+from dmat.testing.output import written as written_file
 
-ASKS = 1
+ASKS = BROKEN = 1
 
 
 def command(options: argparse.Namespace) -> int:
@@ -31,51 +32,76 @@ def command(options: argparse.Namespace) -> int:
         raise CannotRun(f"{file} is there already; dmat init overwrites nothing (--output FILE)")
     if not file.resolve().parent.is_dir():
         raise CannotRun(f"--output is {str(file)!r}; there is no folder to write it in")
-    text, questions = declaration(options.target, name)
+    text, questions, chunk = declaration(options.target, name)
     with file.open("x", encoding="utf-8") as there:
-        there.write(f"{written.head(options.target, file, text)}\n# fmt: off\n\n{_questions(questions)}{text}\n")
+        there.write(_page(options.target, file, text, questions))
     print(f"wrote {output_path(file)}")
     asked = questions + [line.strip().removeprefix("# ? ") for line in text.splitlines() if "# ? " in line]
     for question in asked:
         print(f"? {question}")
     if not text:
         return ASKS
-    sys.stdout.flush()
     options.targets = [f"{file}:{name}"]
-    code = check(options)
+    code = _checked(options)
+    if code == BROKEN and chunk:
+        print(f"\nwith bounds for chunks of {chunk}, the chunk size that it takes:")
+        wider = text.removesuffix(")") + written.of_chunks(chunk) + "\n)"
+        written_file(_page(options.target, file, wider, questions).rstrip("\n"), file)
+        code = _checked(options)
     return code or (ASKS if asked else 0)
+
+
+def _checked(options: argparse.Namespace) -> int:
+    """Check the adapter in processes of its own, print the verdict, and return the exit code."""
+    sys.stdout.flush()
+    return check(options)
+
+
+def _page(target: str, file: Path, text: str, questions: list[str]) -> str:
+    return f"{written.head(target, file, text)}\n# fmt: off\n\n{_questions(questions)}{text}\n"
 
 
 def _questions(questions: list[str]) -> str:
     return "".join(f"# ? {question}\n" for question in questions)
 
 
-def declaration(target: str, name: str) -> tuple[str, list[str]]:
-    """Return the declaration of the adapter and no questions, or "" and the questions."""
+def declaration(target: str, name: str) -> tuple[str, list[str], int | None]:
+    """Return the declaration, or "" and questions; and the chunk size that is passed to the function."""
     fn = load(target).function
     signature = Signature.of(fn)
     if signature is None:
-        return "", ["which tensors does it take? Its signature cannot be read"]
+        return "", ["which tensors does it take? Its signature cannot be read"], None
     found, seen = of_gates(fn, signature, "cpu")
     if len(found) == 1:
-        return written.of_gates(found[0], name), []
+        return written.of_gates(found[0], name), [], None
     if len(found) > 1:
-        return "", [f"two ways to call it agree: kernel({found[0].call}) and kernel({found[1].call})"]
+        return "", [f"two ways to call it agree: kernel({found[0].call}) and kernel({found[1].call})"], None
     outcome = search(fn, signature, "cpu")
     if not outcome.fits and not outcome.shapes and torch.cuda.is_available():
         outcome = search(fn, signature, "cuda")
     _require_runnable(outcome, target)
     fit = only(outcome.fits)
     if fit is None:
-        return "", [_which(outcome, signature, seen)]
+        return "", [_which(outcome, signature, seen)], None
     wrong = confirmed(fit)
     if wrong:
-        return "", [f'reads="{fit.contract.reads}", {fit.contract.stated()} fits one call, but {wrong}: why?']
-    return written.of_fit(fit, facts(fit, signature), name), []
+        return (
+            "",
+            [f'reads="{fit.contract.reads}", {fit.contract.stated()} fits one call, but {wrong}: why?'],
+            None,
+        )
+    chunk = fit.binding.knobs.get(fit.binding.chunk or "")
+    return written.of_fit(fit, facts(fit, signature), name), [], chunk
 
 
 def only(fits: list[Fit]) -> Fit | None:
-    """Return the reading that alone agrees, every other being far; a gate of each channel is the wider one."""
+    """Return the reading that alone agrees, all others being far; a gate a channel is the wider one."""
+    each = {
+        (str(fit.contract.stated()), fit.binding.layout, str(fit.binding.roles)): fit for fit in fits[::-1]
+    }
+    fits = list(
+        each.values()
+    )  # a last axis of 1 that a function takes, and does without, is no other reading
     wide = [fit for fit in fits if fit.by_channel]
     if wide and all(_narrower(fit, wide[0]) for fit in fits):
         fits = wide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ LAYOUTS = {
 DTYPES = ("float32", "bfloat16", "float64", "float16")
 
 
+@dataclass(frozen=True)
 class Found:
     """A reading of a function of gates: the arguments of its call, and its fields, code and what was seen."""
 
-    def __init__(self, call: str, segment_sum: bool) -> None:
-        self.call, self.segment_sum = call, segment_sum
-        self.fields: dict[str, tuple[str, str]] = {}
+    call: str
+    segment_sum: bool
+    fields: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def of_gates(fn: Callable[..., Any], signature: Signature, device: str) -> tuple[list[Found], str]:
@@ -52,11 +54,14 @@ def of_gates(fn: Callable[..., Any], signature: Signature, device: str) -> tuple
     return found, seen
 
 
+@dataclass(frozen=True)
 class Reading:
     """One way to call a function of gates. swapped: whether the forget gate comes first."""
 
-    def __init__(self, names: list[str], layout: str, device: str, *, swapped: bool) -> None:
-        self.names, self.layout, self.device, self.swapped = names, layout, device, swapped
+    names: list[str]
+    layout: str
+    device: str
+    swapped: bool
 
     def gates(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return an input gate and a forget gate, (B, NH, S)."""
@@ -75,8 +80,13 @@ class Reading:
         if not isinstance(result, Tensor):
             return float("inf"), 0.0, described(result)
         true = dtilde(0 * i if one else i, logsigmoid(f).to(dtype).double() if one else logsigmoid(f))
-        others = [dtilde(i, logsigmoid(f)), dtilde(i, f), dtilde(f, logsigmoid(i)), dtilde(0 * i, logsigmoid(f))]
-        rivals = [x for x in others if _off(x, true) > 0]
+        others = [
+            dtilde(i, logsigmoid(f)),
+            dtilde(i, f),
+            dtilde(f, logsigmoid(i)),
+            dtilde(0 * i, logsigmoid(f)),
+        ]
+        rivals = [x for x in others if _off(x, true) > FAR]
         found = as_array(result)
         return _off(found, true), min(_off(found, x) for x in rivals), described(result)
 
@@ -84,7 +94,9 @@ class Reading:
         """Return this reading with its fields."""
         one = len(self.names) == 1
         order = ("fgate_preact", "igate_preact") if self.swapped else ("igate_preact", "fgate_preact")
-        call = ", ".join(f"{name}={gate}" for name, gate in zip(self.names, ("l",) if one else order, strict=True))
+        call = ", ".join(
+            f"{name}={gate}" for name, gate in zip(self.names, ("l",) if one else order, strict=True)
+        )
         new = Found(call, one)
         seen = f"within {off:.1g} of the true D~; the nearest other reading is {rival:.1g} off"
         if one:
@@ -108,10 +120,10 @@ class Reading:
 
 def _readings(names: list[str], device: str) -> Iterator[Reading]:
     if len(names) == 1:
-        yield Reading(names, "B NH S", device, swapped=False)
+        yield Reading(names, "B NH S", device, False)
         return
     for layout, swapped in itertools.product(LAYOUTS, (False, True)):
-        yield Reading(names, layout, device, swapped=swapped)
+        yield Reading(names, layout, device, swapped)
 
 
 def _off(found: Array, true: Array) -> float:

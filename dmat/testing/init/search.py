@@ -108,7 +108,14 @@ def bindings(
 ) -> Iterator[Binding]:
     """Yield the ways to call fn with these roles, one for each chunk size too."""
     knobs = {}
-    for name, value in (("scale", 1.0), ("eps", 0.0), ("softplus", True), ("state", None), ("packed", None)):
+    for name, value in (
+        ("scale", 1.0),
+        ("eps", 0.0),
+        ("softplus", True),
+        ("state", None),
+        ("packed", None),
+        ("last", False),
+    ):
         if name in signature.required or (name in ("eps", "softplus") and name in signature.knobs):
             knobs[signature.knobs[name]] = value
     gates = roles.keys() & ({"i", "b"} if by_channel else {"i", "g", "b"})
@@ -128,7 +135,8 @@ class Answer:
 def _answer(binding: Binding, values: Values, sizes: Sizes, outcome: Outcome) -> Answer | None:
     """Return what a call returns, with the first chunk size that it takes; None if it has no output."""
     for size in CHUNKS if binding.chunk else (None,):
-        own = binding if size is None else replace(binding, knobs={**binding.knobs, binding.chunk: size})
+        knobs = {**binding.knobs} | ({binding.chunk: size} if binding.chunk and size else {})
+        own = replace(binding, knobs=knobs)
         try:
             with torch.no_grad():
                 result = own.call(own.arguments(values, F32))

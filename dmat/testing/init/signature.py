@@ -17,8 +17,8 @@ SYNONYMS = {
     "k": "k key keys B Bs key_states matK",
     "v": "v value values x X u value_states hidden_states matV",
     "i": "i igate igate_preact input_gate vecI",
-    "g": "g gk gate gates log_gate log_gates log_decay log_decays decay decays alpha a A f fgate fgate_preact "
-    "forget_gate log_fgate dt delta w vecF",
+    "g": "g gk gate gates log_gate log_gates log_decay log_decays decay decays alpha a A f fgate "
+    "fgate_preact forget_gate log_fgate dt delta w vecF",
     "b": "b beta betas",
     "A_log": "A_log",
     "A": "A",

@@ -1,4 +1,4 @@
-"""The file that `dmat init` writes: the adapter, each line of its contract with what was seen, and questions."""
+"""The file that `dmat init` writes: the adapter, its contract with what was seen, and questions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def head(target: str, file: Path, uses: str) -> str:
     where, attribute = parted(target)
     top, *rest = attribute.split(".")
     if where.endswith(".py"):
-        folder, module = os.path.relpath(Path(where).resolve().parent, file.resolve().parent), Path(where).stem
+        folder, module = (
+            os.path.relpath(Path(where).resolve().parent, file.resolve().parent),
+            Path(where).stem,
+        )
         path = "" if folder == "." else f"sys.path.append(str(Path(__file__).parent / {folder!r}))\n"
         first = f"import sys\nfrom pathlib import Path\n\n{path}" if path else ""
     else:
@@ -68,8 +71,10 @@ def _returned(fit: Fit, facts: Facts, call: str) -> str:
     if facts.state is None:
         return call if index is None else f"{call}[{index}]"
     index = index or 0
-    return call if (index, facts.state_index) == (0, 1) else (
-        f"(lambda x: (x[{index}], x[{facts.state_index}]))({call})"
+    return (
+        call
+        if (index, facts.state_index) == (0, 1)
+        else (f"(lambda x: (x[{index}], x[{facts.state_index}]))({call})")
     )
 
 
@@ -78,7 +83,7 @@ def _fields(fit: Fit) -> dict[str, tuple[str, str]]:
     far = f"within {fit.distance:.1g} of this sum; the nearest of {fit.number - 1} other readings is"
     found = {"reads": (f'"{fit.contract.reads}"', f"{far} {fit.rival:.1g} off")}
     others = {
-        "layout": f"with the axes otherwise no reading agrees",
+        "layout": "with the axes otherwise no reading agrees",
         "gates_by": "it takes gates of q's own shape",
         "scale": "the others tried were 1.0, K**-0.5 and 1/K; it holds at K = 4 and at K = 16",
         "fixed": "it takes no gate; it holds for 3 and for 5 heads",
@@ -86,7 +91,7 @@ def _fields(fit: Fit) -> dict[str, tuple[str, str]]:
     stated = fit.contract.stated() | {"layout": fit.binding.layout}
     defaults = FusedContract()
     for name, value in stated.items():
-        if name == "reads" or getattr(defaults, name) == value and name not in ("layout",):
+        if name == "reads" or (getattr(defaults, name) == value and name not in ("layout",)):
             continue
         code = FIXED[value] if name == "fixed" else repr(value).replace("'", '"')  # type: ignore[index]
         found[name] = code, others.get(name, "as the reading that agreed")
@@ -103,3 +108,10 @@ def of_gates(found: Found, name: str) -> str:
     lines += [f"    {key}={value},  # {seen}" for key, (value, seen) in found.fields.items()]
     return "\n".join([*lines, ")", f"def {name}(igate_preact, fgate_preact):", '    """Return D~."""',
                       f"    return kernel({found.call})"])  # fmt: skip
+
+
+def of_chunks(size: int) -> str:
+    """Return the lines of a kernel whose sums and gradients round a chunk at a time."""
+    fields = {"error_scope": size, "factors": size, "grad_scope": '"suffix"'}
+    seen = f"it is called with chunks of {size}; without these three lines a law is broken"
+    return "\n".join(f"    {name}={value},  # {seen}" for name, value in fields.items())
