@@ -48,7 +48,20 @@ def command(options: argparse.Namespace) -> int:
         wider = text.removesuffix(")") + written.of_chunks(chunk) + "\n)"
         written_file(_page(options.target, file, wider, questions).rstrip("\n"), file)
         code = _checked(options)
+        text = wider
+    if code == BROKEN:
+        _ask_for_bounds(options.target, file, text, options.targets[0])
     return code or (ASKS if asked else 0)
+
+
+def _ask_for_bounds(target: str, file: Path, text: str, adapter: str) -> None:
+    """Add the question that a broken law leaves to the file, and print it."""
+    question = (
+        "error_scope, factors, grad_scope: a law is broken under these bounds. Does it sum otherwise, or is it "
+        f"a bug? dmat check {adapter} looks for a wider contract"
+    )
+    written_file(_page(target, file, text, [question]).rstrip("\n"), file)
+    print(f"? {question}")
 
 
 def _checked(options: argparse.Namespace) -> int:
