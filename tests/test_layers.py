@@ -52,6 +52,7 @@ FLOORS = tuple(
     testing.relax
     testing.causes
     testing.check testing.fuzzing testing.journals
+    testing.init
     testing.plugin_of_laws testing.schemas
     testing.cli testing.plugin testing.python
     """.strip().splitlines()
@@ -66,7 +67,7 @@ FUNCTION_LEVEL = {
     "testing.check.gate": (1, "loads torch, in a process that freezes a contract alone"),
     "testing.check.judge": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
-    "testing.cli": (5, "a command loads what it needs alone: `dmat --help` loads no torch"),
+    "testing.cli": (6, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
     "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),

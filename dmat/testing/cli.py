@@ -1,4 +1,4 @@
-"""The command line `dmat`: its subcommands check, grade, compare, replay, fuzz, schema and skill.
+"""The command line `dmat`: its subcommands check, init, grade, compare, replay, fuzz, schema and skill.
 
 `dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
 whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from dmat import __version__
 from dmat.testing.check.skill import PAGE
+from dmat.testing.contract.names import FORMS
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import TIME_LIMIT, asking
 from dmat.testing.schemas import NAMES, text_of
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"dmat {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
+    _add_init(commands)
     _add_grade(commands)
     _add_compare(commands)
     _add_replay(commands)
@@ -101,6 +103,33 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_time_limit(check)
     _add_interpret(check)
     check.set_defaults(run=_check)
+
+
+def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
+    init = commands.add_parser(
+        "init",
+        help="write the adapter of a function, and check it",
+        description="Call the function, write an adapter with the contract that its calls show, and check it."
+        " Exit 0: nothing is asked, and every law held; 1: a question is left, or a law is broken; 2: no file"
+        " was written, or it could not be checked.",
+    )
+    init.add_argument("target", metavar="TARGET", help=f"{FORMS}")
+    init.add_argument("--output", type=Path, metavar="FILE", help="default: FUNCTION_dmat.py, here")
+    init.add_argument(
+        "--examples", type=_count, default=20, metavar="N", help="of the check: cases a law; default: 20"
+    )
+    init.add_argument("--seed", type=_seed, metavar="N", help="of the check's cases; default: a new one")
+    _add_time_limit(init)
+    _add_interpret(init)
+    plain: dict[str, object] = {
+        "device": [],
+        "dtype": [],
+        "corpus": [],
+        "counterexamples": "",
+        "shape": [],
+        "n": None,
+    }
+    init.set_defaults(run=_init, json=None, first=True, verbose=False, **plain)
 
 
 def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -328,6 +357,12 @@ def _onto_the_cpu(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from dmat.testing.check.command import command
+
+    return command(options)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from dmat.testing.init.command import command
 
     return command(options)
 
