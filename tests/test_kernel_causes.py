@@ -254,15 +254,14 @@ def test_a_case_that_ends_the_search_is_left_out(tmp_path: Path, monkeypatch: py
     }
 
 
-def test_an_error_of_the_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_search_is_told() -> None:
     """A search that raises does not pass for one that had too little time."""
 
     def raises(*_: object, **__: object) -> None:
         raise RuntimeError("ValueError: of dmat's own")
 
-    monkeypatch.setattr(search, "apart", raises)
     fallen = report(named(difference), [("values", {"gates": gates(1, CLOSED)})])
-    [cause] = with_causes(fallen, None).causes
+    [cause] = with_causes(fallen, None, run=raises).causes
     assert cause.kind == "unsorted"
     assert cause.sentence.endswith("the search for causes raised ValueError: of dmat's own")
 
