@@ -31,7 +31,8 @@ def empty(q, v):
 
 
 def renamed(one, two, three, four):
-    return recurrence(one.float(), two.float(), three.float(), four.float(), empty(one, three))[0].to(three.dtype)
+    wide = (x.float() for x in (one, two, three, four))
+    return recurrence(*wide, empty(one, three))[0].to(three.dtype)
 
 
 def times_first(queries, keys, values, log_decay, h0=None, output_final_state=False):
@@ -121,7 +122,8 @@ def test_decays(kernels: str) -> None:
 def test_dtilde(kernels: str) -> None:
     """Of a D~ function the order of its gates and their layout are found."""
     contract, text = found(kernels, "dtilde_swapped")
-    assert contract.stated() == {} and contract.gate_layout == "B NH S 1"
+    assert contract.stated() == {}
+    assert contract.gate_layout == "B NH S 1"
     assert "kernel(forget=fgate_preact, inp=igate_preact)" in text
 
 
@@ -136,7 +138,8 @@ def test_no_reading_is_a_question(kernels: str, name: str) -> None:
 def test_a_gate_that_is_not_read_is_a_question(kernels: str) -> None:
     """A function that ignores its gate fits no reading in which it takes one."""
     text, questions, _ = declaration(f"{kernels}:either", "either")
-    assert not text and questions
+    assert not text
+    assert questions
 
 
 def test_sums_in_a_half_are_asked(kernels: str) -> None:
@@ -165,9 +168,15 @@ def test_it_overwrites_nothing(kernels: str, capsys: pytest.CaptureFixture[str])
 def test_exit_code(kernels: str, monkeypatch: pytest.MonkeyPatch, name: str, broken: int, code: int) -> None:
     """0: nothing is asked, and the check holds. 1: a law is broken, or a question is left."""
     asked: list[SimpleNamespace] = []
-    monkeypatch.setattr(command, "check", lambda options: asked.append(options) or broken)
+
+    def check(options: SimpleNamespace) -> int:
+        asked.append(options)
+        return broken
+
+    monkeypatch.setattr(command, "check", check)
     assert main(["init", f"{kernels}:{name}"]) == code
-    assert asked[0].targets == [f"{name}_dmat.py:{name}"] and asked[0].first
+    assert asked[0].targets == [f"{name}_dmat.py:{name}"]
+    assert asked[0].first
     assert ("# ? error_scope" in Path(f"{name}_dmat.py").read_text()) == bool(broken)
 
 

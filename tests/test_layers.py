@@ -53,7 +53,7 @@ FLOORS = tuple(
     testing.causes
     testing.check testing.fuzzing testing.journals
     testing.init
-    testing.plugin_of_laws testing.schemas
+    testing.plugin_of_laws testing.schemas testing.values
     testing.cli testing.plugin testing.python
     """.strip().splitlines()
 )

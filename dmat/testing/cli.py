@@ -20,6 +20,7 @@ from dmat.testing.contract.names import FORMS
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import TIME_LIMIT, asking
 from dmat.testing.schemas import NAMES, text_of
+from dmat.testing.values import to_count, to_minutes, to_number, to_seconds, to_seed, to_sizes
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
@@ -65,16 +66,16 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     check.add_argument("--first", action="store_true", help="stop at the first broken law, fastest first")
     check.add_argument(
         "-n",
-        type=_count,
+        type=to_count,
         metavar="N",
         help="processes; default: one a core, with --first one alone, so that its order holds",
     )
     count = "random cases a law and dtype, beside its ladder; default: 200, interpreted 5"
-    check.add_argument("--examples", type=_count, metavar="N", help=count)
-    check.add_argument("--seed", type=_seed, metavar="N", help="of the random cases; default: a new one")
+    check.add_argument("--examples", type=to_count, metavar="N", help=count)
+    check.add_argument("--seed", type=to_seed, metavar="N", help="of the random cases; default: a new one")
     check.add_argument(
         "--shape",
-        type=_sizes,
+        type=to_sizes,
         action="append",
         default=[],
         metavar="B,NH,S[,K,V]",
@@ -116,9 +117,9 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
     init.add_argument("target", metavar="TARGET", help=f"{FORMS}")
     init.add_argument("--output", type=Path, metavar="FILE", help="default: FUNCTION_dmat.py, here")
     init.add_argument(
-        "--examples", type=_count, default=20, metavar="N", help="of the check: cases a law; default: 20"
+        "--examples", type=to_count, default=20, metavar="N", help="of the check: cases a law; default: 20"
     )
-    init.add_argument("--seed", type=_seed, metavar="N", help="of the check's cases; default: a new one")
+    init.add_argument("--seed", type=to_seed, metavar="N", help="of the check's cases; default: a new one")
     _add_time_limit(init)
     _add_interpret(init)
     plain: dict[str, object] = {
@@ -159,7 +160,7 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_selection(grade, "the operator and the two ways that the formula is written, to compare")
     _add_json(grade)
-    grade.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 150")
+    grade.add_argument("--examples", type=to_count, metavar="N", help="random cases a dtype; default: 150")
     _add_interpret(grade)
     grade.set_defaults(run=_grade)
 
@@ -179,7 +180,7 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
         "--old-python", metavar="PATH", help="the Python in which OLD runs; it must be able to import dmat"
     )
     _add_json(compare)
-    compare.add_argument("--examples", type=_count, metavar="N", help="random cases a dtype; default: 100")
+    compare.add_argument("--examples", type=to_count, metavar="N", help="random cases a dtype; default: 100")
     _add_time_limit(compare)
     _add_interpret(compare)
     compare.set_defaults(run=_compare)
@@ -194,11 +195,11 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_selection(fuzz, BUILTIN)
     fuzz.add_argument(
-        "--minutes", type=_minutes, metavar="M", help="all sittings together; default: 10, or as before"
+        "--minutes", type=to_minutes, metavar="M", help="all sittings together; default: 10, or as before"
     )
     fuzz.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the run and its report")
     fuzz.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    fuzz.add_argument("-n", type=_count, metavar="N", help="processes; default: one a core, or a GPU")
+    fuzz.add_argument("-n", type=to_count, metavar="N", help="processes; default: one a core, or a GPU")
     fuzz.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster, or auto; needs dmat[cluster]")
     fuzz.add_argument(
         "--shared", type=Path, metavar="DIR", help="of findings, for several machines; default: --out"
@@ -260,7 +261,7 @@ def _add_corpus(command: argparse.ArgumentParser) -> None:
 
 def _add_time_limit(command: argparse.ArgumentParser) -> None:
     limit = f"for a case; default: {SECONDS:.0f}, interpreted {TIME_LIMIT:.0f}"
-    command.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help=limit)
+    command.add_argument("--time-limit", type=to_seconds, metavar="SECONDS", help=limit)
 
 
 def _add_interpret(command: argparse.ArgumentParser) -> None:
@@ -268,50 +269,11 @@ def _add_interpret(command: argparse.ArgumentParser) -> None:
         "--interpret", action="store_true", help="run Triton kernels on the CPU; dmat[interpret]"
     )
     command.add_argument(
-        "--config", type=_number, metavar="N", help="interpreted: of autotuned kernels; default: 0, the first"
+        "--config",
+        type=to_number,
+        metavar="N",
+        help="interpreted: of autotuned kernels; default: 0, the first",
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a config; they count from 0")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: an integer of 0 or more")
-    return int(text)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) not in (3, 5) or not all(part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no B,NH,S and no B,NH,S,K,V")
-    return tuple(map(int, parts))
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
-    return seconds
-
-
-def _minutes(text: str) -> float:
-    try:
-        return _seconds(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of minutes") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

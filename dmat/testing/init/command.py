@@ -57,8 +57,8 @@ def command(options: argparse.Namespace) -> int:
 def _ask_for_bounds(target: str, file: Path, text: str, adapter: str) -> None:
     """Add the question that a broken law leaves to the file, and print it."""
     question = (
-        "error_scope, factors, grad_scope: a law is broken under these bounds. Does it sum otherwise, or is it "
-        f"a bug? dmat check {adapter} looks for a wider contract"
+        "error_scope, factors, grad_scope: a law is broken under these bounds. Does it sum otherwise, or is "
+        f"it a bug? dmat check {adapter} looks for a wider contract"
     )
     written_file(_page(target, file, text, [question]).rstrip("\n"), file)
     print(f"? {question}")
