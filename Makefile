@@ -22,6 +22,7 @@ check-all: $(VENV)/installed
 	$(BIN)/dmat check --first examples/wrong_gradient.py:dtilde; test $$? -eq 1
 	$(BIN)/dmat check examples/fused/mlstm.py:mlstm
 	$(BIN)/dmat check --first examples/fused/wrong_carry.py:linear_attention; test $$? -eq 1
+	$(BIN)/pytest -q -n 0 -m night tests/test_notebook.py
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n auto
@@ -48,9 +49,10 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks --threads 1
 	$(BIN)/python -m benchmarks speed
 
-# docs/laws.md from the laws and the zoo; a test fails when it is stale.
+# docs/laws.md from the laws and the zoo, and the outputs of docs/notebook.ipynb; a test fails when one is stale.
 docs: $(VENV)/installed
 	$(BIN)/python -m tests.zoo.page
+	$(BIN)/python -m tests.notebook
 
 # Published functions of other packages, in a venv of their own, into docs/third-party.md: hours on two cores.
 EXAMPLES ?= 200

@@ -43,6 +43,7 @@ NIGHT = {
     "test_suite.py::test_without_the_plugin": ALL,  # test_laws_of_a_foreign_suite
     "test_workflows.py::test_the_desk_tries_what_the_night_found": 2,
     "test_fused.py::test_a_deadly_kernel_has_its_repro": ALL,  # test_repro.py::test_deadly
+    "test_notebook.py::test_the_notebook_shows_what_it_prints": ALL,  # make check-all runs it
     "test_regime.py::test_table_adds_up_what_all_workers_tried": ALL,  # the table of one worker
     "test_replay.py::test_the_time_limit_is_of_one_try": ALL,  # test_a_kernel_that_dies_or_hangs
     "test_repro.py::test_deadly": 3,

@@ -57,7 +57,7 @@ def head(random: np.random.Generator, contract: FusedContract, **more: Any) -> H
     v = np.repeat(random.standard_normal((1, 2, S, V)), form.parts, 1)
     i = random.standard_normal((1, 2 * form.parts, S)) * contract.igate
     log = -random.random((1, 2 * form.parts, S))
-    return HeadInputs(q, k, v, i, log, heads=form, **more)
+    return HeadInputs(q, k, v, i, log, heads=form, gate=contract.gate, **more)
 
 
 def same_bound(one: Bound, other: Bound) -> bool:
@@ -77,7 +77,7 @@ def test_blocks_of_rows_are_the_whole_call(
     kinds: dict[str, dict[str, Any]] = {
         "channel": {"gates_by": "channel"},
         "packed": {"reads": "softmax"},
-        "mlstm": {"reads": "mlstm", "igate": True},
+        "mlstm": {"reads": "mlstm", "igate": True, "gate": "preact"},
         "mamba": {"weight": "dt", "skip": "head", "z": True},
     }
     contract = FusedContract(**{**scope, **kinds.get(reads, {"reads": reads})})
@@ -311,6 +311,36 @@ def test_layout_groups_and_packed_sequences(sums: dict[str, Tensor]) -> None:
     assert_within_bound(o, **one, factors="one", cu_seqlens=torch.tensor([0, 15, 40]))
     with pytest.raises(OutOfBound):
         assert_within_bound(o, **one, factors="one")
+
+
+def test_states_of_a_delta_rule() -> None:
+    """The last state and the gradient of the first are judged; a transposed state is not within."""
+    random = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, 24, n, generator=random) for n in (4, 4, 3))
+    k = k / k.norm(dim=-1, keepdim=True)
+    g, beta = -torch.rand(1, 2, 24, generator=random), torch.rand(1, 2, 24, generator=random)
+    leaves = [x.requires_grad_() for x in (q, k, v, g, beta, torch.randn(1, 2, 4, 3, generator=random))]
+    o, last = DECLARED["delta_chunks"](*leaves[:5], state=leaves[5])
+    cotangents = [torch.randn(x.shape, generator=random) for x in (o, last)]
+    names = ("q", "k", "v", "log_gate", "beta", "initial_state")
+    pulled = dict(zip(names, torch.autograd.grad((o, last), leaves, cotangents), strict=True))
+    given: dict[str, Any] = {name: x.detach() for name, x in zip(names, leaves, strict=True)}
+    given |= {"reads": "delta", "error_scope": 4, "factors": 4}
+    W, W_state = cotangents
+    within = assert_within_bound(
+        o.detach(),
+        last_state=last.detach(),
+        grad_output=W,
+        grad_last_state=W_state,
+        gradients=pulled,
+        **given,
+    )
+    assert set(within.worst) == {"o", "S", "dq", "dk", "dv", "dl", "dbeta", "dS0"}
+    with pytest.raises(OutOfBound, match="S: not within"):
+        assert_within_bound(None, last_state=last.detach().flip(-1), **given)
+    pulled["initial_state"] = 2 * pulled["initial_state"]
+    with pytest.raises(OutOfBound, match="dS0: not within"):
+        assert_within_bound(None, grad_output=W, grad_last_state=W_state, gradients=pulled, **given)
 
 
 def test_fixed_gates_are_those_of_the_head() -> None:

@@ -1,15 +1,19 @@
-"""The notebook's printed numbers: D~, and the gradients of its sum, from both of its names."""
+"""The seed notebook's printed numbers, D~ and the gradients of its sum; docs/notebook.ipynb, executed."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from dmat import vlstm_fw_Dtildemat, vlstm_fwbw_Dtildemat
+from tests.notebook import NOTEBOOK, executed, stored
 
 INF = math.inf
 PRINTED = [  # D~ of batch 0, heads 0 to 2
@@ -109,3 +113,38 @@ def test_first_forget_gate_has_no_gradient(operator: Operator) -> None:
     """df[0] prints as 0.0000: f[0] is in no window."""
     _, df = gradients(operator, fgates(0.0))
     assert bool((df[:, 0].abs() <= COMPUTED).all())
+
+
+# docs/notebook.ipynb
+
+LARGEST = 220_000  # bytes, with its one picture
+PICTURE = re.compile(r"\n<img [^>]*>")
+LAWS = re.compile(r"\d+ checks not reached")  # so many laws there are
+NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]\d+)?")
+
+
+def shown(cell: Any) -> list[str]:
+    """Return what a cell shows, without pictures. Of a cell that varies, only what every CPU and ladder says.
+
+    Rounding errors differ from CPU to CPU. What a sound kernel was tried on changes with dmat's cases.
+    """
+    data = [output.get("data", {"text": output.get("text", "")}) for output in cell.get("outputs", ())]
+    said = [LAWS.sub("", PICTURE.sub("", text)) for texts in data for _, text in sorted(texts.items())]
+    varies = "varies" in cell.metadata.get("tags", ())
+    return [NUMBER.sub("#", text.partition("\nheld ")[0]) for text in said] if varies else said
+
+
+def test_the_notebook_shows_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executed from top to bottom, each cell shows the output that is stored: executed = stored."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    now, before = ([shown(cell) for cell in one.cells] for one in (executed(tmp_path), stored()))
+    assert now == before
+    pages = [text for said in now for text in said if text.startswith("<pre")]
+    verdicts = [re.findall("BROKEN|SOUND|breaks .*[(]", page) for page in pages]
+    of_values, of_gradient = ["BROKEN", "breaks values ("], ["BROKEN", "breaks forget_gradient ("]
+    assert verdicts == [of_values] * 3 + [of_gradient] * 3 + [["SOUND"]]
+
+
+def test_the_notebook_is_small() -> None:
+    """One picture is stored in it: size <= 220 kB."""
+    assert NOTEBOOK.stat().st_size <= LARGEST

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from dmat.strategies import QKV, Constant, Edited, Gates
@@ -20,6 +21,7 @@ from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.kinds import subject_of
 from dmat.testing.oracle.fused_inputs import CallInputs
 from dmat.testing.registry import law_named
+from dmat.testing.run.run import run
 from dmat.testing.verdict.finding import LawBroken
 
 from .zoo.fused_sound import chunkwise, widen
@@ -205,3 +207,18 @@ def test_chunk_states_need_states() -> None:
     """A contract that states chunk_states without states is refused in one line."""
     with pytest.raises(ValueError, match="chunk_states is 4 without states; expected None"):
         fused(lambda q, k, v, g: q, chunk_states=4)
+
+
+@pytest.mark.parametrize(("law", "status"), [("handover", "passed"), ("packed_states", "not run")])
+def test_lengths_of_which_few_make_two_calls(law: str, status: str) -> None:
+    """Random cases whose calls have lengths that the contract does not allow are not tried."""
+    own, profile = (
+        Implementation.of("packed_grid", RIGHT["packed_grid"]),
+        settings(max_examples=10, database=None),
+    )
+    kernel = replace(own, contract=replace(own.contract, lengths=(1, 2, 17, 33)))
+    [record] = run(kernel, [law_named(law, "fused")], ["float32"], ["cpu"], profile=profile)
+    assert (record.status, record.reason) == (
+        status,
+        "" if status == "passed" else "no case satisfies the contract",
+    )

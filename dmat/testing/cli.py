@@ -57,6 +57,9 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_selection(check, BUILTIN)
     _add_json(check)
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML too")
+    on_github = "print annotations for GitHub, and add the page to $GITHUB_STEP_SUMMARY"
+    check.add_argument("--github", action="store_true", help=on_github)
     check.add_argument("--first", action="store_true", help="stop at the first broken law, fastest first")
     check.add_argument(
         "-n",
@@ -296,8 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        raise CannotRun(f"--json is {str(options.json)!r}; there is no folder to write it in")
+    for name in ("json", "junit"):
+        file = getattr(options, name, None)
+        if file is not None and not file.resolve().parent.is_dir():
+            raise CannotRun(f"--{name} is {str(file)!r}; there is no folder to write it in")
     interpreted = getattr(options, "interpret", False)
     if getattr(options, "time_limit", 0.0) is None:
         options.time_limit = TIME_LIMIT if interpreted else SECONDS

@@ -9,12 +9,15 @@ import argparse
 import os
 import secrets
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from dmat.testing.check.gate import freeze, gate
+from dmat.testing.check.github import add_to_summary, error_lines
 from dmat.testing.check.judge import judged, with_kept_folders
+from dmat.testing.check.junit import junit
 from dmat.testing.check.page import show_all
 from dmat.testing.check.plan import EXAMPLES, Plan, Request
 from dmat.testing.check.report import exit_code, write_json
@@ -22,6 +25,7 @@ from dmat.testing.check.workers import Workers
 from dmat.testing.contract.names import require_known
 from dmat.testing.interpret.choice import EXAMPLES as INTERPRETED
 from dmat.testing.interpret.choice import config_index
+from dmat.testing.output import as_text, written
 from dmat.testing.record import Report
 
 
@@ -66,10 +70,16 @@ def shown(options: argparse.Namespace) -> list[Report]:
     keeps = bool(options.counterexamples) and not options.first
     if keeps and options.verbose:  # its messages name the folders
         reports = list(map(with_kept_folders, reports))
-    console = Console(emoji=False)  # a kernel may be called "sound", and :sound: is an emoji
-    show_all(reports, console, plan.families, first=options.first, verbose=options.verbose)
+    show = partial(show_all, reports, families=plan.families, first=options.first, verbose=options.verbose)
+    show(Console(emoji=False))  # a kernel may be called "sound", and :sound: is an emoji
+    if options.github:
+        add_to_summary(as_text(show))
+        for line in error_lines(reports):
+            print(line)
     if keeps and not options.verbose:
         reports = list(map(with_kept_folders, reports))
     if options.json is not None:
         write_json(reports, options.json)
+    if options.junit is not None:
+        written(junit(reports), options.junit)
     return reports

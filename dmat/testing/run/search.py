@@ -179,7 +179,14 @@ class _Search:
         for number in range(min(left, BLOCK if any(seed) else 1)):
             self.tried += 1
             if self.there_is_time():
-                self._try(self.law.cases.of_block(seed, number, self.subject.domain), number)
+                case = self.law.cases.of_block(seed, number, self.subject.domain)
+                if self._has_lengths(case):
+                    self._try(case, number)
+
+    def _has_lengths(self, case: Case) -> bool:
+        """Whether the contract allows the lengths of the case's calls; of some contracts no two fit."""
+        inside = self.law.cases.inside
+        return "cut" not in case or inside is None or inside(case, self.subject.domain)
 
     def _in_time(self, case: Case) -> None:
         """Try a case, if there is time for it."""

@@ -11,7 +11,7 @@ from dmat.strategies.regimes import NAMES
 from dmat.strategies.shapes import LENGTHS
 from dmat.testing.fuzzing.report.covering import covering, key
 from dmat.testing.fuzzing.report.entries import CellEntry, FuzzReport
-from dmat.testing.fuzzing.report.text import short
+from dmat.testing.text import short
 
 TEXTS = ("law", "implementation", "dtype", "device", "status", "reason", "worst_case", "worst_recipe")
 NUMBERS = ("turns", "examples", "refused", "out_of_memory", "seconds", "worst")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from dmat.testing.fuzzing.report.covering import covering, key
 from dmat.testing.fuzzing.report.entries import CellEntry, FindingEntry, FuzzReport
-from dmat.testing.fuzzing.report.text import legible
+from dmat.testing.junit import xml_of
+from dmat.testing.text import legible
 
 SKIPPED = ("known", "not reached", "not run")
 
@@ -23,17 +24,13 @@ def junit(report: FuzzReport) -> str:
         for cell in (c for c in report.cells if c.implementation == name):
             number = by_cell.get(key(name, cell))
             _case(suite, cell, None if number is None else report.findings[number])
-        _count(suite)
-    _count(root)
-    indent(root)
-    return bytes(tostring(root, encoding="utf-8", xml_declaration=True)).decode()
+    return xml_of(root)
 
 
 def _did_not_fuzz(root: Element, report: FuzzReport) -> None:
     suite = SubElement(root, "testsuite", name="dmat fuzz", timestamp=report.started)
     case = SubElement(suite, "testcase", classname="dmat", name="fuzz", time="0")
     SubElement(case, "error", message=f"did not fuzz: {report.reason}")
-    _count(suite)
 
 
 def _case(suite: Element, cell: CellEntry, finding: FindingEntry | None) -> None:
@@ -56,12 +53,3 @@ def _failure(case: Element, cell: CellEntry, finding: FindingEntry | None) -> No
     ended = "broken" if finding is None else finding.ended
     failure = SubElement(case, "failure", type=ended, message=next(iter(text.splitlines()), ended))
     failure.text = text if finding is None else f"{text}\n\n{finding.replay}"
-
-
-def _count(element: Element) -> None:
-    """Set the numbers of testcases, failures, errors and skipped testcases, and the total time."""
-    element.set("tests", str(sum(1 for _ in element.iter("testcase"))))
-    for one, many in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
-        element.set(many, str(sum(1 for _ in element.iter(one))))
-    seconds = sum(float(case.get("time", "0")) for case in element.iter("testcase"))
-    element.set("time", f"{seconds:.3f}")

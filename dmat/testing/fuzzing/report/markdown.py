@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from dmat.testing.causes.known import words_of
 from dmat.testing.fuzzing.report.entries import CellEntry, FindingEntry, FuzzReport
-from dmat.testing.fuzzing.report.text import legible, short
 from dmat.testing.fuzzing.report.words import figures, verdict
+from dmat.testing.text import legible, short
 
 TABLE = 45_000  # bytes of each of the two tables; GitHub accepts a page of 1 MiB
 MOST_LINES = 40  # of the causes

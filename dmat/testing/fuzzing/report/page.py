@@ -15,8 +15,8 @@ from msgspec import to_builtins
 from dmat.testing.causes.known import words_of
 from dmat.testing.fuzzing.report.cells import packed
 from dmat.testing.fuzzing.report.entries import FindingEntry, FuzzReport
-from dmat.testing.fuzzing.report.text import legible, short
 from dmat.testing.fuzzing.report.words import counted, duration, figures, verdict
+from dmat.testing.text import legible, short
 
 Picture = dict[str, str | None]  # embedded data and path of a picture
 HERE = Path(__file__).parent
