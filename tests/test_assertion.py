@@ -170,7 +170,7 @@ DECLARED |= {kernel.__name__: kernel for kernel in mamba.MAMBA_SOUND}
 def of_zoo(kernel: Any, dtype: str, length: int = 32, seed: int = 0) -> Any:
     """Draw a call of a kernel of the zoo, of sizes that it takes."""
     contract = kernel.__dmat_contract__
-    keys = contract.K if isinstance(contract.K, int) else contract.K[1]
+    keys = contract.K if isinstance(contract.K, int) else (contract.K or (1, 4))[1]
     V = contract.V * 4 if isinstance(contract.V, int) else contract.V[0]
     return drawn(kernel, dtype, (1, 2, length, keys, keys if contract.V_equals_K else V), seed)
 
