@@ -104,7 +104,7 @@ SENTENCES = {
     "powers_of_two": "the result is that of 2 ** l for exp(l).",
     "log_forgotten": "the result is that of sigmoid(f) for log sigmoid(f): the log is left out.",
     "log_gate_clamped": "the result is that of max(l, -20) for l: a clamp.",
-    "fused_softmax_dk": "every wrong entry is the exact value times 1 / scale = 2: the scale, once too often",
+    "fused_softmax_dk": "every wrong entry is the exact value times 1 / scale = 1.414: the scale",
     "slightly_too_large": "every wrong entry is the exact value times 1.0001.",
     "windows_saturate": "every wrong entry is -50, and its exact value is below that: a limit.",
     "two_tiles_only": "likely place: the carry into the third chunk of 16, and later ones.",

@@ -42,7 +42,10 @@ def hints(tries: Tries, shown: Sequence[Example], found: Sequence[Example]) -> l
                 return lines
         formulas = _answered(gate_hints(tries.subject, examples))
         decays = [Example(one.case, read_out(one.finding)) for one in examples]
-        values = () if formulas else value_hints(decays, _scales(tries.subject, examples))
+        values = [] if formulas else _answered(value_hints(decays, _scales(tries.subject, examples)))
+        alike = _of_one_K(decays)
+        if not formulas and not values and alike:  # a factor by the scale is another one for another K
+            values = _answered(value_hints(alike, _scales(tries.subject, alike)))
         swapped = transposed(tries.subject, examples)
         every = (
             kind_hints(tries, finding),
@@ -62,6 +65,12 @@ def _answered(lines: Sequence[str] | Iterator[str]) -> list[str]:
         for line in lines:
             made.append(line)  # those before the exception stay
     return made
+
+
+def _of_one_K(examples: Sequence[Example]) -> list[Example]:
+    """Return the examples with the K of the first one; none without q and k."""
+    sizes = [one.case["qkv"].K if "qkv" in one.case else None for one in examples]
+    return [one for one, K in zip(examples, sizes, strict=True) if K is not None and K == sizes[0]]
 
 
 def _scales(subject: Subject, examples: Sequence[Example]) -> list[tuple[str, float]]:
