@@ -245,6 +245,7 @@ def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> 
         ("tests.zoo.named:fused_delta_beta_squared_in_U", "beta_gradient", True),
         ("tests.zoo.named:fused_delta_dq_without_scale", "product_gradients", False),
         ("tests.zoo.named:fused_delta_dbeta_doubled", "beta_gradient", False),
+        ("tests.zoo.pairs:fused_carry_forgotten__fused_dk_transposed", "product_gradients", False),
     ],
 )
 def test_a_gradient_is_that_of_a_wrong_output(target: str, law: str, of_output: bool) -> None:

@@ -19,15 +19,16 @@ from dmat.testing.causes.trial import broken
 from dmat.testing.causes.wrong import is_structural
 from dmat.testing.contract import DTILDE, FUSED
 from dmat.testing.contract.names import PARAMETERS
-from dmat.testing.kernel.fused import NOTHING, Inputs
+from dmat.testing.kernel.fused import NOTHING, Inputs, as_bhkv, per_time
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
+from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Finding
 
 STEP = 0.5  # of a gate: the quotient is within 0.02 of the derivative of log sigmoid
-FUSED_STEP = 2.0**-5  # of any input: outputs of float32 move by far more than they are rounded
+FUSED_STEP = 2.0**-9  # of all entries of an input: outputs of float32 move by more than they are rounded
 OF_ONE_CALL = (
     *("input_gradient", "forget_gradient", "gradient_exact", "product_gradients"),
     *("beta_gradient", "state_gradient", "parameter_gradients"),
@@ -66,43 +67,54 @@ def is_of_own_output(failure: Failure, subject: Subject) -> bool:
     if not is_structural(failure):
         return False
     try:
-        quotient = _quotient(cast(FusedSubject, subject), case, finding)
-    except Exception:  # a kernel may refuse the moved input
+        computed, exact, quotient = _along(cast(FusedSubject, subject), case, finding)
+    except Exception:  # a kernel may refuse the moved inputs, and a finding may be of a part of the gradient
         return False
-    if quotient is None:
-        return False
-    computed, exact = float(finding.computed), float(finding.exact)
     return abs(quotient - computed) <= FAR * abs(computed - exact)
 
 
-def _quotient(subject: FusedSubject, case: Case, finding: Finding) -> float | None:
-    """Return the difference quotient of the cotangents' product with the outputs, by the input at fault."""
-    silent = subject.unrecorded()
+def _along(subject: FusedSubject, case: Case, finding: Finding) -> tuple[float, float, float]:
+    """Return the computed and the exact derivative along one direction, and the outputs' difference quotient.
+
+    It has a random sign for each judged entry of the gradient: a second bug in other entries shows.
+    """
+    silent, evidence = subject.unrecorded(), finding.evidence
     inputs: Inputs = silent.build(case)
-    name = next((one for one in inputs.named if silent.gradient_name(one) == finding.quantity), None)
-    if name is None or any(inputs.named[name].shape[n] == 0 for n in range(inputs.named[name].ndim)):
-        return None
+    name = next(one for one in inputs.named if silent.gradient_name(one) == finding.quantity)
+    assert evidence is not None
+    x = inputs.named[name]
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], tuple(x.shape)))
+    where = evidence.judged | evidence.wrong
+    direction = np.where(where, _in_form(name, signs, silent), 0.0).ravel()
+    computed, exact = (
+        np.where(where, part, 0.0).ravel() @ direction for part in (evidence.computed, evidence.exact)
+    )
+    if name == "s":
+        where = np.asarray(_in_form(name, torch.from_numpy(where), silent), dtype=np.bool_)
+    moved = torch.from_numpy(np.where(where.reshape(tuple(x.shape)), signs, 0.0)).to(x.device)
     products = []
     for step in (FUSED_STEP, -FUSED_STEP):
-        moved = inputs.named[name].detach().clone()
-        moved[_place(name, finding.index, silent, moved.ndim)] += step
-        outputs = silent.outputs_of(inputs.with_(**{name: moved}), NOTHING, silent.read_inputs(inputs))
+        other = (x.detach().double() + step * moved).to(x.dtype)
+        outputs = silent.outputs_of(inputs.with_(**{name: other}), NOTHING, silent.read_inputs(inputs))
         if not silent.contract.state_gradients:
             outputs = {"o": outputs["o"]}
         given = silent.cotangents_of(outputs, inputs, case["qkv"], None)
         products.append(
-            sum(float((x.detach().double() * given[n].double()).sum()) for n, x in outputs.items())
+            sum(float((y.detach().double() * given[n].double()).sum()) for n, y in outputs.items())
         )
-    return (products[0] - products[1]) / (2 * FUSED_STEP)
+    return float(computed), float(exact), (products[0] - products[1]) / (2 * FUSED_STEP)
 
 
-def _place(name: str, index: tuple[int, ...], subject: FusedSubject, axes: int) -> tuple[int, ...]:
-    """Return the index of a gradient's entry as an index of the input's tensor."""
-    if name == "s" and subject.state_form is not None and subject.state_form.layout == "BHVK":  # type: ignore[attr-defined]
-        return (*index[:2], index[3], index[2])
+def _in_form(name: str, x: torch.Tensor, subject: FusedSubject) -> Array:
+    """Return a tensor of an input's shape in the shape of its gradient's evidence."""
+    form = getattr(subject, "state_form", None)
+    layout = "BHKV" if form is None else form.layout
+    values = x.numpy()
+    if name == "s":
+        return as_bhkv(values, layout)
     if name in PARAMETERS:
-        return index[1 : 1 + axes]
-    return (*index, *(0,) * (axes - len(index)))
+        return values[None, :, None] if values.ndim == 1 else values[None]
+    return values[..., 0] if name in per_time(subject.contract.by_channel) else values
 
 
 def _without_masked(case: Case) -> Case:
