@@ -101,7 +101,7 @@ class FusedDomain(Domain):
         return sizes
 
     def has_key_size(self, K: int, S: int, kind: str) -> bool:
-        """Whether q and k of this kind may have this size: if the contract states no K, any.
+        """Whether q and k of this kind may have this size. Any size may be, if the contract states no K.
 
         Integers need a scale that is a power of two, and one-hot recipes whose v has the size of k enough
         columns: they have sizes that are drawn.

@@ -27,6 +27,7 @@ from dmat.testing.explain.place import likely_place
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.law.kinds import subject_of
+from dmat.testing.law.subject import Subject
 from dmat.testing.record import Refuting, Wider
 from dmat.testing.registry import law_named
 from dmat.testing.verdict.finding import Example, Finding
@@ -220,6 +221,15 @@ def test_nan_for_minus_infinity_is_not_by_chance() -> None:
     ]
 
 
+def first_failure(target: str, law: str) -> tuple[Failure, Subject]:
+    """Return the first failure of a kernel on the ladder of a law, in float32, and the law's subject."""
+    own = load(target)
+    entry, subject = law_named(law, own.kind), subject_of(own, "float32")
+    case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
+    [record] = report(own, [(law, case)]).broken()
+    return Failure.of(0, record, own), subject
+
+
 @pytest.mark.parametrize(
     ("target", "law", "alone"),
     [
@@ -231,11 +241,7 @@ def test_nan_for_minus_infinity_is_not_by_chance() -> None:
 )
 def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> None:
     """It has one where the output is right, or, of D~, where it is far from the wrong output's quotient."""
-    own = load(target)
-    entry, subject = law_named(law, own.kind), subject_of(own, "float32")
-    case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
-    [record] = report(own, [(law, case)]).broken()
-    assert gradient_alone(Failure.of(0, record, own), subject) is alone
+    assert gradient_alone(*first_failure(target, law)) is alone
 
 
 @pytest.mark.parametrize(
@@ -250,11 +256,7 @@ def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> 
 )
 def test_a_gradient_is_that_of_a_wrong_output(target: str, law: str, of_output: bool) -> None:
     """It is so if it is the difference quotient of the kernel's own output, where the exact one is not."""
-    own = load(target)
-    entry, subject = law_named(law, own.kind), subject_of(own, "float32")
-    case = next(one for one in entry.cases.ladder(subject.domain) if broken(entry, subject, one))
-    [record] = report(own, [(law, case)]).broken()
-    assert is_of_own_output(Failure.of(0, record, own), subject) is of_output
+    assert is_of_own_output(*first_failure(target, law)) is of_output
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -139,7 +139,7 @@ def test_profiles(request: pytest.FixtureRequest) -> None:
 
 
 def installed(foreign: Path, *packages: str) -> bool:
-    """Put packages beside dmat, where there is an index. Return whether that was so."""
+    """Install packages beside dmat. Return whether pip found them."""
     target = str(foreign.parent / "site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, *packages]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

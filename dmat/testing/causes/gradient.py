@@ -18,8 +18,7 @@ from dmat.testing.causes.mildest import generic_variants
 from dmat.testing.causes.trial import broken
 from dmat.testing.causes.wrong import is_structural
 from dmat.testing.contract import DTILDE, FUSED
-from dmat.testing.contract.names import PARAMETERS
-from dmat.testing.kernel.fused import NOTHING, Inputs, as_bhkv, per_time
+from dmat.testing.kernel.fused import NOTHING, Inputs, as_judged
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
@@ -85,12 +84,12 @@ def _along(subject: FusedSubject, case: Case, finding: Finding) -> tuple[float, 
     x = inputs.named[name]
     signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], tuple(x.shape)))
     where = evidence.judged | evidence.wrong
-    direction = np.where(where, _in_form(name, signs, silent), 0.0).ravel()
+    direction = np.where(where, _as_judged(name, signs, silent), 0.0).ravel()
     computed, exact = (
         np.where(where, part, 0.0).ravel() @ direction for part in (evidence.computed, evidence.exact)
     )
     if name == "s":
-        where = np.asarray(_in_form(name, torch.from_numpy(where), silent), dtype=np.bool_)
+        where = np.asarray(_as_judged(name, torch.from_numpy(where), silent), dtype=np.bool_)
     moved = torch.from_numpy(np.where(where.reshape(tuple(x.shape)), signs, 0.0)).to(x.device)
     products = []
     for step in (FUSED_STEP, -FUSED_STEP):
@@ -105,16 +104,11 @@ def _along(subject: FusedSubject, case: Case, finding: Finding) -> tuple[float, 
     return float(computed), float(exact), (products[0] - products[1]) / (2 * FUSED_STEP)
 
 
-def _in_form(name: str, x: torch.Tensor, subject: FusedSubject) -> Array:
-    """Return a tensor of an input's shape in the shape of its gradient's evidence."""
+def _as_judged(name: str, x: torch.Tensor, subject: FusedSubject) -> Array:
+    """Return a tensor of an input's shape in the shape in which its gradient is judged."""
     form = getattr(subject, "state_form", None)
     layout = "BHKV" if form is None else form.layout
-    values = x.numpy()
-    if name == "s":
-        return as_bhkv(values, layout)
-    if name in PARAMETERS:
-        return values[None, :, None] if values.ndim == 1 else values[None]
-    return values[..., 0] if name in per_time(subject.contract.by_channel) else values
+    return as_judged(name, x.numpy(), layout, by_channel=subject.contract.by_channel)
 
 
 def _without_masked(case: Case) -> Case:

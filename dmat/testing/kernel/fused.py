@@ -127,11 +127,16 @@ class FusedGradients:
     def of(self, name: str) -> Array:
         """Return the values of the named input's gradient."""
         gradient = self.run.read(self.tensors[name])
-        if name == "s":
-            return as_bhkv(gradient, self.run.state_layout)
-        if name in PARAMETERS:
-            return gradient[None, :, None] if gradient.ndim == 1 else gradient[None]
-        return gradient[..., 0] if name in per_time(self.run.inputs.by_channel) else gradient
+        return as_judged(name, gradient, self.run.state_layout, by_channel=self.run.inputs.by_channel)
+
+
+def as_judged(name: str, gradient: Array, state_layout: str, *, by_channel: bool) -> Array:
+    """Return the gradient of an input, in the shape of the input's tensor, as it is judged."""
+    if name == "s":
+        return as_bhkv(gradient, state_layout)
+    if name in PARAMETERS:
+        return gradient[None, :, None] if gradient.ndim == 1 else gradient[None]
+    return gradient[..., 0] if name in per_time(by_channel) else gradient
 
 
 def as_bhkv(state: Array, layout: str) -> Array:

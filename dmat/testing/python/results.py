@@ -11,8 +11,27 @@ from dmat.testing.grade.result import Graded, GradeResult
 from dmat.testing.record import CauseEntry, LawRecord, Report
 
 
+class Page:
+    """A result that a notebook and a terminal show as its page, the text that the command prints."""
+
+    page: str
+
+    def __str__(self) -> str:
+        """Return the page."""
+        return self.page
+
+    def __repr__(self) -> str:
+        """Return the first line of the page."""
+        first = self.page.partition("\n")[0].strip()
+        return f"<{type(self).__name__}: {first}>"
+
+    def _repr_html_(self) -> str:
+        """Return the page for a notebook."""
+        return _in_html(self.page)
+
+
 @dataclass(frozen=True, repr=False)
-class Verdict:
+class Verdict(Page):
     """What a check found of one kernel. As a bool: whether it is sound.
 
     report: all of it, as `dmat check --json` writes it. page: as `dmat check` prints it. picture: the PNG of
@@ -47,21 +66,13 @@ class Verdict:
         """Return whether it is sound, so that `assert dmat.check(kernel)` says what it seems to say."""
         return self.sound
 
-    def __str__(self) -> str:
-        """Return the page."""
-        return self.page
-
-    def __repr__(self) -> str:
-        """Return the first line of the page."""
-        return _first_line(self)
-
     def _repr_html_(self) -> str:
         """Return the page for a notebook, with the picture."""
         return _in_html(self.page, self.picture)
 
 
 @dataclass(frozen=True, repr=False)
-class Grades:
+class Grades(Page):
     """The grades of one kernel, a dtype and device each. page: as `dmat grade` prints it."""
 
     report: Graded
@@ -77,21 +88,9 @@ class Grades:
         """Whether every dtype and device could be graded."""
         return bool(self.grades) and not any(grade.reason for grade in self.grades)
 
-    def __str__(self) -> str:
-        """Return the page."""
-        return self.page
-
-    def __repr__(self) -> str:
-        """Return the first line of the page."""
-        return _first_line(self)
-
-    def _repr_html_(self) -> str:
-        """Return the page for a notebook."""
-        return _in_html(self.page)
-
 
 @dataclass(frozen=True, repr=False)
-class Replay:
+class Replay(Page):
     """What became of counterexamples that were tried again. page: as `dmat replay` prints it."""
 
     outcomes: tuple[Outcome, ...]
@@ -106,23 +105,6 @@ class Replay:
     def fixed(self) -> bool:
         """Whether every case is fixed."""
         return bool(self.outcomes) and all(outcome.status == FIXED for outcome in self.outcomes)
-
-    def __str__(self) -> str:
-        """Return the page."""
-        return self.page
-
-    def __repr__(self) -> str:
-        """Return the first line of the page."""
-        return _first_line(self)
-
-    def _repr_html_(self) -> str:
-        """Return the page for a notebook."""
-        return _in_html(self.page)
-
-
-def _first_line(result: Verdict | Grades | Replay) -> str:
-    first = result.page.partition("\n")[0].strip()
-    return f"<{type(result).__name__}: {first}>"
 
 
 def _in_html(page: str, picture: bytes | None = None) -> str:
