@@ -1,4 +1,4 @@
-"""The command line `dmat`: its subcommands check, init, grade, compare, replay, fuzz, schema and skill.
+"""The command line `dmat`: its subcommands check, init, grade, compare, inspect, replay, fuzz, schema and skill.
 
 `dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
 whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
@@ -20,7 +20,7 @@ from dmat.testing.contract.names import FORMS
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import TIME_LIMIT, asking
 from dmat.testing.schemas import NAMES, text_of
-from dmat.testing.values import to_count, to_minutes, to_number, to_seconds, to_seed, to_sizes
+from dmat.testing.values import to_count, to_minutes, to_names, to_number, to_seconds, to_seed, to_sizes
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_grade(commands)
     _add_compare(commands)
+    _add_inspect(commands)
     _add_replay(commands)
     _add_fuzz(commands)
     _add_schema(commands)
@@ -186,6 +187,41 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     compare.set_defaults(run=_compare)
 
 
+def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="read what a device will do with Triton kernels, without the device",
+        description="Compile each launch of a Triton kernel for GPUs that are not here, and read the code."
+        " Exit 0: nothing contradicts the contract; 1: something does; 2: nothing could be inspected.",
+    )
+    inspect.add_argument("target", metavar="TARGET", help=FORMS)
+    _add_arch(inspect, "sm_80,sm_90,gfx942")
+    inspect.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
+    inspect.add_argument(
+        "--config",
+        dest="configs",
+        choices=("first", "all"),
+        default="first",
+        help="autotune configurations: the first that compiles, or all; default: first",
+    )
+    inspect.add_argument(
+        "--shape",
+        type=to_sizes,
+        action="append",
+        default=[],
+        metavar="B,NH,S[,K,V]",
+        help="sizes of the calls; more than once for several; default: two small ones",
+    )
+    _add_json(inspect)
+    inspect.set_defaults(run=_inspect)
+
+
+def _add_arch(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--arch", type=to_names, metavar="ARCH,...", help=f"e.g. sm_90,gfx942; default: {default}"
+    )
+
+
 def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     fuzz = commands.add_parser(
         "fuzz",
@@ -214,8 +250,8 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of a report, or of case.json",
-        description="Print the JSON schema of what `dmat check`, `dmat grade` or `dmat compare --json`, or"
-        " `dmat fuzz` writes, or of a counterexample's case.json.",
+        description="Print the JSON schema of what `dmat check`, `dmat grade`, `dmat compare` or `dmat"
+        " inspect --json`, or `dmat fuzz` writes, or of a counterexample's case.json.",
     )
     schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
     schema.set_defaults(run=_schema, json=None)
@@ -337,6 +373,12 @@ def _grade(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from dmat.testing.compare.command import command
+
+    return command(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from dmat.testing.inspect.command import command
 
     return command(options)
 
