@@ -1,4 +1,4 @@
-"""The command line `dmat`: its subcommands check, init, grade, compare, inspect, replay, fuzz, schema and skill.
+"""The command line `dmat`: check, init, grade, compare, inspect, replay, fuzz, schema and skill.
 
 `dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
 whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
@@ -104,6 +104,7 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_time_limit(check)
     _add_interpret(check)
+    _add_arch(check, "interpreted: sm_80,sm_90, formats alone")
     check.set_defaults(run=_check)
 
 
@@ -131,7 +132,7 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
         "shape": [],
         "n": None,
     }
-    init.set_defaults(run=_init, json=None, first=True, verbose=False, **plain)
+    init.set_defaults(run=_init, arch=None, json=None, first=True, verbose=False, **plain)
 
 
 def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -335,6 +336,8 @@ def _run(options: argparse.Namespace) -> int:
         options.time_limit = TIME_LIMIT if interpreted else SECONDS
     if not interpreted and getattr(options, "config", None) is not None:
         raise CannotRun("--config is of --interpret, which is not there")
+    if options.command == "check" and options.arch and not interpreted:
+        raise CannotRun("--arch is of --interpret, which is not there; see dmat inspect")
     if interpreted:
         _onto_the_cpu(options)
     with asking((options.config or 0) if interpreted else None):

@@ -1,7 +1,7 @@
 """Triton kernels whose fault no interpreter shows, and right ones beside them: for `dmat inspect`.
 
-All are one linear attention, o = (q k^T * E) v, forward alone, in one block. MUTANTS has the promise that the
-compiled code contradicts, SOUND kernels that must not be accused; each name is a TARGET of this file.
+All are one linear attention, o = (q k^T * E) v, forward alone, in one block. triton_names.py says which
+promise the compiled code of each contradicts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ STATED: dict[str, Any] = {
     "reads": "linear",
     "gate": "log",
     "gradient": "none",
-    "K": SIZE,
-    "V": SIZE,
+    "K": (SIZE,),
+    "V": (SIZE,),
     "lengths": (16, 33),
     "dtypes": ("float32",),
     "multiplies_in": "float32",
@@ -168,6 +168,19 @@ def _float8(x):
     tl.store(x + i, tl.load(x + i).to(tl.float8e4nv).to(tl.float32))
 
 
+@triton.heuristics({"TWICE": lambda arguments: arguments["size"] * 2 == 32})
+@triton.jit
+def specialised(x, more, size, TWICE: tl.constexpr, BLOCK: tl.constexpr = 16):
+    """A kernel with a constexpr by a heuristic, a default, and an argument that may be None."""
+    i = tl.arange(0, BLOCK)
+    y = tl.load(x + i * size, mask=i * size < BLOCK, other=0.0)
+    if more is not None:
+        y += tl.load(more + i)
+    if TWICE:
+        y *= 2
+    tl.store(x + i, y)
+
+
 def _stated(kernel: Callable[..., Tensor], **more: Any) -> Any:
     return fused(kernel, **(STATED | more))
 
@@ -186,20 +199,6 @@ no_configuration_fits = _stated(with_tiles(lambda x: TOO_LARGE[(1,)](x)))
 unknown_format = _stated(with_tiles(lambda x: _float8[(1,)](x)))
 too_many_threads = _stated(with_tiles(lambda x: _large[(1,)](x, TILE=32, num_warps=64)))
 
-MUTANTS = {
-    "tf32_stated_float32": "multiplies_in",
-    "tf32_by_default": "multiplies_in",
-    "tf32_in_the_last_product": "multiplies_in",
-    "bfloat16_operands": "multiplies_in",
-    "float16_operands": "multiplies_in",
-    "summed_in_float16": "accumulates_in",
-    "atomics_in_any_order": "deterministic",
-    "too_large": "compiles",
-    "no_configuration_fits": "compiles",
-    "unknown_format": "compiles",
-    "too_many_threads": "compiles",
-}
-
 # Right kernels
 
 ieee = _stated(attention("ieee"))
@@ -212,16 +211,3 @@ widened = _stated(attention("default"), dtypes=("bfloat16",))
 one_configuration_fits = _stated(with_tiles(lambda x: ONE_FITS[(1,)](x)))
 atomics_of_one_program = _stated(by_source(1))
 atomics_not_promised = _stated(by_source(8), deterministic=False)
-
-SOUND = (
-    "ieee",
-    "tf32x3",
-    "split_by_hand",
-    "split_into_bfloat16",
-    "tf32_as_stated",
-    "tf32_not_stated",
-    "widened",
-    "one_configuration_fits",
-    "atomics_of_one_program",
-    "atomics_not_promised",
-)

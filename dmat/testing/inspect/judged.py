@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from dmat.testing.inspect.result import Compiled, Contradiction, ProductFound
+from dmat.testing.inspect.result import Compiled, ProductFound
 from dmat.testing.inspect.task import Stated
 from dmat.testing.inspect.ttir import DIGITS
+from dmat.testing.record import Contradiction
 
 HALVES = ("float16", "bfloat16")
 Key = tuple[str, str, str, str]  # promise, kernel, line, and what is wrong
@@ -31,7 +32,7 @@ def contradictions(
         archs[arch], dtypes[dtype] = None, None
     return [
         Contradiction(
-            promise=promise,  # type: ignore[arg-type]  # one of Says
+            promise=promise,  # type: ignore[arg-type]  # one of its names
             kernel=kernel,
             line=line,
             archs=list(archs),

@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from dmat.testing.record import FORMAT, Count, Dtype, Format, Promises, Seconds, Target
+from dmat.testing.record import FORMAT, Contradiction, Count, Dtype, Format, Promises, Seconds, Target
 
 Line = Annotated[str, Meta(description="FILE:LINE of the kernel's source")]
 Order = Literal["same bits", "other bits", "not tried"]
-Says = Literal["multiplies_in", "accumulates_in", "deterministic", "compiles"]
 
 
 class ProductFound(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,17 +61,6 @@ class Compiled(Struct, frozen=True, forbid_unknown_fields=True):
     atomics: Annotated[list[Line], Meta(description="of atomic sums of floats")] = []
     code: Annotated[Code | None, Meta(description="null: not compiled to the end")] = None
     seconds: Seconds = 0.0
-
-
-class Contradiction(Struct, frozen=True, forbid_unknown_fields=True):
-    """A promise of the contract that the compiled code does not keep."""
-
-    promise: Says
-    kernel: str
-    line: Annotated[str, Meta(description="FILE:LINE of the kernel's source; empty if none is meant")]
-    archs: list[str]
-    dtypes: list[Dtype]
-    message: str
 
 
 class Inspected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,7 +13,8 @@ CALLS = 600.0  # seconds for the import of TARGET and its calls
 class Task(Struct, frozen=True):
     """What to inspect in one process.
 
-    machines: the process stands on the first one when it imports TARGET. every: whether to compile all configurations, else until one compiles. code: to machine code, else to TTIR
+    machines: the process stands on the first one when it imports TARGET.
+    every: whether to compile all configurations, else until one compiles. code: to machine code, else to TTIR
     alone. skip: the launches that earlier processes have dealt with. done: groups of which one compiles.
     """
 
