@@ -55,6 +55,7 @@ FLOORS = tuple(
     testing.check testing.fuzzing testing.journals
     testing.init
     testing.plugin_of_laws testing.schemas testing.values
+    testing.options
     testing.cli testing.plugin testing.python
     """.strip().splitlines()
 )

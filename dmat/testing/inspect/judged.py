@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dmat.testing.inspect.result import Compiled, ProductFound
 from dmat.testing.inspect.task import Stated
-from dmat.testing.inspect.ttir import DIGITS
+from dmat.testing.inspect.ttir import DIGITS, STATED_DIGITS
 from dmat.testing.record import Contradiction
 
 HALVES = ("float16", "bfloat16")
@@ -69,9 +69,10 @@ def _findings(
 
 def _of_product(product: ProductFound, dtype: str, stated: Stated) -> Iterator[tuple[str, str]]:
     """Yield the promises that a product does not keep, and how."""
-    promised = stated.multiplies.get(dtype)
+    promised = stated.multiplies.get(dtype, "")
     used = product.multiplied
-    if promised and product.rounded and DIGITS.get(used, 0) < DIGITS[promised] and used in DIGITS:
+    narrower = bool(promised) and used in DIGITS and DIGITS[used] < STATED_DIGITS[promised]
+    if narrower and product.rounded:
         yield "multiplies_in", f"multiplies in {used}; the contract states multiplies_in {promised}"
     summed = stated.accumulates.get(dtype)
     if summed and product.accumulated in HALVES and DIGITS[product.accumulated] < DIGITS[summed]:

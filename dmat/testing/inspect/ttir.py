@@ -13,6 +13,8 @@ from pathlib import Path
 
 FORMATS = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 DIGITS = {"float64": 53, "float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}  # of a significand
+# Of a contract that states how float32 operands are split. A split that TTIR has is never called too narrow.
+STATED_DIGITS = DIGITS | {"tf32x3": 22, "bf16x3": 16}
 PRECISIONS = {"ieee": "float32", "tf32": "tf32"}  # others, as tf32x3, split operands: they keep their names
 
 OP = re.compile(r'^\s*(%[\w.$-]+)(?::\d+)? = "?([\w.]+)"?(.*)$')

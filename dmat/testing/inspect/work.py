@@ -18,7 +18,7 @@ from dmat.testing.inspect.compiled import compiled
 from dmat.testing.inspect.launches import Recorded, recording, stand_on
 from dmat.testing.inspect.machine_code import tools
 from dmat.testing.inspect.task import Begun, Plan, Stated, Task
-from dmat.testing.inspect.ttir import DIGITS
+from dmat.testing.inspect.ttir import STATED_DIGITS
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
 from dmat.testing.processes import Send
@@ -108,7 +108,7 @@ def stated_multiplies(contract: AnyContract) -> dict[str, str]:
     if contract.erases and contract.inverse_in is not None:
         inside = multiplied(contract.inverse_in)
         found = {
-            dtype: min(form, inside.get(dtype, form), key=lambda name: DIGITS[name])
+            dtype: min(form, inside.get(dtype, form), key=lambda name: STATED_DIGITS[name])
             for dtype, form in found.items()
         }
     return found
