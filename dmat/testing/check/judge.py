@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dmat.testing.causes.known import FIRST, unsorted
-from dmat.testing.check.compiled import with_compiled
+from dmat.testing.check.compiled import LAW, with_compiled
 from dmat.testing.check.plan import Plan, PlannedSubject, Request
 from dmat.testing.check.report import gather
 from dmat.testing.contract.names import FUSED
@@ -47,6 +47,8 @@ def judged(
         if wider:
             reports = [with_wider_contract(report, plan.subjects, run, end) for report in reports]
         reports = [with_sorted_causes(report, request.counterexamples, run, end) for report in reports]
+    if interpreter is not None:
+        plan = replace(plan, families={**plan.families, LAW: "compiled"})
     return [with_compiled(report, plan, request) for report in reports], plan
 
 

@@ -135,7 +135,7 @@ def _order(
 
     try:
         with asking(0):
-            apart(_reorder, target, tuple(dtypes), heard=heard, seconds=CALLS)
+            apart(_reorder, target, tuple(dtypes), heard=heard, seconds=PATIENCE)
     except (Died, OutOfTime, RuntimeError, CannotRun):  # a program may wait for an earlier one, for ever
         return ("other bits", other) if other else ("not tried", [])
     return ("other bits", other) if other else ("same bits", [])

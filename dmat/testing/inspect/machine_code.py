@@ -63,7 +63,7 @@ def of_cubin(cubin: bytes) -> MachineCode:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text, usage = _ran("nvdisasm", "-c", file.name), _ran("cuobjdump", "-res-usage", file.name)
+        text, usage = _ran("nvdisasm", "-c", "-ndf", file.name), _ran("cuobjdump", "-res-usage", file.name)
     registers = [int(count) for count in re.findall(r"REG:(\d+)", usage)]
     return _found(SASS.findall(text), max(registers, default=0))
 
