@@ -24,6 +24,7 @@ from dmat.testing.inspect.task import Stated  # noqa: E402
 from dmat.testing.inspect.work import on_the_cpu, stated_accumulates, stated_multiplies  # noqa: E402
 from dmat.testing.kernel.implementation import Implementation  # noqa: E402
 from dmat.testing.record import Contradiction  # noqa: E402
+from dmat.triton_kernels import EDGE, LARGEST_CHUNK  # noqa: E402
 from tests.interpreted import own  # noqa: E402
 from tests.zoo import triton_mutants as zoo  # noqa: E402
 from tests.zoo.triton_names import MUTANTS, SOUND  # noqa: E402
@@ -46,7 +47,12 @@ def launches(machine: Machine, S: int, dtype: str) -> Recorded:
 
 
 def require_fast(machine: Machine, recorded: Recorded, *, wide: bool) -> None:
-    """Require that each launch compiles and fits, spills nothing, and stores D~ by 128 bits."""
+    """Require that each launch compiles and fits, spills nothing, and stores D~ by 128 bits.
+
+    On the diagonal a thread may have less than 128 bits of EDGE rows: AMD's halves, with 256 threads.
+    """
+    bytes_of_edge = EDGE * LARGEST_CHUNK * getattr(torch, recorded.dtype).itemsize
+    narrow = int(bytes_of_edge < 16 * 4 * machine.warp)
     names = set()
     for number, launch in enumerate(recorded.launches.values()):
         one = compiled(launch, machine, [recorded.dtype], number, code=True)
@@ -54,7 +60,8 @@ def require_fast(machine: Machine, recorded: Recorded, *, wide: bool) -> None:
         assert one.code is not None
         assert one.code.spilled == 0, one
         if wide and one.kernel == "_write_tile":
-            assert one.code.wide_stores == one.code.stores > 0, one
+            assert one.code.wide_stores > 0, one
+            assert one.code.wide_stores == one.code.stores - narrow, one
         names.add(one.kernel)
     assert names == {"_sum_chunks", "_write_tile", "_read_tile", "_add_tiles"}
 
