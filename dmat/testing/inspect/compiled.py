@@ -9,7 +9,7 @@ from typing import Any
 import triton
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, make_backend
+from triton.compiler import make_backend
 
 from dmat.testing.inspect import machine_code, ttir
 from dmat.testing.inspect.launches import Launch
@@ -88,7 +88,8 @@ def _ttir(launch: Launch, machine: Machine) -> str:
 
 
 def _source(launch: Launch) -> Any:
-    return ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    kind = launch.kernel.ASTSource  # Gluon's kernels have one of their own
+    return kind(launch.kernel, launch.signature, launch.constants, launch.attributes)
 
 
 def _target(machine: Machine) -> GPUTarget:

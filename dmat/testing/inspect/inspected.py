@@ -16,7 +16,7 @@ from dmat.testing.errors import CannotRun, Died, OutOfTime
 from dmat.testing.inspect.judged import contradictions, has_order, notes
 from dmat.testing.inspect.machines import Machine
 from dmat.testing.inspect.result import Compiled, Inspected, Order
-from dmat.testing.inspect.task import CALLS, PATIENCE, Begun, Plan, Stated, Task
+from dmat.testing.inspect.task import CALLS, PATIENCE, TOO_SLOW, Begun, Plan, Stated, Task
 from dmat.testing.interpret.choice import asking
 from dmat.testing.output import progress
 from dmat.testing.processes import Send, apart
@@ -142,7 +142,7 @@ def _order(
 
 
 def _words(end: BaseException) -> str:
-    return f"died, {end}" if isinstance(end, Died) else f"took longer than {PATIENCE:.0f} s"
+    return f"died, {end}" if isinstance(end, Died) else f"{TOO_SLOW} {PATIENCE:.0f} s"
 
 
 # In a process of its own

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dmat.testing.inspect.result import Compiled, ProductFound
-from dmat.testing.inspect.task import Stated
+from dmat.testing.inspect.task import TOO_SLOW, Stated
 from dmat.testing.inspect.ttir import DIGITS, STATED_DIGITS
 from dmat.testing.record import Contradiction
 
@@ -61,7 +61,7 @@ def _findings(
                 yield ("deterministic", one.kernel, line, wrong), one.arch, dtype
     for group in _groups(found):
         first = group[0]
-        if first.arch in named and all(one.failure for one in group):
+        if first.arch in named and all(one.failure and TOO_SLOW not in one.failure for one in group):
             tried = f"none of its {len(group)} configurations compiles: " if len(group) > 1 else ""
             for dtype in first.dtypes:
                 yield ("compiles", first.kernel, "", f"{tried}{first.failure}"), first.arch, dtype

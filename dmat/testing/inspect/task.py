@@ -7,7 +7,8 @@ from msgspec import Struct
 from dmat.testing.inspect.machines import Machine
 
 PATIENCE = 120.0  # seconds for each launch to compile
-CALLS = 600.0  # seconds for the import of TARGET and its calls
+TOO_SLOW = "took longer than"  # begins what is said of a process that was ended: it proves nothing
+CALLS = 300.0  # seconds for the import of TARGET and its calls
 
 
 class Task(Struct, frozen=True):
