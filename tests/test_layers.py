@@ -41,6 +41,7 @@ FLOORS = tuple(
     testing.kernel
     testing.gate
     testing.law
+    testing.inspect
     properties
     testing.registry
     testing.explain
@@ -54,6 +55,7 @@ FLOORS = tuple(
     testing.check testing.fuzzing testing.journals
     testing.init
     testing.plugin_of_laws testing.schemas testing.values
+    testing.options
     testing.cli testing.plugin testing.python
     """.strip().splitlines()
 )
@@ -67,16 +69,17 @@ FUNCTION_LEVEL = {
     "testing.check.gate": (1, "loads torch, in a process that freezes a contract alone"),
     "testing.check.judge": (3, "the process that waits loads no torch; only a broken kernel needs it"),
     "testing.check.workers": (2, "loads torch, in a worker process alone"),
-    "testing.cli": (6, "a command loads what it needs alone: `dmat --help` loads no torch"),
+    "testing.cli": (7, "a command loads what it needs alone: `dmat --help` loads no torch"),
     "testing.counterexample.folder": (1, "loads matplotlib, and a broken law alone needs it"),
     "testing.counterexample.replay": (2, "the process that waits loads no torch; --keep alone reads cases"),
     "testing.fuzzing.report.result": (1, "loads torch, and a run that found something alone needs it"),
     "testing.fuzzing.run": (2, "ray for a cluster alone; jinja2 when the report is written"),
     "testing.fuzzing.tasks": (1, "a process loads torch when its GPU has been chosen"),
     "testing.gate.behind": (3, "loads torch, in a worker process alone"),
+    "testing.inspect.inspected": (2, "a process loads torch and triton when its environment is set"),
     "testing.interpret.install": (2, "triton is imported when its interpreter has been chosen"),
     "testing.plugin": (6, "loaded in every pytest run: no torch before a law is collected, or has failed"),
-    "testing.schemas": (4, "the schema of a report needs the structs of that report alone"),
+    "testing.schemas": (5, "the schema of a report needs the structs of that report alone"),
 }
 PYTEST = {"testing.journals", "testing.plugin", "testing.plugin_of_laws", "testing.python.suite"}
 LARGEST_FOLDER, LONGEST_FILE = 16, 400

@@ -1,4 +1,4 @@
-"""The command line `dmat`: its subcommands check, init, grade, compare, replay, fuzz, schema and skill.
+"""The command line `dmat`: check, init, grade, compare, inspect, replay, fuzz, schema and skill.
 
 `dmat check` tests whether a kernel keeps the laws. `dmat grade` tests how accurate it is, `dmat compare`
 whether it is worse than another. Exit code 0: every law held, every kernel was graded, none is worse, every
@@ -19,12 +19,21 @@ from dmat.testing.check.skill import PAGE
 from dmat.testing.contract.names import FORMS
 from dmat.testing.errors import CannotRun
 from dmat.testing.interpret.choice import TIME_LIMIT, asking
+from dmat.testing.options import (
+    SECONDS,
+    add_arch,
+    add_corpus,
+    add_interpret,
+    add_json,
+    add_places,
+    add_selection,
+    add_time_limit,
+)
 from dmat.testing.schemas import NAMES, text_of
-from dmat.testing.values import to_count, to_minutes, to_number, to_seconds, to_seed, to_sizes
+from dmat.testing.values import to_count, to_minutes, to_seed, to_sizes
 
 COULD_NOT = 2
 BUILTIN = "the built-in implementations"
-SECONDS = 60.0  # default time limit of an example
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_grade(commands)
     _add_compare(commands)
+    _add_inspect(commands)
     _add_replay(commands)
     _add_fuzz(commands)
     _add_schema(commands)
@@ -58,8 +68,8 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Try every law on each TARGET. Exit 0: every law held; 1: a law is broken; 2: could"
         " not be checked.",
     )
-    _add_selection(check, BUILTIN)
-    _add_json(check)
+    add_selection(check, BUILTIN)
+    add_json(check)
     check.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML too")
     on_github = "print annotations for GitHub, and add the page to $GITHUB_STEP_SUMMARY"
     check.add_argument("--github", action="store_true", help=on_github)
@@ -94,15 +104,16 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="FILE",
         help="check under the contract in FILE, TARGET in a process of its own; the last line is JSON",
     )
-    _add_corpus(check)
+    add_corpus(check)
     check.add_argument(
         "--counterexamples",
         metavar="DIR",
         default="counterexamples",
         help="where each failure is kept; default: counterexamples; '' for nowhere",
     )
-    _add_time_limit(check)
-    _add_interpret(check)
+    add_time_limit(check)
+    add_interpret(check)
+    add_arch(check, "interpreted: sm_80,sm_90, formats alone")
     check.set_defaults(run=_check)
 
 
@@ -120,8 +131,8 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
         "--examples", type=to_count, default=20, metavar="N", help="of the check: cases a law; default: 20"
     )
     init.add_argument("--seed", type=to_seed, metavar="N", help="of the check's cases; default: a new one")
-    _add_time_limit(init)
-    _add_interpret(init)
+    add_time_limit(init)
+    add_interpret(init)
     plain: dict[str, object] = {
         "device": [],
         "dtype": [],
@@ -130,7 +141,7 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
         "shape": [],
         "n": None,
     }
-    init.set_defaults(run=_init, json=None, first=True, verbose=False, **plain)
+    init.set_defaults(run=_init, arch=None, json=None, first=True, verbose=False, **plain)
 
 
 def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -144,8 +155,8 @@ def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
     replay.add_argument("--impl", metavar="TARGET", help="what to try them on; a case imports nothing itself")
     replay.add_argument("--device", choices=("cpu", "cuda"), help="default: the case's own")
     replay.add_argument("--dtype", metavar="DTYPE", help="default: the case's own")
-    _add_time_limit(replay)
-    _add_interpret(replay)
+    add_time_limit(replay)
+    add_interpret(replay)
     replay.add_argument("--keep", action="store_true", help="add the cases to the corpus")
     replay.add_argument("--corpus", type=Path, default=Path("corpus"), metavar="DIR", help="default: corpus")
     replay.set_defaults(run=_replay, json=None)
@@ -158,10 +169,10 @@ def _add_grade(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Find the strictest accuracy class that each TARGET survives, a dtype at a time, and"
         " whether a part gives the same bits alone. Exit 0: graded; 2: could not be graded.",
     )
-    _add_selection(grade, "the operator and the two ways that the formula is written, to compare")
-    _add_json(grade)
+    add_selection(grade, "the operator and the two ways that the formula is written, to compare")
+    add_json(grade)
     grade.add_argument("--examples", type=to_count, metavar="N", help="random cases a dtype; default: 150")
-    _add_interpret(grade)
+    add_interpret(grade)
     grade.set_defaults(run=_grade)
 
 
@@ -175,15 +186,44 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     target = "package.module:function or path/to/file.py:function"
     compare.add_argument("old", metavar="OLD", help=target)
     compare.add_argument("new", metavar="NEW", help=target)
-    _add_places(compare)
+    add_places(compare)
     compare.add_argument(
         "--old-python", metavar="PATH", help="the Python in which OLD runs; it must be able to import dmat"
     )
-    _add_json(compare)
+    add_json(compare)
     compare.add_argument("--examples", type=to_count, metavar="N", help="random cases a dtype; default: 100")
-    _add_time_limit(compare)
-    _add_interpret(compare)
+    add_time_limit(compare)
+    add_interpret(compare)
     compare.set_defaults(run=_compare)
+
+
+def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="read what a device will do with Triton kernels, without the device",
+        description="Compile each launch of a Triton kernel for GPUs that are not here, and read the code."
+        " Exit 0: nothing contradicts the contract; 1: something does; 2: nothing could be inspected.",
+    )
+    inspect.add_argument("target", metavar="TARGET", help=FORMS)
+    add_arch(inspect, "sm_80,sm_90,gfx942")
+    inspect.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
+    inspect.add_argument(
+        "--config",
+        dest="configs",
+        choices=("first", "all"),
+        default="first",
+        help="autotune configurations: the first that compiles, or all; default: first",
+    )
+    inspect.add_argument(
+        "--shape",
+        type=to_sizes,
+        action="append",
+        default=[],
+        metavar="B,NH,S[,K,V]",
+        help="sizes of the calls; more than once for several; default: two small ones",
+    )
+    add_json(inspect)
+    inspect.set_defaults(run=_inspect)
 
 
 def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -193,7 +233,7 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Try every law on new cases until the time is over. Exit 0: nothing found; 1: found;"
         " 2: it did not really fuzz.",
     )
-    _add_selection(fuzz, BUILTIN)
+    add_selection(fuzz, BUILTIN)
     fuzz.add_argument(
         "--minutes", type=to_minutes, metavar="M", help="all sittings together; default: 10, or as before"
     )
@@ -204,9 +244,9 @@ def _add_fuzz(commands: argparse._SubParsersAction[Parser]) -> None:
     fuzz.add_argument(
         "--shared", type=Path, metavar="DIR", help="of findings, for several machines; default: --out"
     )
-    _add_corpus(fuzz)
-    _add_time_limit(fuzz)
-    _add_interpret(fuzz)
+    add_corpus(fuzz)
+    add_time_limit(fuzz)
+    add_interpret(fuzz)
     fuzz.set_defaults(run=_fuzz, json=None)
 
 
@@ -214,8 +254,8 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema = commands.add_parser(
         "schema",
         help="print the JSON schema of a report, or of case.json",
-        description="Print the JSON schema of what `dmat check`, `dmat grade` or `dmat compare --json`, or"
-        " `dmat fuzz` writes, or of a counterexample's case.json.",
+        description="Print the JSON schema of what `dmat check`, `dmat grade`, `dmat compare` or `dmat"
+        " inspect --json`, or `dmat fuzz` writes, or of a counterexample's case.json.",
     )
     schema.add_argument("name", choices=NAMES, metavar="|".join(NAMES), help="of which file")
     schema.set_defaults(run=_schema, json=None)
@@ -228,52 +268,6 @@ def _add_skill(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Print a page for programs that write kernels: when to run what, how to read a verdict.",
     )
     skill.set_defaults(run=_skill, json=None)
-
-
-def _add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
-    command.add_argument(
-        "targets",
-        nargs="*",
-        metavar="TARGET",
-        help=f"package.module:function or path/to/file.py:function; none: {otherwise}",
-    )
-    _add_places(command)
-
-
-def _add_places(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
-    command.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
-
-
-def _add_corpus(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--corpus",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="cases tried first; more than once for several; default: corpus",
-    )
-
-
-def _add_time_limit(command: argparse.ArgumentParser) -> None:
-    limit = f"for a case; default: {SECONDS:.0f}, interpreted {TIME_LIMIT:.0f}"
-    command.add_argument("--time-limit", type=to_seconds, metavar="SECONDS", help=limit)
-
-
-def _add_interpret(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--interpret", action="store_true", help="run Triton kernels on the CPU; dmat[interpret]"
-    )
-    command.add_argument(
-        "--config",
-        type=to_number,
-        metavar="N",
-        help="interpreted: of autotuned kernels; default: 0, the first",
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -299,6 +293,8 @@ def _run(options: argparse.Namespace) -> int:
         options.time_limit = TIME_LIMIT if interpreted else SECONDS
     if not interpreted and getattr(options, "config", None) is not None:
         raise CannotRun("--config is of --interpret, which is not there")
+    if options.command == "check" and options.arch and not interpreted:
+        raise CannotRun("--arch is of --interpret, which is not there; see dmat inspect")
     if interpreted:
         _onto_the_cpu(options)
     with asking((options.config or 0) if interpreted else None):
@@ -337,6 +333,12 @@ def _grade(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from dmat.testing.compare.command import command
+
+    return command(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from dmat.testing.inspect.command import command
 
     return command(options)
 

@@ -237,6 +237,26 @@ class AtLength(Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
+class Contradiction(Struct, frozen=True, forbid_unknown_fields=True):
+    """A promise of the contract that the compiled code does not keep."""
+
+    promise: Literal["multiplies_in", "accumulates_in", "deterministic", "compiles"]
+    kernel: str
+    line: Annotated[str, Meta(description="FILE:LINE of the kernel's source; empty if none is meant")]
+    archs: list[str]
+    dtypes: list[Dtype]
+    message: str
+
+
+class OnDevices(Struct, frozen=True, forbid_unknown_fields=True):
+    """What was read of the launches, compiled for GPUs that are not there."""
+
+    archs: list[str]
+    contradictions: list[Contradiction] = []
+    notes: Annotated[list[str], Meta(description="what is no contradiction, in words")] = []
+    reason: Annotated[str, Meta(description="why nothing could be read; else empty")] = ""
+
+
 class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What became of one implementation. laws: a record a law, dtype and device."""
 
@@ -264,6 +284,9 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int | None, Meta(description="of the random cases; --seed repeats them")] = None
     interpreter: Interpreted = None
     tried: Annotated[Tried | None, Meta(description="the inputs of all examples together")] = None
+    compiled: Annotated[
+        OnDevices | None, Meta(description="interpreted: what the compiled launches say; else null")
+    ] = None
 
     @classmethod
     def of(

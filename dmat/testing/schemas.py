@@ -15,11 +15,12 @@ from msgspec import Meta
 from dmat.testing.record import Report
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAMES = ("check", "grade", "compare", "fuzz", "case")
+NAMES = ("check", "grade", "compare", "inspect", "fuzz", "case")
 FILES = {
     "check": "check/report.schema.json",
     "grade": "grade/grade.schema.json",
     "compare": "compare/compare.schema.json",
+    "inspect": "inspect/inspect.schema.json",
     "fuzz": "fuzzing/report/report.schema.json",
 }
 
@@ -56,6 +57,10 @@ def _type(name: str) -> Any:
         from dmat.testing.compare.result import Comparison
 
         return Annotated[Comparison, Meta(title="The report of `dmat compare --json FILE`")]
+    if name == "inspect":
+        from dmat.testing.inspect.result import Inspected
+
+        return Annotated[Inspected, Meta(title="The report of `dmat inspect --json FILE`")]
     if name == "fuzz":
         from dmat.testing.fuzzing.report.entries import FuzzReport
 

@@ -19,6 +19,14 @@ def to_number(text: str) -> int:
     return int(text)
 
 
+def to_names(text: str) -> list[str]:
+    """Read names with commas between them, like "sm_90,gfx942". Raises argparse.ArgumentTypeError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} has no names")
+    return names
+
+
 def to_seed(text: str) -> int:
     """Read a seed, an integer of 0 or more. Raises argparse.ArgumentTypeError."""
     if not text.isdigit():

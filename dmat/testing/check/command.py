@@ -52,6 +52,7 @@ def requested(options: argparse.Namespace, folder: Path) -> Request:
         shapes=tuple(options.shape),
         seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
         processes=options.n or (1 if options.first else os.cpu_count() or 1),
+        archs=tuple(options.arch or ()),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dmat.testing.causes.known import FIRST, unsorted
+from dmat.testing.check.compiled import LAW, with_compiled
 from dmat.testing.check.plan import Plan, PlannedSubject, Request
 from dmat.testing.check.report import gather
 from dmat.testing.contract.names import FUSED
@@ -41,10 +42,14 @@ def judged(
     interpreter, gathered = interpreter_record(), gather(records, plan, first=request.first)
     reports = [replace(report, interpreter=interpreter, seed=request.seed) for report in gathered]
     if request.first:
-        return [_with_first_cause(report) for report in reports], plan
-    if wider:
-        reports = [with_wider_contract(report, plan.subjects, run, end) for report in reports]
-    return [with_sorted_causes(report, request.counterexamples, run, end) for report in reports], plan
+        reports = [_with_first_cause(report) for report in reports]
+    else:
+        if wider:
+            reports = [with_wider_contract(report, plan.subjects, run, end) for report in reports]
+        reports = [with_sorted_causes(report, request.counterexamples, run, end) for report in reports]
+    if interpreter is not None:
+        plan = replace(plan, families={**plan.families, LAW: "compiled"})
+    return [with_compiled(report, plan, request) for report in reports], plan
 
 
 def _with_first_cause(report: Report) -> Report:

@@ -219,6 +219,10 @@ def _last(report: Report, verbose: bool) -> Iterator[str]:
     if report.seed is not None:
         matrix_too = "" if verbose else "; --verbose shows the matrix of all laws"
         yield f"--seed {report.seed} repeats this check{matrix_too}"
+    if report.compiled is not None:
+        yield from report.compiled.notes
+        if report.compiled.reason:
+            yield f"its launches were not compiled: {report.compiled.reason}"
     if report.interpreter is not None:
         yield caveat(report.interpreter)
 

@@ -28,6 +28,7 @@ class Request(Struct, frozen=True):
     counterexamples: the folder for failures, or None. folder: an empty folder for journals and claims.
     seed: of the random cases. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too.
     until: the time.monotonic() from which on no further law is begun. processes: how many try the laws.
+    archs: the GPUs for which interpreted launches are compiled; none: those that dmat chooses.
     """
 
     targets: list[str]
@@ -43,6 +44,7 @@ class Request(Struct, frozen=True):
     shapes: tuple[tuple[int, ...], ...] = ()
     until: float | None = None
     processes: int = 1
+    archs: tuple[str, ...] = ()
 
 
 def planned(chosen: Sequence[Chosen]) -> list[PlannedSubject]:

@@ -19,6 +19,7 @@ PROPERTIES = SimpleNamespace(
     shared_memory_per_block=2**16,
     shared_memory_per_block_optin=227 * 2**10,
     warp_size=32,
+    target=GPUTarget("cuda", 90, 32),
 )
 
 
@@ -43,7 +44,8 @@ class Driver:
 
     def get_current_target(self) -> GPUTarget:
         """Return the architecture in PROPERTIES."""
-        return GPUTarget("cuda", 10 * PROPERTIES.major + PROPERTIES.minor, PROPERTIES.warp_size)
+        target: GPUTarget = PROPERTIES.target
+        return target
 
     def get_active_torch_device(self) -> torch.device:
         """Return the device of the tensors: the CPU."""
