@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dmat.testing.cli import main
+from dmat.testing.cli import main, parser
 from dmat.testing.init import command
 from dmat.testing.init.command import declaration
 from dmat.testing.kernel.load import load
@@ -178,6 +178,14 @@ def test_exit_code(kernels: str, monkeypatch: pytest.MonkeyPatch, name: str, bro
     assert asked[0].targets == [f"{name}_dmat.py:{name}"]
     assert asked[0].first
     assert ("# ? error_scope" in Path(f"{name}_dmat.py").read_text()) == bool(broken)
+
+
+def test_the_check_has_all_its_options(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of an adapter gets every option that `dmat check` has, so that it reads none in vain."""
+    asked: list[SimpleNamespace] = []
+    monkeypatch.setattr(command, "check", lambda options: asked.append(options) or 0)
+    assert main(["init", f"{kernels}:renamed"]) == 0
+    assert vars(parser().parse_args(["check"])).keys() <= vars(asked[0]).keys()
 
 
 def test_a_question_alone_is_written(kernels: str, capsys: pytest.CaptureFixture[str]) -> None:
