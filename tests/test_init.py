@@ -195,6 +195,24 @@ def test_a_question_alone_is_written(kernels: str, capsys: pytest.CaptureFixture
     assert "? what does it compute?" in capsys.readouterr().out
 
 
+def test_a_function_that_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that calls sys.exit does not end the command: its call is told like one that raised."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text("import sys\n\ndef exits(q, k, v, g):\n    sys.exit(3)\n")
+    assert main(["init", "k.py:exits"]) == 1
+    assert "SystemExit: 3" in Path("exits_dmat.py").read_text()
+
+
+def test_a_function_of_any_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function of *arguments alone has no names to ask about: the question says so."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text("def star(*tensors):\n    return tensors[0]\n")
+    assert main(["init", "k.py:star"]) == 1
+    assert "? which tensors does it take? Its signature names none" in capsys.readouterr().out
+
+
 @pytest.mark.night
 def test_the_adapter_is_checked(kernels: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The written adapter keeps all laws in the check of the command itself."""
