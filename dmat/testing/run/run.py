@@ -80,7 +80,9 @@ def _fill(record: Record, law: Law, subject: Subject, profile: settings, session
             return
         search(law, subject, record, profile, session)
         if record.examples == 0 and subject.part != "ladder":
-            _not_run(record, "no case satisfies the contract")
+            lengths = getattr(subject.contract, "lengths", None)
+            few = "" if lengths is None else f": no sequences of lengths {lengths} make one"
+            _not_run(record, f"no case satisfies the contract{few}", promised=lengths is None)
         else:
             record.status, record.reason = "passed", ""
     except Failed as broken:
