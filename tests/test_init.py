@@ -183,7 +183,12 @@ def test_exit_code(kernels: str, monkeypatch: pytest.MonkeyPatch, name: str, bro
 def test_the_check_has_all_its_options(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of an adapter gets every option that `dmat check` has, so that it reads none in vain."""
     asked: list[SimpleNamespace] = []
-    monkeypatch.setattr(command, "check", lambda options: asked.append(options) or 0)
+
+    def check(options: SimpleNamespace) -> int:
+        asked.append(options)
+        return 0
+
+    monkeypatch.setattr(command, "check", check)
     assert main(["init", f"{kernels}:renamed"]) == 0
     assert vars(parser().parse_args(["check"])).keys() <= vars(asked[0]).keys()
 

@@ -179,8 +179,8 @@ class FusedArguments:
                 raise ValueError(f"{role} has the shape {tuple(self.tensors[role].shape)}; expected 4 axes, "
                                  f"in the order {self.contract.layout}")  # fmt: skip
             if not self.tensors[role].numel():
-                found = tuple(self.tensors[role].shape)
-                raise ValueError(f"{role} has the shape {found}; expected no axis of 0: nothing is judged")
+                empty = tuple(self.tensors[role].shape)
+                raise ValueError(f"{role} has the shape {empty}; expected no axis of 0: nothing is judged")
             if self.tensors[role].dtype != q.dtype:
                 raise ValueError(
                     f"{role} has the dtype {self.tensors[role].dtype}; expected {q.dtype}, that of q"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def chosen(heads: Heads, B: int, NH: int, S: int, width: int = 1) -> list[Head]:
         return [every[n] for n in dict.fromkeys(spread.tolist())] if every else []
     if not isinstance(heads, Sequence) or not all(isinstance(head, tuple | list) for head in heads):
         raise ValueError(f"heads is {heads!r}; expected {wanted}")
-    named = [tuple(head) for head in heads]
+    named: list[tuple[Any, ...]] = [tuple(head) for head in heads]
     unknown = next((head for head in named if head not in every), None)
     if unknown is not None or not named:
         raise ValueError(f"heads is {heads!r}; expected {wanted}")
