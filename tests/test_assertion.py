@@ -471,7 +471,7 @@ def test_a_vacuous_tolerance() -> None:
         ((torch.zeros(0, 2), 0, 0), r"reference has the shape \(0, 2\)"),
         ((torch.zeros(2), -1, 0), "rtol is -1; expected a number of at least 0"),
         ((torch.zeros(2).int(), 0, 0), "reference has the dtype int32; expected one of"),
-        ((torch.zeros(2).cfloat(), 0, 0), "reference has the dtype complex64; expected one of"),
+        ((torch.zeros(2, dtype=torch.complex64), 0, 0), "reference has the dtype complex64; expected one of"),
         ((torch.full((2,), torch.nan), 0, 0), "reference holds no finite number"),
     ],
 )
