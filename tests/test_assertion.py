@@ -383,6 +383,16 @@ def test_memory_does_not_grow_with_the_square(monkeypatch: pytest.MonkeyPatch) -
             {"log_gate": torch.full((2, 3, 40), torch.nan)},
             r"log_gate\[0, 0, 0\] is nan; expected numbers or -inf",
         ),
+        ({"heads": (0, 0)}, r"heads is \(0, 0\); expected"),
+        ({"heads": 1.5}, "heads is 1.5; expected"),
+        ({"heads": True}, "heads is True; expected"),
+        ({"log_gate": torch.full((2, 3, 40), 0.5)}, r"log_gate\[0, 0, 0\] is 0.5; expected at most 0"),
+        ({"q": torch.zeros(2, 3, 40, 4, device="meta")}, "q has no values: it lies on the device meta"),
+        ({"k": torch.zeros(2, 3, 40, 4).to_sparse()}, "k has the layout torch.sparse_coo; expected"),
+        ({"cu_seqlens": 3}, "cu_seqlens is 3; expected"),
+        ({"cu_seqlens": "ab"}, "cu_seqlens is 'ab'; expected"),
+        ({"gradients": [torch.zeros(1)]}, "gradients is a list; expected a mapping"),
+        ({name: torch.zeros(2, 3, 0, 4) for name in "qkv"}, r"q has the shape \(2, 3, 0, 4\); expected no"),
         ({"beta": torch.zeros(2, 3, 40)}, "beta is given with reads='linear'"),
         ({"gradients": {"k": torch.zeros(1)}}, "grad_output is None; expected the cotangent"),
         (
@@ -460,6 +470,9 @@ def test_a_vacuous_tolerance() -> None:
         ((1.0, 0, 0), "reference is a float; expected a torch.Tensor"),
         ((torch.zeros(0, 2), 0, 0), r"reference has the shape \(0, 2\)"),
         ((torch.zeros(2), -1, 0), "rtol is -1; expected a number of at least 0"),
+        ((torch.zeros(2).int(), 0, 0), "reference has the dtype int32; expected one of"),
+        ((torch.zeros(2, dtype=torch.complex64), 0, 0), "reference has the dtype complex64; expected one of"),
+        ((torch.full((2,), torch.nan), 0, 0), "reference holds no finite number"),
     ],
 )
 def test_a_wrong_tolerance_is_named(arguments: tuple[Any, ...], words: str) -> None:

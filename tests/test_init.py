@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dmat.testing.cli import main
+from dmat.testing.cli import main, parser
 from dmat.testing.init import command
 from dmat.testing.init.command import declaration
 from dmat.testing.kernel.load import load
@@ -180,11 +180,42 @@ def test_exit_code(kernels: str, monkeypatch: pytest.MonkeyPatch, name: str, bro
     assert ("# ? error_scope" in Path(f"{name}_dmat.py").read_text()) == bool(broken)
 
 
+def test_the_check_has_all_its_options(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of an adapter gets every option that `dmat check` has, so that it reads none in vain."""
+    asked: list[SimpleNamespace] = []
+
+    def check(options: SimpleNamespace) -> int:
+        asked.append(options)
+        return 0
+
+    monkeypatch.setattr(command, "check", check)
+    assert main(["init", f"{kernels}:renamed"]) == 0
+    assert vars(parser().parse_args(["check"])).keys() <= vars(asked[0]).keys()
+
+
 def test_a_question_alone_is_written(kernels: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A function for which nothing was found leaves a file with the question, nothing to check, and 1."""
     assert main(["init", f"{kernels}:squared", "--output", "q.py"]) == 1
     assert "# ? what does it compute?" in Path("q.py").read_text()
     assert "? what does it compute?" in capsys.readouterr().out
+
+
+def test_a_function_that_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that calls sys.exit does not end the command: its call is told like one that raised."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text("import sys\n\ndef exits(q, k, v, g):\n    sys.exit(3)\n")
+    assert main(["init", "k.py:exits"]) == 1
+    assert "SystemExit: 3" in Path("exits_dmat.py").read_text()
+
+
+def test_a_function_of_any_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function of *arguments alone has no names to ask about: the question says so."""
+    monkeypatch.chdir(tmp_path)
+    Path("k.py").write_text("def star(*tensors):\n    return tensors[0]\n")
+    assert main(["init", "k.py:star"]) == 1
+    assert "? which tensors does it take? Its signature names none" in capsys.readouterr().out
 
 
 @pytest.mark.night

@@ -169,13 +169,42 @@ def test_promises_in_two_places() -> None:
         ({"error_scope": "all"}, ValueError, "error_scope is 'all'"),
         ({"dtypes": ["int8"]}, CannotRun, "dtype is 'int8'"),
         ({"seconds": 0}, ValueError, "seconds is 0; expected a positive number"),
-        ({"examples": -1}, ValueError, "examples is -1; expected a positive number"),
+        ({"seconds": "3"}, ValueError, "seconds is '3'; expected a positive number"),
+        ({"examples": -1}, ValueError, "examples is -1; expected a positive integer"),
+        ({"examples": 2.5}, ValueError, "examples is 2.5; expected a positive integer"),
+        ({"examples": True}, ValueError, "examples is True; expected a positive integer"),
+        ({"seed": -1}, ValueError, "seed is -1; expected an integer of 0 or more"),
+        ({"seed": "x"}, ValueError, "seed is 'x'; expected an integer of 0 or more"),
+        ({"first": "no"}, ValueError, "first is 'no'; expected True or False"),
+        ({"isolated": 1}, ValueError, "isolated is 1; expected True or False"),
+        ({"counterexamples": 5}, TypeError, "counterexamples is 5; expected the path of a folder, or None"),
     ],
 )
 def test_a_wrong_argument(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     """An error names the argument and its value."""
     with pytest.raises(error, match=text):
         dmat.check(wrong, **arguments)
+
+
+@pytest.mark.parametrize("path", [None, wrong])
+def test_a_wrong_path(path: Any) -> None:
+    """An error names the path of a replay; one that was given in the place of the kernel too."""
+    with pytest.raises(TypeError, match=r"path is .*; expected the path of a case, or of a folder"):
+        dmat.replay(path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"examples": -3}, "examples is -3; expected a positive integer"),
+        ({"profile": 5}, "profile is 5; expected Hypothesis' settings, or the name of a profile"),
+        ({"profile": "none such"}, "profile is 'none such'; expected the name of a registered profile"),
+    ],
+)
+def test_a_wrong_argument_of_laws(arguments: dict[str, Any], text: str) -> None:
+    """It is named where the test is made, not in each law."""
+    with pytest.raises((TypeError, ValueError), match=text):
+        dmat.testing.laws(wrong, **arguments)
 
 
 def test_no_promise_is_shadowed() -> None:

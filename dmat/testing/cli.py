@@ -133,15 +133,7 @@ def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
     init.add_argument("--seed", type=to_seed, metavar="N", help="of the check's cases; default: a new one")
     add_time_limit(init)
     add_interpret(init)
-    plain: dict[str, object] = {
-        "device": [],
-        "dtype": [],
-        "corpus": [],
-        "counterexamples": "",
-        "shape": [],
-        "n": None,
-    }
-    init.set_defaults(run=_init, arch=None, json=None, first=True, verbose=False, **plain)
+    init.set_defaults(run=_init)
 
 
 def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -322,6 +314,10 @@ def _check(options: argparse.Namespace) -> int:
 def _init(options: argparse.Namespace) -> int:
     from dmat.testing.init.command import command
 
+    for name, value in vars(parser().parse_args(["check"])).items():  # its last step is a check
+        if not hasattr(options, name):
+            setattr(options, name, value)
+    options.first, options.counterexamples = True, ""
     return command(options)
 
 

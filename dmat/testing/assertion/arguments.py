@@ -25,6 +25,10 @@ ROLES = {
 }  # fmt: skip
 FORMS = {"log_gate": ("log",), "fgate_preact": ("preact",), "alpha": ("decay",), "dt": ("dt", "bounded")}
 OTHERS = ("cu_seqlens",)
+RANGES = {
+    "log_gate": (-float("inf"), 0.0, "at most 0; gates of log sigmoid inside the kernel are fgate_preact"),
+    "alpha": (0.0, 1.0, "a number from 0 to 1"),
+}
 
 
 def no_argument(name: str, kind: type[Contract] | type[FusedContract]) -> TypeError:
@@ -37,9 +41,13 @@ def no_argument(name: str, kind: type[Contract] | type[FusedContract]) -> TypeEr
 
 
 def require_tensor(name: str, x: object, shape: tuple[int, ...] | None = None, axes: str = "") -> Tensor:
-    """Return x. Raises TypeError unless it is a tensor, ValueError unless it has this shape."""
+    """Return x. Raises TypeError unless it is a strided tensor, ValueError unless it has this shape."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} has the layout {x.layout}; expected a dense tensor, torch.strided")
+    if x.device.type == "meta":
+        raise TypeError(f"{name} has no values: it lies on the device meta")
     if shape is not None and tuple(x.shape) != shape:
         raise ValueError(f"{name} has the shape {tuple(x.shape)}; expected {shape}{axes and f', {axes}'}")
     return x
@@ -60,6 +68,17 @@ def require_finite(name: str, x: Tensor, *, closed: bool = False) -> None:
         index = tuple(int(n) for n in wrong.nonzero()[0])
         wanted = "numbers or -inf" if closed else "numbers"
         raise ValueError(f"{name}{list(index)} is {float(x[index])}; expected {wanted}")
+
+
+def require_gate(name: str, x: Tensor) -> None:
+    """Raise ValueError for a log gate above 0, or an alpha that is not in [0, 1]: no gate of a decay."""
+    if name not in RANGES:
+        return
+    lowest, highest, wanted = RANGES[name]
+    wrong = (x < lowest) | (x > highest)
+    if bool(wrong.any()):
+        index = tuple(int(n) for n in wrong.nonzero()[0])
+        raise ValueError(f"{name}{list(index)} is {float(x[index]):g}; expected {wanted}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,7 @@ class FusedArguments:
             require_finite(
                 name, x, closed=ROLES[name] == "g" and contract.form.closes and contract.gate != "decay"
             )
+            require_gate(name, x)
         return replace(made, begins=made._begins(given.get("cu_seqlens")))
 
     @property
@@ -158,6 +178,9 @@ class FusedArguments:
             if self.tensors[role].ndim != 4:
                 raise ValueError(f"{role} has the shape {tuple(self.tensors[role].shape)}; expected 4 axes, "
                                  f"in the order {self.contract.layout}")  # fmt: skip
+            if not self.tensors[role].numel():
+                empty = tuple(self.tensors[role].shape)
+                raise ValueError(f"{role} has the shape {empty}; expected no axis of 0: nothing is judged")
             if self.tensors[role].dtype != q.dtype:
                 raise ValueError(
                     f"{role} has the dtype {self.tensors[role].dtype}; expected {q.dtype}, that of q"
@@ -178,7 +201,10 @@ class FusedArguments:
         if ends is None:
             return (0,)
         B, _, S, _, _ = self.sizes
-        found = [int(n) for n in ends]
+        try:
+            found = [int(n) for n in ends]
+        except (TypeError, ValueError):
+            raise TypeError(f"cu_seqlens is {ends!r}; expected 0, rising, up to S = {S}") from None
         if found[:1] != [0] or found[-1] != S or sorted(found) != found or B != 1:
             raise ValueError(
                 f"cu_seqlens is {found} at B = {B}; expected 0, rising, up to S = {S}, and B = 1"

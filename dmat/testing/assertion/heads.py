@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,13 @@ def chosen(heads: Heads, B: int, NH: int, S: int, width: int = 1) -> list[Head]:
             raise ValueError(f"heads is {heads!r}; expected {wanted}")
         return every
     if isinstance(heads, int):
-        if heads < 1:
+        if isinstance(heads, bool) or heads < 1:
             raise ValueError(f"heads is {heads}; expected {wanted}")
         spread = np.linspace(0, len(every) - 1, min(heads, len(every))).round().astype(int)
         return [every[n] for n in dict.fromkeys(spread.tolist())] if every else []
-    named = [tuple(head) for head in heads]
+    if not isinstance(heads, Sequence) or not all(isinstance(head, tuple | list) for head in heads):
+        raise ValueError(f"heads is {heads!r}; expected {wanted}")
+    named: list[tuple[Any, ...]] = [tuple(head) for head in heads]
     unknown = next((head for head in named if head not in every), None)
     if unknown is not None or not named:
         raise ValueError(f"heads is {heads!r}; expected {wanted}")

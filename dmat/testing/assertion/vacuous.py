@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dmat.testing.assertion.arguments import dtype_of
+
 LAYOUTS = {"BHSD": ("B", "NH", "S", "D"), "BSHD": ("B", "S", "NH", "D")}
 OF_AXES = {"B": "the next batch", "NH": "the next head", "S": "the row before", "D": "the next column"}
 
@@ -75,6 +77,9 @@ def _require(reference: object, rtol: float, atol: float, layout: str) -> None:
         raise ValueError(
             f"reference has the shape {tuple(reference.shape)}; expected 1 to 4 axes, none of them 0"
         )
+    dtype_of("reference", reference)
+    if not reference.isfinite().any():
+        raise ValueError("reference holds no finite number; expected the right output of your test")
     for name, value in {"rtol": rtol, "atol": atol}.items():
         if not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"{name} is {value!r}; expected a number of at least 0")

@@ -94,6 +94,8 @@ def assert_within_bound(
     line each.
     """
     given = {"igate_preact": igate_preact, "fgate_preact": fgate_preact, **more}
+    if gradients is not None and not isinstance(gradients, Mapping):
+        raise TypeError(f"gradients is a {type(gradients).__name__}; expected a mapping of names to tensors")
     pulled = dict(gradients or {})
     if pulled and grad_output is None and grad_last_state is None:
         raise ValueError(

@@ -134,6 +134,8 @@ def _which(outcome: Outcome, signature: Signature, seen: str) -> str:
     if len(outcome.fits) > 1 or outcome.fits:
         ways = sorted({f"{fit.contract.stated()}, {dict(fit.binding.roles)}" for fit in outcome.fits})
         return "which of these is it? " + " or ".join(ways)
+    if not signature.tensors:
+        return "which tensors does it take? Its signature names none"
     if not SUMS <= {role for roles in signature.tensors.values() for role in roles}:
         return f"which of {', '.join(signature.tensors)} are q, k and v? None of these names says it ({seen})"
     what = outcome.close or (f"it returned {outcome.shapes}" if outcome.shapes else outcome.error)

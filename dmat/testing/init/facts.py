@@ -62,7 +62,10 @@ class Prober:
         """Return "" if a call of these sizes is right, else what it did."""
         try:
             off = self.off(sizes, **more)
-        except Exception as error:  # whatever a function may raise for a call that it does not take
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever a function may raise for a call that it does not take
             return f"raised {first_line(error)}"
         return "" if off <= NEAR else f"is off by {off:.1g}"
 
@@ -180,7 +183,10 @@ def _half(prober: Prober, dtype: str, gates: str) -> Half:
     try:
         off = max(prober.off(prober.fit.sizes, seed=seed, dtype=dtype, gates=gates) for seed in (2, 3, 4))
         return Half(dtype, off, _returned(prober, dtype, gates))
-    except Exception as error:  # whatever a function may raise for a dtype that it does not take
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a function may raise for a dtype that it does not take
         return Half(dtype, error=first_line(error))
 
 
@@ -203,7 +209,7 @@ def _gradient(prober: Prober, found: Facts) -> None:
     )
     try:
         pulled = _pulled(prober, values, W)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found.add("gradient", "none", f"its backward raised {first_line(error)}")
         return
     if pulled is None:
@@ -262,7 +268,7 @@ def _states(prober: Prober, signature: Signature, found: Facts) -> None:
             continue
         try:
             off = _handed_over(prober, name, place, more)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             seen = seen or f"raised {first_line(error)}"
             continue
         if off <= NEAR:
@@ -306,7 +312,7 @@ def _packed(prober: Prober, signature: Signature, found: Facts) -> None:
     given: dict[str, Any] = {name: torch.tensor(ends, device=fit.binding.device)}
     try:
         o = fit.binding.output(values, sizes, **given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found.questions.append(f"packed: a call with {name} raised {first_line(error)}")
         return
     true = [output(prober.contract, _cut(values, *span)) for span in itertools.pairwise(ends)]

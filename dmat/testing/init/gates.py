@@ -45,7 +45,7 @@ def of_gates(fn: Callable[..., Any], signature: Signature, device: str) -> tuple
     for reading in _readings(names, device) if len(names) <= 2 else ():
         try:
             off, rival, shapes = reading.tried(fn, torch.float32)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             seen = first_line(error)
             continue
         seen = shapes
@@ -107,7 +107,7 @@ class Reading:
         for dtype in DTYPES[1:]:
             try:
                 own, _, _ = self.tried(fn, getattr(torch, dtype))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what.append(f"{dtype} raised {first_line(error)}")
                 continue
             what.append(f"{dtype} within {own:.1g}")

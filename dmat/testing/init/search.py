@@ -140,7 +140,10 @@ def _answer(binding: Binding, values: Values, sizes: Sizes, outcome: Outcome) ->
         try:
             with torch.no_grad():
                 result = own.call(own.arguments(values, F32))
-        except Exception as error:  # whatever a function may raise for a call that it does not take
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever a function may raise for a call that it does not take
             outcome.error = first_line(error)
             continue
         outcome.shapes = described(result)

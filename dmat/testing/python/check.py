@@ -33,6 +33,13 @@ from dmat.testing.kernel.load import load_with
 from dmat.testing.kernel.select import select
 from dmat.testing.output import as_text
 from dmat.testing.processes import Run, apart, here, preparing
+from dmat.testing.python.arguments import (
+    path_of,
+    require_count,
+    require_flags,
+    require_seconds,
+    require_seed,
+)
 from dmat.testing.python.results import Grades, Replay, Verdict
 from dmat.testing.python.untouched import untouched
 from dmat.testing.record import Report
@@ -74,7 +81,11 @@ def check(
     Raises TypeError for promises beside a decorator, and dmat.testing.errors.CannotRun if nothing can be
     checked.
     """
-    _require_positive(seconds=seconds, examples=examples)
+    require_seconds("seconds", seconds)
+    require_count("examples", examples)
+    require_seed("seed", seed)
+    require_flags(first=first, isolated=isolated)
+    folder_of_failures = _folder(counterexamples)
     kernel, began = given(fn, promises), time.monotonic()
     end = WITHOUT_END if seconds is None else began + seconds
     with tempfile.TemporaryDirectory(prefix="dmat-") as folder, _ready(kernel, isolated) as run:
@@ -85,7 +96,7 @@ def check(
             examples or (EXAMPLES if seconds is None else MOST),
             TIME_LIMIT,
             [],
-            Path(counterexamples).resolve() if counterexamples else None,
+            folder_of_failures,
             Path(folder),
             first=first,
             seed=secrets.randbelow(2**32) if seed is None else seed,
@@ -115,7 +126,8 @@ def grade(
     fn, dtypes, devices, isolated, promises: as dmat.check takes them. examples: random cases a dtype; default
     150.
     """
-    _require_positive(examples=examples)
+    require_count("examples", examples)
+    require_flags(isolated=isolated)
     kernel = given(fn, promises)
     with _ready(kernel, isolated) as run, giving(kernel):
         chosen = select([kernel.implementation.name], names(devices), names(dtypes))
@@ -137,7 +149,9 @@ def replay(
     path: a case, its folder, or a folder of such. device, dtype: default the case's own. fn, isolated,
     promises: as dmat.check takes them. A case that ended its process is tried with isolated=True alone.
     """
-    files = list(dict.fromkeys(found(Path(path))))
+    require_flags(isolated=isolated)
+    there = path_of("path", path, "the path of a case, or of a folder")
+    files = list(dict.fromkeys(found(there)))
     if not files:
         raise CannotRun(f"path is {str(path)!r}; there is no {FILE} in it")
     kernel = given(fn, promises)
@@ -192,10 +206,10 @@ def names(given: Names) -> list[str]:
     return [str(name).removeprefix("torch.") for name in several]
 
 
-def _require_positive(**numbers: float | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and not 0 < number < WITHOUT_END:
-            raise ValueError(f"{name} is {number!r}; expected a positive number")
+def _folder(counterexamples: str | os.PathLike[str] | None) -> Path | None:
+    if not counterexamples:
+        return None
+    return path_of("counterexamples", counterexamples, "the path of a folder, or None").resolve()
 
 
 def _picture(report: Report) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import settings
+from hypothesis.errors import InvalidArgument
 
 from dmat.testing.counterexample.corpus import Corpus, current, require_there
 from dmat.testing.journals import journals_of
@@ -22,6 +23,7 @@ from dmat.testing.kernel.given import given, giving
 from dmat.testing.kernel.select import Chosen, select
 from dmat.testing.law.law import Law
 from dmat.testing.plugin_of_laws import end_test
+from dmat.testing.python.arguments import require_count
 from dmat.testing.python.check import Names, names
 from dmat.testing.python.untouched import untouched
 from dmat.testing.registry import laws as laws_of
@@ -51,6 +53,8 @@ def laws(
     settings, or the name of a registered profile, to be used in the place of dmat's own. A law that the
     contract does not promise is skipped, with the reason.
     """
+    require_count("examples", examples)
+    _require_profile(profile)
     held = given(kernel, promises)
     with giving(held):
         chosen = select([held.implementation.name], names(devices), names(dtypes))
@@ -95,6 +99,18 @@ def _settings(config: pytest.Config, examples: int | None, profile: str | settin
         return settings(settings.get_profile("default"), max_examples=asked or EXAMPLES)
     theirs = settings.get_profile(profile) if isinstance(profile, str) else profile
     return theirs if asked is None else settings(theirs, max_examples=asked)
+
+
+def _require_profile(profile: object) -> None:
+    """Raise TypeError for what is no profile, ValueError for a name that nobody has registered."""
+    if profile is None or isinstance(profile, settings):
+        return
+    if not isinstance(profile, str):
+        raise TypeError(f"profile is {profile!r}; expected Hypothesis' settings, or the name of a profile")
+    try:
+        settings.get_profile(profile)
+    except InvalidArgument:
+        raise ValueError(f"profile is {profile!r}; expected the name of a registered profile") from None
 
 
 def _session(request: pytest.FixtureRequest, chosen: Sequence[Chosen]) -> Session:
