@@ -203,7 +203,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     law: Name
     implementation: Name
     dtype: Dtype
-    device: Literal["cpu", "cuda"]
+    device: Annotated[str, Meta(pattern=f"^{DEVICE}$")]
     case: Parts
     ended: Ended = "broken"
     reproducible: bool = True

@@ -14,6 +14,7 @@ import torch
 from dmat.strategies import Gates
 from dmat.testing.case_file import case_of, read
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
+from dmat.testing.devices import synchronize
 from dmat.testing.errors import CaseError, Refused, SizesRefused
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.load import load
@@ -106,10 +107,9 @@ def tried(
 
 
 def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
-    """Return why the smoke call raises, or None. Also None if the case has broken the GPU."""
+    """Return why the smoke call raises, or None. Also None if the case has broken the device."""
     try:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
     except RuntimeError:
         return None
     return subject_of(implementation, dtype, device).uncallable

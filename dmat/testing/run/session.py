@@ -26,7 +26,7 @@ class Session:
     example a test's id. corpus: cases to try first, and known failures. folder: gets a folder for each
     counterexample. explains: failures get their full message, which tries longer cases too.
     brief: the message tries nothing, and a folder has case.json alone: the causes get the rest later.
-    replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
+    replaceable: another process takes over if this one ends. So it ends itself once its device is broken.
     seed: of the random cases; None: Hypothesis chooses. milder: returns a failure with a milder case, and
     with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too. until: the
     time.monotonic() from which on no further random case of a law is begun.
