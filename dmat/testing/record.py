@@ -24,7 +24,7 @@ Format = Literal[2]
 Dtype = Annotated[str, Meta(extra_json_schema={"enum": list(DTYPES)})]
 
 
-Device = Annotated[str, Meta(pattern=f"^{DEVICE}$")]
+Device = Annotated[str, Meta(pattern=f"^{DEVICE}$", max_length=100)]
 
 
 Status = Literal["passed", "failed", "known", "not run"]

@@ -123,7 +123,11 @@ def _fallback(op: Any, *arguments: Any, **keywords: Any) -> Any:
             return memory
         return torch.device("cpu") if isinstance(x, torch.device) and x.type == NAME else x
 
-    lowered, named = tree_map(down, arguments), tree_map(down, keywords)
+    lowered = [
+        _as_tensor(x, its.type)
+        for x, its in zip(tree_map(down, arguments), op._schema.arguments, strict=False)
+    ]
+    named = tree_map(down, keywords)
     if given and any(x.dim() for x in strangers) and not op.name().startswith(MIXES):
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, sim:0 and cpu! "
@@ -148,6 +152,13 @@ def _fallback(op: Any, *arguments: Any, **keywords: Any) -> Any:
         return _uploaded(x) if owner is None else _bare(x.dtype, owner.untyped_storage(), x)
 
     return tree_map(up, result)
+
+
+def _as_tensor(value: Any, kind: str) -> Any:
+    """Return a number as the tensor that the operation takes: torch hands its wrapped numbers over bare."""
+    if kind != "Tensor" or not isinstance(value, int | float):
+        return value
+    return torch.scalar_tensor(value, dtype=torch.int64 if isinstance(value, int) else None)
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kernels on the simulated accelerator: importing this file registers it, so every process that loads one has it."""
+"""Kernels on the simulated accelerator. Importing this file registers it, in every process that loads one."""
 
 from __future__ import annotations
 
