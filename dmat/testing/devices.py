@@ -85,6 +85,15 @@ def synchronize(device: str) -> None:
         module_of(device).synchronize()
 
 
+def is_broken(device: str) -> bool:
+    """Return whether every call on the device raises by now, as after an illegal access of CUDA's."""
+    try:
+        synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
 def empty_cache(device: str) -> None:
     """Give memory back that torch keeps for later tensors, where the device has any."""
     if has(device, "empty_cache"):

@@ -123,10 +123,8 @@ def _fallback(op: Any, *arguments: Any, **keywords: Any) -> Any:
             return memory
         return torch.device("cpu") if isinstance(x, torch.device) and x.type == NAME else x
 
-    lowered = [
-        _as_tensor(x, its.type)
-        for x, its in zip(tree_map(down, arguments), op._schema.arguments, strict=False)
-    ]
+    kinds = [str(argument.type) for argument in op._schema.arguments]
+    lowered = [_as_tensor(x, kind) for x, kind in zip(tree_map(down, arguments), kinds, strict=False)]
     named = tree_map(down, keywords)
     if given and any(x.dim() for x in strangers) and not op.name().startswith(MIXES):
         raise RuntimeError(

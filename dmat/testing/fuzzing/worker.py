@@ -69,7 +69,7 @@ def begin(setup: Setup) -> None:
     _warm_up(devices.here()[-1] if setup.devices else CPU)
     journal = Journal(Path(setup.journals), setup.limit)
     first_to_go()
-    session = Session(journal, None, Path(setup.shared) / COUNTEREXAMPLES)
+    session = Session(journal, None, Path(setup.shared) / COUNTEREXAMPLES, replaceable=True)
     _this[:] = [Process(setup, session, fuzzing(Path(setup.shared)))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dmat.testing.contract.names import DEVICES_EXPECTED, require_known
-from dmat.testing.devices import in_words, is_known, is_there
+from dmat.testing.devices import in_words, is_known, is_there, lacks
 from dmat.testing.errors import SelectionError
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.implementation import Implementation
@@ -68,4 +68,7 @@ def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence
         promised = ", ".join(contract.devices or ())
         raise SelectionError(f"{implementation.name} promises {promised}; this machine has none")
     wanted = [dtype for dtype in contract.dtypes if not dtypes or dtype in dtypes]
+    reasons = [lacks(dtype, device) for device in places for dtype in wanted]
+    if all(reasons):
+        raise SelectionError(f"dtype is {wanted[0]!r}; {reasons[0]}")
     return [(implementation, dtype, device) for device in places for dtype in wanted]

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from hypothesis import settings
 
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.devices import CPU, synchronize
+from dmat.testing.devices import CPU, is_broken
 from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import subject_of
@@ -170,8 +170,6 @@ def _smoke_call(subject: Subject, record: Record, session: Session) -> str:
 
 def leave_a_failed_device(journal: Journal, device: str, message: str, folder: str | None) -> None:
     """End this process if the device is broken, as after a sticky CUDA error. The journal keeps both."""
-    try:
-        synchronize(device)
-    except RuntimeError:
+    if is_broken(device):
         journal.ended("broken", message, folder or "")
         os._exit(1)
