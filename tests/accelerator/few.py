@@ -1,4 +1,4 @@
-"""Tries laws on a kernel of targets.py with few examples, in a process of its own that has the device."""
+"""Tries laws on kernels of targets.py with few examples, in a process of its own that has the device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from dmat.testing.run.run import record_of
 
 FEW = settings(max_examples=2, database=None, phases=[Phase.generate], deadline=None)
 
+Tried = tuple[str, str, str]  # a kernel of targets.py, a law, a dtype
 
-def records(target: str, dtype: str, laws: Sequence[str], send: Send) -> list[Record]:
-    """Return the record of each law on sim."""
-    from tests.accelerator import targets
 
-    kernel = Implementation.of(target, getattr(targets, target))
-    return [record_of(law_named(law, kernel.kind), subject_of(kernel, dtype, "sim"), FEW) for law in laws]
+def records(tried: Sequence[Tried], send: Send) -> tuple[list[Record], dict[str, int]]:
+    """Return the record of each, and how often values were copied to the host by which line."""
+    from tests.accelerator import simulated, targets
+
+    found = []
+    for target, law, dtype in tried:
+        kernel = Implementation.of(target, getattr(targets, target))
+        found.append(record_of(law_named(law, kernel.kind), subject_of(kernel, dtype, simulated.NAME), FEW))
+    return found, dict(simulated.copies)

@@ -297,3 +297,7 @@ _aten.impl("set_.source_Storage_storage_offset", _set_storage, "PrivateUse1")
 _aten.impl("set_.source_Storage", _set_whole_storage, "PrivateUse1")
 _aten.impl("_efficientzerotensor", _zeros, "PrivateUse1")
 _patch_storages()
+
+
+def autoload() -> None:
+    """Do nothing more: torch has imported this module, as it imports every entry point of torch.backends."""

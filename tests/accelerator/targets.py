@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dmat.operator import dtilde
+from dmat.reference import masked_cumulative_sum
 from dmat.testing import implementation
 from tests.accelerator import simulated
 
@@ -19,6 +20,11 @@ def right(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
 def bare(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
     """Return D~, and state nothing."""
     return dtilde(igate_preact, fgate_preact)
+
+
+def in_float32(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
+    """Return D~ by masked cumulative sums, which need no float64; the operator's sums do."""
+    return masked_cumulative_sum(igate_preact, fgate_preact)
 
 
 def without_igate(igate_preact: Tensor, fgate_preact: Tensor) -> Tensor:
