@@ -56,9 +56,7 @@ def parts(device: str) -> list[Part]:
         Part("compute-sanitizer", 50, _code("sanitizer()")),
         Part("fla: chunk_gla under its contract", 40, (*published, f"{fla}:chunk_gla"), "fla"),
         Part("fla: the gated delta rule", 40, (*published, f"{fla}:chunk_gated_delta_rule"), "fla"),
-        Part(
-            "The interpreter against the device", 45, _code(f"beside_the_interpreter({device!r})"), "triton"
-        ),
+        Part("The interpreter against the device", 45, _code(f"interpreter({device!r})"), "triton"),
     ]
 
 

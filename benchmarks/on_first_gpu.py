@@ -54,7 +54,7 @@ def sanitizer() -> None:
     print(*on_cuda.sanitized(), sep="\n")
 
 
-def beside_the_interpreter(device: str) -> None:
+def interpreter(device: str) -> None:
     """Print how far our Triton kernels on the device lie from the same kernels in the interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{where}.npz") for where in ("interpreter", "device")]
@@ -87,4 +87,4 @@ def sums(device: str, file: str) -> None:
         columns, rectangles = rectangle_sums(G.to(device), summed=False)
         for name, x in (("D~", D), ("di", columns), ("rectangles", rectangles)):
             found[f"{name}, S = {S}, {dtype}"] = x.cpu().double().numpy()
-    np.savez(file, **found)
+    np.savez(file, allow_pickle=False, **found)

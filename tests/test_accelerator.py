@@ -108,7 +108,7 @@ def test_a_device_that_is_not_there_is_refused(name: str, why: str) -> None:
 
 def test_a_contract_may_name_any_device_of_torch() -> None:
     """Devices keep their names, the CPU first, each once; those that are not there are not tried."""
-    assert Contract(devices=["npu", "cpu", "npu"]).devices == ("cpu", "npu")
+    assert Contract(devices=("npu", "cpu", "npu")).devices == ("cpu", "npu")
 
 
 # End to end, at night
