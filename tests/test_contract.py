@@ -176,3 +176,14 @@ def test_from_segment_sum_wants_a_function() -> None:
     """TypeError names what it was given."""
     with pytest.raises(TypeError, match="segment_sum is 3; expected a callable"):
         from_segment_sum(3)  # type: ignore[arg-type]
+
+
+def test_the_formats_of_matrix_units_are_of_float32_alone() -> None:
+    """tf32x3 and bf16x3 round operands of float32; an unknown name is refused with what is known."""
+    for name in ("tf32", "tf32x3", "bf16x3"):
+        contract = FusedContract(reads="linear", multiplies_in=name)
+        assert [contract.multiplies(dtype) for dtype in ("float32", "bfloat16")] == [name, "float32"]
+    with pytest.raises(
+        ValueError, match=r"^multiplies_in is 'tf32x4'; expected one of bf16x3, .*, input, tf32, tf32x3"
+    ):
+        FusedContract(reads="linear", multiplies_in="tf32x4")

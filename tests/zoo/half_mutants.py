@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from .channels import promising
 from .fused_mutants import mutant
@@ -120,7 +121,35 @@ def chunks_in_halves(
     return torch.cat(rows, 2).to(half), h
 
 
-HALVES_SOUND = [softmax_in_halves, linear_in_halves, chunks_in_halves]
+class Spread(torch.autograd.Function):
+    """A parameter of each head for all batches and times. total: how its gradient is summed over them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, B: int, S: int, total: Total, half: torch.dtype) -> Tensor:
+        ctx.total, ctx.half = total, half
+        return x[None, :, None].expand(B, -1, S).clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.total(grad.transpose(0, 1).flatten(1), ctx.half), None, None, None, None
+
+
+def steps(total: Total) -> Callable[..., Tensor]:
+    """Make a linear attention with gates -exp(A_log) softplus(dt + dt_bias). total: of dA_log, ddt_bias."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, dt: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:
+        B, _, S = dt.shape
+        A_log, dt_bias = (Spread.apply(x, B, S, total, v.dtype) for x in (A_log, dt_bias))  # type: ignore[no-untyped-call]
+        g = -A_log.exp() * softplus(dt + dt_bias)
+        weights = by_windows(g).exp() * (q.float() @ k.float().mT)
+        return (weights.to(v.dtype).float() @ v.float()).to(v.dtype)
+
+    return kernel
+
+
+steps_in_halves = promising(**ONE, gate="dt")(named("steps_in_halves", steps(wide_total)))
+
+HALVES_SOUND = [softmax_in_halves, linear_in_halves, chunks_in_halves, steps_in_halves]
 
 SUMMED = "equal_terms"
 mutant(SUMMED, "a softmax sums its rows in the half type", LONGEST, **ROWS)(
@@ -133,6 +162,9 @@ mutant(SUMMED, "q.dq and k.dk are multiplied and summed in the half type", LONGE
     named("half_products_back", linear(wide_total, half_sums=True, half_products=True))
 )
 mutant(SUMMED, "W.v is summed in the half type", LONGEST, **SUFFIX)(named("half_wv", linear(half_total)))
+mutant(SUMMED, "dA_log and ddt_bias are summed in the half type", LONGEST, **ONE, gate="dt")(
+    named("half_parameter_sums", steps(half_total))
+)
 
 
 @mutant(SUMMED, "the output is summed over times in the half type", LONGEST, **ONE)

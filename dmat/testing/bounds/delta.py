@@ -291,14 +291,20 @@ class DeltaBounds:
             over = of_heads(over, e[name])
             allowed[name] = Bound(bound.bound, np.asarray(bound.overflow | over), bound.free)
         for name in self.contract.parameters:
-            allowed[name] = self._of_parameter(name, *gates.parameter(name, *of_log), values[name], reach)
+            allowed[name] = self._of_parameter(name, of_log, values[name], reach)
         return allowed
 
-    def _of_parameter(self, name: str, e: Array, A: Array, value: Array, reach: Array) -> Bound:
+    def _of_parameter(self, name: str, of_log: tuple[Array, Array], value: Array, reach: Array) -> Bound:
         """Bound the gradient of A_log or dt_bias, a sum over batches and times: (1, NH, 1), or (1, NH, K)."""
-        inputs, u = self.truth.inputs, self.rounding
-        e, A = (inputs.of_parameter(name, x) for x in (e, A))
-        e = e + gamma(inputs.fgate.size, u.u_a) * A
+        inputs, u, (e, size) = self.truth.inputs, self.rounding, of_log
+        gates = GateErrors(self.truth.gates, self.contract, u)
+        if name == "dt_bias":
+            e, terms = gates.gate(e, size)[0], gates.size_of_bias(size, None)
+        else:
+            e, terms = gates.of_A(e, size)
+        e, terms, A = (inputs.of_parameter(name, x) for x in (e, terms, size))
+        e = e + gamma(inputs.fgate.size, u.u_a) * (terms + e)
+        A = A + terms
         lost = 64 * inputs.S * (self.lost * reach).sum(0, keepdims=True)[..., None] * (1 + A)
         bound = e * (1 + u.parameters.u) + u.parameters.u * np.abs(value) + lost + u.parameters.floor
         free = ~np.isfinite(bound)

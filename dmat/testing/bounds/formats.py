@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from dmat.testing.contract import TF32, FusedContract
+from dmat.testing.contract import OPERANDS_OF_FLOAT32, FusedContract
 from dmat.testing.oracle.arithmetic import Array, Mask
 
 # Evaluating a bound takes its sums over S <= 2^16 terms and fewer than 2^10 more roundings, of 2^-53 each.
@@ -24,6 +24,13 @@ RATE_ULPS = 16  # sigmoid(-f) and its product with the sum, in u_a
 
 
 SCALE_ULPS = 4  # copies and casts on the way of an input gate's gradient
+
+
+# What a matrix unit rounds a float32 operand to: docs/fused.md section 2, "Matrix units".
+OPERAND_ROUNDOFF = dict(zip(OPERANDS_OF_FLOAT32, (2.0**-10, 2.0**-21, 2.0**-17), strict=True))
+
+
+MATRIX_UNIT_ULPS = 3  # the error of a matrix unit per term of a sum, in units of its accumulator's roundoff
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,10 @@ class Rounding:
 
 
 def format_of(name: str) -> Format:
-    """Return the format of this name, a torch dtype or tf32."""
-    if name == TF32:  # 2^-10, because tensor cores may truncate instead of rounding
+    """Return the format of this name: a torch dtype, or what a matrix unit rounds a float32 operand to."""
+    if name in OPERAND_ROUNDOFF:
         single = Format.of("float32")
-        return Format(TF32, 2.0**-10, single.smallest_normal, single.largest)
+        return Format(name, OPERAND_ROUNDOFF[name], single.smallest_normal, single.largest)
     return Format.of(name)
 
 
@@ -97,7 +104,8 @@ def format_of(name: str) -> Format:
 class FusedRounding:
     """The formats of one dtype under a contract: accumulator, operands of products, output, gates.
 
-    products: the format of q, k, v. handed: the format of a state that is handed over.
+    products: the format of q, k, v. handed: the format of a state that is handed over. flushes: whether a
+    matrix unit takes a subnormal operand of a half type for 0.
     """
 
     accumulator: Format
@@ -106,12 +114,13 @@ class FusedRounding:
     gates: Format
     products: Format
     handed: Format
+    flushes: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def of(cls, contract: FusedContract, dtype: str) -> FusedRounding:
+    def of(cls, contract: FusedContract, dtype: str, *, flushes: bool = False) -> FusedRounding:
         """Return the formats that the contract names."""
         names = (contract.accumulator(dtype), contract.multiplies(dtype), contract.returns(dtype))
-        return cls(*map(format_of, (*names, contract.gates_in(dtype), dtype, dtype)))
+        return cls(*map(format_of, (*names, contract.gates_in(dtype), dtype, dtype)), flushes=flushes)
 
     @property
     def parameters(self) -> Format:
@@ -128,8 +137,9 @@ class FusedRounding:
 
     @property
     def u_a(self) -> float:
-        """Unit roundoff of the accumulator."""
-        return self.accumulator.u
+        """Unit roundoff of the accumulator; three times that where matrix units may sum."""
+        narrow = max(self.operands.u, self.products.u) > self.accumulator.u
+        return self.accumulator.u * (MATRIX_UNIT_ULPS if narrow else 1)
 
     @property
     def u_m(self) -> float:
@@ -139,12 +149,20 @@ class FusedRounding:
     @property
     def tiny(self) -> float:
         """The loss of one step to underflow. The final store loses its own format's floor, once."""
-        return max(self.accumulator.floor, self.operands.floor)
+        flushed = max(self.operands.smallest_normal, self.products.smallest_normal) if self.flushes else 0.0
+        return max(self.accumulator.floor, self.operands.floor, flushed)
 
     @property
     def largest(self) -> float:
         """The smallest of the formats' largest finite numbers: accumulator, operands, output."""
         return min(f.largest for f in (self.accumulator, self.operands, self.output))
+
+
+def flushes_halves(device: str) -> bool:
+    """Return whether matrix units of this device take subnormal half operands for 0: AMD's gfx90a does."""
+    if torch.version.hip is None or torch.device(device).type != "cuda":
+        return False
+    return str(torch.cuda.get_device_properties(device).gcnArchName).startswith("gfx90a")
 
 
 def gamma(m: Array | float, u: float) -> Array:

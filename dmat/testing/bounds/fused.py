@@ -295,9 +295,17 @@ class FusedBounds(TermErrors):
         if name == "D":
             e, A = self.after.of_D(pulled.inner)
         else:
-            of_log = gates.parameter(name, *self.log_gate(pulled)) if name != "dt_bias" else None
-            e, A = (inputs.of_parameter(name, x) for x in of_log or self.each_gate(pulled))
-            e = e + gamma(inputs.fgate.shape[0] * inputs.S * inputs.heads.parts, self.rounding.u_a) * A
+            e, A = self.log_gate(pulled)
+            reach = inputs.of_parameter(name, A)
+            if name != "dt_bias":
+                e, A = gates.of_A(e, A)
+            else:
+                weight = self.of_weight(pulled)[1] if self.truth.contract.weight == "dt" else None
+                e, A = self.each_gate(pulled)[0], gates.size_of_bias(A, weight)
+            e, A = (inputs.of_parameter(name, x) for x in (e, A))
+            N = inputs.fgate.shape[0] * inputs.S * inputs.heads.parts
+            e = e + gamma(N, self.rounding.u_a) * (A + e)
+            A = A + reach
         lost = inputs.S * self.lost.sum(0, keepdims=True)
         overflows = np.asarray(self.overflows.any(0))[None]
         return self._stored_as(e, pulled.parameters[name], A, self.rounding.parameters, lost, overflows)

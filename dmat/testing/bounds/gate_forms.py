@@ -36,11 +36,7 @@ class GateErrors:
         """
         if self.plain:
             return e, A
-        u_a, jump = (
-            self.rounding.u_a,
-            self.jump if self.gates.edge is None else self.jump * self.gates.edge.size,
-        )
-        rate = np.maximum(np.abs(self.gates.rate), jump)
+        u_a, jump, rate = self.rounding.u_a, self.jump_of_log, self.rate
         condition = RATE_ULPS * u_a + CONDITION_ULPS * u_a * self.gates.rate_condition
         absolute = CONDITION_ULPS * self.gates.rate_error + RATE_ULPS * (self.contract.gates == "absolute")
         error = rate * (e + condition * A) + absolute * u_a * A + jump * A
@@ -62,6 +58,26 @@ class GateErrors:
         return error, A_log + A * np.maximum(1.0, rate)
 
     @property
+    def rate(self) -> Array:
+        """|dl/dx|; where dt may be on either side of its limit the larger one."""
+        return np.maximum(np.abs(self.gates.rate), self.jump_of_log)
+
+    @property
+    def jump_of_log(self) -> Array | float:
+        """How much dl/dx differs on both sides of a limit of dt."""
+        return self.jump if self.gates.edge is None else self.jump * self.gates.edge.size
+
+    def size_of_bias(self, A: Array, of_weight: Array | None) -> Array:
+        """Return the magnitude of what each gate adds to the gradient of dt_bias.
+
+        A, of_weight: the magnitudes of the gradients of l and of the weight w, None where dt is no weight.
+        """
+        size, own = self.rate * A, self.gates.weight
+        if of_weight is None or own is None:
+            return size
+        return np.asarray(size + np.maximum(np.abs(own.rate), self.jump) * of_weight)
+
+    @property
     def jump(self) -> Array | float:
         """How much the derivatives of dt from both sides of its limit differ, where it may be on either."""
         edge = self.gates.edge
@@ -70,10 +86,8 @@ class GateErrors:
         near = edge.margin <= CONDITION_ULPS * self.rounding.u_a * edge.moved
         return np.where(near, edge.jump, 0.0)
 
-    def parameter(self, name: str, e: Array, A: Array) -> tuple[Array, Array]:
-        """Return the error and the magnitude of what each gate adds to the gradient of a parameter."""
-        if name == "dt_bias":
-            return self.gate(e, A)
+    def of_A(self, e: Array, A: Array) -> tuple[Array, Array]:
+        """Return the error and the magnitude of what each gate adds to the gradient of A_log or A."""
         u_a, rate = self.rounding.u_a, np.abs(self.gates.of_A)
         moved = CONDITION_ULPS * u_a * self.gates.of_A_condition
-        return rate * (e + RATE_ULPS * u_a * A) + moved * A, A * np.maximum(1.0, rate)
+        return rate * (e + RATE_ULPS * u_a * A) + moved * A, rate * A

@@ -12,7 +12,14 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
-from dmat.testing.contract.names import DEVICE, DEVICES_EXPECTED, DTYPES, SPECIAL_VALUES, TF32
+from dmat.testing.contract.names import (
+    DEVICE,
+    DEVICES_EXPECTED,
+    DTYPES,
+    OPERANDS_OF_FLOAT32,
+    SPECIAL_VALUES,
+    TF32,
+)
 
 Check = Callable[[Any, str], Any]  # (value, the field's name) -> the value in canonical form
 
@@ -139,7 +146,7 @@ def accumulators(value: Any, name: str = "accumulates_in") -> dict[str, str]:
 
 
 def multiplies_in(value: Any, name: str) -> Any:
-    """Take a format, "input", "tf32", formats by dtype, or None."""
+    """Take a format, "input", "tf32", "tf32x3", "bf16x3", formats by dtype, or None."""
     multiplied(value, name)
     return value
 
@@ -152,11 +159,13 @@ def multiplied(value: Any, name: str = "multiplies_in") -> dict[str, str]:
         return {dtype: TF32 if dtype == "float32" else dtype for dtype in DTYPES}
     if isinstance(value, Mapping):
         return {
-            dtype_name(key, name): TF32 if form == TF32 else dtype_name(form, name)
+            dtype_name(key, name): form if form in OPERANDS_OF_FLOAT32 else dtype_name(form, name)
             for key, form in value.items()
         }
-    if value == TF32:
-        return {"float32": TF32}
+    if isinstance(value, str):
+        one_of("input", *OPERANDS_OF_FLOAT32, *DTYPES)(value, name)
+    if value in OPERANDS_OF_FLOAT32:
+        return {"float32": value}
     return dict.fromkeys(DTYPES, dtype_name(value, name))
 
 

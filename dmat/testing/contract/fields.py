@@ -340,7 +340,7 @@ class Fused(States, Delta, Conduct, Inputs, Rounding):
         None,
         checks.multiplies_in,
         'what operands of products are rounded to: a format, "input" (that of q, k, v; tf32 for float32), '
-        '"tf32", or one by dtype; None: the accumulator\'s format',
+        '"tf32", "tf32x3" or "bf16x3" as of tl.dot, or one by dtype; None: the accumulator\'s format',
         relaxations=(None, HALVES, "input"),
     )
     factors: str | int = row(

@@ -137,7 +137,10 @@ class FusedContract(Fused, BaseContract):
         return checks.scale_at(self.scale, K)
 
     def multiplies(self, dtype: str) -> str:
-        """Return the name of the format to which the operands of products are rounded; it may be "tf32"."""
+        """Return the name of the format to which the operands of products are rounded.
+
+        It may also be one of OPERANDS_OF_FLOAT32.
+        """
         return checks.multiplied(self.multiplies_in).get(dtype, self.accumulator(dtype))
 
     def gates_in(self, dtype: str) -> str:

@@ -36,6 +36,10 @@ TRANSFORMS = ("compile", "vmap", "export", "autocast")
 TF32 = "tf32"  # the format to which a tensor core rounds a float32 operand
 
 
+# How matrix units multiply float32 operands: rounded to TF32, or split in two parts of TF32 or bfloat16.
+OPERANDS_OF_FLOAT32 = (TF32, "tf32x3", "bf16x3")
+
+
 @dataclass(frozen=True)
 class Form:
     """A kind of operator: the formula that help() shows, and the inputs that it may take besides q, k, v, l.

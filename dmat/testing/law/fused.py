@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
-from dmat.testing.bounds.formats import Bound, FusedRounding
+from dmat.testing.bounds.formats import Bound, FusedRounding, flushes_halves
 from dmat.testing.bounds.fused import FusedBounds
 from dmat.testing.bounds.heads import of_heads
 from dmat.testing.contract import FusedContract
@@ -48,7 +48,7 @@ class FusedSubject(FusedCalls):
     @cached_property
     def rounding(self) -> FusedRounding:
         """The formats that the kernel rounds to in this dtype."""
-        return FusedRounding.of(self.contract, self.dtype)
+        return FusedRounding.of(self.contract, self.dtype, flushes=flushes_halves(self.device))
 
     def judged_gradients(self, call: Case) -> list[str]:
         """Return the inputs whose gradients can be judged with one-hot q, k, v; none if undefined here."""
