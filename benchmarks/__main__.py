@@ -10,12 +10,16 @@ from statistics import median
 
 import torch
 
-from . import accuracy, framework, on_cuda, rivals, speed, write
+from dmat.testing import devices
+
+from . import accuracy, first_gpu, framework, on_cuda, rivals, speed, write
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure the parts that are named, print them, and write them to --out."""
     options = _parsed(arguments)
+    if options.parts == [FIRST_GPU]:
+        return first_gpu.main(options.out)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:
@@ -28,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, default: all; or {FIRST_GPU} alone")
+    add("--device", default="cpu", help="cpu, cuda, xpu, ...; default: cpu")
     add("--threads", type=int, default=os.cpu_count() or 1, help="of torch; default: all cores")
     add("--lengths", type=int, nargs="+", metavar="S", help="default: 64 to 4096, on CUDA to 32768")
     add("--dtypes", nargs="+", choices=speed.DTYPES, default=list(speed.DTYPES))
@@ -38,21 +42,23 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     add("--compile", action="store_true", help="the formulas compiled by inductor too, in float32")
     add("--out", type=Path, default=Path("docs/measured"), metavar="DIR", help="default: docs/measured")
     options = parser.parse_args(arguments)
+    if options.parts == [FIRST_GPU]:
+        return options
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"PART is {', '.join(sorted(unknown))}; expected one of {', '.join(PARTS)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda; expected a machine whose torch sees a GPU")
+    if not devices.is_there(options.device):
+        parser.error(f"--device is {options.device}; expected a machine whose torch sees one")
     return options
 
 
 def _path(options: argparse.Namespace, part: str, suffix: str) -> Path:
-    threads = "" if options.device == "cuda" else f"-{options.threads}"
+    threads = "" if options.device != "cpu" else f"-{options.threads}"
     path: Path = options.out / f"{date.today()}-{options.device}{threads}-{part}.{suffix}"
     return path
 
 
 def _speed(options: argparse.Namespace) -> str:
-    lengths, dtypes = tuple(options.lengths or speed.LENGTHS[options.device]), tuple(options.dtypes)
+    lengths, dtypes = tuple(options.lengths or speed.lengths(options.device)), tuple(options.dtypes)
     cells = speed.cells(options.device, lengths, dtypes, options.seconds, compiled=options.compile)
     ratios = speed.ratios(cells, options.device)
     if options.device == "cpu" and 256 in lengths:
@@ -103,6 +109,7 @@ def _rivals(options: argparse.Namespace) -> str:
     return f"The law of values, float32, one process, interleaved.\n\n{write.table(rows)}"
 
 
+FIRST_GPU = "first-gpu"
 PARTS = {"speed": _speed, "accuracy": _accuracy, "framework": _framework, "rivals": _rivals}
 
 

@@ -36,7 +36,7 @@ def forward(S: int, dtype: torch.dtype, device: str, compiled: bool) -> dict[str
         "dtilde": lambda: dtilde(i, f),
         "dtilde(out=)": lambda: dtilde(i, f, out=out),
     }
-    if device == "cuda":
+    if device != "cpu":
         other = torch.empty_like(out)
         calls["copy"] = lambda: other.copy_(out)
     return calls | {name: partial(formula, i, f) for name, formula in _formulas(S, compiled).items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch.profiler import ProfilerActivity, profile
+
+from dmat.testing.devices import module_of
 
 from .timing import Call
 
@@ -11,13 +12,14 @@ from .timing import Call
 def peak(call: Call, device: str) -> int:
     """Bytes that torch has allocated at the worst moment of a call, the result of the call included."""
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    if device != "cpu":
+        module = module_of(device)
+        module.synchronize()
+        before = module.memory_allocated()
+        module.reset_peak_memory_stats()
         call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        module.synchronize()
+        return int(module.max_memory_allocated() - before)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     del result

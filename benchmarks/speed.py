@@ -8,13 +8,21 @@ from dataclasses import dataclass
 import torch
 from rich.progress import track
 
+from dmat.testing.devices import free_memory
+
 from .contestants import NH, B, backward, double_loop, forward, gates
 from .memory import peak
 from .timing import Times, interleaved
 
-LENGTHS = {"cpu": (64, 128, 256, 512, 1024, 2048, 4096), "cuda": tuple(2**k for k in range(6, 16))}
+LENGTHS = tuple(2**k for k in range(6, 16))
+MOST_ON_CPU = 4096
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ON_CUDA = ("float32", "bfloat16")  # of which ratios are asked for there
+
+
+def lengths(device: str) -> tuple[int, ...]:
+    """Return the lengths that are measured on this device."""
+    return tuple(S for S in LENGTHS if device != "cpu" or S <= MOST_ON_CPU)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ def cells(
 
 def _fits(S: int, dtype: torch.dtype, device: str) -> bool:
     """Whether the formulas, which hold several matrices in float32, fit in the memory of a GPU."""
-    return device == "cpu" or B * NH * S * S * (4 * 5 + dtype.itemsize) < torch.cuda.mem_get_info()[0]
+    free = free_memory(device)
+    return free is None or B * NH * S * S * (4 * 5 + dtype.itemsize) < free
 
 
 def ratios(found: list[Cell], device: str) -> list[Ratio]:
@@ -84,7 +93,7 @@ def ratios(found: list[Cell], device: str) -> list[Ratio]:
         what = f"{direction} {dtype} S = {S}: {above} / {below}"
         return [Ratio(what, times[key] / times[floor], target)]
 
-    if device == "cuda":
+    if device != "cpu":
         return [
             *(
                 r

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-import torch
+from dmat.testing.devices import has, module_of, synchronize
 
 Call = Callable[[], Any]
 
@@ -38,7 +38,7 @@ def interleaved(calls: dict[str, Call], budget: float, device: str) -> dict[str,
 
     What a call returns is dropped before the next one starts: a new output is new memory for all alike.
     """
-    clock = _on_cuda if device == "cuda" else _on_cpu
+    clock = _by_events(device) if has(device, "Event") else _by_the_clock(device)
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -50,18 +50,26 @@ def interleaved(calls: dict[str, Call], budget: float, device: str) -> dict[str,
     return {name: Times(found) for name, found in seconds.items()}
 
 
-def _on_cpu(call: Call) -> float:
-    start = time.perf_counter()
-    result = call()
-    taken = time.perf_counter() - start
-    del result
-    return taken
+def _by_the_clock(device: str) -> Callable[[Call], float]:
+    def seconds(call: Call) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        result = call()
+        synchronize(device)
+        taken = time.perf_counter() - start
+        del result
+        return taken
+
+    return seconds
 
 
-def _on_cuda(call: Call) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in "se")  # type: ignore[no-untyped-call]
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
+def _by_events(device: str) -> Callable[[Call], float]:
+    def seconds(call: Call) -> float:
+        start, end = (module_of(device).Event(enable_timing=True) for _ in "se")
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return seconds

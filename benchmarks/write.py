@@ -13,6 +13,8 @@ import torch
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from dmat.testing import devices
+
 from .speed import Cell, Ratio
 
 FLOORS = {"forward": "torch.full", "backward": "G.sum()"}
@@ -20,7 +22,7 @@ FLOORS = {"forward": "torch.full", "backward": "G.sum()"}
 
 def heading(device: str) -> str:
     """Machine, versions, date and command."""
-    model = torch.cuda.get_device_name() if device == "cuda" else _cpu()
+    model = devices.model(device) or _cpu()
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     return (
         f"{date.today()}, {model}, {torch.get_num_threads()} threads; Python {platform.python_version()}, "

@@ -7,7 +7,7 @@ The linear part, and its adjoint, stand in dmat/segments.py; here the gates are 
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -176,10 +176,11 @@ def _check_memory(igate_preact: Tensor) -> None:
 
 
 def _memory(device: torch.device) -> int | None:
-    """Bytes that one tensor could take at most: free CUDA memory, the machine's memory, or None."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+    """Bytes that one tensor could take at most: the device's free memory, the machine's memory, or None."""
     if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    module: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu, ...; torch.meta there is none
+    if not hasattr(module, "mem_get_info"):
+        return None
+    cached = module.memory_reserved(device) - module.memory_allocated(device)
+    return int(module.mem_get_info(device)[0] + cached)

@@ -7,8 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 
-import torch
-
+from dmat.testing import devices
 from dmat.testing.gate.proxy import Foreign
 from dmat.testing.kernel import protected
 from dmat.testing.law.fused import FusedSubject
@@ -96,11 +95,52 @@ def cpu_too(subject: Subject) -> str | None:
     return None if subject.contract.devices is None else subject.contract.why_not("devices", "cpu")
 
 
-def cuda(subject: Subject) -> str | None:
-    """The kernel runs on a CUDA device."""
-    if subject.device == "cuda":
+def accelerator(subject: Subject) -> str | None:
+    """The kernel runs on an accelerator, as CUDA."""
+    if subject.device != "cpu":
         return None
-    return "a law of CUDA" if torch.cuda.is_available() else "no CUDA device"
+    return "no CUDA device" if devices.accelerator() is None else "a law of accelerators"
+
+
+def of_device(has: Callable[[str], bool], says: str, what: str) -> Need:
+    """Make a need: torch has this for the device, as it has for CUDA.
+
+    says: the need in words, for docs/laws.md. what: the name of what torch has.
+    """
+
+    def need(subject: Subject) -> str | None:
+        if reason := accelerator(subject):
+            return reason
+        return None if has(subject.device) else f"a law of CUDA: torch has no {what} for {subject.device}"
+
+    need.__doc__ = says
+    return need
+
+
+def _with(*names: str) -> Callable[[str], bool]:
+    return lambda device: devices.has(device, *names)
+
+
+sync_mode = of_device(
+    _with("get_sync_debug_mode", "set_sync_debug_mode"),
+    "The kernel runs on an accelerator that can forbid waiting, as CUDA.",
+    "mode that forbids waiting",
+)
+graphs = of_device(
+    lambda device: devices.graph_class(device) is not None,
+    "The kernel runs on an accelerator with graphs, as CUDA.",
+    "graphs",
+)
+streams = of_device(
+    _with("Stream", "stream", "_sleep"),
+    "The kernel runs on an accelerator whose streams can sleep, as CUDA's.",
+    "streams that sleep",
+)
+peak_of_device = of_device(
+    _with("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"),
+    "The kernel runs on an accelerator whose peak memory can be read, as CUDA's.",
+    "peak of memory",
+)
 
 
 # Fused kernels

@@ -1,4 +1,4 @@
-"""Laws of CUDA: no waiting, graphs, streams, more than 2^31 entries, memory, agreement with the CPU."""
+"""Laws of accelerators, as CUDA: no waiting, graphs, streams, past 2^31 entries, memory, the CPU's answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dmat.strategies import Cotangent, Gates
 from dmat.strategies.cases.dtilde import FEW, GATES, HUGE, LARGE
 from dmat.testing.bounds import dtilde as dtilde_bounds
 from dmat.testing.bounds.named import EQUAL_BITS, NO_BOUND
+from dmat.testing.devices import in_words
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.dtilde import Gradients, Run
 from dmat.testing.law.cuda import (
@@ -41,7 +42,7 @@ def require_right(subject: DtildeSubject, gates: Results, G: torch.Tensor, resul
         subject.require_gradients(Gradients(run, subject.read(G), (results[1], results[2])))
 
 
-@law(FEW, bound=NO_BOUND, needs=(needs.cuda, needs.same_process), max_examples=5, cost="costly")
+@law(FEW, bound=NO_BOUND, needs=(needs.sync_mode, needs.same_process), max_examples=5, cost="costly")
 def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
     """After a warm-up, neither the call nor its backward makes the host wait for the device.
 
@@ -51,21 +52,21 @@ def test_law_no_synchronisation(subject: DtildeSubject, gates: Gates, cotangent:
     inputs, G = gates.build(subject.device), cotangent.build(gates, subject.device)
     for _ in range(WARM_UPS):
         forward_and_backward(subject, inputs, G)
-    with no_synchronisation(subject.recorder):
+    with no_synchronisation(subject.device, subject.recorder):
         forward_and_backward(subject, inputs, G)
 
 
 @law(
     FEW,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.cuda, needs.same_process),
+    needs=(needs.graphs, needs.same_process),
     max_examples=5,
     cost="costly",
 )
 def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cotangent) -> None:
-    """Call and backward can be captured in a CUDA graph, and its replay is right for other gates.
+    """Call and backward can be captured in a graph, as CUDA has, and its replay is right for other gates.
 
-    Why: Inference runs in CUDA graphs: what is computed on the host is frozen in them.
+    Why: Inference runs in graphs: what is computed on the host is frozen in them.
     Bound: section 3.
     """
     inputs = tuple(gate.to(subject.device) for gate in gates.dense())
@@ -79,7 +80,7 @@ def test_law_graph_capture(subject: DtildeSubject, gates: Gates, cotangent: Cota
 @law(
     FEW,
     bound=dtilde_bounds.ALL_BOUNDS,
-    needs=(needs.cuda, needs.same_process),
+    needs=(needs.streams, needs.same_process),
     max_examples=5,
     cost="costly",
 )
@@ -93,9 +94,9 @@ def test_law_side_stream(subject: DtildeSubject, gates: Gates, cotangent: Cotang
     require_right(subject, inputs, G, on_a_side_stream(subject, inputs, G))
 
 
-@law(GATES, bound=dtilde_bounds.forward_bound, needs=(needs.cuda, needs.cpu_too))
+@law(GATES, bound=dtilde_bounds.forward_bound, needs=(needs.accelerator, needs.cpu_too))
 def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
-    """CUDA and the CPU agree within the bounds of both.
+    """An accelerator and the CPU agree within the bounds of both.
 
     Why: Wrong on one architecture only is wrong on the user's.
     Bound: both bounds of section 3, forward.
@@ -106,11 +107,13 @@ def test_law_device_agreement(subject: DtildeSubject, gates: Gates) -> None:
         theirs = other.forward(gates)
     except LawBroken as broken:
         raise Refused(f"the CPU's call {broken.finding.computed}") from broken
-    expected, note = subject.expected_dtilde(ours), "CUDA, against the CPU"
+    expected, note = subject.expected_dtilde(ours), f"{in_words(subject.device)}, against the CPU"
     require_agreement(ours.dtilde, expected, theirs.dtilde, other.expected_dtilde(theirs), note)
 
 
-@law(LARGE, bound=NO_BOUND, needs=(needs.cuda, needs.peak_memory, needs.same_process), cost="costly")
+@law(
+    LARGE, bound=NO_BOUND, needs=(needs.peak_of_device, needs.peak_memory, needs.same_process), cost="costly"
+)
 def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """At the peak, call and backward take no more memory beyond their results than the contract states.
 
@@ -121,7 +124,7 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     inputs = spaced_gates(shape, dtype, subject.device)
     G = torch.ones((), dtype=dtype, device=subject.device).expand(*shape, shape[-1])
     forward_and_backward(subject, inputs, G)
-    taken = peak_beyond(lambda: forward_and_backward(subject, inputs, G), subject.recorder)
+    taken = peak_beyond(subject.device, lambda: forward_and_backward(subject, inputs, G), subject.recorder)
     output = shape[0] * shape[1] * shape[2] ** 2 * inputs[0].element_size()
     stated = subject.contract.peak_memory or 0.0
     most = f"{stated} * {output}"
@@ -129,7 +132,7 @@ def test_law_peak_memory(subject: DtildeSubject, shape: tuple[int, int, int]) ->
     require(taken <= stated * output, "peak memory", f"{taken} bytes", allowed, what="memory", detail=most)
 
 
-@law(HUGE, bound=EQUAL_BITS, needs=(needs.cuda, needs.exact_sums, needs.same_process), cost="costly")
+@law(HUGE, bound=EQUAL_BITS, needs=(needs.accelerator, needs.exact_sums, needs.same_process), cost="costly")
 def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> None:
     """Past 2^31 entries D~ and its gradients are exact on integers, to the last head and row.
 
@@ -137,7 +140,7 @@ def test_law_past_2_31(subject: DtildeSubject, shape: tuple[int, int, int]) -> N
     Bound: zero (section 4).
     """
     dtype, S = getattr(torch, subject.dtype), shape[-1]
-    with refused_if_too_large(f"D~ of {shape} in {subject.dtype}"):
+    with refused_if_too_large(subject.device, f"D~ of {shape} in {subject.dtype}"):
         G = last_row_cotangent(shape, dtype, subject.device, subject.recorder)
         results = forward_and_backward(subject, spaced_gates(shape, dtype, subject.device), G)
         for head in sorted({0, shape[1] // 2, shape[1] - 1}):

@@ -38,6 +38,11 @@ NIGHT = {
     "test_fuzz.py::test_interrupted_it_reports": ALL,  # test_found_once_and_small
     "test_fuzz.py::test_time_is_kept": ALL,  # test_schedule.py
     "test_fuzz.py::test_not_really_fuzzed_is_no_success": 3,
+    # The simulated accelerator: its laws in one process stay.
+    "test_accelerator.py::test_what_the_device_lacks_is_not_run": ALL,  # test_laws_hold_or_say_what_...
+    "test_accelerator.py::test_check_runs_every_law_on_the_device": ALL,  # test_laws_hold_or_say_what_...
+    "test_accelerator.py::test_a_failure_is_shrunk_kept_and_replayed": ALL,  # test_wrong_kernels_fall_...
+    "test_accelerator.py::test_fuzzing_of_two_devices": ALL,  # test_fuzz.py
     # A command beside the same from Python: the pages of check and replay stay.
     "test_python.py::test_isolated": ALL,  # test_isolated_with_promises
     "test_python.py::test_the_page_of_a_replay": ALL,  # test_a_function_of_no_file

@@ -120,4 +120,4 @@ def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("ray.init", none)
     with pytest.raises(CannotRun, match=r"--ray is 'nowhere:1'; no cluster answers: no node is alive$"):
-        cluster.Cluster(Setup("", "", "", "", 60.0), "nowhere:1", cuda=False)
+        cluster.Cluster(Setup("", "", "", "", 60.0), "nowhere:1", gpus=False)

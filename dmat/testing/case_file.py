@@ -26,7 +26,7 @@ from dmat.strategies.recipes.layouts import COTANGENT_LAYOUTS, GATE_LAYOUTS
 from dmat.strategies.recipes.qkv import QKV, DeltaQKV
 from dmat.strategies.recipes.recipe import Case, Recipe
 from dmat.testing.errors import CaseError
-from dmat.testing.record import Ended, What
+from dmat.testing.record import Device, Ended, What
 
 FILE, TENSORS = "case.json", "tensors.safetensors"
 
@@ -203,7 +203,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     law: Name
     implementation: Name
     dtype: Dtype
-    device: Literal["cpu", "cuda"]
+    device: Device
     case: Parts
     ended: Ended = "broken"
     reproducible: bool = True

@@ -145,7 +145,7 @@ def _add_replay(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     replay.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a case, its folder, a corpus")
     replay.add_argument("--impl", metavar="TARGET", help="what to try them on; a case imports nothing itself")
-    replay.add_argument("--device", choices=("cpu", "cuda"), help="default: the case's own")
+    replay.add_argument("--device", metavar="DEVICE", help="default: the case's own")
     replay.add_argument("--dtype", metavar="DTYPE", help="default: the case's own")
     add_time_limit(replay)
     add_interpret(replay)
@@ -295,11 +295,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _onto_the_cpu(options: argparse.Namespace) -> None:
-    """Set the device to the CPU. Raises CannotRun if the options have no TARGET, or name cuda or Ray."""
+    """Set the device to the CPU. Raises CannotRun if there is no TARGET, for another device, or for Ray."""
     if not getattr(options, "targets", True) and not getattr(options, "resume", False):
         raise CannotRun("--interpret needs a TARGET: the built-in implementations run no Triton on a CPU")
-    if "cuda" in (options.device or ()):
-        raise CannotRun("--interpret runs kernels on the CPU; --device is 'cuda'")
+    named = options.device or ()
+    for device in (named,) if isinstance(named, str) else named:
+        if device != "cpu":
+            raise CannotRun(f"--interpret runs kernels on the CPU; --device is {device!r}")
     if getattr(options, "ray", None) is not None:
         raise CannotRun("--interpret runs kernels on this machine; --ray sends them to others")
     options.device = "cpu" if options.command == "replay" else ["cpu"]

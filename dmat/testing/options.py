@@ -24,7 +24,7 @@ def add_selection(command: argparse.ArgumentParser, otherwise: str) -> None:
 
 def add_places(command: argparse.ArgumentParser) -> None:
     """Add --device and --dtype."""
-    command.add_argument("--device", action="append", default=[], help="cpu or cuda; default: all")
+    command.add_argument("--device", action="append", default=[], help="cpu, cuda, xpu, ...; default: all")
     command.add_argument("--dtype", action="append", default=[], help="e.g. float32; default: all promised")
 
 

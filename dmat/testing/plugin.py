@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dmat", "laws of the decay matrix D~ (pytest --pyargs dmat.properties)")
     target = "package.module:function or path/to/file.py:function; more than once for several"
     group.addoption("--dmat-impl", action="append", metavar="TARGET", help=target)
-    group.addoption("--dmat-device", action="append", metavar="DEVICE", help="cpu or cuda")
+    group.addoption("--dmat-device", action="append", metavar="DEVICE", help="cpu, cuda, xpu, ...")
     group.addoption("--dmat-dtype", action="append", metavar="DTYPE", help="float32, bfloat16, ...")
     group.addoption("--dmat-first", action="store_true", help="fastest laws first, and stop at a broken one")
     examples = "random cases a law tries after its ladder; default: Hypothesis' profile"

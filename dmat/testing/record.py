@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from dmat.testing.contract.names import DEVICES, DTYPES
+from dmat.testing.contract.names import DEVICE, DTYPES
 from dmat.testing.interpret.choice import Interpreter
 
 FORMAT: Final = 2  # version of every JSON document that dmat writes
@@ -24,7 +24,7 @@ Format = Literal[2]
 Dtype = Annotated[str, Meta(extra_json_schema={"enum": list(DTYPES)})]
 
 
-Device = Annotated[str, Meta(extra_json_schema={"enum": list(DEVICES)})]
+Device = Annotated[str, Meta(pattern=f"^{DEVICE}$", max_length=100)]
 
 
 Status = Literal["passed", "failed", "known", "not run"]

@@ -214,7 +214,9 @@ def smaller_sizes(case: Case, block: int) -> Iterator[Case]:
 
 
 def single_heads(case: Case) -> Iterator[Case]:
-    """Take each head alone, of a case whose heads have gates of their own regime."""
+    """Take each head alone, of a case whose heads have gates of their own regime. A bare shape has none."""
+    if "gates" not in case:
+        return
     B, NH, S = case["gates"].shape
     if any(isinstance(background, Heads) for background in (case["gates"].igate, case["gates"].fgate)):
         yield from (taken(case, [b], [h], range(S)) for b in range(B) for h in range(NH))

@@ -212,8 +212,8 @@ def _unread_of_fused(report: Report) -> Iterator[str]:
             yield "gradients where the normaliser is above 1"
         yield "second derivatives and forward mode"
     yield "torch.compile, vmap, export and autocast"
-    if any(r.device == "cuda" for r in report.laws):
-        yield "streams, CUDA graphs and offsets past 2^31"
+    if any(r.device != "cpu" for r in report.laws):
+        yield "streams, graphs and offsets past 2^31"
 
 
 def _unread_of_dtilde(report: Report) -> Iterator[str]:

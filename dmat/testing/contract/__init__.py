@@ -7,7 +7,6 @@ from dmat.testing.contract.attached import AnyContract, contract_of, implementat
 from dmat.testing.contract.dtilde import Contract
 from dmat.testing.contract.fused import FusedContract
 from dmat.testing.contract.names import (
-    DEVICES,
     DTILDE,
     DTYPES,
     FUSED,
@@ -19,7 +18,6 @@ from dmat.testing.contract.names import (
 from dmat.testing.contract.rows import relaxations, rows
 
 __all__ = [
-    "DEVICES",
     "DTILDE",
     "DTYPES",
     "FUSED",

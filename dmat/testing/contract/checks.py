@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
-from dmat.testing.contract.names import DTYPES, OPERANDS_OF_FLOAT32, SPECIAL_VALUES, TF32
+from dmat.testing.contract.names import (
+    DEVICE,
+    DEVICES_EXPECTED,
+    DTYPES,
+    OPERANDS_OF_FLOAT32,
+    SPECIAL_VALUES,
+    TF32,
+)
 
 Check = Callable[[Any, str], Any]  # (value, the field's name) -> the value in canonical form
 
@@ -68,6 +76,15 @@ def number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {value!r}; expected a finite number of 0 or more, or None")
     return value
+
+
+def devices(value: Any, name: str) -> tuple[str, ...]:
+    """Return names of devices, each once, the CPU first. Whether torch knows them is asked later."""
+    given = _collection(value, name, ("cpu", "cuda"))
+    for member in given:
+        if not isinstance(member, str) or not re.fullmatch(DEVICE, member):
+            raise ValueError(f"{name} has {member!r}; expected {DEVICES_EXPECTED}")
+    return tuple(sorted(dict.fromkeys(given), key=lambda member: member != "cpu"))
 
 
 def subset(*allowed: str) -> Check:

@@ -14,7 +14,6 @@ from typing import Any
 from dmat.testing.contract import checks
 from dmat.testing.contract.checks import flag, one_of, optional, subset
 from dmat.testing.contract.names import (
-    DEVICES,
     DTYPES,
     GATE_LAYOUTS,
     GATES,
@@ -64,8 +63,8 @@ class Rounding:
     )
     devices: tuple[str, ...] | None = row(
         None,
-        optional(subset(*DEVICES)),
-        "the devices that it takes; None: the CPU, and CUDA where there is one",
+        optional(checks.devices),
+        "the devices that it takes; None: the CPU, and the accelerator that torch finds",
         reason=WITHOUT,
     )
 
@@ -155,8 +154,8 @@ class Call:
     peak_memory: float | None = row(
         None,
         optional(checks.number),
-        "CUDA memory at the peak of a call and its backward, beyond inputs and output, at most so many times "
-        "the output's own; None: not stated",
+        "memory of the accelerator at the peak of a call and its backward, beyond inputs and output, at most "
+        "so many times the output's own; None: not stated",
         off=None,
         reason=NOT_STATED,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,13 @@ DTILDE, FUSED = "D~", "fused"  # kinds of kernel: it computes D~ itself, or an o
 DTYPES = ("float32", "bfloat16", "float64", "float16")
 
 
-DEVICES = ("cpu", "cuda")
+DEVICE = "[a-z][a-z0-9_]*"  # "cpu", or an accelerator of torch: "cuda", "xpu", "mps", "npu"
+
+
+WIDESPREAD_DEVICES = ("cpu", "cuda", "xpu", "mps", "npu")  # those of whose cases a database is asked
+
+
+DEVICES_EXPECTED = "cpu or cuda, xpu, mps or another device of torch"
 
 
 SPECIAL_VALUES = ("-inf", "+inf", "nan")
@@ -124,12 +131,15 @@ def parted(target: str) -> tuple[str, str]:
 
 
 def require_known(targets: Sequence[str], devices: Sequence[str], dtypes: Sequence[str]) -> None:
-    """Raise TargetError for a target of another form, SelectionError for an unknown device or dtype."""
+    """Raise TargetError for no target's form, SelectionError for an unknown dtype or no device's form.
+
+    Whether torch knows a device is asked once the targets are loaded, for a target may register its own.
+    """
     for target in targets:
         parted(target)
     for device in devices:
-        if device not in DEVICES:
-            raise SelectionError(f"device is {device!r}; expected {' or '.join(DEVICES)}")
+        if not re.fullmatch(DEVICE, device):
+            raise SelectionError(f"device is {device!r}; expected {DEVICES_EXPECTED}")
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise SelectionError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")

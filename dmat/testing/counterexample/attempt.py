@@ -14,6 +14,7 @@ import torch
 from dmat.strategies import Gates
 from dmat.testing.case_file import case_of, read
 from dmat.testing.counterexample.outcome import BROKEN, COULD_NOT, FIXED, Outcome, Wanted
+from dmat.testing.devices import is_broken
 from dmat.testing.errors import CaseError, Refused, SizesRefused
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.load import load
@@ -106,13 +107,8 @@ def tried(
 
 
 def _uncallable(implementation: Any, dtype: str, device: str) -> str | None:
-    """Return why the smoke call raises, or None. Also None if the case has broken the GPU."""
-    try:
-        if device == "cuda":
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return None
-    return subject_of(implementation, dtype, device).uncallable
+    """Return why the smoke call raises, or None. Also None if the case has broken the device."""
+    return None if is_broken(device) else subject_of(implementation, dtype, device).uncallable
 
 
 def _other_call(subject: Any, case: Any) -> None:

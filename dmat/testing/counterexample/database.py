@@ -15,7 +15,8 @@ from hypothesis.database import ExampleDatabase
 
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.case_file import LARGEST_FILE, Parts, case_of, encoded
-from dmat.testing.contract.names import DEVICES
+from dmat.testing.contract.names import WIDESPREAD_DEVICES
+from dmat.testing.devices import here
 from dmat.testing.errors import CaseError
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
@@ -58,7 +59,7 @@ def recall(database: ExampleDatabase | None, law: Law, subject: Subject) -> list
     if database is None:
         return []
     found: dict[str, Case] = {}
-    for device in sorted(DEVICES, key=lambda device: device != subject.device):
+    for device in dict.fromkeys((subject.device, *here(), *WIDESPREAD_DEVICES)):
         where = key(law.name, subject.implementation.name, subject.dtype, device)
         for value in sorted(set(database.fetch(where)), key=lambda value: (len(value), value)):
             case = _read(value)

@@ -27,6 +27,7 @@ import torch
 
 from dmat import __version__
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing import devices
 from dmat.testing.case_file import (
     FILE,
     TENSORS,
@@ -97,7 +98,7 @@ def case_file(law: Law, subject: Subject, failure: Failure) -> CaseFile:
         law.name,
         subject.implementation.name,
         subject.dtype,  # type: ignore[arg-type]
-        subject.device,  # type: ignore[arg-type]
+        subject.device,
         parts_of(failure.case),
         failure.ended,
         failure.reproducible,
@@ -130,10 +131,8 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str) -> str:
-    """Return the name of the GPU, or the architecture and the system of the CPU."""
-    if device == "cuda" and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"{platform.machine()} {platform.system()}"
+    """Return the model of an accelerator, or the architecture and the system of the CPU."""
+    return devices.model(device) or f"{platform.machine()} {platform.system()}"
 
 
 def folder_name(file: CaseFile) -> str:

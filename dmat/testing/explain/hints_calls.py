@@ -21,7 +21,7 @@ from dmat.testing.explain.tries import Tries
 from dmat.testing.law.fused import FusedSubject
 from dmat.testing.oracle.arithmetic import Array
 from dmat.testing.registry import law_named
-from dmat.testing.verdict.finding import Expected, Finding, LawBroken
+from dmat.testing.verdict.finding import Expected, Finding, LawBroken, as_array
 from dmat.testing.verdict.require import require_within
 
 BLOCKS = (2, 4, 8, 16, 32, 64)  # chunk sizes that are looked for
@@ -217,7 +217,7 @@ def _of_state(tries: Tries, subject: FusedSubject, case: Case) -> str | None:
 
 def _is_right(output: Tensor, expected: Expected) -> bool:
     try:
-        require_within(np.asarray(output.detach().double().cpu().numpy()), expected)
+        require_within(as_array(output), expected)
     except LawBroken:
         return False
     return True

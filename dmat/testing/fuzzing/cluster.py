@@ -28,7 +28,7 @@ _pools: list[tuple[Pool, Path, bool]] = []
 
 
 class Cluster:
-    """The processes of a cluster: one per core, or one per GPU if CUDA is tested.
+    """The processes of a cluster: one per core, or one per GPU if an accelerator is tested.
 
     address: address of the cluster, or "auto". Raises CannotRun if no cluster answers, or if the cluster has
     no core or GPU.
@@ -37,19 +37,19 @@ class Cluster:
     stint = STINT
     patience = Pool.patience
 
-    def __init__(self, setup: Setup, address: str, *, cuda: bool) -> None:
+    def __init__(self, setup: Setup, address: str, *, gpus: bool) -> None:
         """Join the cluster."""
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise CannotRun(f"--ray is {address!r}; no cluster answers: {_first_line(error)}") from None
-        kind = "GPU" if cuda else "CPU"
+        kind = "GPU" if gpus else "CPU"
         self.places = int(ray.cluster_resources().get(kind, 0))
         if not self.places:
             self.stop()
             raise CannotRun(f"--ray is {address!r}; the cluster has no {kind}")
         self.setup = setup
-        asked = {"num_cpus": 1, "num_gpus": 1 if cuda else 0, "max_retries": 0}
+        asked = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_retries": 0}
         self.shard, self.ask = ray.remote(**asked)(take_shard), ray.remote(**asked)(call_there)
         self.room = self.places * (1 + ONE_MORE)
         self.shards: dict[Any, list[Turn]] = {}

@@ -144,7 +144,7 @@ class Run:
         """Start the processes. zero: time.monotonic() at the start, less the seconds of earlier sittings."""
         self.request, self.log, self.sitting, self.zero = request, log, sitting, zero
         self.folder = options.out.resolve()
-        gpus = visible() if "cpu" not in request.devices else ()
+        gpus = visible() if set(request.devices) <= {"cuda"} else ()
         self.processes, sharing = processes(options.n, gpus)
         self.end = time.time() + request.seconds - self.elapsed
         self.named = tuple(options.corpus)
@@ -162,7 +162,7 @@ class Run:
         except ImportError:
             raise CannotRun("--ray needs Ray: pip install 'dmat[cluster]'") from None
         setup = msgspec.structs.replace(setup, devices=())
-        cluster = Cluster(setup, address, cuda="cuda" in self.request.devices)
+        cluster = Cluster(setup, address, gpus=any(device != "cpu" for device in self.request.devices))
         self.processes = cluster.places
         return cluster
 

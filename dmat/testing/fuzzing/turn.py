@@ -21,6 +21,7 @@ from dmat.testing.case_file import FILE, encoded, text_of
 from dmat.testing.causes.compare import alike, explains, one_cause, signs, symptom
 from dmat.testing.counterexample.database import forget, recall, remember
 from dmat.testing.counterexample.folder import case_file
+from dmat.testing.devices import CPU, empty_cache
 from dmat.testing.errors import Refused
 from dmat.testing.fuzzing.balance import balanced
 from dmat.testing.fuzzing.messages import AT_A_LOSS, Done, Found, Turn
@@ -33,7 +34,7 @@ from dmat.testing.run.session import Session, explained_and_kept
 from dmat.testing.verdict.finding import Failure
 
 DEEP = 1.0  # turns of at least so many seconds try long sequences too
-LONGEST = {"cpu": 1100, "cuda": 2200}
+LONGEST, LONGEST_ON_CPU = 2200, 1100
 SMALL = 2**20  # entries of D~; every device has memory for so many
 EXAMPLES_A_SECOND = 2000  # upper limit
 LARGEST_TARGET = 1e3
@@ -73,7 +74,7 @@ class Going:
         self.profile, self.ahead = profile, ahead
         self.turn, self.session, self.law = turn, session, law_named(turn.cell.law, subject.kind)
         self.subject = subject.in_dtype(subject.dtype)  # a copy: `worst` is of this turn alone
-        longest = LONGEST[subject.device] if turn.seconds >= DEEP else 0
+        longest = (LONGEST_ON_CPU if subject.device == CPU else LONGEST) if turn.seconds >= DEEP else 0
         self.domain = replace(subject.domain, longest=longest, memory=memory)
         if self.law.max_examples is not None:
             self.domain = one_length(self.domain, Random(turn.seed))
@@ -181,7 +182,7 @@ class Going:
     def _shorten(self) -> None:
         """Draw shorter sequences from now on. Out of memory is no failure of the kernel."""
         self.out_of_memory += 1
-        torch.cuda.empty_cache()
+        empty_cache(self.subject.device)
         self.domain = replace(self.domain, longest=self.domain.longest // 2)
 
     # Failures

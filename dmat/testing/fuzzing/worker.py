@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from dmat.testing import devices
 from dmat.testing.case_file import FILE, case_of, decoded, encoded, read
 from dmat.testing.causes.compare import alike, explains, one_cause
 from dmat.testing.causes.known import Cause, Cell
 from dmat.testing.counterexample.corpus import Corpus, current, require_there
 from dmat.testing.counterexample.folder import machine, versions
+from dmat.testing.devices import CPU, free_memory
 from dmat.testing.errors import CaseError, DidNotEnd
 from dmat.testing.fuzzing.messages import (
     AHEAD,
@@ -64,15 +66,15 @@ _this: list[Process] = []
 def begin(setup: Setup) -> None:
     """Initialise this process on the chosen GPU: one thread, the journal, and the Hypothesis profile."""
     torch.set_num_threads(1)
-    _warm_up("cuda" if setup.devices and torch.cuda.is_available() else "cpu")
+    _warm_up(devices.here()[-1] if setup.devices else CPU)
     journal = Journal(Path(setup.journals), setup.limit)
     first_to_go()
-    session = Session(journal, None, Path(setup.shared) / COUNTEREXAMPLES)
+    session = Session(journal, None, Path(setup.shared) / COUNTEREXAMPLES, replaceable=True)
     _this[:] = [Process(setup, session, fuzzing(Path(setup.shared)))]
 
 
 def _warm_up(device: str) -> None:
-    """Run one backward. It loads libraries and the CUDA context, which no example should be timed with."""
+    """Run one backward. It loads libraries and the device's context, which no example's time should have."""
     x = torch.zeros(1, device=device, requires_grad=True)
     torch.autograd.grad(x.logsumexp(0), x)
 
@@ -106,7 +108,7 @@ def lay_out(
             least = min(law.max_examples or 1, LEAST_OF_EXPENSIVE)
             cells.append(PlannedCell(cell, rank(law), least, reason, listed is not None))
     contracts = {i.name: _as_json(i.contract.stated()) for i, _, _ in chosen}
-    where = machine("cuda" if any(device == "cuda" for _, _, device in chosen) else "cpu")
+    where = machine(next((device for _, _, device in chosen if device != CPU), CPU))
     return Layout(cells, contracts, {law.name: law.statement for law in stated}, where, versions())
 
 
@@ -138,8 +140,8 @@ def take(turn: Turn) -> Done:
         going = _going(turn, process.setup.cutoff)
         going.trouble = _uncallable(going, subject)
         done = going.done() if going.trouble else going.go()
-        if done.found and cell.device == "cuda":
-            leave_a_failed_device(journal, done.found[-1].message, done.found[-1].folder)
+        if done.found and cell.device != CPU:
+            leave_a_failed_device(journal, cell.device, done.found[-1].message, done.found[-1].folder)
     return done
 
 
@@ -178,12 +180,9 @@ def _uncallable(going: Going, subject: Subject) -> str:
 def _memory(device: str) -> int:
     """Return the number of bytes that one D~ may fill: SHARE of the free memory, divided by the processes.
 
-    0 on the CPU. The processes are those that share this GPU.
+    0 on the CPU, and where torch cannot say. The processes are those that share this device.
     """
-    if device != "cuda":
-        return 0
-
-    return int(SHARE * torch.cuda.mem_get_info()[0] / _this[0].setup.sharing)
+    return int(SHARE * (free_memory(device) or 0) / _this[0].setup.sharing)
 
 
 # Failures that dead processes left

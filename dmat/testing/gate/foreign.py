@@ -73,7 +73,7 @@ def _exactly(pipe: BinaryIO, size: int) -> bytes:
 
 def packed(value: Any, put: Callable[[Tensor], Any]) -> dict[str, Any]:
     """Return a tree of tensors, numbers and texts as JSON. put: returns what stands for a tensor."""
-    if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type in ("cpu", "cuda"):
+    if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type != "meta":
         return {"tensor": put(value)}
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [packed(x, put) for x in value]}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmat.testing.devices import CPU, is_there
 from dmat.testing.errors import TargetError
 from dmat.testing.gate.foreign import (
     KEPT,
@@ -184,7 +185,7 @@ class Foreign:
             if "input" in spec:
                 x = as_written(watched[spec["input"]], spec)
             else:
-                device = "cuda" if spec["device"] == "cuda" else "cpu"
+                device = spec["device"] if is_there(spec["device"]) else CPU
                 memory = memory_of(buffers[spec["buffer"]], device)
                 if memory.numel() <= LARGEST_KEPT:
                     self._results.append((int(spec["result"]), memory))

@@ -6,10 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from dmat.testing.check.command import command as check
 from dmat.testing.contract.names import parted
+from dmat.testing.devices import accelerator
 from dmat.testing.errors import CannotRun
 from dmat.testing.init import written
 from dmat.testing.init.facts import confirmed, facts
@@ -90,8 +89,9 @@ def declaration(target: str, name: str) -> tuple[str, list[str], int | None]:
     if len(found) > 1:
         return "", [f"two ways to call it agree: kernel({found[0].call}) and kernel({found[1].call})"], None
     outcome = search(fn, signature, "cpu")
-    if not outcome.fits and not outcome.shapes and torch.cuda.is_available():
-        outcome = search(fn, signature, "cuda")
+    device = accelerator()
+    if not outcome.fits and not outcome.shapes and device is not None:
+        outcome = search(fn, signature, device)
     _require_runnable(outcome, target)
     fit = only(outcome.fits)
     if fit is None:
@@ -144,7 +144,7 @@ def _which(outcome: Outcome, signature: Signature, seen: str) -> str:
 
 def _require_runnable(outcome: Outcome, target: str) -> None:
     """Raise CannotRun if no call returned because Triton has no GPU here."""
-    if outcome.fits or outcome.shapes or config_index() is not None or torch.cuda.is_available():
+    if outcome.fits or outcome.shapes or config_index() is not None or accelerator() is not None:
         return
     if "riton" in outcome.error or "driver" in outcome.error:
         raise CannotRun(f"{target} raised {outcome.error}; without a GPU a Triton kernel needs --interpret")

@@ -18,6 +18,7 @@ from dmat.testing.init.search import FAR, Fit
 from dmat.testing.init.signature import Signature
 from dmat.testing.oracle.delta import DeltaPulled
 from dmat.testing.oracle.fused import Truth
+from dmat.testing.verdict.finding import as_array
 
 HALVES = ("bfloat16", "float16")
 
@@ -242,10 +243,7 @@ def _pulled(prober: Prober, values: Values, W: Tensor) -> Mapping[str, np.ndarra
     names = [name for name in ("q", "k", "v") if name in tensors]
     grads = torch.autograd.grad(o, [tensors[name] for name in names], W.to(o))
     swap = binding.layout == "BSHD"
-    return {
-        name: (x.transpose(1, 2) if swap else x).double().cpu().numpy()
-        for name, x in zip(names, grads, strict=True)
-    }
+    return {name: as_array(x.transpose(1, 2) if swap else x) for name, x in zip(names, grads, strict=True)}
 
 
 def _true_gradients(contract: FusedContract, values: Values, W: Tensor) -> dict[str, np.ndarray[Any, Any]]:
@@ -295,7 +293,7 @@ def _handed_over(prober: Prober, name: str, place: int, more: Mapping[str, Any])
             binding.arguments(_cut(values, half, sizes.S), torch.float32), **{**more, name: state}
         )
         o = torch.cat([binding.taken(first, part), binding.taken(second, part)], 2)
-    return distance(o.double().cpu().numpy(), output(prober.contract, values))
+    return distance(as_array(o), output(prober.contract, values))
 
 
 def _cut(values: Values, start: int, end: int) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from dmat.testing.init.binding import NEAR, Binding, Unfit, described, distance,
 from dmat.testing.init.readings import Sizes, Values, drawn, output, readings
 from dmat.testing.init.signature import Signature
 from dmat.testing.oracle.arithmetic import Array
+from dmat.testing.verdict.finding import as_array
 
 CHUNKS = (4, 16, 64, None)  # the chunk sizes that are tried; None: the function's own
 SIZES = (Sizes(), Sizes(V=4), Sizes(NH=2, S=64, K=16, V=16))
@@ -154,7 +155,7 @@ def _answer(binding: Binding, values: Values, sizes: Sizes, outcome: Outcome) ->
                 o = own.taken(result, sizes)
             except Unfit:
                 continue
-            return Answer(o.double().cpu().numpy(), own, outcome.shapes)
+            return Answer(as_array(o), own, outcome.shapes)
         return None
     return None
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
-from dmat.testing.contract import DEVICES, AnyContract, contract_of
+from dmat.testing import devices
+from dmat.testing.contract import AnyContract, contract_of
 
 
 @dataclass(frozen=True)
@@ -40,5 +39,5 @@ class Implementation:
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices that the contract promises and this machine has."""
-        present = {"cpu": True, "cuda": torch.cuda.is_available()}
-        return tuple(d for d in self.contract.devices or DEVICES if present[d])
+        promised = self.contract.devices
+        return devices.here() if promised is None else tuple(d for d in promised if devices.is_there(d))

@@ -96,33 +96,33 @@ class Recorder:
     def vmap_returned(self, results: Sequence[Tensor]) -> None:
         """Record D~, di and df of all samples."""
 
-    # CUDA
+    # Accelerators. device: its module is torch.cuda for "cuda"
 
-    def no_synchronisation(self) -> None:
+    def no_synchronisation(self, device: str) -> None:
         """Record that torch raises from here on if it waits for the device."""
 
-    def warm_up(self) -> AbstractContextManager[None]:
+    def warm_up(self, device: str) -> AbstractContextManager[None]:
         """Record the calls inside: warm-up calls before a capture, on a stream of their own."""
         return nullcontext()
 
-    def capture(self) -> AbstractContextManager[None]:
-        """Record the call inside: a CUDA graph captures it."""
+    def capture(self, device: str) -> AbstractContextManager[None]:
+        """Record the call inside: a graph captures it."""
         return nullcontext()
 
-    def replayed(self, gates: Sequence[Tensor]) -> None:
+    def replayed(self, device: str, gates: Sequence[Tensor]) -> None:
         """Record that the captured graph is about to be replayed on these gates."""
 
     def late(self, gates: Mapping[str, Tensor], buffers: Sequence[Tensor], G: Tensor) -> None:
         """Record buffers of NaN, into which the gates are copied later."""
 
-    def side_stream(self, cycles: int) -> AbstractContextManager[None]:
+    def side_stream(self, device: str, cycles: int) -> AbstractContextManager[None]:
         """Record the call inside: its stream sleeps for `cycles`, and then fills the buffers."""
         return nullcontext()
 
-    def peak_from_here(self) -> None:
+    def peak_from_here(self, device: str) -> None:
         """Record that the measurement of peak memory starts here."""
 
-    def peak_to_here(self, kept: int) -> None:
+    def peak_to_here(self, device: str, kept: int) -> None:
         """Record that the measurement of peak memory ends here. kept: bytes of the results."""
 
     def last_row(self, G: Tensor) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from dmat.testing.contract.names import require_known
+from dmat.testing.contract.names import DEVICES_EXPECTED, require_known
+from dmat.testing.devices import in_words, is_known, is_there, lacks
 from dmat.testing.errors import SelectionError
 from dmat.testing.kernel.builtin import BUILTIN
 from dmat.testing.kernel.implementation import Implementation
@@ -31,10 +30,10 @@ def select(
     unknown, absent from this machine, or not promised.
     """
     require_known(targets, devices, dtypes)
-    if "cuda" in devices and not torch.cuda.is_available():
-        raise SelectionError("device is 'cuda'; this machine has no CUDA device")
+    loaded = [load(target) for target in dict.fromkeys(targets)]
+    _require_there(devices)
     chosen: list[Chosen] = []
-    for implementation in [load(target) for target in dict.fromkeys(targets)] or otherwise:
+    for implementation in loaded or otherwise:
         chosen += _of(implementation, devices, dtypes)
     return chosen
 
@@ -43,6 +42,15 @@ def implementation_named(name: str) -> Implementation:
     """Return the implementation with this name in reports: a built-in one, or else the TARGET, loaded."""
     builtin = (implementation for implementation in BUILTIN if implementation.name == name)
     return next(builtin, None) or load(name)
+
+
+def _require_there(devices: Sequence[str]) -> None:
+    """Raise SelectionError for a device that torch does not know, or that this machine has not."""
+    for device in devices:
+        if not is_known(device):
+            raise SelectionError(f"device is {device!r}; expected {DEVICES_EXPECTED}")
+        if not is_there(device):
+            raise SelectionError(f"device is {device!r}; this machine has no {in_words(device)} device")
 
 
 def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence[str]) -> list[Chosen]:
@@ -60,4 +68,7 @@ def _of(implementation: Implementation, devices: Sequence[str], dtypes: Sequence
         promised = ", ".join(contract.devices or ())
         raise SelectionError(f"{implementation.name} promises {promised}; this machine has none")
     wanted = [dtype for dtype in contract.dtypes if not dtypes or dtype in dtypes]
+    reasons = [lacks(dtype, device) for device in places for dtype in wanted]
+    if all(reasons):
+        raise SelectionError(f"dtype is {wanted[0]!r}; {reasons[0]}")
     return [(implementation, dtype, device) for device in places for dtype in wanted]

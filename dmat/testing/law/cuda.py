@@ -1,7 +1,8 @@
-"""CUDA calls of a D~ kernel: without synchronisation, in a CUDA graph, on a side stream, on large inputs.
+"""Calls of a D~ kernel on an accelerator: without waiting, in a graph, on a side stream, on large inputs.
 
-Importing this module does not start CUDA. Every function needs a CUDA device, except `spaced_gates` and
-`last_row_cotangent`: they build inputs with known results, too large for an oracle that computes all entries.
+Each goes through the device's module: torch.cuda for "cuda". Importing this module starts no device. Every
+function needs an accelerator, except `spaced_gates` and `last_row_cotangent`: they build inputs with known
+results, too large for an oracle that computes all entries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from dmat.testing.devices import empty_cache, graph_class, module_of, synchronize
 from dmat.testing.errors import Refused
 from dmat.testing.kernel.call import raised
 from dmat.testing.kernel.recording import SILENT, Recorder
@@ -37,17 +39,18 @@ def forward_and_backward(subject: DtildeSubject, gates: Sequence[Tensor], G: Ten
 
 
 @contextmanager
-def no_synchronisation(recorder: Recorder = SILENT) -> Iterator[None]:
+def no_synchronisation(device: str, recorder: Recorder = SILENT) -> Iterator[None]:
     """Make torch raise if an operation waits for the device."""
-    before = torch.cuda.get_sync_debug_mode()
+    module = module_of(device)
+    before = module.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the mode is experimental
-        torch.cuda.set_sync_debug_mode("error")
-    recorder.no_synchronisation()
+        module.set_sync_debug_mode("error")
+    recorder.no_synchronisation(device)
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        module.set_sync_debug_mode(before)
 
 
 def _named(gates: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -55,21 +58,22 @@ def _named(gates: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Capture forward and backward in a CUDA graph; return a function that replays the graph.
+    """Capture forward and backward in a graph; return a function that replays the graph.
 
     A replay uses the values that the gates have at that time. Raises LawBroken if the capture raises.
     """
-    recorder = subject.recorder
+    recorder, device = subject.recorder, subject.device
+    module = module_of(device)
     recorder.inputs(**_named(gates), G=G)
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side), recorder.warm_up():
+    side = module.Stream()
+    side.wait_stream(module.current_stream())
+    with module.stream(side), recorder.warm_up(device):
         for _ in range(WARM_UPS):
             forward_and_backward(subject, gates, G)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    module.current_stream().wait_stream(side)
+    graph = graph_class(device)()
     try:
-        with torch.cuda.graph(graph), recorder.capture():
+        with module.graph(graph), recorder.capture(device):
             results = forward_and_backward(subject, gates, G)
     except LawBroken:
         raise
@@ -77,9 +81,9 @@ def captured(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor) -> Call
         raise LawBroken(raised("graph capture", error)) from error
 
     def replay() -> tuple[Tensor, ...]:
-        recorder.replayed(gates)
+        recorder.replayed(device, gates)
         graph.replay()
-        torch.cuda.synchronize()
+        synchronize(device)
         return results
 
     return replay
@@ -91,11 +95,12 @@ def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor)
     A kernel that runs on any other stream reads NaN.
     """
     late = [torch.full_like(gate, float("nan")) for gate in gates]
-    torch.cuda.synchronize()
+    module = module_of(subject.device)
+    module.synchronize()
     subject.recorder.late(_named(gates), late, G)
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(side), subject.recorder.side_stream(SLEEP):
-        torch.cuda._sleep(SLEEP)  # type: ignore[no-untyped-call]
+    side = module.Stream()
+    with module.stream(side), subject.recorder.side_stream(subject.device, SLEEP):
+        module._sleep(SLEEP)
         for buffer, gate in zip(late, gates, strict=True):
             buffer.copy_(gate)
         results = forward_and_backward(subject, late, G)
@@ -103,30 +108,32 @@ def on_a_side_stream(subject: DtildeSubject, gates: Sequence[Tensor], G: Tensor)
     return results
 
 
-def peak_beyond(call: Callable[[], Sequence[Tensor]], recorder: Recorder = SILENT) -> int:
+def peak_beyond(device: str, call: Callable[[], Sequence[Tensor]], recorder: Recorder = SILENT) -> int:
     """Return the peak memory of a call, in bytes, minus the bytes of its results."""
-    recorder.peak_from_here()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    module = module_of(device)
+    recorder.peak_from_here(device)
+    module.synchronize()
+    module.reset_peak_memory_stats()
+    before: int = module.memory_allocated()
     kept = sum(x.numel() * x.element_size() for x in call())
-    torch.cuda.synchronize()
-    recorder.peak_to_here(kept)
-    return max(0, torch.cuda.max_memory_allocated() - before - kept)
+    module.synchronize()
+    recorder.peak_to_here(device, kept)
+    peak: int = module.max_memory_allocated()
+    return max(0, peak - before - kept)
 
 
 @contextmanager
-def refused_if_too_large(what: str) -> Iterator[None]:
+def refused_if_too_large(device: str, what: str) -> Iterator[None]:
     """Raise Refused if an allocation does not fit: the device is too small for the law."""
     try:
         yield
-    except (torch.cuda.OutOfMemoryError, LawBroken) as error:
+    except (torch.OutOfMemoryError, LawBroken) as error:
         text = str(error)
         if "out of memory" in text or "does not fit" in text or "GiB" in text:
             raise Refused(f"{what} does not fit on this device") from error
         raise
     finally:
-        torch.cuda.empty_cache()
+        empty_cache(device)
 
 
 # Large inputs in the exact regime: integers, on which nothing rounds

@@ -18,6 +18,7 @@ from dmat.strategies.recipes.cotangents import Cotangent
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
+from dmat.testing.devices import lacks
 from dmat.testing.errors import UNCALLABLE, NotEnded, Refused
 from dmat.testing.interpret.choice import is_interpreted
 from dmat.testing.kernel.call import NAN, called, pulled
@@ -141,6 +142,8 @@ class DtildeCalls(Subject):
     @cached_property
     def uncallable(self) -> str | None:
         """Why the smoke call fails, in one line, or None."""
+        if reason := lacks(self.dtype, self.device):
+            return reason
         try:
             self.call(*self.plainest.build(self.device))
         except LawBroken as broken:

@@ -17,6 +17,7 @@ from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.qkv import QKV, plain_qkv
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract.names import PARAMETERS
+from dmat.testing.devices import lacks
 from dmat.testing.errors import UNCALLABLE
 from dmat.testing.kernel.call import NAN, called, pulled
 from dmat.testing.kernel.fused import NAMES, NOTHING, FusedGradients, FusedRun, Inputs, arranged, per_time
@@ -153,6 +154,8 @@ class FusedCalls(FusedTurns):
     @cached_property
     def uncallable(self) -> str | None:
         """Why a smoke call fails, in one line, or None. Promised states and packed ends are called too."""
+        if reason := lacks(self.dtype, self.device):
+            return reason
         gates = self.plainest
         S = gates.shape[-1]
         inputs = self.inputs(gates, plain_qkv(self.domain, S))

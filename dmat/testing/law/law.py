@@ -22,6 +22,7 @@ from dmat.strategies.regimes import regimes_of
 from dmat.strategies.shapes import length_class
 from dmat.testing.bounds.named import NamedBound
 from dmat.testing.contract import DTILDE
+from dmat.testing.devices import lacks
 from dmat.testing.law.subject import Subject
 
 Need = Callable[[Any], str | None]
@@ -64,7 +65,9 @@ class Law:
         return {name: case[name] for name in self.parameters}
 
     def not_applicable(self, subject: Subject) -> str | None:
-        """Return why the subject's contract does not promise this law, or None if it does."""
+        """Return why this law is not for the subject: its device or its contract. None if it is."""
+        if reason := lacks(subject.dtype, subject.device):
+            return reason
         return next((reason for need in self.needs if (reason := need(subject))), None)
 
     def why_not(self, subject: Subject, case: Case) -> str | None:

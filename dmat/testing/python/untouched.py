@@ -13,6 +13,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from dmat.testing import devices
+
 Undo = Callable[[], object]
 # What a kernel, or a law, may replace in torch.
 REPLACED = [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided")]
@@ -78,8 +80,11 @@ def _of_random() -> Iterator[Undo]:
     yield partial(random.setstate, random.getstate())
     yield partial(np.random.set_state, np.random.get_state())
     yield partial(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        yield partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    device = devices.here()[-1]
+    if devices.has(device, "is_initialized", "get_rng_state_all"):
+        module = devices.module_of(device)
+        if module.is_initialized():
+            yield partial(module.set_rng_state_all, module.get_rng_state_all())
 
 
 def _of_signal() -> Iterator[Undo]:

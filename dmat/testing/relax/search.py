@@ -19,7 +19,7 @@ import msgspec
 from hypothesis import Phase, settings
 
 from dmat.testing.case_file import encoded
-from dmat.testing.contract import DEVICES, DTILDE, DTYPES, FUSED, AnyContract, Contract
+from dmat.testing.contract import DTILDE, DTYPES, FUSED, AnyContract, Contract
 from dmat.testing.errors import Died, OutOfTime
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
@@ -141,7 +141,7 @@ class Relaxation:
             seq_multiple_of=answered.seq_multiple_of,
             max_seq=answered.max_seq,
             dtypes=tuple(dtype for dtype in contract.dtypes if dtype not in mute),
-            devices=tuple(devices) if mute & set(DEVICES) else contract.devices,
+            devices=tuple(devices) if mute & {device for _, device in self.asked} else contract.devices,
         )
 
     def _standing_dtypes(self, fixed: AnyContract) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ def _case_of(line: JournalLine, law: Law, subject: Subject) -> Case | None:
 
 
 def _what(line: JournalLine) -> str:
+    if line.outcome == "died" and line.message:
+        return f"the device failed: the call {line.message}"
     return WHAT[line.outcome].format(limit=line.limit)
 
 

@@ -182,6 +182,12 @@ class Journal:
             self.line.ended, self.line.message, self.line.folder = how, message, folder
             self._write(self.line)
 
+    def device_failed(self, why: str) -> None:
+        """Write down that the example broke its device, which ends this process. The case's number stays."""
+        if self.line is not None:
+            self.line.ended, self.line.message = "died", why
+            os.pwrite(self._file, msgspec.json.encode(self.line) + b"\n", 0)
+
     def _write(self, line: JournalLine) -> None:
         os.pwrite(self._file, msgspec.json.encode(line) + b"\n", 0)
         _INTEGER.pack_into(self._number, 0, NO_NUMBER)

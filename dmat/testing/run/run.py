@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from hypothesis import settings
 
 from dmat.strategies.recipes.recipe import Case
+from dmat.testing.devices import CPU, is_broken
 from dmat.testing.errors import DidNotEnd, Refused
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.kinds import subject_of
@@ -108,8 +108,8 @@ def _failed(record: Record, law: Law, subject: Subject, failure: Failure, sessio
         broken, home = explained_and_kept(law, subject, failure, session)
     record.status, record.reason, record.ended = "failed", str(broken), failure.ended
     record.folder = str(home) if home else None
-    if session.replaceable and subject.device == "cuda" and session.journal is not None:
-        leave_a_failed_device(session.journal, record.reason, record.folder)
+    if session.replaceable and subject.device != CPU and session.journal is not None:
+        leave_a_failed_device(session.journal, subject.device, record.reason, record.folder)
 
 
 def _journal(law: Law, subject: Subject, session: Session) -> AbstractContextManager[None]:
@@ -170,10 +170,8 @@ def _smoke_call(subject: Subject, record: Record, session: Session) -> str:
     return uncallable
 
 
-def leave_a_failed_device(journal: Journal, message: str, folder: str | None) -> None:
-    """End this process after a sticky CUDA error. The journal keeps the message and the folder."""
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
+def leave_a_failed_device(journal: Journal, device: str, message: str, folder: str | None) -> None:
+    """End this process if the device is broken, as after a sticky CUDA error. The journal keeps both."""
+    if is_broken(device):
         journal.ended("broken", message, folder or "")
         os._exit(1)

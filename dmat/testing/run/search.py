@@ -18,6 +18,7 @@ from dmat.strategies.recipes.recipe import Case, shown
 from dmat.strategies.shrinking.steps import single_heads
 from dmat.testing.case_file import encoded
 from dmat.testing.counterexample.database import forget, recall, remember
+from dmat.testing.devices import is_broken
 from dmat.testing.errors import DidNotEnd, Refused, SizesRefused
 from dmat.testing.interpret.choice import LADDER_SECONDS, SEARCH_SECONDS, in_time, spread
 from dmat.testing.law.law import Law, kinds_of
@@ -271,7 +272,7 @@ def smallest(
     seconds: CPU seconds for the shrinker; default: MOST_SECONDS of dmat.testing.run.shrink.
     """
     inside, domain = law.cases.inside, subject.domain
-    if inside is None or subject.in_dtype(subject.dtype).uncallable:
+    if inside is None or is_broken(subject.device) or subject.in_dtype(subject.dtype).uncallable:
         return failure
     quiet = subject.in_dtype(subject.dtype)  # errors of the shrinker's tries stay out of the record
 
@@ -287,7 +288,7 @@ def smallest(
             raise RuntimeError("no finding, and no time for more of them") from error
 
     found = minimal(check, lambda case: inside(case, domain), domain.seq_multiple_of, failure, seconds)
-    if subject.in_dtype(subject.dtype).uncallable:
-        return failure  # the GPU has failed: every case fails now
+    if is_broken(subject.device) or subject.in_dtype(subject.dtype).uncallable:
+        return failure  # the device has failed: every case fails now
     stable = (one for one in reversed(found) if attempted(check, one.case))
     return next(stable, replace(failure, reproducible=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.counterexample.corpus import Corpus
 from dmat.testing.counterexample.folder import case_file, folder_name, next_steps, write, write_alone
+from dmat.testing.devices import is_broken
 from dmat.testing.explain import message as explain
 from dmat.testing.law.law import Law
 from dmat.testing.law.subject import Subject
@@ -26,7 +28,7 @@ class Session:
     example a test's id. corpus: cases to try first, and known failures. folder: gets a folder for each
     counterexample. explains: failures get their full message, which tries longer cases too.
     brief: the message tries nothing, and a folder has case.json alone: the causes get the rest later.
-    replaceable: another process takes over if this one ends. So it ends itself after a sticky CUDA error.
+    replaceable: another process takes over if this one ends. So it ends itself once its device is broken.
     seed: of the random cases; None: Hypothesis chooses. milder: returns a failure with a milder case, and
     with which gates it falls. shapes: sizes (B, NH, S) or (B, NH, S, K, V) that are tried too. until: the
     time.monotonic() from which on no further random case of a law is begun.
@@ -62,6 +64,12 @@ class Session:
         if self.journal is not None:
             self.journal.begin(block)
 
+    def leave_a_broken_device(self, device: str, why: str) -> None:
+        """End this process if its device is broken and another process takes over. why: for the journal."""
+        if self.replaceable and self.journal is not None and is_broken(device):
+            self.journal.device_failed(why)
+            os._exit(1)
+
     def pause_watchdog(self) -> None:
         """Pause the watchdog until the next example: what follows is not kernel code."""
         if self.journal is not None:
@@ -75,7 +83,8 @@ def explained_and_kept(
     session.pause_watchdog()
     examples = [Example(failure.case, failure.broken.finding)]
     again, tried = failure.reproducible, list[str]()
-    if again and failure.ended != "died" and not session.brief:
+    brief = session.brief or is_broken(subject.device)
+    if again and failure.ended != "died" and not brief:
         further = explain.longer(law, subject, failure.case, session.trying)
         examples += [further] if further is not None else []
         tried = explain.what_is_tried(law, subject, examples, failure.known[1:], session.trying)
@@ -90,7 +99,7 @@ def explained_and_kept(
     home = session.folder / folder_name(file)
     steps = next_steps(home, file)
     try:
-        if session.brief:
+        if brief:
             write_alone(home, file, failure.case)
             return composed(steps[:1]), home
         remarks = write(home, law, subject, failure, file, examples, str(composed(steps)), session)

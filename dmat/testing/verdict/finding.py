@@ -190,7 +190,7 @@ class Exact:
 
 def as_array(tensor: Any) -> Array:
     """Copy the tensor's values to float64, which holds every value of the four dtypes exactly."""
-    return np.asarray(tensor.detach().to("cpu", torch.float64, copy=True).numpy())
+    return np.asarray(tensor.detach().cpu().to(torch.float64, copy=True).numpy())
 
 
 @dataclass(frozen=True)

@@ -189,25 +189,26 @@ class ScriptRecorder(Recorder):
         for name, tensor in zip(self._gradients, results, strict=False):
             self._script.returned(name, tensor)
 
-    # CUDA
+    # Accelerators
 
-    def no_synchronisation(self) -> None:
-        self._script.write('torch.cuda.set_sync_debug_mode("error")')
+    def no_synchronisation(self, device: str) -> None:
+        self._script.write(f'torch.{device}.set_sync_debug_mode("error")')
 
     @contextmanager
-    def warm_up(self) -> Iterator[None]:
-        self._script.write("side = torch.cuda.Stream()", "side.wait_stream(torch.cuda.current_stream())")
-        with self._script.unseeing("with torch.cuda.stream(side):"):
+    def warm_up(self, device: str) -> Iterator[None]:
+        module, graph = f"torch.{device}", f"torch.{device}.{device.upper()}Graph()"
+        self._script.write(f"side = {module}.Stream()", f"side.wait_stream({module}.current_stream())")
+        with self._script.unseeing(f"with {module}.stream(side):"):
             yield
-        self._script.write("torch.cuda.current_stream().wait_stream(side)", "graph = torch.cuda.CUDAGraph()")
+        self._script.write(f"{module}.current_stream().wait_stream(side)", f"graph = {graph}")
 
-    def capture(self) -> AbstractContextManager[None]:
-        return self._script.unseeing("with torch.cuda.graph(graph):")
+    def capture(self, device: str) -> AbstractContextManager[None]:
+        return self._script.unseeing(f"with torch.{device}.graph(graph):")
 
-    def replayed(self, gates: Sequence[Tensor]) -> None:
+    def replayed(self, device: str, gates: Sequence[Tensor]) -> None:
         for gate in gates:
             self._script.name(gate, "")
-        self._script.write("graph.replay()", "torch.cuda.synchronize()")
+        self._script.write("graph.replay()", f"torch.{device}.synchronize()")
 
     def late(self, gates: Mapping[str, Tensor], buffers: Sequence[Tensor], G: Tensor) -> None:
         for (name, x), buffer in zip(gates.items(), buffers, strict=True):
@@ -216,22 +217,23 @@ class ScriptRecorder(Recorder):
         self._script.name(G, "G")
 
     @contextmanager
-    def side_stream(self, cycles: int) -> Iterator[None]:
-        self._script.write("torch.cuda.synchronize()", "side = torch.cuda.Stream()")
-        with self._script.unseeing("with torch.cuda.stream(side):"):
-            self._script.write(f"torch.cuda._sleep({cycles})")
+    def side_stream(self, device: str, cycles: int) -> Iterator[None]:
+        module = f"torch.{device}"
+        self._script.write(f"{module}.synchronize()", f"side = {module}.Stream()")
+        with self._script.unseeing(f"with {module}.stream(side):"):
+            self._script.write(f"{module}._sleep({cycles})")
             for name in GATES:
                 self._script.write(f"late_{name}.copy_({name})")
             yield
         self._script.write("side.synchronize()")
 
-    def peak_from_here(self) -> None:
-        self._script.write("torch.cuda.synchronize()", "torch.cuda.reset_peak_memory_stats()")
-        self._script.write("before = torch.cuda.memory_allocated()")
+    def peak_from_here(self, device: str) -> None:
+        self._script.write(f"torch.{device}.synchronize()", f"torch.{device}.reset_peak_memory_stats()")
+        self._script.write(f"before = torch.{device}.memory_allocated()")
 
-    def peak_to_here(self, kept: int) -> None:
-        self._script.write("torch.cuda.synchronize()")
-        self._script.write(f"taken = max(0, torch.cuda.max_memory_allocated() - before - {kept})")
+    def peak_to_here(self, device: str, kept: int) -> None:
+        self._script.write(f"torch.{device}.synchronize()")
+        self._script.write(f"taken = max(0, torch.{device}.max_memory_allocated() - before - {kept})")
 
     def last_row(self, G: Tensor) -> None:
         zeros = f"G = torch.zeros({tuple(G.shape)}, dtype={G.dtype}, device={G.device.type!r})"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dmat.testing.devices import forbids_reading
 from dmat.testing.explain.repro.literals import MOST_EDITS, bits, listed, memory_of, short, values, written
 from dmat.testing.oracle.arithmetic import Array
 
@@ -232,13 +233,10 @@ def _share(one: Tensor, other: Tensor) -> bool:
 
 
 def _readable(tensor: Tensor) -> bool:
-    """Return whether memory may be read: it is not huge, and CUDA neither captures nor forbids a sync."""
+    """Return whether memory may be read: it is not huge, and its device allows it now."""
     if tensor.untyped_storage().nbytes() > LARGEST_WATCHED:
         return False
-    watched = tensor.is_cuda and (
-        torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() != 0
-    )
-    return not watched
+    return not forbids_reading(tensor.device.type)
 
 
 def _address(array: Array) -> int:

@@ -1,0 +1,1 @@
+"""A simulated accelerator, and kernels for it. For tests only."""
