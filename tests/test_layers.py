@@ -31,7 +31,7 @@ FLOORS = tuple(
     strategies.shrinking
     strategies
     testing.errors
-    testing.output testing.text testing.junit testing.processes testing.interpret testing.devices
+    testing.output testing.text testing.processes testing.interpret testing.devices
     testing.contract
     testing.record
     testing.case_file

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-from dmat.testing.junit import xml_of
 from dmat.testing.record import CauseEntry, LawRecord, Report
-from dmat.testing.text import legible
+from dmat.testing.text import legible, xml_of
 
 
 def junit(reports: Sequence[Report]) -> str:

@@ -6,8 +6,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from dmat.testing.fuzzing.report.covering import covering, key
 from dmat.testing.fuzzing.report.entries import CellEntry, FindingEntry, FuzzReport
-from dmat.testing.junit import xml_of
-from dmat.testing.text import legible
+from dmat.testing.text import legible, xml_of
 
 SKIPPED = ("known", "not reached", "not run")
 
