@@ -22,7 +22,7 @@ from dmat.testing.causes.group import Grouping, covered
 from dmat.testing.causes.relaxable import Relaxable
 from dmat.testing.causes.search import causes_of
 from dmat.testing.causes.trial import broken
-from dmat.testing.causes.wrong import has_wrong_gradients_of
+from dmat.testing.causes.wrong import has_wrong_gradients_of, has_wrong_state_gradient_of
 from dmat.testing.explain.place import likely_place
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.kernel.load import load
@@ -249,6 +249,7 @@ def test_a_gradient_has_a_bug_of_its_own(target: str, law: str, alone: bool) -> 
     [
         ("tests.zoo.named:fused_delta_attention_reads_v", "state_gradient", True),
         ("tests.zoo.named:fused_delta_beta_squared_in_U", "beta_gradient", True),
+        ("tests.zoo.named:fused_one_for_e_to_minus_m", "forget_gradient", True),
         ("tests.zoo.named:fused_delta_dq_without_scale", "product_gradients", False),
         ("tests.zoo.named:fused_delta_dbeta_doubled", "beta_gradient", False),
         ("tests.zoo.pairs:fused_carry_forgotten__fused_dk_transposed", "product_gradients", False),
@@ -272,3 +273,20 @@ def test_one_wrong_gradient_is_one_bug(apart: bool) -> None:
 
     known = [failure("forget_gradient", "df"), *([failure("values", "D~")] if apart else [])]
     assert has_wrong_gradients_of(known, [failure("retained_graph", "df")]) is not apart
+
+
+@pytest.mark.parametrize(
+    ("law", "quantity", "joins"),
+    [("handover", "dk", True), ("handover", "o", False), ("product_gradients", "dk", False)],
+)
+def test_a_wrong_gradient_of_the_state_is_told_once(law: str, quantity: str, joins: bool) -> None:
+    """Gradients through a state that is handed over come of the state's own, where that is wrong."""
+    own = named(difference)
+    [record] = report(own, [("values", {"gates": gates(2)})]).broken()
+
+    def failure(law: str, quantity: str) -> Failure:
+        finding = Finding(quantity, (0, 0, 1), "2.0", "1.0", what="value", error=1.0, allowed=1e-6)
+        return dataclasses.replace(Failure.of(0, record, own), law=law_named(law, "fused"), finding=finding)
+
+    known = [failure("state_gradient", "dS0")]
+    assert has_wrong_state_gradient_of(known, [failure(law, quantity)]) is joins

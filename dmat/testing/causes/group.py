@@ -21,6 +21,7 @@ from dmat.testing.causes.wrong import (
     compares_what_is_wrong,
     has_wrong_all_of,
     has_wrong_gradients_of,
+    has_wrong_state_gradient_of,
     is_output,
     is_structural,
 )
@@ -237,7 +238,9 @@ class Grouping:
             gradients = [one for one in others if not is_output(one)]
             if gradients and all(is_of_own_output(one, self._wide(one)) for one in gradients):
                 return True
-        return has_wrong_all_of(known, others) or has_wrong_gradients_of(known, others)
+        if has_wrong_all_of(known, others) or has_wrong_gradients_of(known, others):
+            return True
+        return has_wrong_state_gradient_of(known, others)
 
     def _is_same_bug(self, group: Group, failure: Failure) -> bool:
         if group.ended != "broken":
@@ -308,6 +311,8 @@ class Grouping:
         if self._falls_like_one_of(group, failure):
             return True
         of_output = any(is_output(one) for one in group.failures) and not is_output(failure)
+        if of_output and compares_what_is_wrong(group.failures, failure):
+            return True
         if of_output and is_of_own_output(failure, self._own(failure)):
             return True
         plain = [one for one in group.failures if one.mildness[0] == ORDINARY]

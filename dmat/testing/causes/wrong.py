@@ -11,6 +11,8 @@ from dmat.testing.causes.failure import Failure
 
 STRUCTURAL = 1e3  # a larger error over its bound is no rounding
 OUTPUTS = ("D~", "o", "S", "exp(D~)", "call")
+STATE_GRADIENT = "dS0"
+HANDING = ("handover", "packed_states")
 # Laws of one call and of any gates
 OF_VALUES = (*GENERAL, "dense", "product_gradients", "beta_gradient", "state_gradient", "parameter_gradients")
 
@@ -50,6 +52,15 @@ def has_wrong_gradients_of(known: Iterable[Failure], others: Iterable[Failure]) 
     """
     told, more = _wrong_gradients(known), _wrong_gradients(others)
     return None not in told and None not in more and more <= told
+
+
+def has_wrong_state_gradient_of(known: Iterable[Failure], others: Iterable[Failure]) -> bool:
+    """Whether others fail in gradients where a state is handed over, and the state's own is known wrong."""
+    told = {one.subject.dtype for one in known if one.finding and one.finding.quantity == STATE_GRADIENT}
+    return all(
+        one.law.name in HANDING and one.finding and not is_output(one) and one.subject.dtype in told
+        for one in others
+    )
 
 
 def _wrong_gradients(failures: Iterable[Failure]) -> set[tuple[str, str] | None]:
