@@ -26,7 +26,7 @@ BAD: dict[str, list[Any]] = {
     "error_scope": ["windows", 0, -4, 2.5, True],
     "accumulates_in": ["float128", {"float32": "int8"}, {"int8": "float32"}],
     "dtypes": ["float32", ("float8",), ()],
-    "devices": ["cpu", ("tpu",)],
+    "devices": ["cpu", ("cuda:0",)],
     "masked_cotangent": ["added"],
     "special_values": ["nan", ("inf",)],
     "seq_multiple_of": [0, 1.5],
@@ -44,7 +44,7 @@ def test_a_bad_value_is_named(field: str, value: object) -> None:
     """ValueError names the field, shows the value, or the part of it that is bad, and what was expected."""
     with pytest.raises(ValueError, match=rf"^{field} .*; expected ") as caught:
         implementation(**{field: value})
-    shown = ["is empty"] if value == () else [repr(value), "'float8'", "'tpu'", "'inf'", "'int8'", "'jit'"]
+    shown = ["is empty"] if value == () else [repr(value), "'float8'", "'cuda:0'", "'inf'", "'int8'", "'jit'"]
     assert any(part in str(caught.value) for part in shown)
 
 
