@@ -11,6 +11,8 @@ from hypothesis import Phase, settings
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from dmat.strategies import Constant, Gates
+from dmat.strategies.recipes.recipe import Case
 from dmat.testing.contract import Contract
 from dmat.testing.explain import hints_dtilde
 from dmat.testing.explain.hints_dtilde import explanation
@@ -21,6 +23,7 @@ from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.record import Record
 from dmat.testing.registry import law_named
 from dmat.testing.run.search import Failed, search
+from dmat.testing.verdict.finding import Example
 
 from .zoo.mutants import MUTANTS
 from .zoo.sound import dress, widen, window_sums
@@ -109,3 +112,13 @@ WRONG = {mutant.name: mutant.implementation for mutant in MUTANTS}
 def test_a_plain_bug_is_not_explained_away(name: str) -> None:
     """A wrong window or head is not mistaken for a matter of taste."""
     assert explained(WRONG[name], "float32") == []
+
+
+def test_one_gate_that_looks_rounded_is_not_explained_by_rounding() -> None:
+    """A clamp at -80 gives what bfloat16 makes of -80.1: other gates refute that logs are rounded."""
+    subject = DtildeSubject(WRONG["gate_clamped"], "float32")
+    tries = Tries(law_named("values"), subject, lambda case: nullcontext())
+    case: Case = {"gates": Gates("float32", (1, 1, 2), fgate=Constant(-80.1))}
+    finding = tries.finding(case)
+    assert finding is not None
+    assert list(explanation(tries, [Example(case, finding)])) == []

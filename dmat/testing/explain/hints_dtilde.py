@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from dmat.strategies import Gates
-from dmat.strategies.recipes.backgrounds import rounded
+from dmat.strategies.recipes.backgrounds import Normal, rounded
 from dmat.strategies.recipes.recipe import Case
 from dmat.testing.bounds.dtilde import fgate_gradient_bound, forward_bound
 from dmat.testing.contract import DTILDE
 from dmat.testing.explain.hints_contract import admitted
-from dmat.testing.explain.tries import Tries
+from dmat.testing.explain.tries import NoAnswer, Tries
 from dmat.testing.law.dtilde import DtildeSubject
 from dmat.testing.law.subject import Subject
 from dmat.testing.oracle.arithmetic import FINITE, Array, Pair
@@ -50,6 +50,7 @@ TRUNCATED = (
 )
 
 HALVES = ("bfloat16", "float16")
+UNLIKE = 9  # gates of the call on which rounded logs are confirmed
 
 
 def explanation(tries: Tries, examples: Sequence[Example], found: Sequence[Example] = ()) -> Iterator[str]:
@@ -65,13 +66,31 @@ def explanation(tries: Tries, examples: Sequence[Example], found: Sequence[Examp
     if any(one != lines[0] for one in lines):
         return
     if lines[0] != list(ABSOLUTE):
-        halves = [half for half in HALVES if lines[0] == [line.format(half=half) for line in HALF_LOGS]]
+        halves = [half for half in HALVES if lines[0] == _of_half(half)]
+        if halves and not _rounds_many_gates(tries, subject, examples[0].case, halves[0]):
+            return
         either = [half for half in halves if all(_sums_are_rounded(example, half) for example in examples)]
         yield from [line.format(half=either[0]) for line in HALF_LOGS_OR_SUMS] if either else lines[0]
         return
     yield from ABSOLUTE
     tried = admitted(tries, [example.case for example in (*examples, *found)], {"gates": "absolute"})
     yield from (DECLARE, tried) if tried else ()
+
+
+def _of_half(half: str) -> list[str]:
+    """Return the lines on log gates that are rounded to a half type."""
+    return [line.format(half=half) for line in HALF_LOGS]
+
+
+def _rounds_many_gates(tries: Tries, subject: DtildeSubject, case: Case, half: str) -> bool:
+    """Whether rounded log gates account for a call with many unlike gates: one gate may look so by chance."""
+    gates = Gates(subject.dtype, (1, 1, UNLIKE), fgate=Normal(1, scale=2.0, mean=-2.0))
+    varied = {**case, "gates": gates}
+    try:
+        finding = tries.finding(varied)
+    except NoAnswer:
+        return False
+    return finding is not None and _of_example(subject, varied, finding) == _of_half(half)
 
 
 def _of_example(subject: DtildeSubject, case: Case, finding: Finding) -> list[str]:
@@ -105,7 +124,7 @@ def _of_dtilde(subject: DtildeSubject, gates: Gates, evidence: Evidence) -> list
     for half in HALVES:
         logs = as_array(rounded(log, getattr(torch, half)))
         if _explained(evidence, _sums(igate, logs)):
-            return [line.format(half=half) for line in HALF_LOGS]
+            return _of_half(half)
     return []
 
 
