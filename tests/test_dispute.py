@@ -116,7 +116,8 @@ def test_a_plain_bug_is_not_explained_away(name: str) -> None:
 
 def test_one_gate_that_looks_rounded_is_not_explained_by_rounding() -> None:
     """A clamp at -80 gives what bfloat16 makes of -80.1: other gates refute that logs are rounded."""
-    subject = DtildeSubject(WRONG["gate_clamped"], "float32")
+    kernel = Implementation("k", WRONG["gate_clamped"], Contract(**CALM))  # type: ignore[arg-type]
+    subject = DtildeSubject(kernel, "float32")
     tries = Tries(law_named("values"), subject, lambda case: nullcontext())
     case: Case = {"gates": Gates("float32", (1, 1, 2), fgate=Constant(-80.1))}
     finding = tries.finding(case)
