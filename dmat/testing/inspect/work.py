@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
-from dmat.testing.contract import AnyContract, FusedContract
+from dmat.testing.contract import FUSED, AnyContract, FusedContract
 from dmat.testing.contract.checks import accumulators, multiplied
 from dmat.testing.errors import CannotRun
 from dmat.testing.inspect.calls import call_all
@@ -102,11 +103,11 @@ def stated_multiplies(contract: AnyContract) -> dict[str, str]:
     Of a delta rule that states another one for its inversion, the narrower of both: TTIR does not say which
     product is part of it.
     """
-    if not isinstance(contract, FusedContract) or contract.multiplies_in is None:
+    if contract.kind != FUSED or (own := cast(FusedContract, contract)).multiplies_in is None:
         return {}
-    found = multiplied(contract.multiplies_in)
-    if contract.erases and contract.inverse_in is not None:
-        inside = multiplied(contract.inverse_in)
+    found = multiplied(own.multiplies_in)
+    if own.erases and own.inverse_in is not None:
+        inside = multiplied(own.inverse_in)
         found = {
             dtype: min(form, inside.get(dtype, form), key=lambda name: STATED_DIGITS[name])
             for dtype, form in found.items()
