@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from dmat.strategies.recipes.backgrounds import Normal
 from dmat.strategies.recipes.gates import Gates
 from dmat.strategies.recipes.qkv import QKV, plain_qkv
+from dmat.testing.contract import DTILDE
 from dmat.testing.kernel.call import pulled
 from dmat.testing.kernel.implementation import Implementation
 from dmat.testing.law.dtilde import DtildeSubject
@@ -51,15 +52,14 @@ def lengths(subject: Subject) -> Sequence[int]:
 
 def calls(subject: Subject, sizes: Sizes) -> dict[str, Callable[[], Results]]:
     """Return the calls at these sizes, by what they are. Each returns its results by name."""
-    if isinstance(subject, DtildeSubject):
-        return {"values and gradients": lambda: _dtilde(subject, sizes)}
-    assert isinstance(subject, FusedSubject)
-    contract = subject.contract
-    found = {"values and gradients": lambda: _fused(subject, sizes)}
-    if contract.states is not None:
-        found = {"a state": lambda: _with_state(subject, sizes), **found}
-    if contract.packed is not None:
-        found["packed sequences"] = lambda: _packed(subject, sizes)
+    if subject.kind == DTILDE:
+        return {"values and gradients": lambda: _dtilde(cast(DtildeSubject, subject), sizes)}
+    kernel = cast(FusedSubject, subject)
+    found = {"values and gradients": lambda: _fused(kernel, sizes)}
+    if kernel.contract.states is not None:
+        found = {"a state": lambda: _with_state(kernel, sizes), **found}
+    if kernel.contract.packed is not None:
+        found["packed sequences"] = lambda: _packed(kernel, sizes)
     return found
 
 
